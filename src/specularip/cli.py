@@ -1,0 +1,209 @@
+"""The `specularip` command: one function a subcommand, its options the function's parameters.
+
+Torch is imported inside the functions, so that --help and wrong arguments answer at once.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from specularip import __version__
+from specularip.errors import UserError
+
+USER_ERROR, STOPPED = 2, 130
+"""Exit codes: something the user can mend; stopped by Ctrl-C or SIGTERM."""
+
+
+def generate(
+    text: Annotated[Positional[str], arg(metavar="TEXT")],
+    image: Annotated[Path, arg(metavar="FACE")],
+    out: Annotated[Path, arg(metavar="DIR")],
+    preset: Literal["compact"] = "compact",
+    seed: int = 0,
+    photo_weight: float = 1.0,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Make an avatar from a sentence and a photo of a face.
+
+    The folder DIR gets avatar.safetensors, avatar.ply for other viewers, turntable.mp4, preview.png (renewed
+    while it works), report.json with every setting and timing, metrics.jsonl and checkpoints/. Ctrl-C saves
+    a checkpoint first; the same command with --resume goes on from there.
+
+    Example: specularip generate "A woman in a red satin dress" --image face.jpg --out out/red
+
+    Args:
+        text: The person: who, what they wear, of which colour and material.
+        image: Photo of one face looking at the camera (JPEG, PNG, WebP...), 48 pixels across or more. Of
+            several faces the largest is taken.
+        out: Folder for the results. It must be empty or new, unless --resume or --overwrite is given.
+        preset: compact ships with the package and needs no GPU and no download.
+        seed: The same seed on the same machine makes the same avatar.
+        photo_weight: Pull of the photo on the front of the head. 0 leaves the face to the prior alone.
+        resume: Continue the run in DIR from its last checkpoint.
+        overwrite: Replace the run in DIR. Only files that a run writes are deleted.
+    """
+    print(f'specularip {__version__}: "{" ".join(text.split())}", face from {image}', flush=True)
+    from specularip.inputs import check_inputs
+    from specularip.progress import Progress
+    from specularip.run_folder import RunFolder
+
+    check_inputs(text, image, out, resume, overwrite)  # before torch loads: wrong input is told at once
+    try:
+        with Progress() as progress:
+            progress.say("loading libraries")
+            from specularip.stages.run import generate as run
+
+            run(
+                text,
+                image,
+                preset=preset,
+                out=out,
+                seed=seed,
+                resume=resume,
+                overwrite=overwrite,
+                photo_weight=photo_weight,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if RunFolder(out).has_checkpoint():
+            again = [argument for argument in sys.argv[1:] if argument not in ("--overwrite", "--resume")]
+            command = shlex.join(["specularip", *again, "--resume"])
+            print(f"stopped; continue with: {command}", file=sys.stderr)
+        else:
+            print("stopped before the first checkpoint; nothing to continue from", file=sys.stderr)
+        raise SystemExit(STOPPED) from None
+    print(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply")
+
+
+def render(
+    avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
+    out: Annotated[Path, arg(metavar="FILE")],
+    azimuth_deg: float = 0.0,
+    elevation_deg: float = 8.0,
+    distance: float | None = None,
+    fov_y_deg: float = 45.0,
+    width: int = 512,
+    height: int = 512,
+    background: float = 0.6,
+    frames: int = 120,
+    fps: float = 30.0,
+) -> None:
+    """Draw an avatar: one view as .png, or a full turn as .mp4 that browsers play.
+
+    Example: specularip render out/red --out side.png --azimuth-deg 90
+
+    Args:
+        avatar: A run folder, or an avatar file (.safetensors, .ply).
+        out: The picture (.png) or film (.mp4) to write.
+        azimuth_deg: Where the camera stands: 0 in front, 90 at the person's left. A film starts there.
+        elevation_deg: Height of the camera above the horizon, between -89 and 89.
+        distance: Metres from the middle of the body. Left out, the whole body fills the picture.
+        fov_y_deg: Vertical field of view.
+        width: Pixels.
+        height: Pixels.
+        background: Grey behind the avatar, from 0 (black) to 1 (white).
+        frames: Of the film; they spread evenly over 360 degrees.
+        fps: Frames per second of the film.
+    """
+    _check_render(out, elevation_deg, distance, fov_y_deg, (width, height), background, frames, fps)
+    import torch
+
+    from specularip.avatar import load
+    from specularip.cameras import FULL, Cameras
+    from specularip.export.video import to_uint8, write_video
+    from specularip.run_folder import write_png
+
+    loaded = load(avatar)
+    heights = loaded.gaussians.means.detach()[:, 2].cpu()
+    low, high = torch.quantile(heights[:: max(1, len(heights) // 100_000)], torch.tensor([0.002, 0.998]))
+    radius = FULL.distance * float(high - low) if distance is None else distance
+    target = (0.0, 0.0, float(low + high) / 2)
+
+    def view(azimuth: float):
+        camera = Cameras.orbit(azimuth, elevation_deg, radius, fov_y_deg, width, height, target)
+        return to_uint8(loaded.render(camera, background).image[0])
+
+    if out.suffix.lower() == ".png":
+        write_png(out, view(azimuth_deg))
+    else:
+        write_video((view(azimuth_deg + 360.0 * index / frames) for index in range(frames)), out, fps)
+    print(out)
+
+
+def _check_render(
+    out: Path,
+    elevation_deg: float,
+    distance: float | None,
+    fov_y_deg: float,
+    size: tuple[int, int],
+    background: float,
+    frames: int,
+    fps: float,
+) -> None:
+    if out.suffix.lower() not in (".png", ".mp4"):
+        raise UserError(f"cannot render to {out}: end the name in .png for a picture or .mp4 for a film")
+    if not -89 <= elevation_deg <= 89:
+        raise UserError(f"--elevation-deg must lie between -89 and 89, got {elevation_deg:g}")
+    if distance is not None and not 0 < distance < 1000:
+        raise UserError(f"--distance must be positive, in metres, got {distance:g}")
+    if not 1 <= fov_y_deg <= 170:
+        raise UserError(f"--fov-y-deg must lie between 1 and 170, got {fov_y_deg:g}")
+    if not all(16 <= side <= 8192 for side in size):
+        raise UserError(f"--width and --height must lie between 16 and 8192, got {size[0]}x{size[1]}")
+    if not 0 <= background <= 1:
+        raise UserError(f"--background must lie between 0 and 1, got {background:g}")
+    if not 1 <= frames <= 100_000 or not 0 < fps <= 1000:
+        raise UserError(f"--frames and --fps must be positive, got {frames} and {fps:g}")
+
+
+def models() -> None:
+    """List what the compact preset needs, where it is, and whether it is whole. Exit code 1 if it is not."""
+    from specularip.models import ASSETS, compact_files
+
+    files = compact_files()
+    print(f"compact preset, in {ASSETS}")
+    for file in files:
+        size = f"{file.size / 1e6:8.2f} MB" if file.size else " " * 11
+        print(f"  {size}  {file.path.relative_to(ASSETS)}  {file.problem or 'ok'}")
+    broken = sum(bool(file.problem) for file in files)
+    print(f"{broken} of {len(files)} not whole: install the package again" if broken else "complete")
+    if broken:
+        raise SystemExit(1)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line. Exit codes: 0 done, 2 wrong input (one line on stderr), 130 stopped."""
+
+    def on_terminate(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, on_terminate)
+    arguments = list(sys.argv[1:] if args is None else args)
+    if arguments == ["--version"]:
+        print(f"specularip {__version__}")
+        return
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"generate": generate, "render": render, "models": models},
+            prog="specularip",
+            description="A sentence and a photo in, a full-body 3D Gaussian avatar out. "
+            "--version tells the version.",
+            args=arguments,
+            config=(FlagCreatePairsOff,),
+        )
+    except UserError as error:
+        print(f"specularip: error: {error}", file=sys.stderr)
+        raise SystemExit(USER_ERROR) from None
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise SystemExit(STOPPED) from None

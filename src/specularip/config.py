@@ -1,0 +1,89 @@
+"""Every knob, as typed dataclasses, and the presets built from them.
+
+Defaults are the compact preset's: 64x64 pixels of a small prior, minutes on two cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Guidance = Literal["anpg", "cfg"]
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Which diffusion prior to load and how to run it."""
+
+    path: str = "compact"
+    """A folder in diffusers' layout, a hub id, or "compact" for the prior that ships with the package."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 where the processor multiplies it natively, float16 on CUDA, else float32."""
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """How the denoiser's answers become one direction."""
+
+    kind: Guidance = "cfg"
+    """cfg: classifier-free guidance. anpg: the method's annealed negative prompt guidance (three evaluations)."""
+    scale: float = 5.0
+    negative: str = "blurry, noisy, low quality"
+    identity_weight: float = 0.5
+    """Strength of the face tokens in views that see the face; it falls to 0 where the face is hidden."""
+    pixel_clip: float = 1.0
+    """Largest norm of the gradient of one latent pixel (pixel-wise gradient clipping)."""
+
+
+@dataclass(frozen=True)
+class SeidConfig:
+    """Stage 1: Specular-Enhanced Identity Distillation."""
+
+    steps: int = 360
+    points: int = 14_000
+    """Gaussians sampled on the body's surface to start with."""
+    max_points: int = 24_000
+    render_size: int = 128
+    views_per_step: int = 8
+    framing_weights: tuple[float, float, float, float] = (0.34, 0.22, 0.16, 0.28)
+    """Shares of full-body, upper-body, lower-body and head views."""
+    specular_from: float = 0.1
+    """The specular branch is on from this share of the steps."""
+    densify_from: float = 0.15
+    densify_until: float = 0.7
+    densify_every: int = 40
+    prune_until: float = 0.85
+    """Between densify_until and this share, only pruning."""
+
+
+@dataclass(frozen=True)
+class ScrConfig:
+    """Stage 2: Specular-Consistency Refinement."""
+
+    orbit_views: int = 16
+    refine_steps: int = 4
+    """Denoising steps of the refinement, the last of `ddim_steps`."""
+    ddim_steps: int = 25
+    elevation_deg: float = 10.0
+    fit_steps: int = 160
+    views_per_step: int = 4
+    l1_weight: float = 10.0
+    perceptual_weight: float = 15.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. Build it from a preset and `dataclasses.replace`."""
+
+    preset: str = "compact"
+    seed: int = 0
+    background: float = 0.6
+    """Grey behind the avatar while it is optimised; the compact prior was trained on this grey."""
+    photo_weight: float = 1.0
+    """Pull of the photo on the front of the head; 0 switches it off."""
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    seid: SeidConfig = field(default_factory=SeidConfig)
+    scr: ScrConfig = field(default_factory=ScrConfig)
+    turntable_frames: int = 120
+    turntable_size: int = 480

@@ -1,0 +1,236 @@
+"""Attention of the denoiser: text and face in cross-attention, key views in self-attention.
+
+Two processors replace diffusers' own in every transformer block of a UNet2DConditionModel:
+
+- `IdentityCrossAttention` adds, to the attention over the text, one over the face tokens with keys and
+  values of its own (decoupled cross-attention; Ye et al., IP-Adapter, 2023, eq. 5), scaled per sample.
+- `SharedSelfAttention` can look at the keys and values of other views (mutual self-attention; Cao et al.,
+  MasaCtrl, 2023), which is what makes neighbouring views agree in SCR.
+
+Their inputs travel in diffusers' `cross_attention_kwargs`, so the UNet's code is untouched and every tensor
+is an ordinary argument: nothing is stored between calls except in the `KeyViews` the caller hands in.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class KeyViews:
+    """Keys and values of key views for one denoising step, and how a batch of other views uses them.
+
+    A batch is G guidance branches of B views, branch-major ([G*B, ...]). Exactly one thing happens a call:
+
+    - `record` adds this batch's own keys and values to the store, after the views already there;
+    - `joined` [B] int64 lets view b attend to itself and to stored view joined[b] in one softmax;
+    - `neighbours` [B,m] int64 with `weights` [B,m] gives view b the sum of separate attentions:
+      (1 - sum of its weights) of its own and weights[b,j] of stored view neighbours[b,j].
+
+    `record` combines with `joined`: diagonal views look at front or back and then serve as keys.
+    """
+
+    branches: int
+    record: bool = False
+    joined: Tensor | None = None
+    neighbours: Tensor | None = None
+    weights: Tensor | None = None
+    store: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """By layer: keys and values, each [G,K,T,C]."""
+
+    def add(self, layer: str, key: Tensor, value: Tensor) -> None:
+        """Append keys and values [G*B,T,C] of this batch to the store of `layer`."""
+        key, value = (x.unflatten(0, (self.branches, -1)) for x in (key, value))
+        if layer in self.store:
+            old_key, old_value = self.store[layer]
+            key, value = torch.cat([old_key, key], 1), torch.cat([old_value, value], 1)
+        self.store[layer] = key, value
+
+    def pick(self, layer: str, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Stored keys and values of `views` [B] for every branch, [G*B,T,C]."""
+        key, value = self.store[layer]
+        return key[:, views].flatten(0, 1), value[:, views].flatten(0, 1)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Multi-head attention of [B,T,C] queries over [B,S,C] keys and values, [B,T,C]."""
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def _mask(attn: Any, attention_mask: Tensor | None, length: int, batch: int) -> Tensor | None:
+    if attention_mask is None:
+        return None
+    mask = attn.prepare_attention_mask(attention_mask, length, batch)
+    return mask.view(batch, attn.heads, -1, mask.shape[-1])
+
+
+class IdentityCrossAttention(nn.Module):
+    """Attention over the text plus, with its own keys and values, over the face tokens."""
+
+    def __init__(self, hidden: int, context: int) -> None:
+        super().__init__()
+        self.to_k_ip = nn.Linear(context, hidden, bias=False)
+        self.to_v_ip = nn.Linear(context, hidden, bias=False)
+
+    # diffusers reads the signature of __call__ to know which inputs a processor takes.
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        identity: Tensor | None = None,
+        identity_scale: Tensor | None = None,
+        key_views: KeyViews | None = None,
+    ) -> Tensor:
+        """hidden_states [B,T,C], text [B,S,D], identity [B,n,D], identity_scale [B] -> [B,T,C]."""
+        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query = attn.to_q(hidden_states)
+        mask = _mask(attn, attention_mask, text.shape[1], len(text))
+        out = _attend(query, attn.to_k(text), attn.to_v(text), attn.heads, mask)
+        if identity is not None and identity_scale is not None:
+            face = _attend(query, self.to_k_ip(identity), self.to_v_ip(identity), attn.heads)
+            out = out + identity_scale.to(face.dtype)[:, None, None] * face
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+class TextCrossAttention:
+    """Attention over the text alone, for a UNet without an identity adapter."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        key_views: KeyViews | None = None,
+    ) -> Tensor:
+        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        mask = _mask(attn, attention_mask, text.shape[1], len(text))
+        out = _attend(attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text), attn.heads, mask)
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+class SharedSelfAttention:
+    """Self-attention that mixes in stored key views where the caller asks for it.
+
+    `layer` names this attention in the store; None: this layer never shares (see `shares_keys`).
+    """
+
+    def __init__(self, layer: str | None) -> None:
+        self.layer = layer
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        identity: Tensor | None = None,
+        identity_scale: Tensor | None = None,
+        key_views: KeyViews | None = None,
+    ) -> Tensor:
+        """hidden_states [B,T,C] -> [B,T,C]; `identity` and `identity_scale` do not reach self-attention."""
+        query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        if key_views is None or self.layer is None:
+            mask = _mask(attn, attention_mask, hidden_states.shape[1], len(hidden_states))
+            out = _attend(query, key, value, attn.heads, mask)
+        else:
+            out = self._shared(query, key, value, attn.heads, self.layer, key_views)
+        return attn.to_out[1](attn.to_out[0](out))
+
+    @staticmethod
+    def _shared(query: Tensor, key: Tensor, value: Tensor, heads: int, layer: str, views: KeyViews) -> Tensor:
+        if views.joined is not None:
+            other_key, other_value = views.pick(layer, views.joined)
+            out = _attend(query, torch.cat([key, other_key], 1), torch.cat([value, other_value], 1), heads)
+        else:
+            out = _attend(query, key, value, heads)
+        if views.neighbours is not None:
+            if views.weights is None:
+                raise ValueError("KeyViews.neighbours needs weights of the same shape [B,m]")
+            weights = views.weights.to(out.dtype).repeat(views.branches, 1)
+            out = out * (1 - weights.sum(1))[:, None, None]
+            for j in range(views.neighbours.shape[1]):
+                other_key, other_value = views.pick(layer, views.neighbours[:, j])
+                out = out + weights[:, j, None, None] * _attend(query, other_key, other_value, heads)
+        if views.record:
+            views.add(layer, key, value)
+        return out
+
+
+def shares_keys(name: str) -> bool:
+    """Whether an attention (by its diffusers name) takes part in mutual self-attention.
+
+    Those are the `attn1` of every up block but the first: the coarsest features decide what is where, and
+    sharing those would turn one view into another; the finer ones carry colour and texture.
+    """
+    block = re.match(r"up_blocks\.(\d+)\..*\.attn1\.processor$", name)
+    return block is not None and int(block[1]) >= 1
+
+
+def install_attention(unet: nn.Module, *, identity: bool) -> None:
+    """Put this module's processors into a UNet2DConditionModel, in place.
+
+    With `identity`, fresh `to_k_ip`/`to_v_ip` start as copies of the text's `to_k`/`to_v`, as IP-Adapter's
+    do. Heads: a UNet's `attention_head_dim` in diffusers' config is really its *number of heads* unless
+    `num_attention_heads` is given, so `attention_head_dim=8` with 256 channels means 8 heads of 32.
+    """
+    processors: dict[str, Any] = {}
+    for name in unet.attn_processors:  # type: ignore[union-attr]
+        attn: Any = unet.get_submodule(name.removesuffix(".processor"))
+        if name.endswith(".attn1.processor"):
+            processors[name] = SharedSelfAttention(name if shares_keys(name) else None)
+        elif name.endswith(".attn2.processor"):
+            processors[name] = TextCrossAttention()
+            if identity:
+                adapter = IdentityCrossAttention(attn.to_k.out_features, attn.to_k.in_features)
+                adapter.to_k_ip.load_state_dict({"weight": attn.to_k.weight.detach()})
+                adapter.to_v_ip.load_state_dict({"weight": attn.to_v.weight.detach()})
+                processors[name] = adapter.to(attn.to_k.weight.device, attn.to_k.weight.dtype)
+        else:
+            raise ValueError(f"unet has an attention of an unknown kind: {name}")
+    unet.set_attn_processor(processors)  # type: ignore[operator]
+
+
+def identity_layers(unet: nn.Module) -> dict[str, IdentityCrossAttention]:
+    """The identity attentions by their published name `ip_adapter.N`.
+
+    N counts all of `unet.attn_processors` in order (down, up, mid), self-attentions included, which hold no
+    weights: SD 1.5 has N = 1, 3, 5, ... 31.
+    """
+    processors = unet.attn_processors.values()  # type: ignore[operator]
+    return {f"ip_adapter.{i}": p for i, p in enumerate(processors) if isinstance(p, IdentityCrossAttention)}
+
+
+class ImageProjection(nn.Module):
+    """Face embedding to n identity tokens, `norm(proj(embeds))`: IP-Adapter's plain layout."""
+
+    def __init__(self, embed_dim: int, context: int, tokens: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.proj = nn.Linear(embed_dim, tokens * context)
+        self.norm = nn.LayerNorm(context)
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        """embeds [B,E] -> tokens [B,n,D]."""
+        return self.norm(self.proj(embeds).unflatten(-1, (self.tokens, -1)))
+
+
+def attach_identity(unet: nn.Module, tokens: int, embed_dim: int) -> ImageProjection:
+    """Give a UNet identity attention with fresh weights to train, and return its projection.
+
+    tokens: how many identity tokens; embed_dim: size of the face embedding (the image encoder's
+    `projection_dim`).
+    """
+    install_attention(unet, identity=True)
+    config: Any = unet.config
+    weight = next(unet.parameters())
+    return ImageProjection(embed_dim, config.cross_attention_dim, tokens).to(weight.device, weight.dtype)

@@ -1,0 +1,138 @@
+"""The first half of SCR: an orbit of renders, denoised a little, each view looking at the key views.
+
+Every render gets the *same* noise and walks the last k of n DDIM steps. In the self-attention of the up
+blocks (see `attention.shares_keys`) views share keys and values (mutual self-attention), so that a belt
+buckle invented in front is the same buckle one view on:
+
+1. the key views front, back, left and right attend to themselves;
+2. the four diagonals attend to themselves and to front or back, whichever they face, in one softmax;
+3. every other view mixes 0.55 of its own attention with 0.45 of its two neighbours among those eight, the
+   nearer one weighing more.
+
+All three groups take a step together, so only one step's keys and values are ever held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from .attention import KeyViews
+from .guidance import cfg_noise
+from .identity import Condition
+from .prior import Prior
+
+OWN_SHARE = 0.55
+"""How much of its own attention a view between key views keeps."""
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """Who looks at whom, by index into the orbit's V views.
+
+    keys [4]: front, back, left, right. diagonals [d]; joined [d]: for each, 0 (front) or 1 (back).
+    others [m]; neighbours [m,2]: index into keys followed by diagonals; weights [m,2], each row sums to
+    1 − OWN_SHARE.
+    """
+
+    keys: Tensor
+    diagonals: Tensor
+    joined: Tensor
+    others: Tensor
+    neighbours: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device) -> ViewPlan:
+        return ViewPlan(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Angle between azimuths in degrees, 0..180."""
+    return ((a - b + 180.0) % 360.0 - 180.0).abs()
+
+
+def plan_views(azimuth_deg: Tensor) -> ViewPlan:
+    """Assign each view of an orbit its part. azimuth_deg [V], V >= 4, all around; any order.
+
+    With fewer than eight views there are no diagonals.
+    """
+    azimuth = azimuth_deg.detach().float().cpu()
+    count = len(azimuth)
+    free = torch.ones(count, dtype=torch.bool)
+
+    def take(angle: float) -> int:
+        best = int(_distance(azimuth, torch.tensor(angle)).masked_fill(~free, 1e9).argmin())
+        free[best] = False
+        return best
+
+    if count < 4:
+        raise ValueError(f"azimuth_deg must hold at least 4 views, got {count}")
+    keys = torch.tensor([take(angle) for angle in (0.0, 180.0, 90.0, -90.0)])
+    corners = (45.0, -45.0, 135.0, -135.0) if count >= 8 else ()
+    diagonals = torch.tensor([take(angle) for angle in corners], dtype=torch.long)
+    joined = (_distance(azimuth[diagonals], torch.tensor(0.0)) > 90).long()
+    others = torch.nonzero(free)[:, 0]
+    stored = azimuth[torch.cat([keys, diagonals])]
+    gap, neighbours = _distance(azimuth[others][:, None], stored).topk(2, dim=1, largest=False)
+    # Linear between the two: at a key view's own angle it weighs all, half-way both weigh the same.
+    near = gap.flip(1) / gap.sum(1, keepdim=True).clamp(min=1e-6)
+    near = torch.where(gap.sum(1, keepdim=True) < 1e-6, torch.full_like(near, 0.5), near)
+    return ViewPlan(keys, diagonals, joined, others, neighbours, (1 - OWN_SHARE) * near)
+
+
+@torch.no_grad()
+def refine(
+    prior: Prior,
+    images: Tensor,
+    condition: Condition,
+    azimuth_deg: Tensor,
+    *,
+    refine_steps: int,
+    ddim_steps: int,
+    scale: float,
+    rescale: float = 0.0,
+    generator: torch.Generator | None = None,
+    batch: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Refined images [V,C,S,S] in 0..1 of an orbit's renders `images` [V,C,S,S], azimuths [V] in degrees.
+
+    Denoises over the last `refine_steps` of `ddim_steps` timesteps with guidance `scale`, `batch` views at a
+    time; the four key views and the diagonals are one batch each. `progress(done, total)` is
+    called after each step.
+    """
+    if len(images) != len(azimuth_deg) or len(images) != len(condition):
+        raise ValueError(
+            f"images, azimuth_deg and condition must have as many views: "
+            f"{len(images)}, {len(azimuth_deg)}, {len(condition)}"
+        )
+    if not 1 <= refine_steps <= ddim_steps:
+        raise ValueError(f"refine_steps must lie in 1..ddim_steps, got {refine_steps} of {ddim_steps}")
+    device = prior.device
+    plan = plan_views(azimuth_deg).to(device)
+    timesteps = prior.ddim_timesteps(ddim_steps)[-refine_steps:].tolist()
+    latents = torch.cat([prior.encode_image(part.to(device)) for part in images.split(batch)])
+    noise = torch.randn((1, *latents.shape[1:]), generator=generator).to(device)
+    noisy = prior.add_noise(latents, noise, torch.tensor([timesteps[0]], device=device))
+
+    for done, (t, previous) in enumerate(zip(timesteps, [*timesteps[1:], -1])):
+        store: dict[str, tuple[Tensor, Tensor]] = {}
+        step = torch.empty_like(noisy)
+
+        groups = [(plan.keys, KeyViews(2, record=True, store=store))]
+        if len(plan.diagonals):
+            groups.append((plan.diagonals, KeyViews(2, record=True, joined=plan.joined, store=store)))
+        for rows in torch.arange(len(plan.others), device=device).split(batch):
+            looks = KeyViews(2, neighbours=plan.neighbours[rows], weights=plan.weights[rows], store=store)
+            groups.append((plan.others[rows], looks))
+        for views, shared in groups:
+            at = torch.full((len(views),), t, device=device)
+            guided = cfg_noise(prior, noisy[views], at, condition[views], scale, rescale, shared)
+            step[views] = prior.ddim_step(noisy[views], guided, t, previous)
+        noisy = step
+        if progress is not None:
+            progress(done + 1, refine_steps)
+    return torch.cat([prior.decode(part) for part in noisy.split(batch)])

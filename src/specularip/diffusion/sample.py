@@ -1,0 +1,40 @@
+"""Images from the prior alone: DDIM from pure noise, for benchmarks and for a look at what a prior knows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .guidance import cfg_noise
+from .identity import Condition
+from .prior import Prior
+
+
+@torch.no_grad()
+def sample(
+    prior: Prior,
+    condition: Condition,
+    *,
+    steps: int = 25,
+    scale: float = 5.0,
+    rescale: float = 0.0,
+    generator: torch.Generator | None = None,
+    batch: int = 16,
+) -> Tensor:
+    """One image [V,C,S,S] in 0..1 for each view of `condition`, by deterministic DDIM with guidance.
+
+    The noise is drawn on the CPU, so that a seed means the same on every device.
+    """
+    shape = (len(condition), prior.latent_channels, prior.latent_size, prior.latent_size)
+    noise = torch.randn(shape, generator=generator)
+    timesteps = prior.ddim_timesteps(steps).tolist()
+    images = []
+    for start in range(0, len(condition), batch):
+        part = condition[start : start + batch]
+        noisy = noise[start : start + batch].to(prior.device)
+        for t, previous in zip(timesteps, [*timesteps[1:], -1]):
+            at = torch.full((len(part),), t, device=prior.device)
+            guided = cfg_noise(prior, noisy, at, part, scale, rescale)
+            noisy = prior.ddim_step(noisy, guided, t, previous)
+        images.append(prior.decode(noisy))
+    return torch.cat(images)

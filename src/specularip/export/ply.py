@@ -1,0 +1,151 @@
+"""3DGS's binary PLY, the file that every splat viewer reads.
+
+Properties in the order of the reference implementation: x y z nx ny nz f_dc_0..2 opacity scale_0..2 rot_0..3,
+all float32, with f_dc = (rgb − 0.5) / 0.28209479177387814, opacity as a logit, scale as a logarithm, rot
+wxyz. Only spherical harmonics of degree 0 are written and read: the colour of the head's highlights depends
+on the view in ways that the file cannot say, so the caller bakes their mean into `colors`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import UserError
+from ..gaussians import Gaussians
+from .atomic import atomic_path
+
+SH_0 = 0.28209479177387814
+"""The constant spherical harmonic, 1 / (2√π)."""
+
+FIELDS = (
+    *("x", "y", "z", "nx", "ny", "nz"),
+    *("f_dc_0", "f_dc_1", "f_dc_2", "opacity"),
+    *("scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
+)
+REQUIRED = tuple(name for name in FIELDS if name not in ("nx", "ny", "nz"))
+TYPES = {
+    **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
+    **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"},
+    **{"float": "f4", "float32": "f4", "double": "f8", "float64": "f8"},
+}
+MAX_HEADER = 1 << 16
+DARKEST = 1 / 512
+"""Colours are kept this far from 0 and 1, where the sigmoid behind `Gaussians.diffuse` has no finite
+logit."""
+
+
+@torch.no_grad()
+def write_ply(path: str | os.PathLike[str], gaussians: Gaussians, colors: Tensor | None = None) -> None:
+    """Write the cloud as a 3DGS PLY, atomically. colors [N,3] in 0..1; default: the diffuse colour.
+
+    Raises UserError when the file cannot be written.
+    """
+    colors = gaussians.diffuse if colors is None else colors
+    if colors.shape != (len(gaussians), 3):
+        raise ValueError(f"colors must be [{len(gaussians)},3], got {list(colors.shape)}")
+    shortest = gaussians.log_scales.argmin(-1)
+    normals = gaussians.rotations.gather(2, shortest[:, None, None].expand(-1, 3, 1))[..., 0]
+    columns = [
+        gaussians.means,
+        normals,
+        (colors - 0.5) / SH_0,
+        gaussians.opacity_logits[:, None],
+        gaussians.log_scales,
+        F.normalize(gaussians.quats, dim=-1),
+    ]
+    rows = torch.cat([c.detach().float().cpu() for c in columns], 1).numpy().astype("<f4")
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(gaussians)}"]
+    header += [f"property float {name}" for name in FIELDS] + ["end_header", ""]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes("\n".join(header).encode() + rows.tobytes())
+
+
+def read_ply(path: str | os.PathLike[str], latents: int = 0) -> Gaussians:
+    """Read a 3DGS PLY. Properties that are not ours (f_rest_*, …) are skipped; colours are clipped to 0..1.
+
+    The Gaussians come back unbound (joint 0, weight 1, region 0) with `latents` zeros as latent.
+    Raises UserError when the file is missing, is no PLY of this layout, is cut short or holds NaN or
+    infinity.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            dtype, count = _read_header(file, path)
+            left = os.fstat(file.fileno()).st_size - file.tell()
+            data = file.read(min(dtype.itemsize * count, left))  # a header may claim more than memory holds
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) < dtype.itemsize * count:
+        raise UserError(f"{path} is cut short: {len(data) // dtype.itemsize} of {count} Gaussians are there")
+    vertices = np.frombuffer(data, dtype)
+
+    def columns(*names: str) -> Tensor:
+        return torch.from_numpy(np.stack([vertices[name].astype(np.float32) for name in names], -1))
+
+    values = columns(*REQUIRED)
+    if not bool(values.isfinite().all()):
+        raise UserError(f"{path} holds NaN or infinite values; it cannot be rendered")
+    means, sh, opacity, log_scales, quats = values.split([3, 3, 1, 3, 4], -1)
+    if bool((quats.norm(dim=-1) < 1e-8).any()):
+        raise UserError(f"{path} holds rotations of length zero; it is no 3DGS file")
+    weights = torch.zeros(count, 4)
+    weights[:, 0] = 1
+    return Gaussians(
+        means=means.contiguous(),
+        quats=quats.contiguous(),
+        log_scales=log_scales.contiguous(),
+        opacity_logits=opacity[:, 0].contiguous(),
+        color_logits=torch.logit((sh * SH_0 + 0.5).clamp(DARKEST, 1 - DARKEST)),
+        latents=torch.zeros(count, latents),
+        normal_residuals=torch.zeros(count, 3),
+        regions=torch.zeros(count, dtype=torch.int64),
+        bind_joints=torch.zeros(count, 4, dtype=torch.int64),
+        bind_weights=weights,
+    )
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[np.dtype, int]:
+    """The vertex record and the number of vertices; leaves the file at the first vertex."""
+    if file.readline(8).strip() != b"ply":
+        raise UserError(f"{path} is not a PLY file")
+    order, count, vertex_is_first = "", -1, False
+    properties: list[tuple[str, str]] = []
+    element = ""
+    while True:
+        line = file.readline(MAX_HEADER)
+        if not line.endswith(b"\n") or file.tell() > MAX_HEADER:
+            raise UserError(f"{path}: the PLY header does not end; the file is cut short or damaged")
+        words = line.decode("ascii", "replace").split()
+        match words:
+            case ["end_header"]:
+                break
+            case ["format", "binary_little_endian", _]:
+                order = "<"
+            case ["format", "binary_big_endian", _]:
+                order = ">"
+            case ["element", name, number]:
+                vertex_is_first = vertex_is_first or (element == "" and name == "vertex")
+                element = name
+                if name == "vertex":
+                    count = int(number) if number.isdigit() and len(number) < 12 else -1
+            case ["property", kind, name] if element == "vertex" and kind in TYPES:
+                properties.append((name, kind))
+            case ["property", *_] if element == "vertex":
+                raise UserError(f"{path}: cannot read the vertex property '{' '.join(words[1:])}'")
+    if not order:
+        raise UserError(f"{path}: only binary PLY is read; convert the file to binary")
+    if not vertex_is_first or count < 1:
+        raise UserError(f"{path}: the PLY must begin with at least one vertex")
+    names = [name for name, _ in properties]
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: a vertex property appears twice")
+    if missing := [name for name in REQUIRED if name not in names]:
+        raise UserError(f"{path} is not a 3DGS point cloud: it has no {', '.join(missing)}")
+    return np.dtype([(name, order + TYPES[kind]) for name, kind in properties]), count

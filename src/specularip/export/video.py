@@ -1,0 +1,115 @@
+"""Frames to an H.264 file that browsers play, and the frames of a turntable."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+
+from ..cameras import FULL, Cameras
+from ..errors import UserError
+from .atomic import atomic_path
+
+if TYPE_CHECKING:
+    from ..avatar import Avatar
+
+
+def write_video(frames: Iterable[np.ndarray], path: str | os.PathLike[str], fps: float = 30.0) -> int:
+    """Encode uint8 [H,W,3] RGB frames as H.264 yuv420p in MP4 and return their number. Atomic.
+
+    Odd sizes are made even by repeating the last row or column. The index stands in front (+faststart), so
+    that a browser starts before it has the whole file. `frames` may be a generator: one frame is held at a
+    time. Raises ValueError for frames of another type or of unequal sizes, UserError when the file cannot be
+    written.
+    """
+    iterator = iter(frames)
+    first = next(iterator, None)
+    if first is None:
+        raise ValueError("frames must hold at least one frame")
+    _check(first, first.shape)
+    height, width = (side + side % 2 for side in first.shape[:2])
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-nostdin", "-loglevel", "error"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+    command += ["-an", "-c:v", "libx264", "-preset", "medium", "-crf", "18", "-pix_fmt", "yuv420p"]
+    # Say which matrix turned RGB to YUV; players guess otherwise, and colours drift.
+    command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
+    command += [
+        "-colorspace",
+        "bt709",
+        "-color_primaries",
+        "bt709",
+        "-color_trc",
+        "bt709",
+        "-color_range",
+        "tv",
+    ]
+    command += ["-movflags", "+faststart"]
+    count = 0
+    # ffmpeg's words go to a file: a full pipe that nobody reads would stop it.
+    with atomic_path(path) as temporary, tempfile.TemporaryFile() as words:
+        process = subprocess.Popen([*command, str(temporary)], stdin=subprocess.PIPE, stderr=words)
+        assert process.stdin is not None
+        try:
+            frame: np.ndarray | None = first
+            while frame is not None:
+                _check(frame, first.shape)
+                padding = ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0))
+                process.stdin.write(np.pad(frame, padding, mode="edge").tobytes())
+                count += 1
+                frame = next(iterator, None)
+            process.stdin.close()
+            code = process.wait()
+        except BrokenPipeError:
+            code = process.wait() or 1
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if code:
+            words.seek(0)
+            lines = words.read().decode(errors="replace").strip().splitlines() or ["no message"]
+            raise UserError(f"cannot write {path}: ffmpeg says '{lines[-1].strip()}'")
+    return count
+
+
+def _check(frame: np.ndarray, shape: tuple[int, ...]) -> None:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"frames must be uint8 [H,W,3], got {frame.dtype} {list(frame.shape)}")
+    if frame.shape != shape:
+        raise ValueError(f"frames must share one size: first {list(shape)}, then {list(frame.shape)}")
+
+
+def turntable(
+    avatar: Avatar, frames: int = 120, size: int = 480, elevation_deg: float = 8.0, background: float = 0.6
+) -> Iterator[np.ndarray]:
+    """uint8 [size,size,3] frames of one full turn around the avatar, starting in front; the turn closes, so
+    the video loops. The body fills the height of the frame."""
+    if frames < 1:
+        raise ValueError(f"frames must be at least 1, got {frames}")
+    heights = avatar.gaussians.means.detach()[:, 2]
+    low, high = torch.quantile(
+        heights[:: max(1, len(heights) // 100_000)], heights.new_tensor([0.002, 0.998])
+    )
+    middle, height = float(low + high) / 2, max(float(high - low), 1e-3)
+    for index in range(frames):
+        camera = Cameras.orbit(
+            360.0 * index / frames,
+            elevation_deg,
+            FULL.distance * height,
+            FULL.fov_y_deg,
+            size,
+            size,
+            (0, 0, middle),
+        ).to(heights.device)
+        yield to_uint8(avatar.render(camera, background).image[0])
+
+
+def to_uint8(image: torch.Tensor) -> np.ndarray:
+    """[H,W,C] in 0..1 to uint8, rounded."""
+    return (image.detach().clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()

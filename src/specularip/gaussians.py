@@ -1,0 +1,77 @@
+"""The cloud of Gaussians: its parameters, their activations, and the ties of each to the body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+PARAMETERS = ("means", "quats", "log_scales", "opacity_logits", "color_logits", "latents", "normal_residuals")
+"""Names of the fields that are optimised; the others follow their Gaussian around."""
+
+
+@dataclass
+class Gaussians:
+    """N Gaussians. The first seven fields are optimised, the last three tie each one to the body.
+
+    means [N,3] metres; quats [N,4] wxyz, normalised on use; log_scales [N,3]; opacity_logits [N];
+    color_logits [N,3], the diffuse colour before a sigmoid; latents [N,F], read by the specular head;
+    normal_residuals [N,3], added to the shortest axis before normalising;
+    regions [N] int64, the body part; bind_joints [N,4] int64 and bind_weights [N,4], linear blend skinning.
+    """
+
+    means: Tensor
+    quats: Tensor
+    log_scales: Tensor
+    opacity_logits: Tensor
+    color_logits: Tensor
+    latents: Tensor
+    normal_residuals: Tensor
+    regions: Tensor
+    bind_joints: Tensor
+    bind_weights: Tensor
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    @property
+    def scales(self) -> Tensor:
+        return self.log_scales.exp()
+
+    @property
+    def opacities(self) -> Tensor:
+        return self.opacity_logits.sigmoid()
+
+    @property
+    def diffuse(self) -> Tensor:
+        return self.color_logits.sigmoid()
+
+    @property
+    def rotations(self) -> Tensor:
+        """Rotation matrices [N,3,3]; column k is the world direction of the Gaussian's k-th axis."""
+        w, x, y, z = torch.nn.functional.normalize(self.quats, dim=-1).unbind(-1)
+        rows = [
+            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+        ]  # fmt: skip
+        return torch.stack(rows, -1).reshape(-1, 3, 3)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in PARAMETERS}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def select(self, index: Tensor) -> Gaussians:
+        """The Gaussians at `index` (bool mask or indices), detached copies."""
+        return Gaussians(**{name: tensor.detach()[index].clone() for name, tensor in self.tensors().items()})
+
+    def to(self, device: torch.device | str) -> Gaussians:
+        return Gaussians(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def requires_grad_(self, on: bool = True) -> Gaussians:
+        for name in PARAMETERS:
+            getattr(self, name).requires_grad_(on)
+        return self

@@ -1,0 +1,61 @@
+"""What `generate` is given, checked in a second or two, before anything heavy loads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from specularip.errors import UserError
+from specularip.photo import Face, find_face, read_image
+from specularip.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """text: trimmed, one line. photo: uint8 [H,W,3], the right way up. face: the largest in it. out: may not
+    exist yet. notes: lines the user should see, such as how many faces there were."""
+
+    text: str
+    image: Path
+    photo: np.ndarray
+    face: Face
+    out: Path
+    notes: tuple[str, ...]
+
+
+def check_inputs(
+    text: str, image: str | Path, out: str | Path, resume: bool = False, overwrite: bool = False
+) -> Inputs:
+    """Read the photo, find the face, see whether `out` may be written; writes nothing.
+
+    Raises UserError for an empty text, a photo that cannot be used (see `photo`), and a folder that cannot
+    (see `RunFolder.check`).
+    """
+    text = " ".join(text.split())
+    if not text:
+        raise UserError("the text is empty: describe the person, as in 'A woman in a red satin dress'")
+    folder = RunFolder.check(out, resume, overwrite)  # first: it costs nothing
+    path = Path(image)
+    photo, face = _read_face(path, _identity(path))
+    notes = (f"{face.count} faces in {path}: taking the largest",) if face.count > 1 else ()
+    return Inputs(text, path, photo, face, folder, notes)
+
+
+@lru_cache(maxsize=1)
+def _read_face(path: Path, identity: tuple[int, ...]) -> tuple[np.ndarray, Face]:
+    """Cached: the command line asks before torch loads, `generate` asks again."""
+    photo = read_image(path)
+    photo.setflags(write=False)
+    return photo, find_face(photo, str(path))
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Changes when the file does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()  # read_image says what is wrong
+    return status.st_ino, status.st_size, status.st_mtime_ns

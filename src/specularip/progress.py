@@ -1,0 +1,116 @@
+"""Progress of a run: bars on a terminal, a plain line every few seconds anywhere else.
+
+with Progress() as progress:
+    progress.say("loading the prior")
+    progress.start("SEID", total=360)
+    progress.step(1, loss=0.3)
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+EVERY_SECONDS = 5.0
+"""Between two lines of one stage where there is no terminal."""
+
+
+class Progress:
+    """Shows stages one after the other. Lines go to `stream`, standard output unless given."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stdout
+        self._bars: Bars | None = None
+        self._task: TaskID | None = None
+        self._stage, self._total, self._done = "", 0, 0
+        self._recent: deque[tuple[float, int]] = deque(maxlen=50)
+        self._started = self._shown = 0.0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def say(self, text: str) -> None:
+        """One line of its own, at once."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        """Begin a stage of `total` steps, of which a resumed run has `done` already."""
+        self._stage, self._total, self._done = stage, total, done
+        self._started = time.monotonic()
+        self._recent.clear()
+        self._recent.append((self._started, done))
+        if self._terminal():
+            if self._bars is None:
+                self._bars = _make_bars(self.stream)
+                self._bars.start()
+            self._task = self._bars.add_task(stage, total=total, completed=done, status="")
+        else:
+            self._print("")
+
+    def step(self, done: int, loss: float | None = None) -> None:
+        """`done` steps of the current stage are finished."""
+        self._done = done
+        self._recent.append((time.monotonic(), done))
+        status = "" if loss is None else f"loss {loss:.4g}"
+        if self._bars is not None and self._task is not None:
+            remaining = self.remaining_seconds()
+            eta = "" if remaining is None else f"ETA {_clock(remaining)}  "
+            self._bars.update(self._task, completed=done, status=eta + status)
+        elif time.monotonic() - self._shown >= EVERY_SECONDS or done >= self._total:
+            self._print(status)
+
+    def remaining_seconds(self) -> float | None:
+        """Expected rest of the current stage, from the pace of its last 50 steps; None before the first."""
+        (before, first), (now, last) = self._recent[0], self._recent[-1]
+        if last <= first:
+            return None
+        return (now - before) / (last - first) * max(0, self._total - last)
+
+    def _terminal(self) -> bool:
+        return self.stream.isatty()
+
+    def _print(self, status: str) -> None:
+        self._shown = time.monotonic()
+        share = 100 * self._done // max(1, self._total)
+        words = [f"{self._stage} {self._done}/{self._total} ({share}%)", status]
+        remaining = self.remaining_seconds()
+        if remaining is not None:
+            words += [f"elapsed {_clock(self._shown - self._started)}", f"ETA {_clock(remaining)}"]
+        print("  ".join(word for word in words if word), file=self.stream, flush=True)
+
+
+def _make_bars(stream: TextIO) -> Bars:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    return Bars(
+        TextColumn("{task.description:<5}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=Console(file=stream),
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

@@ -1,0 +1,277 @@
+"""A run's folder: who may use it, its files, its checkpoints. Every file appears whole or not at all.
+
+avatar.safetensors  avatar.ply  turntable.mp4  preview.png  report.json  metrics.jsonl  checkpoints/
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specularip.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+FILES = ("avatar.safetensors", "avatar.ply", "turntable.mp4", "preview.png", "report.json", "metrics.jsonl")
+CHECKPOINTS = "checkpoints"
+KEEP = 2
+"""Checkpoints kept: the newest, and one before it should the newest be damaged."""
+_CHECKPOINT = re.compile(r"(\d{4,})-(.+)\.safetensors")
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp\.\w+")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """state: as it was saved. meta: JSON values. name: the name it was saved under."""
+
+    name: str
+    state: Any
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run. Make one with `open`; `check` only looks."""
+
+    path: Path
+
+    @staticmethod
+    def check(out: str | Path, resume: bool = False, overwrite: bool = False) -> Path:
+        """Whether a run may use `out`, without changing anything. Returns it as a Path.
+
+        Raises UserError where it is not empty (unless resume or overwrite, and then only if a run made it),
+        where there is nothing to resume, and where nothing can be written.
+        """
+        path = Path(out)
+        if resume and overwrite:
+            raise UserError("--resume and --overwrite exclude each other: continue the run or replace it")
+        try:
+            names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path} is a file: --out needs a folder")
+            if resume and not names:
+                raise UserError(f"there is no run to resume in {path}: check --out, or leave out --resume")
+            if names and not (resume or overwrite):
+                raise UserError(
+                    f"{path} is not empty: use another --out, --resume to continue its run, "
+                    "or --overwrite to replace it"
+                )
+            if names and not _is_run(names):
+                raise UserError(
+                    f"{path} holds other files ({names[0]}), no run: use another --out, nothing was touched"
+                )
+            existing = path
+            while not existing.exists():
+                existing = existing.parent
+            if not existing.is_dir():
+                raise UserError(f"cannot write to {path}: {existing} is a file")
+            with tempfile.TemporaryFile(dir=existing):  # permissions alone do not tell of read-only mounts
+                pass
+        except OSError as error:
+            raise UserError(f"cannot write to {path}: {error.strerror or error}, use another --out") from None
+        return path
+
+    @staticmethod
+    def open(out: str | Path, resume: bool = False, overwrite: bool = False) -> RunFolder:
+        """`check`, then make the folder. overwrite deletes what a run wrote there, nothing else."""
+        path = RunFolder.check(out, resume, overwrite)
+        try:
+            if overwrite and path.is_dir():
+                _remove_run(path)
+            (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to {path}: {error.strerror or error}, use another --out") from None
+        return RunFolder(path)
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """See `write_json`."""
+        return write_json(self.path / name, value)
+
+    def write_png(self, name: str, image: np.ndarray | Tensor) -> Path:
+        """See `write_png`."""
+        return write_png(self.path / name, image)
+
+    def add_metrics(self, values: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_plain(values)) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+    def save_checkpoint(self, name: str, state: Any, meta: Mapping[str, Any] | None = None) -> Path:
+        """Write `state` and then drop all but the newest KEEP checkpoints.
+
+        state: tensors in any nesting of dicts, lists and tuples, with plain numbers and strings between:
+        `{"head": head.state_dict(), "adam": adam.state_dict(), "rng": generator.get_state()}` comes back as
+        it was. Tensors are copied to the CPU. meta: JSON values, readable in the file's header.
+        """
+        from safetensors.torch import save
+
+        path = self.path / "metrics.jsonl"
+        tensors, layout = flatten_state(state)
+        header = {
+            "name": name,
+            "meta": _plain(dict(meta or {})),
+            "layout": layout,
+            "metrics_bytes": path.stat().st_size if path.exists() else 0,
+        }
+        serials = [serial for serial, _, _ in self._checkpoints()]
+        target = self.path / CHECKPOINTS / f"{max(serials, default=0) + 1:04d}-{name}.safetensors"
+        _write(target, save(tensors, {"specularip": json.dumps(header)}))
+        for _, _, old in self._checkpoints()[KEEP:]:
+            old.unlink(missing_ok=True)
+        return target
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """The newest whole checkpoint, tensors on the CPU; None where there is none.
+
+        metrics.jsonl goes back to the length it had then, so that a resumed run writes no step twice.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        for _, name, path in self._checkpoints():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    header = json.loads((file.metadata() or {})["specularip"])
+                    tensors = {key: file.get_tensor(key) for key in file.keys()}
+                state = unflatten_state(tensors, header["layout"])
+            except (SafetensorError, OSError, KeyError, ValueError):
+                continue  # damaged by a crash of the machine: the one before it will do
+            metrics = self.path / "metrics.jsonl"
+            if metrics.exists() and metrics.stat().st_size > header["metrics_bytes"]:
+                os.truncate(metrics, header["metrics_bytes"])
+            return Checkpoint(name, state, header["meta"])
+        return None
+
+    def has_checkpoint(self) -> bool:
+        return bool(self._checkpoints())
+
+    def _checkpoints(self) -> list[tuple[int, str, Path]]:
+        """(serial, name, path), newest first."""
+        folder = self.path / CHECKPOINTS
+        found = []
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if match := _CHECKPOINT.fullmatch(path.name):
+                found.append((int(match[1]), match[2], path))
+        return sorted(found, reverse=True)
+
+
+def _is_run(names: Sequence[str]) -> bool:
+    return any(name in (*FILES, CHECKPOINTS) for name in names)
+
+
+def _remove_run(path: Path) -> None:
+    """Delete what a run writes, and nothing else; links are removed, never followed."""
+    checkpoints = path / CHECKPOINTS
+    if checkpoints.is_symlink():
+        checkpoints.unlink()
+    elif checkpoints.is_dir():
+        for entry in checkpoints.iterdir():
+            if _CHECKPOINT.fullmatch(entry.name) or _TEMPORARY.fullmatch(entry.name):
+                entry.unlink()
+        if not any(checkpoints.iterdir()):
+            checkpoints.rmdir()
+    for entry in path.iterdir():
+        if (entry.name in FILES or _TEMPORARY.fullmatch(entry.name)) and not entry.is_dir():
+            entry.unlink()
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write JSON. Dataclasses become objects, paths strings, tensors numbers or lists, NaN and inf null."""
+    return _write(Path(path), (json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_png(path: str | Path, image: np.ndarray | Tensor) -> Path:
+    """Write an image [H,W,3], [H,W,1] or [H,W], uint8 or float in 0..1, array or tensor, as PNG."""
+    import numpy as np
+    from PIL import Image
+
+    if not isinstance(image, np.ndarray):
+        image = image.detach().cpu().numpy()
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise ValueError(f"image must be [H,W,3], [H,W,1] or [H,W], got {list(image.shape)}")
+    if image.dtype != np.uint8:
+        image = (np.clip(np.nan_to_num(image.astype(np.float32)), 0, 1) * 255 + 0.5).astype(np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "PNG")
+    return _write(Path(path), data.getvalue())
+
+
+def _write(path: Path, data: bytes) -> Path:
+    from specularip.export.atomic import atomic_path
+
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
+    return path
+
+
+def flatten_state(state: Any) -> tuple[dict[str, Tensor], Any]:
+    """Split nested state into named tensors and the JSON layout that puts them back.
+
+    Optimizer state dicts have integer keys and tuples, which JSON has not: the layout spells them out.
+    """
+    import torch
+
+    tensors: dict[str, torch.Tensor] = {}
+
+    def lay(value: Any, name: str) -> Any:
+        if isinstance(value, torch.Tensor):
+            # A copy of its own: safetensors refuses tensors that share memory.
+            tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+            return {"tensor": name}
+        if isinstance(value, Mapping):
+            return {"dict": [[key, lay(item, f"{name}.{key}".strip("."))] for key, item in value.items()]}
+        if isinstance(value, tuple | list):
+            kind = "tuple" if isinstance(value, tuple) else "list"
+            return {kind: [lay(item, f"{name}.{index}".strip(".")) for index, item in enumerate(value)]}
+        if value is None or isinstance(value, bool | int | float | str):
+            return {"value": value}
+        raise ValueError(f"state at '{name}' must be tensor, number, string, dict or list, got {type(value)}")
+
+    return tensors, lay(state, "")
+
+
+def unflatten_state(tensors: Mapping[str, Tensor], layout: Any) -> Any:
+    """The state that `flatten_state` took apart."""
+    [(kind, value)] = layout.items()
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "dict":
+        return {key: unflatten_state(tensors, item) for key, item in value}
+    if kind in ("tuple", "list"):
+        items = [unflatten_state(tensors, item) for item in value]
+        return tuple(items) if kind == "tuple" else items
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """JSON values only; what JSON cannot say becomes null or a string."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if hasattr(value, "tolist"):  # numpy and torch, scalars too
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)

@@ -1,0 +1,280 @@
+"""The avatar as a thing: it renders what it says, it survives the disk, and it refuses what is broken."""
+
+import json
+import os
+from dataclasses import fields
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from specularip.avatar import FILE_NAME, Avatar, Binding, load, mean_specular, shade
+from specularip.cameras import Cameras
+from specularip.errors import UserError
+from specularip.gaussians import Gaussians
+from specularip.raster import rasterize
+from specularip.specular import SpecularConfig, SpecularHead
+
+COUNT = 150
+
+
+@pytest.fixture
+def seed():
+    seed = int.from_bytes(os.urandom(4))
+    torch.manual_seed(seed)
+    return seed
+
+
+def random_avatar(with_head: bool = True) -> Avatar:
+    gaussians = Gaussians(
+        means=torch.randn(COUNT, 3) * 0.2,
+        quats=torch.randn(COUNT, 4),
+        log_scales=-3 + 0.4 * torch.randn(COUNT, 3),
+        opacity_logits=2 * torch.randn(COUNT),
+        color_logits=torch.randn(COUNT, 3),
+        latents=torch.randn(COUNT, 6),
+        normal_residuals=0.2 * torch.randn(COUNT, 3),
+        regions=torch.randint(0, 5, (COUNT,)),
+        bind_joints=torch.randint(0, 3, (COUNT, 4)),
+        bind_weights=torch.rand(COUNT, 4),
+    )
+    head = SpecularHead(SpecularConfig(lobes=9, latents=6)) if with_head else None
+    if head is not None:
+        with torch.no_grad():
+            head.to_tint.bias.fill_(0.5)
+    binding = Binding(["root", "hip", "knee"], [-1, 0, 1], torch.randn(3, 3))
+    return Avatar(gaussians, head, {"prompt": "a test — ünïcode", "seed": 3}, binding)
+
+
+def views(count: int = 2, size: int = 40) -> Cameras:
+    return Cameras.orbit(torch.rand(count) * 360, torch.rand(count) * 40 - 20, 2.0, 45.0, size + 8, size)
+
+
+def test_frame_layers_fit_together(seed):
+    avatar, cameras, ground = random_avatar(), views(), torch.rand(3)
+    frame = avatar.render(cameras, ground)
+    for name, channels in (("image", 3), ("alpha", 1), ("depth", 1), ("normal", 3), ("specular", 3)):
+        layer = getattr(frame, name)
+        assert layer.shape == (2, 40, 48, channels) and layer.dtype == torch.float32, name
+        assert torch.isfinite(layer).all() and not layer.requires_grad, f"seed {seed}: {name}"
+    matte = Avatar(avatar.gaussians).render(cameras, ground)
+    assert torch.equal(matte.specular, torch.zeros_like(matte.specular))
+    assert torch.allclose(frame.image, (matte.image + frame.specular).clamp(0, 1), atol=1e-5), seed
+    assert float(frame.specular.max()) > 0.05, f"seed {seed}: no highlight to test with"
+    empty = frame.alpha[..., 0] == 0
+    assert empty.any() and torch.allclose(
+        frame.image[empty], ground.expand(int(empty.sum()), 3), atol=1e-6
+    ), seed
+    length = frame.normal.norm(dim=-1)
+    assert torch.allclose(length[~empty], torch.ones(()), atol=1e-3), f"seed {seed}: {length[~empty].min()}"
+    assert not length[empty].any() and not frame.depth[..., 0][empty].any()
+    grey = avatar.render(cameras, 0.25)
+    assert torch.allclose(grey.image[empty], torch.tensor(0.25)), seed
+    with pytest.raises(ValueError, match="background"):
+        avatar.render(cameras, [0.1, 0.2])
+
+
+def test_shade_is_what_render_draws_and_carries_gradients(seed):
+    avatar, cameras = random_avatar(), views()
+    cloud, head = avatar.gaussians.requires_grad_(), avatar.head
+    colors, specular = shade(cloud, head, cameras, 1.0)
+    assert colors.shape == specular.shape == (2, COUNT, 3) and (specular >= 0).all()
+    assert torch.allclose(colors - specular, cloud.diffuse.expand_as(colors), atol=1e-6)
+    half_colors, half = shade(cloud, head, cameras, 0.5)
+    assert torch.allclose(half, specular / 2, atol=1e-6) and torch.allclose(
+        half_colors + half, colors, atol=1e-6
+    )
+    for no_head, gain in ((None, 1.0), (head, 0.0)):
+        assert not shade(cloud, no_head, cameras, gain)[1].any()
+    drawn = rasterize(
+        cloud.means, cloud.quats, cloud.scales, cloud.opacities, colors, cameras.viewmats, cameras.Ks, 48, 40
+    )
+    assert torch.allclose(drawn.image.clamp(0, 1), avatar.render(cameras, 0.0).image, atol=1e-5), seed
+    drawn.image.square().sum().backward()
+    for name, tensor in cloud.parameters().items():
+        assert tensor.grad is not None and torch.isfinite(tensor.grad).all() and tensor.grad.any(), (
+            f"{seed}: {name}"
+        )
+    for name, tensor in head.named_parameters():
+        assert tensor.grad is not None and torch.isfinite(tensor.grad).all() and tensor.grad.any(), (
+            f"{seed}: {name}"
+        )
+
+
+def same(first: Avatar, second: Avatar) -> None:
+    for name, tensor in first.gaussians.tensors().items():
+        assert torch.equal(tensor.detach(), second.gaussians.tensors()[name]), name
+    assert (first.head is None) == (second.head is None)
+    if first.head is not None and second.head is not None:
+        assert first.head.config == second.head.config
+        for name, tensor in first.head.state_dict().items():
+            assert torch.equal(tensor, second.head.state_dict()[name]), name
+    assert first.provenance == second.provenance
+    assert (first.binding is None) == (second.binding is None)
+    if first.binding is not None and second.binding is not None:
+        assert first.binding.joint_names == second.binding.joint_names
+        assert first.binding.joint_parents == second.binding.joint_parents
+        assert torch.equal(first.binding.joints, second.binding.joints)
+
+
+@pytest.mark.parametrize("with_head", [True, False])
+def test_save_and_load(seed, with_head, tmp_path):
+    avatar = random_avatar(with_head)
+    avatar.gaussians.requires_grad_()
+    assert avatar.save(tmp_path / "run") == tmp_path / "run" / FILE_NAME
+    same(avatar, load(tmp_path / "run"))
+    same(avatar, load(tmp_path / "run" / FILE_NAME))
+    avatar.binding = None
+    avatar.save(tmp_path / "sub" / "one.safetensors")
+    again = Avatar.load(tmp_path / "sub" / "one.safetensors")
+    same(avatar, again)
+    cameras = views(1)
+    assert torch.equal(avatar.render(cameras).image, again.render(cameras).image), seed
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [FILE_NAME, "one.safetensors", "run", "sub"]
+
+
+def test_ply_keeps_the_look(seed, tmp_path):
+    avatar = random_avatar()
+    avatar.save(tmp_path / "a.ply")
+    plain = load(tmp_path / "a.ply")
+    assert plain.head is None and torch.allclose(plain.gaussians.means, avatar.gaussians.means)
+    expected = (avatar.gaussians.diffuse + mean_specular(avatar)).clamp(1 / 512, 511 / 512)
+    assert torch.allclose(plain.gaussians.diffuse, expected, atol=1e-4), seed
+    assert float((plain.gaussians.diffuse - avatar.gaussians.diffuse).mean()) > 0.002, (
+        "no mean highlight was baked"
+    )
+    assert plain.render(views(1)).image.shape == (1, 40, 48, 3)
+
+
+def test_mean_specular_lies_between_the_views(seed):
+    avatar = random_avatar()
+    mean = mean_specular(avatar, size=48)
+    many = Cameras.orbit(torch.rand(400) * 360, torch.rand(400) * 60 - 24, 3.0)
+    specular = shade(avatar.gaussians, avatar.head, many)[1].detach()
+    assert (mean <= specular.amax(0) * 1.3 + 0.01).all() and (mean >= specular.amin(0) * 0.7 - 0.01).all(), (
+        seed
+    )
+    assert not mean_specular(Avatar(avatar.gaussians)).any()
+
+
+def damage(tensors: dict, header: dict, kind: str) -> None:
+    """Change one thing in a good avatar."""
+    match kind:
+        case "is missing":
+            del tensors["gaussians.quats"]
+        case "head.to_lobes.weight is missing":
+            del tensors["head.to_lobes.weight"]
+        case "NaN":
+            tensors["gaussians.means"][3, 1] = float("nan")
+        case "infinite":
+            tensors["head.mlp_out.bias"][0] = float("inf")
+        case "float16":
+            tensors["gaussians.latents"] = tensors["gaussians.latents"].half()
+        case "int32":
+            tensors["gaussians.regions"] = tensors["gaussians.regions"].int()
+        case r"not \[150\]":
+            tensors["gaussians.opacity_logits"] = tensors["gaussians.opacity_logits"][:-1].clone()
+        case r"not \[150, 6\]":
+            tensors["gaussians.latents"] = tensors["gaussians.latents"][:, :5].clone()
+        case "no Gaussians":
+            for name in [n for n in tensors if n.startswith("gaussians.")]:
+                tensors[name] = tensors[name][:0].clone()
+        case "format 99":
+            header["format"] = 99
+        case "provenance":
+            header["provenance"] = [1]
+        case "configuration":
+            header["head"]["colour"] = 1
+        case "sizes":
+            header["head"]["lobes"] = 10**9
+        case "names and parents":
+            header["binding"]["joint_names"].pop()
+        case "point nowhere":
+            header["binding"]["joint_parents"][2] = 17
+        case "does not have":
+            tensors["gaussians.bind_joints"][0, 0] = 3
+        case "joints is missing":
+            del tensors["binding.joints"]
+        case _:
+            raise AssertionError(kind)
+
+
+KINDS = [
+    "is missing",
+    "head.to_lobes.weight is missing",
+    "NaN",
+    "infinite",
+    "float16",
+    "int32",
+    r"not \[150\]",
+]
+KINDS += [r"not \[150, 6\]", "no Gaussians", "format 99", "provenance", "configuration", "sizes"]
+KINDS += ["names and parents", "point nowhere", "does not have", "joints is missing"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_avatars_are_refused_in_one_line(kind, seed, tmp_path):
+    path = random_avatar().save(tmp_path / "a.safetensors")
+    tensors = load_file(path)
+    header = json.loads(metadata_of(path))
+    damage(tensors, header, kind)
+    save_file(tensors, path, {"specularip": json.dumps(header)})
+    with pytest.raises(UserError, match=kind) as caught:
+        load(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def metadata_of(path) -> str:
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    return json.loads(path.read_bytes()[8 : 8 + size])["__metadata__"]["specularip"]
+
+
+def test_files_that_are_no_avatars(seed, tmp_path):
+    path = random_avatar().save(tmp_path / "a.safetensors")
+    whole = path.read_bytes()
+    for data in (whole[: len(whole) // 2], whole[:5], b"", os.urandom(300)):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="damaged or cut short"):
+            load(path)
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match="no specularip header"):
+        load(path)
+    save_file({"weight": torch.zeros(3)}, path, {"specularip": "{"})
+    with pytest.raises(UserError, match="not JSON"):
+        load(path)
+    (tmp_path / "a.obj").write_text("v 0 0 0")
+    with pytest.raises(UserError, match="give a run folder"):
+        load(tmp_path / "a.obj")
+    with pytest.raises(UserError, match="no avatar at"):
+        load(tmp_path / "none.safetensors")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="finished run folder"):
+        load(tmp_path / "empty")
+
+
+def test_saving_where_one_cannot(seed, tmp_path):
+    avatar = random_avatar()
+    with pytest.raises(UserError, match="use a folder"):
+        avatar.save(tmp_path / "a.obj")
+    (tmp_path / "file").write_text("")
+    for target in ("file/a.safetensors", "file/folder", "file/a.ply"):
+        with pytest.raises(UserError, match="cannot write"):
+            avatar.save(tmp_path / target)
+    avatar.provenance = {"bad": object()}
+    before = Avatar(avatar.gaussians).save(tmp_path / "keep.safetensors").read_bytes()
+    with pytest.raises(TypeError):
+        avatar.save(tmp_path / "keep.safetensors")
+    assert (tmp_path / "keep.safetensors").read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["file", "keep.safetensors"]
+
+
+def test_binding_checks_its_lengths():
+    with pytest.raises(ValueError, match="joint_parents"):
+        Binding(["a", "b"], [-1], torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"joints \[2,3\]"):
+        Binding(["a", "b"], [-1, 0], torch.zeros(3, 3))
+
+
+def test_every_field_is_saved():
+    """A new field of Gaussians must be added to the reader's table of shapes."""
+    assert [f.name for f in fields(Gaussians)] == list(random_avatar().gaussians.tensors())

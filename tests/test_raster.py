@@ -1,0 +1,338 @@
+"""The CPU rasteriser against the float64 oracle, on fresh random scenes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from specularip.raster import Raster, rasterize, rasterize_reference, warm_up
+
+NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "background")
+
+
+def fresh_seed() -> int:
+    return int.from_bytes(os.urandom(4))
+
+
+def scene(seed, n=60, channels=3, cameras=2, width=45, height=37, per_camera=False, behind=0.0):
+    """A random cloud in front of random cameras; `behind` is the share of splats moved behind all of them."""
+    g = torch.Generator().manual_seed(seed)
+    means = torch.randn(n, 3, generator=g) * torch.tensor([0.6, 0.6, 0.4])
+    hidden = torch.rand(n, generator=g) < behind
+    means[hidden, 2] -= 6.0
+    shape = (cameras, n, channels) if per_camera else (n, channels)
+    viewmats = torch.eye(4).repeat(cameras, 1, 1)
+    turn, _ = torch.linalg.qr(torch.eye(3) + 0.15 * torch.randn(cameras, 3, 3, generator=g))
+    turn = turn * turn.diagonal(dim1=1, dim2=2).sign()[:, None, :]
+    viewmats[:, :3, :3] = turn
+    viewmats[:, :3, 3] = 0.2 * torch.randn(cameras, 3, generator=g) + torch.tensor([0.0, 0.0, 2.0])
+    Ks = torch.tensor([[1.1 * width, 0, 0.5 * width], [0, 1.2 * width, 0.45 * height], [0, 0, 1]])
+    return {
+        "means": means,
+        "quats": torch.randn(n, 4, generator=g) * 3,
+        "scales": torch.exp(torch.randn(n, 3, generator=g) * 0.7 - 2.7),
+        "opacities": torch.rand(n, generator=g),
+        "colors": torch.rand(shape, generator=g),
+        "viewmats": viewmats,
+        "Ks": Ks.repeat(cameras, 1, 1),
+        "width": width,
+        "height": height,
+        "background": torch.rand(cameras, channels, generator=g),
+    }
+
+
+def sure_pixels(arguments, antialiased=False):
+    """[B,H,W,1], 0 where the oracle itself jumps when opacities change by 3e-5: alpha there sits on its threshold
+    of 1/255, or transmittance on 1e-4, so that rounding to float32 decides whether a splat shows."""
+    low, high = (
+        rasterize_reference(
+            **dict(arguments, opacities=arguments["opacities"].double() * factor), antialiased=antialiased
+        )
+        for factor in (1 - 3e-5, 1 + 3e-5)
+    )
+    jumps = [
+        (getattr(low, name) - getattr(high, name)).abs().amax(-1) for name in ("image", "alpha", "depth")
+    ]
+    return (torch.stack(jumps).amax(0) < 4e-4)[..., None]
+
+
+def draw(function, arguments, seed, antialiased=False, device="cpu", dtype=torch.float32, sure=1.0):
+    """The raster, and the gradients of a random linear loss of its image, alpha and depth where `sure` is 1."""
+    arguments = {k: v.to(device, dtype) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+    for name in NAMES:
+        arguments[name] = arguments[name].clone().requires_grad_()
+    raster = function(**arguments, antialiased=antialiased)
+    raster.means2d.retain_grad()
+    g = torch.Generator().manual_seed(seed)
+    outputs = (raster.image, raster.alpha, raster.depth)
+    weights = [(torch.randn(output.shape, generator=g) * sure).to(device, dtype) for output in outputs]
+    sum((output * weight).sum() for output, weight in zip(outputs, weights)).backward()
+    gradients = {name: arguments[name].grad.detach().cpu().double() for name in NAMES}
+    seen = (raster.radii > 0)[..., None].cpu()
+    gradients["means2d"] = torch.where(seen, raster.means2d.grad.cpu().double(), 0.0)
+    return raster, gradients
+
+
+def assert_same(fast: Raster, fast_gradients, slow: Raster, slow_gradients, sure, seed):
+    assert sure.double().mean() > 0.97 or sure.numel() < 100, f"too few pixels to compare, seed {seed}"
+    for name in ("image", "alpha", "depth"):
+        error = (
+            getattr(fast, name).detach().cpu().double() - getattr(slow, name).detach().cpu()
+        ).abs() * sure
+        assert error.max() < 1e-3, f"{name} off by {error.max()}, seed {seed}"
+    assert torch.equal(fast.radii.cpu(), slow.radii.cpu()), f"radii, seed {seed}"
+    for name, wanted in slow_gradients.items():
+        error = (fast_gradients[name] - wanted).norm() / wanted.norm().clamp_min(1e-6)
+        assert error < 1e-2, f"gradient of {name} off by {error:.2e} relative, seed {seed}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"channels": 1, "cameras": 1},
+        {"channels": 3},
+        {"channels": 7, "per_camera": True},
+        {"channels": 12, "width": 16, "height": 16},
+        {"channels": 33, "cameras": 1, "n": 20},
+        {"behind": 0.5, "cameras": 3},
+        {"n": 1, "cameras": 1, "width": 1, "height": 1},
+        {"n": 400, "cameras": 1, "width": 70, "height": 33},
+    ],
+    ids=lambda options: "-".join(f"{k}{v}" for k, v in options.items()),
+)
+@pytest.mark.parametrize("antialiased", [False, True], ids=["plain", "antialiased"])
+def test_matches_reference(options, antialiased):
+    seed = fresh_seed()
+    arguments = scene(seed, **options)
+    sure = sure_pixels(arguments, antialiased)
+    fast = draw(rasterize, arguments, seed, antialiased, sure=sure)
+    slow = draw(rasterize_reference, arguments, seed, antialiased, dtype=torch.float64, sure=sure)
+    assert_same(*fast, *slow, sure, seed)
+
+
+def test_opaque_layers_stop_like_the_reference():
+    """Many near-opaque splats over each other: the caps on alpha and on transmittance decide the picture."""
+    seed = fresh_seed()
+    arguments = scene(seed, n=150, cameras=1)
+    arguments["opacities"] = 1.0 - 0.01 * arguments["opacities"] ** 4
+    arguments["scales"] = arguments["scales"] * 3
+    sure = sure_pixels(arguments)
+    fast = draw(rasterize, arguments, seed, sure=sure)
+    slow = draw(rasterize_reference, arguments, seed, dtype=torch.float64, sure=sure)
+    assert slow[0].alpha.max() > 0.999
+    assert_same(*fast, *slow, sure, seed)
+
+
+def test_half_of_the_splats_are_hidden_in_the_behind_scene():
+    raster = rasterize(**scene(fresh_seed(), n=200, behind=0.5))
+    share = (raster.radii > 0).float().mean()
+    assert 0.2 < share < 0.8
+
+
+def test_needles_and_discs_lose_no_pixels():
+    """Long thin splats at all angles: the tile and block masks must not cut off their tips."""
+    seed = fresh_seed()
+    arguments = scene(seed, n=40, cameras=1, width=90, height=75)
+    g = torch.Generator().manual_seed(seed)
+    long_axis = torch.rand(40, 3, generator=g).argsort(-1)
+    arguments["scales"] = torch.tensor([0.5, 0.004, 0.004])[long_axis]
+    arguments["opacities"] = torch.rand(40, generator=g) * 0.9 + 0.1
+    sure = sure_pixels(arguments)
+    fast = draw(rasterize, arguments, seed, sure=sure)
+    slow = draw(rasterize_reference, arguments, seed, dtype=torch.float64, sure=sure)
+    assert_same(*fast, *slow, sure, seed)
+
+
+def test_means2d_gradient_is_the_slope_of_a_shift():
+    """Moving a camera's principal point moves all its splats on the image by as much."""
+    seed = fresh_seed()
+    arguments = scene(seed, n=8, cameras=2, width=14, height=11)
+    # Big faint splats: alpha stays above its threshold at every pixel, so that the loss has no jumps.
+    arguments["means"] = arguments["means"] * 0.3
+    arguments["scales"] = arguments["scales"].clamp(0.6, 0.8)
+    arguments["opacities"] = arguments["opacities"] * 0.2 + 0.3
+    _, gradients = draw(rasterize, arguments, seed)
+    weights = torch.Generator().manual_seed(seed)
+
+    def loss(shift, axis, camera):
+        moved = dict(arguments, Ks=arguments["Ks"].double().clone())
+        moved["Ks"][camera, axis, 2] += shift
+        raster = rasterize_reference(**moved)
+        weights.manual_seed(seed)
+        outputs = (raster.image, raster.alpha, raster.depth)
+        return float(sum((o * torch.randn(o.shape, generator=weights).double()).sum() for o in outputs))
+
+    for axis in (0, 1):
+        slope = (loss(1e-3, axis, 1) - loss(-1e-3, axis, 1)) / 2e-3
+        summed = float(gradients["means2d"][1, :, axis].sum())
+        scale = float(gradients["means2d"][1, :, axis].abs().sum())
+        assert abs(slope - summed) < 0.01 * scale, f"{slope} against {summed}, seed {seed}"
+
+
+def test_means2d_is_a_tensor_of_the_graph():
+    arguments = scene(fresh_seed(), n=10)
+    arguments["means"].requires_grad_()
+    raster = rasterize(**arguments)
+    raster.means2d.retain_grad()
+    raster.image.sum().backward()
+    assert raster.means2d.grad.shape == (2, 10, 2)
+    assert raster.means2d.grad.abs().sum() > 0
+
+
+def test_no_gradient_where_none_is_asked_for():
+    arguments = scene(fresh_seed())
+    assert not rasterize(**arguments).image.requires_grad
+    arguments["opacities"].requires_grad_()
+    rasterize(**arguments).alpha.sum().backward()
+    assert arguments["opacities"].grad is not None and arguments["means"].grad is None
+
+
+@pytest.mark.parametrize("n, cameras", [(0, 2), (5, 0), (0, 0)])
+def test_nothing_to_draw(n, cameras):
+    arguments = scene(fresh_seed(), n=max(n, 1), cameras=max(cameras, 1))
+    for name in ("means", "quats", "scales", "opacities", "colors"):
+        arguments[name] = arguments[name][:n].requires_grad_()
+    for name in ("viewmats", "Ks", "background"):
+        arguments[name] = arguments[name][:cameras]
+    raster = rasterize(**arguments)
+    assert raster.image.shape == (cameras, 37, 45, 3)
+    assert torch.equal(raster.image, arguments["background"][:, None, None].expand(raster.image.shape))
+    assert raster.alpha.shape == raster.depth.shape == (cameras, 37, 45, 1)
+    assert raster.means2d.shape == (cameras, n, 2) and raster.radii.shape == (cameras, n)
+    (raster.image.sum() + raster.depth.sum()).backward()
+    assert arguments["means"].grad.shape == (n, 3)
+
+
+def test_all_behind_the_camera():
+    arguments = scene(fresh_seed())
+    arguments["means"][:, 2] -= 50
+    arguments["means"].requires_grad_()
+    raster = rasterize(**arguments)
+    assert not raster.radii.any() and not raster.alpha.any()
+    raster.image.sum().backward()
+    assert not arguments["means"].grad.any()
+
+
+def test_background_is_optional_and_may_be_shared():
+    arguments = scene(fresh_seed())
+    shared = arguments.pop("background")[0]
+    black = rasterize(**arguments)
+    tinted = rasterize(**arguments, background=shared)
+    torch.testing.assert_close(tinted.image, black.image + (1 - black.alpha) * shared)
+
+
+def test_same_bits_from_run_to_run_and_for_any_number_of_threads(monkeypatch):
+    seed = fresh_seed()
+    arguments = scene(seed, n=3000, cameras=3, width=100, height=80)
+    results = []
+    for threads in ("1", "2", "3", "1"):
+        monkeypatch.setenv("SPECULARIP_NUM_THREADS", threads)
+        raster, gradients = draw(rasterize, arguments, seed)
+        results.append([raster.image, raster.alpha, raster.depth, *gradients.values()])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other)), f"seed {seed}"
+
+
+def test_order_of_splats_does_not_matter():
+    seed = fresh_seed()
+    arguments = scene(seed, n=200)
+    shuffled = torch.randperm(200, generator=torch.Generator().manual_seed(seed))
+    moved = {
+        k: v[shuffled] if k in ("means", "quats", "scales", "opacities", "colors") else v
+        for k, v in arguments.items()
+    }
+    one, other = draw(rasterize, arguments, seed), draw(rasterize, moved, seed)
+    torch.testing.assert_close(one[0].image, other[0].image, msg=lambda m: f"{m}, seed {seed}")
+    torch.testing.assert_close(
+        one[1]["means"][shuffled], other[1]["means"], msg=lambda m: f"{m}, seed {seed}"
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors"])
+def test_splats_with_bad_numbers_are_culled(name, bad):
+    seed = fresh_seed()
+    arguments = scene(seed, n=40)
+    arguments[name].view(40, -1)[::2, 0] = bad
+    kept = {k: v[1::2] if isinstance(v, torch.Tensor) and len(v) == 40 else v for k, v in arguments.items()}
+    raster, gradients = draw(rasterize, arguments, seed)
+    wanted, wanted_gradients = draw(rasterize, kept, seed)
+    assert torch.equal(raster.image, wanted.image), f"seed {seed}"
+    assert not raster.radii[:, ::2].any()
+    for key in ("means", "colors"):
+        assert torch.equal(gradients[key][1::2], wanted_gradients[key]) and not gradients[key][::2].any()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e3, 1e9, 1e18])
+def test_extreme_sizes_and_distances_stay_finite(scale):
+    seed = fresh_seed()
+    arguments = scene(seed, n=50)
+    arguments["scales"] = arguments["scales"] * scale
+    arguments["means"][::3] *= min(scale, 1e6)
+    raster, _ = draw(rasterize, arguments, seed)
+    assert all(torch.isfinite(t).all() for t in (raster.image, raster.alpha, raster.depth)), f"seed {seed}"
+    assert raster.alpha.min() >= 0 and raster.alpha.max() <= 1 + 1e-6
+
+
+def test_bad_cameras_draw_nothing():
+    arguments = scene(fresh_seed())
+    arguments["viewmats"][0, 0, 0] = float("nan")
+    arguments["Ks"][1, 0, 0] = 0.0
+    raster = rasterize(**arguments)
+    assert torch.isfinite(raster.image).all()
+    assert not raster.radii[0].any()
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("means", torch.zeros(60, 2), "means must be"),
+        ("quats", torch.zeros(60, 3), "quats must be"),
+        ("scales", torch.zeros(59, 3), "scales must be"),
+        ("opacities", torch.zeros(60, 1), "opacities must be"),
+        ("colors", torch.zeros(3, 60, 3), "colors must be"),
+        ("colors", torch.zeros(60, 0), "colors must be"),
+        ("colors", torch.zeros(60), "colors must be"),
+        ("viewmats", torch.zeros(4, 4), "viewmats must be"),
+        ("Ks", torch.zeros(1, 3, 3), "Ks must be"),
+        ("background", torch.zeros(2), "background must be"),
+        ("means", torch.zeros(60, 3, dtype=torch.float64), "means must be float32"),
+        ("quats", [[1, 0, 0, 0]], "quats must be a torch.Tensor"),
+        ("scales", torch.zeros(60, 3, device="meta"), "scales is on meta"),
+        ("width", 0, "width must be"),
+        ("height", 2.5, "height must be"),
+    ],
+)
+def test_wrong_arguments_are_named(name, value, words):
+    with pytest.raises(ValueError, match=words):
+        rasterize(**dict(scene(0), **{name: value}))
+
+
+def test_inputs_that_are_not_contiguous():
+    seed = fresh_seed()
+    arguments = scene(seed)
+    strided = dict(arguments)
+    for name in ("means", "quats", "scales", "colors", "viewmats"):
+        strided[name] = arguments[name].transpose(0, -1).contiguous().transpose(0, -1)
+    assert torch.equal(rasterize(**arguments).image, rasterize(**strided).image), f"seed {seed}"
+
+
+def test_warm_up_compiles_everything_that_a_training_step_needs():
+    """After it, one step with other sizes must not compile anything: it would stall the first step."""
+    code = (
+        "import torch, numba.core.event as event\n"
+        "from specularip.raster import warm_up, rasterize\n"
+        "warm_up()\n"
+        "x = {k: torch.rand(9, d).requires_grad_() for k, d in dict(means=3, quats=4, scales=3).items()}\n"
+        "with event.install_recorder('numba:compile') as recorder:\n"
+        "    for colors in (torch.rand(9, 6), torch.rand(2, 9, 3)):\n"
+        "        V, K = torch.eye(4).repeat(2, 1, 1), torch.eye(3).repeat(2, 1, 1) * 9\n"
+        "        out = rasterize(**x, opacities=torch.rand(9), colors=colors, viewmats=V.requires_grad_(),\n"
+        "                        Ks=K, width=20, height=30, background=colors[..., 0, :], antialiased=True)\n"
+        "        out.image.sum().backward()\n"
+        "assert not recorder.buffer, recorder.buffer\n"
+    )
+    warm_up()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -1,0 +1,59 @@
+"""gsplat's picture against ours: the two paths behind one function must agree."""
+
+import importlib.util
+
+import pytest
+import torch
+from test_raster import assert_same, draw, fresh_seed, scene, sure_pixels
+
+from specularip.errors import UserError
+from specularip.raster import rasterize
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+needs_gsplat = pytest.mark.skipif(
+    importlib.util.find_spec("gsplat") is None, reason="gsplat is not installed (extra 'cuda')"
+)
+
+
+@needs_cuda
+@needs_gsplat
+@pytest.mark.parametrize("antialiased", [False, True], ids=["plain", "antialiased"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"channels": 1},
+        {"channels": 6},
+        {"channels": 7, "per_camera": True},
+        {"channels": 40},
+        {"behind": 0.5},
+    ],
+    ids=str,
+)
+def test_cuda_matches_cpu(options, antialiased):
+    seed = fresh_seed()
+    arguments = scene(seed, n=300, width=70, height=50, **options)
+    sure = sure_pixels(arguments, antialiased)
+    on_gpu = draw(rasterize, arguments, seed, antialiased, device="cuda", sure=sure)
+    on_cpu = draw(rasterize, arguments, seed, antialiased, sure=sure)
+    assert_same(*on_gpu, *on_cpu, sure, seed)
+
+
+@needs_cuda
+@needs_gsplat
+@pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors"])
+def test_cuda_culls_bad_numbers(name):
+    seed = fresh_seed()
+    arguments = scene(seed, n=40)
+    arguments[name].view(40, -1)[::2, 0] = float("nan")
+    on_gpu = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+    assert torch.allclose(rasterize(**on_gpu).image.cpu(), rasterize(**arguments).image, atol=1e-3), (
+        f"seed {seed}"
+    )
+
+
+@needs_cuda
+@pytest.mark.skipif(importlib.util.find_spec("gsplat") is not None, reason="gsplat is installed")
+def test_missing_gsplat_is_one_clear_line():
+    arguments = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in scene(0).items()}
+    with pytest.raises(UserError, match="gsplat"):
+        rasterize(**arguments)

@@ -1,0 +1,208 @@
+"""Who may use a folder, and files that are whole or absent."""
+
+import errno
+import json
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from specularip.errors import UserError
+from specularip.run_folder import RunFolder, write_json, write_png
+
+
+def _files(path):
+    return sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+
+
+def test_new_and_empty_folders_are_taken(tmp_path):
+    RunFolder.check(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists(), "check must not write"
+    assert RunFolder.open(tmp_path / "a" / "b").path.is_dir()
+    (tmp_path / "empty").mkdir()
+    RunFolder.open(tmp_path / "empty")
+
+
+def test_occupied_folder_is_refused_resumed_or_overwritten(tmp_path):
+    run = RunFolder.open(tmp_path / "run")
+    run.write_json("report.json", {})
+    run.add_metrics({"step": 1})
+    run.save_checkpoint("seid", {})
+    with pytest.raises(UserError, match=r"not empty.*--resume.*--overwrite"):
+        RunFolder.open(run.path)
+    with pytest.raises(UserError, match="exclude each other"):
+        RunFolder.open(run.path, resume=True, overwrite=True)
+    before = _files(run.path)
+    RunFolder.check(run.path, overwrite=True)
+    RunFolder.open(run.path, resume=True)
+    assert _files(run.path) == before
+    (run.path / "notes.txt").write_text("mine")
+    (run.path / "checkpoints" / "mine.txt").write_text("mine too")
+    RunFolder.open(run.path, overwrite=True)
+    assert _files(run.path) == ["checkpoints/mine.txt", "notes.txt"]
+
+
+def test_foreign_folder_is_never_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for how in ({"resume": True}, {"overwrite": True}):
+        with pytest.raises(UserError, match=r"thesis\.tex.*nothing was touched"):
+            RunFolder.open(tmp_path, **how)
+    assert _files(tmp_path) == ["thesis.tex"]
+
+
+def test_overwrite_does_not_follow_links(tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "0001-seid.safetensors").write_bytes(b"x")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "report.json").write_text("{}")
+    (run / "checkpoints").symlink_to(precious)
+    RunFolder.open(run, overwrite=True)
+    assert _files(precious) == ["0001-seid.safetensors"]
+
+
+def test_nothing_to_resume_and_no_folder(tmp_path):
+    with pytest.raises(UserError, match="no run to resume"):
+        RunFolder.open(tmp_path / "nowhere", resume=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        RunFolder.open(tmp_path / "file")
+    with pytest.raises(UserError, match="cannot write"):
+        RunFolder.open(tmp_path / "file" / "below")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_folder(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot write"):
+        RunFolder.check(tmp_path / "run")
+
+
+def test_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
+    run = RunFolder.open(tmp_path / "run")
+    run.write_json("report.json", {"old": 1})
+    run.save_checkpoint("first", {"x": torch.ones(3)})
+    before = _files(run.path)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        run.write_json("report.json", {"new": 2})
+    with pytest.raises(UserError, match="No space left"):
+        run.save_checkpoint("second", {"x": torch.zeros(3)})
+    assert _files(run.path) == before
+    assert json.loads((run.path / "report.json").read_text()) == {"old": 1}
+    loaded = run.load_checkpoint()
+    assert loaded is not None and loaded.name == "first" and loaded.state["x"].sum() == 3
+
+
+def _same(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(_same, a, b))
+    return type(a) is type(b) and a == b
+
+
+def test_training_state_comes_back_and_goes_on_the_same(tmp_path):
+    seed = int.from_bytes(os.urandom(4), "little")
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: torch.randn(size, generator=generator) for name, size in (("a", (4, 3)), ("b", (5,)))}
+
+    def optimizer_of(weights):
+        for tensor in weights.values():
+            tensor.requires_grad_()
+        rates = {"a": 0.1, "b": 0.01}
+        return torch.optim.Adam([{"params": [weights[name]], "lr": rate} for name, rate in rates.items()])
+
+    def train(weights, optimizer, generator, steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            for tensor in weights.values():
+                (tensor - torch.randn(tensor.shape, generator=generator)).square().sum().backward()
+            optimizer.step()
+
+    optimizer = optimizer_of(weights)
+    train(weights, optimizer, generator, 3)
+    run = RunFolder.open(tmp_path / "run")
+    state = {
+        "weights": dict(weights),
+        "optimizer": optimizer.state_dict(),
+        "rng": generator.get_state(),
+        "aliases": [weights["a"], weights["a"].T, torch.zeros(1).expand(7), torch.empty(0)],
+        "plain": {"step": 3, "loss": 0.1 + 0.2, "best": float("inf"), "name": None, 7: (1, [True, "x"])},
+    }
+    run.save_checkpoint("seid-3", state, {"stage": "seid", "step": 3})
+    loaded = run.load_checkpoint()
+    assert loaded is not None and loaded.name == "seid-3" and loaded.meta == {"stage": "seid", "step": 3}
+    assert _same(state, loaded.state), f"seed {seed}"
+
+    other_weights = {name: tensor.clone() for name, tensor in loaded.state["weights"].items()}
+    other_optimizer, other_generator = optimizer_of(other_weights), torch.Generator()
+    other_optimizer.load_state_dict(loaded.state["optimizer"])
+    other_generator.set_state(loaded.state["rng"])
+    train(weights, optimizer, generator, 3)
+    train(other_weights, other_optimizer, other_generator, 3)
+    assert _same(weights, other_weights), f"seed {seed}"
+
+
+def test_checkpoints_keep_two_and_survive_damage(tmp_path):
+    run = RunFolder.open(tmp_path / "run")
+    assert run.load_checkpoint() is None and not run.has_checkpoint()
+    for step in (8, 9, 10):  # by serial number: as text, 10 would come before 9
+        run.save_checkpoint(f"step-{step}", {"x": torch.tensor(step)})
+    assert len(list((run.path / "checkpoints").iterdir())) == 2 and run.has_checkpoint()
+    loaded = run.load_checkpoint()
+    assert loaded is not None and loaded.state["x"] == 10
+    newest = max((run.path / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-3])
+    loaded = run.load_checkpoint()
+    assert loaded is not None and loaded.state["x"] == 9
+
+
+def test_metrics_go_back_with_the_checkpoint(tmp_path):
+    run = RunFolder.open(tmp_path / "run")
+    run.add_metrics({"step": 1, "loss": torch.tensor(0.5)})
+    run.save_checkpoint("one", {})
+    run.add_metrics({"step": 2, "loss": float("nan")})
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}]
+    run.load_checkpoint()
+    assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_state_of_unknown_type_is_a_programming_error(tmp_path):
+    with pytest.raises(ValueError, match=r"state at 'a\.1'"):
+        RunFolder.open(tmp_path / "run").save_checkpoint("x", {"a": [1, object()]})
+
+
+def test_json_of_everything_a_report_holds(tmp_path):
+    @dataclass
+    class Settings:
+        steps: int
+        shares: tuple[float, ...]
+
+    value = {"s": Settings(3, (0.5, float("inf"))), "p": tmp_path, "t": torch.arange(2), "n": np.float32(1)}
+    write_json(tmp_path / "r.json", value)
+    assert json.loads((tmp_path / "r.json").read_text()) == {
+        "s": {"steps": 3, "shares": [0.5, None]}, "p": str(tmp_path), "t": [0, 1], "n": 1.0,
+    }  # fmt: skip
+
+
+def test_png(tmp_path):
+    image = torch.rand(9, 7, 3)
+    image[0, 0, 0] = 2.0
+    got = np.asarray(Image.open(write_png(tmp_path / "a.png", image)))
+    assert np.abs(got / 255.0 - image.clamp(0, 1).numpy()).max() < 0.51 / 255
+    assert Image.open(write_png(tmp_path / "g.png", np.zeros((4, 5, 1), np.uint8))).size == (5, 4)
+    with pytest.raises(ValueError, match=r"\[3, 9, 7\]"):
+        write_png(tmp_path / "b.png", image.permute(2, 0, 1))
+    assert _files(tmp_path) == ["a.png", "g.png"]

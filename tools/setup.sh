@@ -1,0 +1,47 @@
+# Sourced by run.sh, test.sh and .ci/run, in the repository's root: makes .venv and installs the project.
+# setup EXTRAS: "" or "dev". A stamp of what was installed makes the next call a no-op; it is written last,
+# so a set-up that was interrupted is simply done again. PYTHON=/path/to/python chooses the interpreter.
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.14 python}; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' \
+            >/dev/null 2>&1; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "error: no Python 3.11 to 3.14 with venv found${PYTHON:+ (tried PYTHON=$PYTHON)}." \
+        "Install one (on Debian and Ubuntu: apt install python3 python3-venv), then run this again." >&2
+    return 1
+}
+
+install_torch() {
+    local pip=(.venv/bin/python -m pip install --quiet) version=2.13.0
+    if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then
+        # PyPI's Linux wheel brings gigabytes of CUDA; PyTorch's own index has one without.
+        "${pip[@]}" --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu \
+            "torch==$version+cpu" 2>/dev/null && return
+    fi
+    "${pip[@]}" "torch==$version"
+}
+
+setup() {
+    local extras="$1" stamp python mark
+    stamp="$(pwd) $(cat pyproject.toml constraints.txt tools/setup.sh | cksum)"
+    for mark in .venv/.installed-dev ".venv/.installed-${extras:-run}"; do
+        if [ -x .venv/bin/python ] && [ "$(cat "$mark" 2>/dev/null)" = "$stamp" ]; then
+            return
+        fi
+    done
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        python="$(find_python)" || return
+        echo "setting up .venv with $("$python" --version) (once, a few minutes)"
+        "$python" -m venv --clear .venv || return
+    fi
+    export PIP_DISABLE_PIP_VERSION_CHECK=1
+    echo "installing torch (200 MB without CUDA)" && install_torch &&
+        echo "installing specularip and what it needs" &&
+        .venv/bin/python -m pip install --quiet -c constraints.txt -e ".${extras:+[$extras]}" &&
+        echo "$stamp" >".venv/.installed-${extras:-run}"
+}
