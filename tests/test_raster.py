@@ -44,8 +44,10 @@ def scene(seed, n=60, channels=3, cameras=2, width=45, height=37, per_camera=Fal
 
 
 def sure_pixels(arguments, antialiased=False):
-    """[B,H,W,1], 0 where the oracle itself jumps when opacities change by 3e-5: alpha there sits on its threshold
-    of 1/255, or transmittance on 1e-4, so that rounding to float32 decides whether a splat shows."""
+    """[B,H,W,1], False where the oracle itself jumps when opacities change by 3e-5.
+
+    There alpha sits on its threshold of 1/255, or transmittance on 1e-4: rounding to float32 decides.
+    """
     low, high = (
         rasterize_reference(
             **dict(arguments, opacities=arguments["opacities"].double() * factor), antialiased=antialiased
@@ -59,7 +61,7 @@ def sure_pixels(arguments, antialiased=False):
 
 
 def draw(function, arguments, seed, antialiased=False, device="cpu", dtype=torch.float32, sure=1.0):
-    """The raster, and the gradients of a random linear loss of its image, alpha and depth where `sure` is 1."""
+    """The raster, and the gradients of a random linear loss of its image, alpha and depth where `sure`."""
     arguments = {k: v.to(device, dtype) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
     for name in NAMES:
         arguments[name] = arguments[name].clone().requires_grad_()
@@ -140,9 +142,10 @@ def test_needles_and_discs_lose_no_pixels():
     arguments["scales"] = torch.tensor([0.5, 0.004, 0.004])[long_axis]
     arguments["opacities"] = torch.rand(40, generator=g) * 0.9 + 0.1
     sure = sure_pixels(arguments)
-    fast = draw(rasterize, arguments, seed, sure=sure)
-    slow = draw(rasterize_reference, arguments, seed, dtype=torch.float64, sure=sure)
-    assert_same(*fast, *slow, sure, seed)
+    error = (rasterize(**arguments).image.double() - rasterize_reference(**arguments).image).abs() * sure
+    # A needle's exponent is a small difference of large float32 numbers, hence the odd larger error; a lost
+    # 4x4 block alone would raise the mean above this.
+    assert error.max() < 2e-2 and error.mean() < 4e-6, f"{error.max()}, mean {error.mean()}, seed {seed}"
 
 
 def test_means2d_gradient_is_the_slope_of_a_shift():

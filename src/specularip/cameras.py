@@ -88,7 +88,10 @@ class Cameras:
         `target` is [3] or [B,3].
         """
         azimuth, elevation, radius, fov = torch.broadcast_tensors(
-            *(torch.as_tensor(a, dtype=torch.float32).reshape(-1) for a in (azimuth_deg, elevation_deg, distance, fov_y_deg))
+            *(
+                torch.as_tensor(a, dtype=torch.float32).reshape(-1)
+                for a in (azimuth_deg, elevation_deg, distance, fov_y_deg)
+            )
         )
         if bool((elevation.abs() >= 90).any()):
             raise ValueError("elevation_deg must lie strictly between -90 and 90")
@@ -101,7 +104,9 @@ class Cameras:
         center = torch.as_tensor(target, dtype=torch.float32).expand(len(azimuth), 3)
         position = center + radius[:, None] * outward
         forward = -outward
-        right = torch.nn.functional.normalize(torch.linalg.cross(forward, forward.new_tensor([0, 0, 1.0]).expand_as(forward)), dim=-1)
+        right = torch.nn.functional.normalize(
+            torch.linalg.cross(forward, forward.new_tensor([0, 0, 1.0]).expand_as(forward)), dim=-1
+        )
         down = torch.linalg.cross(forward, right)
         viewmats = torch.eye(4).repeat(len(azimuth), 1, 1)
         viewmats[:, :3, :3] = torch.stack([right, down, forward], 1)
@@ -135,6 +140,17 @@ HEAD = Framing("head", 0.435, 0.36, elevation_deg=(-12.0, 25.0), jitter=0.10)
 FRAMINGS = (FULL, UPPER, LOWER, HEAD)
 
 
+def face_camera(
+    eye_middle: Tensor, eye_distance: float, size: int, azimuth_deg: float = 0.0, elevation_deg: float = 0.0
+) -> Cameras:
+    """One camera that frames a head as `photo.align_face` frames a photo: eyes at 42 % of the height, 3.8 eye
+    distances from edge to edge. eye_middle [3] lies between the eyes, eye_distance is in metres."""
+    fov_y_deg, span = 16.0, 3.8 * eye_distance
+    target = eye_middle.cpu() - torch.tensor([0.0, 0.0, 0.08 * span])
+    distance = 0.5 * span / math.tan(math.radians(fov_y_deg / 2))
+    return Cameras.orbit(azimuth_deg, elevation_deg, distance, fov_y_deg, size, size, target)
+
+
 @dataclass(frozen=True)
 class Views:
     """Sampled training views: the cameras, where they stand, and which framing each has."""
@@ -159,7 +175,9 @@ def sample_views(
     Head close-ups look at the back of the head with probability `back_head_share` and at the face's
     half-space otherwise, because the face is what people look at.
     """
-    picks = torch.multinomial(torch.tensor(weights), count, replacement=True, generator=generator).tolist()
+    picks = torch.multinomial(
+        torch.tensor(weights, dtype=torch.float32), count, replacement=True, generator=generator
+    ).tolist()
     unit = torch.rand(count, 4, generator=generator)
     framings = [FRAMINGS[i] for i in picks]
     # Stratified azimuths: one in each of `count` equal slices, so that a small batch still sees all sides.
@@ -172,7 +190,9 @@ def sample_views(
     low = torch.tensor([f.elevation_deg[0] for f in framings])
     high = torch.tensor([f.elevation_deg[1] for f in framings])
     elevation = low + (high - low) * unit[:, 1]
-    distance = torch.tensor([f.distance * (1 + f.jitter * (2 * float(u) - 1)) for f, u in zip(framings, unit[:, 2])])
+    distance = torch.tensor(
+        [f.distance * (1 + f.jitter * (2 * float(u) - 1)) for f, u in zip(framings, unit[:, 2])]
+    )
     target = torch.zeros(count, 3)
     target[:, 2] = torch.tensor([f.target_z for f in framings]) * body_height
     fov = torch.tensor([f.fov_y_deg for f in framings])
@@ -188,7 +208,19 @@ def view_name(azimuth_deg: float, elevation_deg: float, overhead_deg: float = 60
     return "front" if azimuth <= 50 else "back" if azimuth >= 130 else "side"
 
 
+def orbit_views(
+    count: int, framing: Framing, *, size: int, body_height: float, elevation_deg: float
+) -> Views:
+    """`count` views of one framing, evenly spaced around the body, the first from the front."""
+    azimuth = (torch.arange(count) * 360.0 / count + 180.0) % 360.0 - 180.0
+    elevation = torch.full((count,), float(elevation_deg))
+    target = torch.tensor([0.0, 0.0, framing.target_z * body_height])
+    distance = framing.distance * body_height
+    cameras = Cameras.orbit(azimuth, elevation, distance, framing.fov_y_deg, size, size, target)
+    return Views(cameras, azimuth, elevation, [framing] * count)
+
+
 def visible_face(azimuth_deg: Tensor) -> Tensor:
     """How much of the face a view sees: 1 in front, 0 from behind 110°, smooth between."""
     azimuth = ((azimuth_deg + 180.0) % 360.0 - 180.0).abs()
-    return torch.clamp((110.0 - azimuth) / 60.0, 0.0, 1.0) if math.isfinite(float(azimuth.sum())) else azimuth
+    return torch.clamp((110.0 - azimuth) / 60.0, 0.0, 1.0)

@@ -5,6 +5,7 @@ Torch is imported inside the functions, so that --help and wrong arguments answe
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -18,6 +19,10 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from specularip import __version__
 from specularip.errors import UserError
+
+# Threads that wait should sleep: where the machine also does something else, OpenMP's busy waiting makes a
+# run several times slower. Read when torch loads; the user's own setting wins.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 USER_ERROR, STOPPED = 2, 130
 """Exit codes: something the user can mend; stopped by Ctrl-C or SIGTERM."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .errors import UserError
+
 Guidance = Literal["anpg", "cfg"]
 
 
@@ -26,11 +28,18 @@ class GuidanceConfig:
     """How the denoiser's answers become one direction."""
 
     kind: Guidance = "cfg"
-    """cfg: classifier-free guidance. anpg: the method's annealed negative prompt guidance (three evaluations)."""
+    """cfg: classifier-free guidance. anpg: annealed negative prompt guidance, three evaluations a step."""
     scale: float = 5.0
     negative: str = "blurry, noisy, low quality"
-    identity_weight: float = 0.5
-    """Strength of the face tokens in views that see the face; it falls to 0 where the face is hidden."""
+    rescale: float = 0.5
+    """Pull of the guided estimate's spread back to the unguided one's, against over-saturation (0..1)."""
+    identity_weight: float = 1.0
+    """Strength of the face tokens in views that see the face."""
+    identity_hidden: float = 0.5
+    """The same where the face is hidden: the compact prior's face tokens also carry skin and hair."""
+    guide_identity: bool = False
+    """Whether guidance exaggerates the face as it does the words. With a prior whose face tokens carry skin
+    tones, that bleaches or darkens the skin."""
     pixel_clip: float = 1.0
     """Largest norm of the gradient of one latent pixel (pixel-wise gradient clipping)."""
 
@@ -47,6 +56,9 @@ class SeidConfig:
     views_per_step: int = 8
     framing_weights: tuple[float, float, float, float] = (0.34, 0.22, 0.16, 0.28)
     """Shares of full-body, upper-body, lower-body and head views."""
+    top_timestep: int = 980
+    """The bound of the first steps' timesteps; it falls to `bottom_timestep` as AHDS says."""
+    bottom_timestep: int = 180
     specular_from: float = 0.1
     """The specular branch is on from this share of the steps."""
     densify_from: float = 0.15
@@ -61,6 +73,7 @@ class ScrConfig:
     """Stage 2: Specular-Consistency Refinement."""
 
     orbit_views: int = 16
+    """Full-body views of the orbit; half as many look at the upper body, the legs and the head."""
     refine_steps: int = 4
     """Denoising steps of the refinement, the last of `ddim_steps`."""
     ddim_steps: int = 25
@@ -87,3 +100,10 @@ class Config:
     scr: ScrConfig = field(default_factory=ScrConfig)
     turntable_frames: int = 120
     turntable_size: int = 480
+
+
+def preset_config(name: str) -> Config:
+    """The settings of a preset. Raises UserError for a name that there is none of."""
+    if name != "compact":
+        raise UserError(f"there is no preset '{name}': use compact")
+    return Config()

@@ -7,21 +7,19 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from dressing import Dressed, Mannequin
+from studio import shade
+from torch import Tensor
+from wardrobe import VIEWS_OF_LOW_QUALITY, Person, describe, draw_person
+
 from specularip.body.skeleton import draw_skeleton
-from specularip.cameras import Cameras, Views, sample_views, view_name
+from specularip.cameras import Cameras, Views, face_camera, sample_views, view_name
 from specularip.diffusion.prompts import view_prompt
 from specularip.raster import rasterize
-from studio import shade
-from wardrobe import VIEWS_OF_LOW_QUALITY, Person, describe, draw_person
 
 SIZE, SUPERSAMPLE = 64, 2
 BACKGROUND = 0.6
 FRAMING_WEIGHTS = (0.36, 0.22, 0.15, 0.27)
-# The framing of the face crop: `specularip.photo` cuts photos the same way.
-FACE_FOV, FACE_SPAN, FACE_DROP = 16.0, 3.8, 0.30
 
 
 @dataclass
@@ -39,29 +37,41 @@ class Examples:
 
 
 def face_cameras(dressed: Dressed, generator: torch.Generator, turn_deg: float = 14.0) -> list[Cameras]:
-    """One frontal camera a person that frames the face as the identity input has it."""
+    """One frontal camera a person, slightly turned, that frames the face as photos are cut."""
     cameras = []
-    center, unit = dressed.face_center.cpu(), dressed.face_unit.cpu()
-    for c, u in zip(center, unit):
-        jitter = (torch.rand(2, generator=generator) * 2 - 1) * turn_deg
-        distance = 0.5 * FACE_SPAN * float(u) / torch.tan(torch.deg2rad(torch.tensor(FACE_FOV / 2)))
-        size = SIZE * SUPERSAMPLE
-        target = c - torch.tensor([0.0, 0.0, FACE_DROP * float(u)])
-        cameras.append(Cameras.orbit(float(jitter[0]), 2 + 0.5 * float(jitter[1]), float(distance), FACE_FOV, size, size, target))
+    for middle, unit in zip(dressed.face_center, dressed.face_unit.tolist()):
+        turn = ((torch.rand(2, generator=generator) * 2 - 1) * turn_deg).tolist()
+        cameras.append(face_camera(middle, unit, SIZE * SUPERSAMPLE, turn[0], 2 + 0.5 * turn[1]))
     return cameras
 
 
 def render_people(dressed: Dressed, cameras: list[Cameras], background: float = BACKGROUND) -> Tensor:
     """RGB over grey and alpha [P*V,4,S,S] of every person through their own V cameras."""
     eye = torch.stack([c.positions for c in cameras]).to(dressed.points.device)
-    colors = shade(dressed.points, dressed.normals, dressed.threads, dressed.albedo, dressed.material, dressed.occlusion, eye)
+    colors = shade(
+        dressed.points,
+        dressed.normals,
+        dressed.threads,
+        dressed.albedo,
+        dressed.material,
+        dressed.occlusion,
+        eye,
+    )
     out = []
     for i, camera in enumerate(cameras):
         camera = camera.to(dressed.points.device)
         image = rasterize(
-            dressed.points[i], dressed.quats[i], dressed.scales[i], dressed.opacity[i], colors[i],
-            camera.viewmats, camera.Ks, camera.width, camera.height, torch.full((3,), background, device=eye.device),
-        )  # fmt: skip
+            dressed.points[i],
+            dressed.quats[i],
+            dressed.scales[i],
+            dressed.opacity[i],
+            colors[i],
+            camera.viewmats,
+            camera.Ks,
+            camera.width,
+            camera.height,
+            torch.full((3,), background, device=eye.device),
+        )
         out.append(torch.cat([image.image, image.alpha], -1))
     return F.avg_pool2d(torch.cat(out).permute(0, 3, 1, 2), SUPERSAMPLE).clamp(0, 1)
 
@@ -84,7 +94,9 @@ class Photographer:
         dressed = self.mannequin.dress(persons)
         size = SIZE * SUPERSAMPLE
         sampled = [
-            sample_views(views, size=size, body_height=float(h), weights=FRAMING_WEIGHTS, generator=self.generator)
+            sample_views(
+                views, size=size, body_height=float(h), weights=FRAMING_WEIGHTS, generator=self.generator
+            )
             for h in dressed.heights.cpu()
         ]
         images = render_people(dressed, [v.cameras for v in sampled])
@@ -92,8 +104,12 @@ class Photographer:
         poses = self.poses(dressed, [v.cameras for v in sampled])
         captions = []
         for person, v in zip(persons, sampled):
-            for framing, azimuth, elevation in zip(v.framings, v.azimuth_deg.tolist(), v.elevation_deg.tolist()):
-                captions.append(view_prompt(describe(person, self.rng), framing.name, view_name(azimuth, elevation)))
+            for framing, azimuth, elevation in zip(
+                v.framings, v.azimuth_deg.tolist(), v.elevation_deg.tolist()
+            ):
+                captions.append(
+                    view_prompt(describe(person, self.rng), framing.name, view_name(azimuth, elevation))
+                )
         images, captions = self.spoil(images, captions)
         person = torch.arange(len(persons), device=self.device).repeat_interleave(views)
         return Examples(images, poses, person, faces, captions, sampled, persons)
@@ -101,15 +117,17 @@ class Photographer:
     def poses(self, dressed: Dressed, cameras: list[Cameras]) -> Tensor:
         views = len(cameras[0])
         joined = Cameras(
-            torch.cat([c.viewmats for c in cameras]).to(self.device), torch.cat([c.Ks for c in cameras]).to(self.device),
-            cameras[0].width, cameras[0].height,
-        ).resized(SIZE, SIZE)  # fmt: skip
+            torch.cat([c.viewmats for c in cameras]).to(self.device),
+            torch.cat([c.Ks for c in cameras]).to(self.device),
+            cameras[0].width,
+            cameras[0].height,
+        ).resized(SIZE, SIZE)
         head = self.mannequin.model.head(dressed.vertices)
         repeat = lambda x: x.repeat_interleave(views, 0)  # noqa: E731
         head = type(head)(**{k: repeat(v) for k, v in vars(head).items()})
         return draw_skeleton(repeat(dressed.keypoints), head, joined, SIZE)
 
-    def spoil(self, images: Tensor, captions: list[str], share: float = 0.05) -> tuple[Tensor, list[str]]:
+    def spoil(self, images: Tensor, captions: list[str], share: float = 0.03) -> tuple[Tensor, list[str]]:
         """A few pictures are made bad and say so, which gives a negative prompt something to mean."""
         images = images.clone()
         for i, caption in enumerate(captions):
@@ -119,29 +137,45 @@ class Photographer:
             picture = images[i : i + 1]
             if "blurry" in word or word == "low quality":
                 small = self.rng.choice((16, 20, 24))
-                picture = F.interpolate(F.interpolate(picture, size=small, mode="area"), size=SIZE, mode="bilinear")
+                picture = F.interpolate(
+                    F.interpolate(picture, size=small, mode="area"), size=SIZE, mode="bilinear"
+                )
             if "noisy" in word or word == "low quality":
-                picture = picture + 0.08 * torch.randn(picture.shape, generator=self.generator).to(self.device)
+                picture = picture + 0.08 * torch.randn(picture.shape, generator=self.generator).to(
+                    self.device
+                )
             images[i] = picture[0].clamp(0, 1)
             captions[i] = word if self.rng.random() < 0.5 else f"{caption}, {word}"
         return images, captions
 
 
 def disturb_faces(faces: Tensor) -> Tensor:
-    """Face crops [B,3,S,S] as photos differ from renders: light, cast, crop, blur, noise, background, shadow."""
+    """Face crops [B,3,S,S] as photos differ from renders: light, cast, crop, blur, noise, background."""
     b, dev = len(faces), faces.device
     r = lambda *shape: torch.rand(b, *shape, device=dev)  # noqa: E731
     scale, shift = 0.88 + 0.24 * r(), (r(2) - 0.5) * 0.16
     angle = (r() - 0.5) * 0.3
-    theta = torch.stack([
-        torch.stack([scale * angle.cos(), -scale * angle.sin(), shift[:, 0]], -1),
-        torch.stack([scale * angle.sin(), scale * angle.cos(), shift[:, 1]], -1),
-    ], 1)  # fmt: skip
+    theta = torch.stack(
+        [
+            torch.stack([scale * angle.cos(), -scale * angle.sin(), shift[:, 0]], -1),
+            torch.stack([scale * angle.sin(), scale * angle.cos(), shift[:, 1]], -1),
+        ],
+        1,
+    )
     flip = (r() < 0.5).float() * 2 - 1
     theta[:, :, 0] *= flip[:, None]
-    out = F.grid_sample(faces, F.affine_grid(theta, list(faces.shape), align_corners=False), padding_mode="border", align_corners=False)
+    out = F.grid_sample(
+        faces,
+        F.affine_grid(theta, list(faces.shape), align_corners=False),
+        padding_mode="border",
+        align_corners=False,
+    )
     # Light from one side, an exposure and a colour cast, all mild: tones are what the identity must carry.
-    y, x = torch.meshgrid(torch.linspace(-1, 1, faces.shape[-2], device=dev), torch.linspace(-1, 1, faces.shape[-1], device=dev), indexing="ij")
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, faces.shape[-2], device=dev),
+        torch.linspace(-1, 1, faces.shape[-1], device=dev),
+        indexing="ij",
+    )
     side = r() * 6.283
     ramp = 1 + 0.18 * r()[:, None, None] * (side.cos()[:, None, None] * x + side.sin()[:, None, None] * y)
     gain = (0.90 + 0.2 * r())[:, None, None, None] * (0.96 + 0.08 * r(3))[:, :, None, None]

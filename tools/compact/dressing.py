@@ -13,12 +13,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+from wardrobe import (
+    BOTTOM_NAMES,
+    COLOR_NAMES,
+    COLORS,
+    EYE,
+    HAIR,
+    HAIR_STYLES,
+    SHOE,
+    SHOE_NAMES,
+    SKIN,
+    TOP_NAMES,
+    Person,
+)
 
 from specularip.body.anny import PHENOTYPE_NAMES, AnnyModel
 from specularip.body.regions import NAMES
-from wardrobe import (
-    COLOR_NAMES, COLORS, EYE, HAIR, HAIR_STYLES, MATERIAL_NAMES, SHOE, SHOE_NAMES, SKIN, TOP_NAMES, BOTTOM_NAMES, Person,
-)  # fmt: skip
 
 SURFACE, HEAD_SHARE, SKIRT, CURTAIN = 30_000, 0.30, 6_000, 4_000
 REGION = {name: i for i, name in enumerate(NAMES)}
@@ -28,7 +38,7 @@ BLACK, WHITE = (0.06, 0.06, 0.065), (0.92, 0.92, 0.90)
 @dataclass
 class Dressed:
     """P people of N points each. All [P,N,...]: points, normals, threads [3]; albedo [3] sRGB; material
-    codes; occlusion, opacity; scales [3] and quats [4] of their Gaussians; clothed: 1 garment's top, 2 bottom."""
+    codes; occlusion, opacity; scales [3] and quats [4] of their Gaussians."""
 
     points: Tensor
     normals: Tensor
@@ -49,7 +59,9 @@ class Dressed:
 
 
 def phenotypes(people: list[Person], device: torch.device) -> Tensor:
-    return torch.tensor([[p.phenotype.get(name, 0.5) for name in PHENOTYPE_NAMES] for p in people], device=device)
+    return torch.tensor(
+        [[p.phenotype.get(name, 0.5) for name in PHENOTYPE_NAMES] for p in people], device=device
+    )
 
 
 def _along(points: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -93,7 +105,9 @@ class Mannequin:
         face_region = model.regions[self.faces[:, 0]]
         head = face_region == REGION["head"]
         head |= face_region == REGION["neck"]
-        weight = torch.where(head, area * HEAD_SHARE / area[head].sum(), area * (1 - HEAD_SHARE) / area[~head].sum())
+        weight = torch.where(
+            head, area * HEAD_SHARE / area[head].sum(), area * (1 - HEAD_SHARE) / area[~head].sum()
+        )
         # Of the head, the face itself gets three times the points of the skull.
         center = tri.mean(1)
         in_front = head & (center[:, 1] < keypoints[0, 1] + 0.09)
@@ -161,7 +175,9 @@ class Mannequin:
             u = ((p @ right) / cell + grid).long().clamp(0, 2 * grid - 1)
             v = ((p @ up) / cell + grid).long().clamp(0, 2 * grid - 1)
             key, depth = u * 2 * grid + v, p @ way
-            nearest = torch.full((4 * grid * grid,), -9.0, device=p.device).scatter_reduce(0, key, depth, "amax")
+            nearest = torch.full((4 * grid * grid,), -9.0, device=p.device).scatter_reduce(
+                0, key, depth, "amax"
+            )
             seen += cos * (depth > nearest[key] - 2.2 * cell)
             total += cos
         return (0.25 + 0.75 * (seen / total.clamp_min(1e-6))).clamp(0.25, 1)
@@ -203,7 +219,13 @@ class Mannequin:
         def is_bottom(name: str) -> Tensor:
             return bottom == BOTTOM_NAMES.index(name)
 
-        region, arm, leg, torso, x = self.region[None], self.arm[None], self.leg[None], self.torso[None], self.across[None]
+        region, arm, leg, torso, x = (
+            self.region[None],
+            self.arm[None],
+            self.leg[None],
+            self.torso[None],
+            self.across[None],
+        )
         fx, fy, fz, front = self.fx[None], self.fy[None], self.fz[None], self.front[None]
         neck_base = (region == REGION["neck"]) & (torso < torch.where(front, 1.12, 1.20))
         on_torso = (region == REGION["torso"]) | (region == REGION["hips"]) | neck_base
@@ -216,7 +238,6 @@ class Mannequin:
         jacket, shirt, tank, tee = is_top("jacket"), is_top("shirt"), is_top("tank top"), is_top("t-shirt")
         sweater, hoodie = is_top("sweater"), is_top("hoodie")
         open_front = jacket | suit
-        thick = ski | coat | hoodie
 
         # --- skin and face -------------------------------------------------------------------------------
         albedo = skin.expand(P, N, 3).clone()
@@ -230,20 +251,41 @@ class Mannequin:
             albedo = albedo + weight * (color - albedo)
 
         face = head & (fy < 1.1) & ~self.eyeball[None]
-        paint(face & (((fx.abs() - 0.72) / 0.42) ** 2 + ((fz + 0.62) / 0.35) ** 2 < 1), skin * skin.new_tensor([1.0, 0.80, 0.78]), 0.35)
+        paint(
+            face & (((fx.abs() - 0.72) / 0.42) ** 2 + ((fz + 0.62) / 0.35) ** 2 < 1),
+            skin * skin.new_tensor([1.0, 0.80, 0.78]),
+            0.35,
+        )
         lip_shape = (fx / 0.37) ** 2 + ((fz + 1.17) / 0.14) ** 2
-        lip_tone = torch.where(female[..., None], skin * skin.new_tensor([0.88, 0.50, 0.50]) + 0.02, skin * skin.new_tensor([0.86, 0.70, 0.67]))
+        lip_tone = torch.where(
+            female[..., None],
+            skin * skin.new_tensor([0.88, 0.50, 0.50]) + 0.02,
+            skin * skin.new_tensor([0.86, 0.70, 0.67]),
+        )
         paint(face & (lip_shape < 1), lip_tone, 0.9)
         paint(face & ((fz + 1.165).abs() < 0.035) & (fx.abs() < 0.36), skin * 0.32)
         paint(face & ((fx.abs() - 0.13) ** 2 + (fz + 0.66) ** 2 < 0.075**2), skin * 0.45)
         socket = ((fx.abs() - 0.5) / 0.34) ** 2 + ((fz - 0.01) / 0.20) ** 2
         paint(face & (socket < 1.3), skin * 0.66, 0.5)
         paint(face & (socket < 1.3) & (fz > 0.10) & (fz < 0.20), skin * 0.18, 0.9)
-        brow_tone = torch.where(style == 0, skin[..., 0] * 0.4, hair_rgb[..., 0] * 0.7)[..., None] * hair_rgb.new_tensor([1, 0.85, 0.75])
+        brow_tone = torch.where(style == 0, skin[..., 0] * 0.4, hair_rgb[..., 0] * 0.7)[
+            ..., None
+        ] * hair_rgb.new_tensor([1, 0.85, 0.75])
         arch = 0.36 + 0.05 * (1 - ((fx.abs() - 0.55) / 0.33) ** 2)
-        paint(face & ((fz - arch).abs() < torch.where(female, 0.055, 0.085)) & (fx.abs() > 0.2) & (fx.abs() < 0.84), brow_tone, 0.8)
+        paint(
+            face
+            & ((fz - arch).abs() < torch.where(female, 0.055, 0.085))
+            & (fx.abs() > 0.2)
+            & (fx.abs() < 0.84),
+            brow_tone,
+            0.8,
+        )
         # The lids of the mesh are nearly shut; the eye is painted on what faces the camera there.
-        eye = head & (fy < 1.1) & (self.eyeball[None] | (((fx.abs() - 0.5) / 0.29) ** 2 + ((fz - 0.01) / 0.135) ** 2 < 1))
+        eye = (
+            head
+            & (fy < 1.1)
+            & (self.eyeball[None] | (((fx.abs() - 0.5) / 0.29) ** 2 + ((fz - 0.01) / 0.135) ** 2 < 1))
+        )
         eye = eye.expand(P, N)
         iris = ((fx.abs() - 0.5) ** 2 + fz**2).sqrt()
         iris_rgb = torch.tensor([(0.22, 0.12, 0.06), (0.20, 0.35, 0.55), (0.20, 0.33, 0.18)], device=dev)
@@ -254,9 +296,15 @@ class Mannequin:
         paint(eye & (iris < 0.075), torch.full((1, 1, 3), 0.02, device=dev))
         material = torch.where(eye, EYE, material)
         old = per([q.phenotype["age"] > 0.85 for q in people])
-        paint(face & ((fx.abs() - (0.55 + 0.25 * (-0.4 - fz))).abs() < 0.05) & (fz < -0.4) & (fz > -1.0), skin * 0.72, 0.7 * old)
+        paint(
+            face & ((fx.abs() - (0.55 + 0.25 * (-0.4 - fz))).abs() < 0.05) & (fz < -0.4) & (fz > -1.0),
+            skin * 0.72,
+            0.7 * old,
+        )
         chin = face & (fz < -0.72) & (lip_shape > 1.1) & ((fz < -0.95) | (fx.abs() > 0.55) | (fz > -1.0))
-        hairy = (chin & (fz < -0.78)) | (head & (fx.abs() > 0.95) & (fy > 0.4) & (fy < 1.2) & (fz < -0.2) & (fz > -1.6))
+        hairy = (chin & (fz < -0.78)) | (
+            head & (fx.abs() > 0.95) & (fy > 0.4) & (fy < 1.2) & (fz < -0.2) & (fz > -1.6)
+        )
         paint(hairy, hair_rgb * 0.85, 0.65 * beard.expand(P, N))
         material = torch.where(hairy & (beard > 0), HAIR, material)
 
@@ -265,12 +313,19 @@ class Mannequin:
         line = 1.02 + 0.10 * (cut["fringe"] - 0.5) - 0.16 * (fx.abs() / 1.1) ** 2
         fringe = (cut["fringe"] > 0.7) & female
         line = torch.where(fringe, 0.62 + 0.0 * fx, line)
-        scalp = head & ~ear & (((fz > line) & (fy < 1.0)) | ((fy > 0.95) & (fz > 0.12)) | ((fy > 1.75) & (fz > -1.0)))
+        scalp = (
+            head
+            & ~ear
+            & (((fz > line) & (fy < 1.0)) | ((fy > 0.95) & (fz > 0.12)) | ((fy > 1.75) & (fz > -1.0)))
+        )
         scalp = scalp & (style != HAIR_STYLES.index("bald"))
         volume = torch.tensor([0.0, 0.006, 0.016, 0.013, 0.010, 0.034], device=dev)[style] * size
         paint(scalp, hair_rgb)
         material = torch.where(scalp, HAIR, material)
-        bumps = 0.6 + 0.8 * _hash(torch.floor(self.place[:, 0] * 60) + 7 * torch.floor(self.place[:, 2] * 60))[None]
+        bumps = (
+            0.6
+            + 0.8 * _hash(torch.floor(self.place[:, 0] * 60) + 7 * torch.floor(self.place[:, 2] * 60))[None]
+        )
         curly = style == HAIR_STYLES.index("curly")
         offset = torch.where(scalp, volume * torch.where(curly, bumps, torch.ones_like(bumps)), offset)
         threads = torch.where(scalp[..., None], threads + 0.3 * n, threads)
@@ -279,32 +334,54 @@ class Mannequin:
         one = torch.ones_like(cut["sleeve"])
         long_sleeve = 1.93 * one
         short_sleeve = 0.45 + 0.35 * cut["sleeve"]
-        dress_sleeve = torch.where(cut["sleeve"] < 0.55, -0.05 * one, torch.where(cut["sleeve"] < 0.8, short_sleeve, long_sleeve))
-        sleeve = torch.where(tee, short_sleeve, torch.where(tank, -0.02 * one, torch.where(dress, dress_sleeve, long_sleeve)))
-        hem = torch.where(open_front | ski, -0.16 + 0.1 * cut["hem"], torch.where(tank | tee, 0.12 + 0.14 * cut["hem"], 0.02 + 0.18 * cut["hem"]))
+        dress_sleeve = torch.where(
+            cut["sleeve"] < 0.55, -0.05 * one, torch.where(cut["sleeve"] < 0.8, short_sleeve, long_sleeve)
+        )
+        sleeve = torch.where(
+            tee, short_sleeve, torch.where(tank, -0.02 * one, torch.where(dress, dress_sleeve, long_sleeve))
+        )
+        hem = torch.where(
+            open_front | ski,
+            -0.16 + 0.1 * cut["hem"],
+            torch.where(tank | tee, 0.12 + 0.14 * cut["hem"], 0.02 + 0.18 * cut["hem"]),
+        )
         hem = torch.where(dress | coat, -0.05 * one, hem)
         # The neck opening: an ellipse around the front of the throat; deeper for dresses and tank tops.
-        depth = torch.where(dress | tank, 0.20 + 0.20 * cut["neck"], torch.where(tee, 0.14 + 0.06 * cut["neck"], 0.11 * one))
+        depth = torch.where(
+            dress | tank, 0.20 + 0.20 * cut["neck"], torch.where(tee, 0.14 + 0.06 * cut["neck"], 0.11 * one)
+        )
         width = torch.where(dress | tank, 0.058 + 0.02 * cut["neck"], 0.045 * one)
         throat = ((x / width) ** 2 + ((torso - 1.14) / torch.where(front, depth + 0.10, 0.07 * one)) ** 2) < 1
         covers = (on_torso & ~throat & (torso > hem)) | (on_arm & (arm < sleeve))
         bare_shoulder = (dress & (cut["sleeve"] < 0.25)) & (torso > 0.88)
         covers = covers & ~(bare_shoulder & (x.abs() > 0.055)) & ~(tank & (torso > 0.80) & (x.abs() > 0.082))
         covers = covers | (on_leg & (torso > hem) & (leg < 0.5))
-        covers = covers | (neck & (torso < 1.28) & (sweater | ski | coat) & (cut["neck"] > 0.35)) | (ski & on_hand)
+        covers = (
+            covers | (neck & (torso < 1.28) & (sweater | ski | coat) & (cut["neck"] > 0.35)) | (ski & on_hand)
+        )
         collar = neck & (torso < 1.22) & (shirt | suit | hoodie | coat | jacket)
 
         pants = is_bottom("trousers") | is_bottom("leggings")
-        leg_end = torch.where(is_bottom("shorts"), 0.62 + 0.3 * cut["length"], torch.where(pants, 1.93 * one, -1.0 * one))
+        leg_end = torch.where(
+            is_bottom("shorts"), 0.62 + 0.3 * cut["length"], torch.where(pants, 1.93 * one, -1.0 * one)
+        )
         below = (on_leg & (leg < leg_end)) | ((region == REGION["hips"]) | (on_torso & (torso < 0.42)))
         below = below & ~covers & (pants | is_bottom("shorts") | is_bottom("skirt")) & ~dress
         below = below & (on_leg | (torso < 0.42))
 
         paint(below, bottom_rgb)
         material = torch.where(below, bottom_material, material)
-        loose = torch.where(is_bottom("leggings"), 0.002 * one, torch.where(suit | ski, 0.010 * one, 0.006 + 0.006 * cut["flare"]))
+        loose = torch.where(
+            is_bottom("leggings"),
+            0.002 * one,
+            torch.where(suit | ski, 0.010 * one, 0.006 + 0.006 * cut["flare"]),
+        )
         drape = loose * (1 + 1.3 * (leg / 2).clamp(0, 1) * (~is_bottom("leggings")))
-        folds = 0.003 * torch.sin(self.place[:, 2][None] * (60 + 40 * cut["folds"]) + 9 * fx + 6 * cut["phase"]) * (leg / 2).clamp(0, 1)
+        folds = (
+            0.003
+            * torch.sin(self.place[:, 2][None] * (60 + 40 * cut["folds"]) + 9 * fx + 6 * cut["phase"])
+            * (leg / 2).clamp(0, 1)
+        )
         offset = torch.where(below, (drape + folds) * size, offset)
         waistband = below & (torso > 0.36) & (torso < 0.42)
         paint(waistband, bottom_rgb * 0.55)
@@ -314,8 +391,18 @@ class Mannequin:
         dressed = covers | collar
         paint(dressed, top_rgb)
         material = torch.where(dressed, top_material, material)
-        thickness = torch.where(ski, 0.022 * one, torch.where(coat, 0.014 * one, torch.where(hoodie | sweater | open_front, 0.010 * one, 0.005 * one)))
-        wrinkle = 0.0035 * torch.sin(torso * (16 + 12 * cut["folds"]) + 14 * x + 7 * cut["phase"]) * ((1 - torso).clamp(0, 1) + 0.3)
+        thickness = torch.where(
+            ski,
+            0.022 * one,
+            torch.where(
+                coat, 0.014 * one, torch.where(hoodie | sweater | open_front, 0.010 * one, 0.005 * one)
+            ),
+        )
+        wrinkle = (
+            0.0035
+            * torch.sin(torso * (16 + 12 * cut["folds"]) + 14 * x + 7 * cut["phase"])
+            * ((1 - torso).clamp(0, 1) + 0.3)
+        )
         sleeve_folds = 0.003 * torch.sin(arm * (18 + 8 * cut["folds"]) + 5 * cut["phase"])
         grow = thickness + torch.where(on_arm, sleeve_folds, wrinkle) * (thickness > 0.004)
         quilt = 0.006 * torch.cos(torch.where(on_arm, arm * 16, torso * 22))
@@ -330,20 +417,41 @@ class Mannequin:
         paint(chest & (shirt | coat) & button & (x.abs() < 0.0055), top_rgb * 0.35 + 0.1)
         paint(chest & ski & (x.abs() < 0.005), torch.full((1, 1, 3), 0.12, device=dev))
         accent = torch.where(top_rgb.mean(-1, keepdim=True) > 0.45, top_rgb * 0.30, top_rgb * 0.5 + 0.45)
-        paint(covers & ski & ((on_arm & ((arm - 0.75).abs() < 0.10)) | (on_torso & ((torso - 0.80).abs() < 0.035))), accent, 0.9)
-        paint(hoodie & chest & ((x.abs() - 0.02).abs() < 0.0035) & (torso > 0.72), torch.full((1, 1, 3), 0.85, device=dev))
+        paint(
+            covers
+            & ski
+            & ((on_arm & ((arm - 0.75).abs() < 0.10)) | (on_torso & ((torso - 0.80).abs() < 0.035))),
+            accent,
+            0.9,
+        )
+        paint(
+            hoodie & chest & ((x.abs() - 0.02).abs() < 0.0035) & (torso > 0.72),
+            torch.full((1, 1, 3), 0.85, device=dev),
+        )
         paint(hoodie & chest & ((torso - 0.36).abs() < 0.012) & (x.abs() < 0.065), top_rgb * 0.6)
         gap = 0.010 + 0.055 * ((torso - 0.48) * 1.7).clamp(0, 1)
         gap = torch.where(jacket & (cut["inner"] < 0.6), 0.022 + 0.020 * torso.clamp(0, 1), gap)
         inside = chest & open_front & (x.abs() < gap) & (torch.where(suit, torso > 0.46, torso > hem))
-        inner_rgb = torch.where((suit | (cut["inner"] > 0.45))[..., None], skin.new_tensor(WHITE), skin.new_tensor(BLACK))
-        lapel = chest & open_front & (x.abs() >= gap) & (x.abs() < gap + 0.018 + 0.012 * torso.clamp(0, 1)) & (torso > 0.5)
+        inner_rgb = torch.where(
+            (suit | (cut["inner"] > 0.45))[..., None], skin.new_tensor(WHITE), skin.new_tensor(BLACK)
+        )
+        lapel = (
+            chest
+            & open_front
+            & (x.abs() >= gap)
+            & (x.abs() < gap + 0.018 + 0.012 * torso.clamp(0, 1))
+            & (torso > 0.5)
+        )
         paint(lapel, top_rgb * 0.72)
         paint(inside | (suit & collar & front), inner_rgb)
         material = torch.where(inside, 0, material)
         offset = torch.where(inside, 0.003 * size, torch.where(lapel, offset + 0.005 * size, offset))
-        tie_rgb = torch.tensor([(0.45, 0.05, 0.08), (0.07, 0.09, 0.25), (0.06, 0.06, 0.06)], device=dev)[(cut["tie"][:, 0] * 2.99).long()][:, None]
-        tie = inside & suit & ~female & (x.abs() < 0.011) | (suit & ~female & neck & front & (x.abs() < 0.012) & (torso < 1.2))
+        tie_rgb = torch.tensor([(0.45, 0.05, 0.08), (0.07, 0.09, 0.25), (0.06, 0.06, 0.06)], device=dev)[
+            (cut["tie"][:, 0] * 2.99).long()
+        ][:, None]
+        tie = inside & suit & ~female & (x.abs() < 0.011) | (
+            suit & ~female & neck & front & (x.abs() < 0.012) & (torso < 1.2)
+        )
         paint(tie, tie_rgb)
         belt = (dress & (cut["tie"] > 0.55)) & dressed & ((torso - 0.46).abs() < 0.035)
         paint(belt, top_rgb * 0.45)
@@ -365,27 +473,67 @@ class Mannequin:
 
         p = p + n * offset[..., None]
         # Normals follow the larger folds.
-        tilt = (0.25 * torch.cos(torso * (16 + 12 * cut["folds"]) + 14 * x + 7 * cut["phase"]) * ((1 - torso).clamp(0, 1) + 0.2))[..., None]
+        tilt = (
+            0.25
+            * torch.cos(torso * (16 + 12 * cut["folds"]) + 14 * x + 7 * cut["phase"])
+            * ((1 - torso).clamp(0, 1) + 0.2)
+        )[..., None]
         soft = (dressed & on_torso & ~ski)[..., None] * tilt
         n = normalize(n - soft * n.new_tensor([0.25, 0.0, 1.0]) * 0.5, dim=-1)
         spacing = self.spacing[None].expand(P, N) * size * (1 + (offset > 0.008).float() * 0.12)
         occlusion = self.occlusion[None].expand(P, N)
         opacity = torch.full((P, N), 0.97, device=dev)
 
-        hang = self._hanging(people, vertices, size, keypoints, dict(
-            dress=dress, coat=coat, skirt=is_bottom("skirt") & ~dress & ~suit & ~ski, top_rgb=top_rgb, bottom_rgb=bottom_rgb,
-            top_material=top_material, bottom_material=bottom_material, style=style, hair_rgb=hair_rgb, cut=cut, female=female))  # fmt: skip
+        hang = self._hanging(
+            people,
+            vertices,
+            size,
+            keypoints,
+            dict(
+                dress=dress,
+                coat=coat,
+                skirt=is_bottom("skirt") & ~dress & ~suit & ~ski,
+                top_rgb=top_rgb,
+                bottom_rgb=bottom_rgb,
+                top_material=top_material,
+                bottom_material=bottom_material,
+                style=style,
+                hair_rgb=hair_rgb,
+                cut=cut,
+                female=female,
+            ),
+        )
         # Legs do not show through a skirt, whatever the step.
         under = (hang[0]["opacity"][:, :1] > 0) & (on_leg | (region == REGION["hips"])) & ~covers
-        opacity = torch.where(under & (p[..., 2] > hang[0]["points"][..., 2].amin(1, True) + 0.02), 0.0, opacity)
-        parts = [dict(points=p, normals=n, threads=threads, albedo=albedo, material=material, occlusion=occlusion, opacity=opacity, spacing=spacing), *hang]
+        opacity = torch.where(
+            under & (p[..., 2] > hang[0]["points"][..., 2].amin(1, True) + 0.02), 0.0, opacity
+        )
+        parts = [
+            dict(
+                points=p,
+                normals=n,
+                threads=threads,
+                albedo=albedo,
+                material=material,
+                occlusion=occlusion,
+                opacity=opacity,
+                spacing=spacing,
+            ),
+            *hang,
+        ]
         merged = {k: torch.cat([part[k] for part in parts], 1) for k in parts[0]}
         spacing = merged.pop("spacing")
         scales = torch.stack([spacing * 0.72, spacing * 0.72, spacing * 0.22], -1)
         return Dressed(
-            **merged, scales=scales, quats=_quats_from_normals(merged["normals"]), keypoints=keypoints, vertices=vertices,
-            heights=heights, face_center=keypoints[:, 14:16].mean(1), face_unit=(keypoints[:, 14] - keypoints[:, 15]).norm(dim=-1),
-        )  # fmt: skip
+            **merged,
+            scales=scales,
+            quats=_quats_from_normals(merged["normals"]),
+            keypoints=keypoints,
+            vertices=vertices,
+            heights=heights,
+            face_center=keypoints[:, 14:16].mean(1),
+            face_unit=(keypoints[:, 14] - keypoints[:, 15]).norm(dim=-1),
+        )
 
     def _band(self, vertices: Tensor, low: float, high: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Half-width, front, back and mean height of the trunk between two torso heights, each [P,1]."""
@@ -393,22 +541,37 @@ class Mannequin:
         trunk = (region == REGION["torso"]) | (region == REGION["hips"]) | (region == REGION["upper_leg"])
         pick = trunk & (self.vertex_torso > low) & (self.vertex_torso < high)
         v = vertices[:, pick]
-        return v[..., 0].abs().amax(1, True), v[..., 1].amin(1, True), v[..., 1].amax(1, True), v[..., 2].mean(1, True)
+        return (
+            v[..., 0].abs().amax(1, True),
+            v[..., 1].amin(1, True),
+            v[..., 1].amax(1, True),
+            v[..., 2].mean(1, True),
+        )
 
-    def _hanging(self, people: list[Person], vertices: Tensor, size: Tensor, keypoints: Tensor, o: dict) -> list[dict[str, Tensor]]:
+    def _hanging(
+        self, people: list[Person], vertices: Tensor, size: Tensor, keypoints: Tensor, o: dict
+    ) -> list[dict[str, Tensor]]:
         """Skirts, coat tails and long hair."""
         dev, P, cut = self.device, len(people), o["cut"]
         i = torch.arange(SKIRT, device=dev)
         v = ((i + 0.5) / SKIRT).sqrt()[None]  # more points where the skirt is wide
         theta = (i * 2.399963)[None] + 0 * size
         has = o["dress"] | o["coat"] | o["skirt"]
-        bands = [self._band(vertices, a, b) for a, b in ((0.36, 0.48), (0.12, 0.24), (-0.12, 0.04), (-0.42, -0.28))]
+        bands = [
+            self._band(vertices, a, b) for a, b in ((0.36, 0.48), (0.12, 0.24), (-0.12, 0.04), (-0.42, -0.28))
+        ]
         ankle_z = keypoints[:, [10, 13], 2].mean(1)[:, None]
         knee_z = keypoints[:, [9, 12], 2].mean(1)[:, None]
         start = bands[0][3]
-        reach = torch.where(o["dress"], 0.15 + 1.35 * cut["length"] ** 1.3, torch.where(o["coat"], 0.75 + 0.35 * cut["length"], 0.05 + 1.2 * cut["length"] ** 1.5))
+        reach = torch.where(
+            o["dress"],
+            0.15 + 1.35 * cut["length"] ** 1.3,
+            torch.where(o["coat"], 0.75 + 0.35 * cut["length"], 0.05 + 1.2 * cut["length"] ** 1.5),
+        )
         thigh_z = bands[3][3]
-        end = torch.where(reach < 1, thigh_z + (knee_z - thigh_z) * reach, knee_z + (ankle_z - knee_z) * (reach - 1) * 1.6)
+        end = torch.where(
+            reach < 1, thigh_z + (knee_z - thigh_z) * reach, knee_z + (ankle_z - knee_z) * (reach - 1) * 1.6
+        )
         z = start + (end - start) * v
         # Ease from the waist over the hips; below them the cone opens by its flare.
         levels = torch.stack([b[3] for b in bands], -1)  # [P,1,4] falling
@@ -428,7 +591,10 @@ class Mannequin:
         flare = torch.where(o["coat"], 0.05 + 0.08 * cut["flare"], 0.04 + 0.40 * cut["flare"] ** 1.5)
         drop = (bands[2][3] - z).clamp_min(0)
         ease = torch.where(o["coat"], 0.022 * size, 0.012 * size)
-        waves, amount = 7 + (cut["folds"] * 6).floor(), (0.010 + 0.035 * cut["folds"]) * (drop / 0.4).clamp(0, 1.3)
+        waves, amount = (
+            7 + (cut["folds"] * 6).floor(),
+            (0.010 + 0.035 * cut["folds"]) * (drop / 0.4).clamp(0, 1.3),
+        )
         fold = 1 + amount * torch.cos(waves * theta + 6 * cut["phase"]) * 1.0
         rx, ry = (at(half) + ease + flare * drop) * fold, (at(deep) + ease + flare * drop * 0.9) * fold
         points = torch.stack([rx * theta.sin(), at(mid) - ry * theta.cos(), z], -1)
@@ -447,10 +613,15 @@ class Mannequin:
         circumference = 2 * math.pi * (rx + ry) / 2 * (start - end)
         spacing = (circumference / SKIRT).clamp_min(1e-6).sqrt() * 1.15
         skirt = dict(
-            points=points, normals=normals, threads=along.expand_as(points).contiguous(), albedo=rgb.clamp(0.01, 0.98),
+            points=points,
+            normals=normals,
+            threads=along.expand_as(points).contiguous(),
+            albedo=rgb.clamp(0.01, 0.98),
             material=torch.where(wear_top, o["top_material"], o["bottom_material"]).expand(P, SKIRT),
-            occlusion=valley.clamp(0.4, 1) * (1 - 0.10 * v), opacity=torch.where(has, 0.97, 0.0).expand(P, SKIRT), spacing=spacing,
-        )  # fmt: skip
+            occlusion=valley.clamp(0.4, 1) * (1 - 0.10 * v),
+            opacity=torch.where(has, 0.97, 0.0).expand(P, SKIRT),
+            spacing=spacing,
+        )
         # Long hair: a curtain from temple around the back to the other temple.
         j = torch.arange(CURTAIN, device=dev)
         w = ((j + 0.5) / CURTAIN)[None]
@@ -458,8 +629,14 @@ class Mannequin:
         style = o["style"]
         unit = (keypoints[:, 14] - keypoints[:, 15]).norm(dim=-1)[:, None]
         eye = keypoints[:, 14:16].mean(1)
-        top_z, low_z = eye[:, 2:3] + 1.3 * unit, eye[:, 2:3] - unit * torch.where(
-            style == HAIR_STYLES.index("bob"), 1.3 + 0.7 * cut["length"], 3.6 + 3.2 * cut["length"])
+        top_z, low_z = (
+            eye[:, 2:3] + 1.3 * unit,
+            eye[:, 2:3]
+            - unit
+            * torch.where(
+                style == HAIR_STYLES.index("bob"), 1.3 + 0.7 * cut["length"], 3.6 + 3.2 * cut["length"]
+            ),
+        )
         hz = top_z + (low_z - top_z) * w
         skull = self.model.regions == REGION["head"]
         sv = vertices[:, skull]
@@ -472,19 +649,32 @@ class Mannequin:
         bulge = torch.sin((w * 1.4).clamp(0, 1) * math.pi) * 0.12
         crown = ((w / 0.22).clamp(0, 1)).sqrt()
         hx = half_x * (0.62 + 0.38 * crown + bulge + 0.08 * fall) * phi.cos()
-        hy = ear_y - 0.1 * unit + (back_y - ear_y + 0.25 * unit) * (0.62 + 0.38 * crown + 0.3 * bulge) * phi.sin()
+        hy = (
+            ear_y
+            - 0.1 * unit
+            + (back_y - ear_y + 0.25 * unit) * (0.62 + 0.38 * crown + 0.3 * bulge) * phi.sin()
+        )
         strands = 1 + 0.03 * torch.cos(phi * 23 + 5 * cut["phase"])
         hair_points = torch.stack([hx * strands, hy, hz], -1)
-        hair_normals = normalize(torch.stack([phi.cos() + 0 * hx, phi.sin() * 0.9 + 0.1 + 0 * hx, 0.45 * (1 - crown) + 0 * hx], -1), dim=-1)
+        hair_normals = normalize(
+            torch.stack(
+                [phi.cos() + 0 * hx, phi.sin() * 0.9 + 0.1 + 0 * hx, 0.45 * (1 - crown) + 0 * hx], -1
+            ),
+            dim=-1,
+        )
         curtain = (style == HAIR_STYLES.index("bob")) | (style == HAIR_STYLES.index("long"))
         tone = (1 + 0.30 * (_hash(torch.floor(phi * 14)) - 0.5))[..., None] * o["hair_rgb"]
         span = math.pi * 1.12 * half_x * (top_z - low_z)
         hair = dict(
-            points=hair_points, normals=hair_normals, threads=hair_points.new_tensor([0, 0, 1.0]).expand_as(hair_points),
-            albedo=tone.clamp(0.02, 0.98), material=torch.full((P, CURTAIN), HAIR, device=dev),
-            occlusion=torch.full((P, CURTAIN), 0.9, device=dev), opacity=torch.where(curtain, 0.96, 0.0).expand(P, CURTAIN),
+            points=hair_points,
+            normals=hair_normals,
+            threads=hair_points.new_tensor([0, 0, 1.0]).expand_as(hair_points),
+            albedo=tone.clamp(0.02, 0.98),
+            material=torch.full((P, CURTAIN), HAIR, device=dev),
+            occlusion=torch.full((P, CURTAIN), 0.9, device=dev),
+            opacity=torch.where(curtain, 0.96, 0.0).expand(P, CURTAIN),
             spacing=(span / CURTAIN).sqrt().expand(P, CURTAIN) * 1.2,
-        )  # fmt: skip
+        )
         # A bun: a ball at the back of the crown, made of the last points of the curtain's budget.
         bun = style == HAIR_STYLES.index("bun")
         k = torch.arange(CURTAIN, device=dev) + 0.5

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
 from wardrobe import EYE, HAIR, MATERIAL_NAMES, SHOE, SKIN
 
 
@@ -61,7 +60,9 @@ BODY_MATERIALS = {
     SHOE: Material(0.05, 0.3, 0.3),
     EYE: Material(0.06, 0.12, 0.12),
 }
-_TABLE = [MATERIALS[name] for name in MATERIAL_NAMES] + [BODY_MATERIALS[code] for code in (SKIN, HAIR, SHOE, EYE)]
+_TABLE = [MATERIALS[name] for name in MATERIAL_NAMES] + [
+    BODY_MATERIALS[code] for code in (SKIN, HAIR, SHOE, EYE)
+]
 FIELDS = ("f0", "along", "across", "tint", "metal", "sheen", "grain")
 
 
@@ -76,11 +77,19 @@ def to_linear(srgb: Tensor) -> Tensor:
 
 def to_srgb(linear: Tensor) -> Tensor:
     linear = linear.clamp(0, 1)
-    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(1e-6) ** (1 / 2.4) - 0.055)
+    return torch.where(
+        linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(1e-6) ** (1 / 2.4) - 0.055
+    )
 
 
 def shade(
-    points: Tensor, normals: Tensor, threads: Tensor, albedo: Tensor, material: Tensor, occlusion: Tensor, eye: Tensor
+    points: Tensor,
+    normals: Tensor,
+    threads: Tensor,
+    albedo: Tensor,
+    material: Tensor,
+    occlusion: Tensor,
+    eye: Tensor,
 ) -> Tensor:
     """sRGB colours [P,V,N,3] of P people's surface points seen from V cameras each.
 
@@ -90,7 +99,9 @@ def shade(
     table = material_table(points.device)[material]
     f0, along, across, tint, metal, sheen, _ = (table[..., i : i + 1] for i in range(7))
     base = to_linear(albedo)
-    tangent = torch.nn.functional.normalize(threads - normals * (threads * normals).sum(-1, keepdim=True) + 1e-6, dim=-1)
+    tangent = torch.nn.functional.normalize(
+        threads - normals * (threads * normals).sum(-1, keepdim=True) + 1e-6, dim=-1
+    )
     bitangent = torch.linalg.cross(normals, tangent)
     shade_ = occlusion[..., None]
     up = normals[..., 2:3] * 0.5 + 0.5
@@ -102,8 +113,14 @@ def shade(
     nv = (view * normals[:, None]).sum(-1, keepdim=True).abs().clamp_min(0.02)
     # The room itself mirrors faintly in smooth things: brighter above the horizon than below it.
     mirror_z = 2 * nv * normals[:, None, :, 2:3] - view[..., 2:3]
-    room = 0.06 + 0.50 * torch.sigmoid(9 * (mirror_z - 0.05)) + 0.12 * torch.exp(-((mirror_z + 0.75) ** 2) / 0.05)
-    fresnel = specular_color[:, None] + (1 - specular_color[:, None]) * (1 - nv) ** 5 * (f0[:, None] * 6).clamp_max(0.5)
+    room = (
+        0.06
+        + 0.50 * torch.sigmoid(9 * (mirror_z - 0.05))
+        + 0.12 * torch.exp(-((mirror_z + 0.75) ** 2) / 0.05)
+    )
+    fresnel = specular_color[:, None] + (1 - specular_color[:, None]) * (1 - nv) ** 5 * (
+        f0[:, None] * 6
+    ).clamp_max(0.5)
     color += shade_[:, None] * fresnel * room * (0.10 + 0.90 * metal[:, None])
     color += shade_[:, None] * sheen[:, None] * (1 - nv) ** 2 * (0.35 + 0.65 * base[:, None])
     for direction, rgb, size in LIGHTS:

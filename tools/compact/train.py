@@ -25,11 +25,25 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection, PreTrainedTokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    PreTrainedTokenizerFast,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 from data import SIZE, Examples, Photographer, disturb_faces
-from wardrobe import BOTTOM_NAMES, COLOR_NAMES, HAIR_COLOR_NAMES, HAIR_STYLES, MATERIAL_NAMES, TOP_NAMES, vocabulary
+from wardrobe import (
+    BOTTOM_NAMES,
+    COLOR_NAMES,
+    HAIR_COLOR_NAMES,
+    HAIR_STYLES,
+    MATERIAL_NAMES,
+    TOP_NAMES,
+    vocabulary,
+)
 
 from specularip.diffusion.attention import attach_identity
 from specularip.diffusion.identity import Condition
@@ -37,7 +51,15 @@ from specularip.diffusion.prior import Prior
 from specularip.diffusion.sample import sample
 
 TEXT, TOKENS, FACE_TOKENS = 256, 48, 4
-PROBES = {"top": len(TOP_NAMES), "top_color": len(COLOR_NAMES), "top_material": len(MATERIAL_NAMES), "bottom": len(BOTTOM_NAMES), "bottom_color": len(COLOR_NAMES), "hair_color": len(HAIR_COLOR_NAMES), "hair_style": len(HAIR_STYLES)}  # fmt: skip
+PROBES = {
+    "top": len(TOP_NAMES),
+    "top_color": len(COLOR_NAMES),
+    "top_material": len(MATERIAL_NAMES),
+    "bottom": len(BOTTOM_NAMES),
+    "bottom_color": len(COLOR_NAMES),
+    "hair_color": len(HAIR_COLOR_NAMES),
+    "hair_style": len(HAIR_STYLES),
+}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -47,9 +69,16 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), behavior="removed", invert=True)
-    core.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)])
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>", model_max_length=TOKENS
+        tokenizer_object=core,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        model_max_length=TOKENS,
     )
 
 
@@ -57,25 +86,66 @@ def make_prior(device: torch.device) -> Prior:
     """The compact networks with fresh weights."""
     tokenizer = make_tokenizer()
     unet = UNet2DConditionModel(
-        sample_size=SIZE, in_channels=7, out_channels=4, layers_per_block=1, block_out_channels=(64, 128, 160, 192),
+        sample_size=SIZE,
+        in_channels=7,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(64, 128, 160, 192),
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        cross_attention_dim=TEXT, attention_head_dim=4, norm_num_groups=16,
-    )  # fmt: skip
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=TEXT, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
-        max_position_embeddings=TOKENS, hidden_act="gelu", bos_token_id=2, eos_token_id=3, pad_token_id=0, projection_dim=TEXT,
-    ))  # fmt: skip
-    vision = CLIPVisionModelWithProjection(CLIPVisionConfig(
-        hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE, patch_size=8,
-        hidden_act="gelu", projection_dim=128,
-    ))  # fmt: skip
+        cross_attention_dim=TEXT,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT,
+            intermediate_size=512,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            hidden_act="gelu",
+            bos_token_id=2,
+            eos_token_id=3,
+            pad_token_id=0,
+            projection_dim=TEXT,
+        )
+    )
+    vision = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            image_size=SIZE,
+            patch_size=8,
+            hidden_act="gelu",
+            projection_dim=128,
+        )
+    )
     scheduler = DDIMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=True,
-        set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction", timestep_spacing="trailing",
-    )  # fmt: skip
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=True,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+    )
     projection = attach_identity(unet, FACE_TOKENS, 128)
-    prior = Prior(unet, text, tokenizer, scheduler, image_encoder=vision, image_projection=projection, face_mean=(0.5,) * 3, face_std=(0.5,) * 3)
+    prior = Prior(
+        unet,
+        text,
+        tokenizer,
+        scheduler,
+        image_encoder=vision,
+        image_projection=projection,
+        face_mean=(0.5,) * 3,
+        face_std=(0.5,) * 3,
+    )
     return prior.to(device)
 
 
@@ -98,7 +168,9 @@ class Pool:
         self.tokens[rows] = tokens.to(self.tokens)
         people = rows[:: self.per_person] // self.per_person
         self.faces[people] = (examples.faces * 255).round().byte()
-        self.labels[people] = torch.tensor([[getattr(p, name) for name in PROBES] for p in examples.people], device=people.device)
+        self.labels[people] = torch.tensor(
+            [[getattr(p, name) for name in PROBES] for p in examples.people], device=people.device
+        )
         self.at = (self.at + count) % self.capacity
         self.filled = min(self.capacity, self.filled + count)
 
@@ -106,14 +178,27 @@ class Pool:
         rows = torch.randint(self.filled, (count,), device=self.images.device)
         people = rows // self.per_person
         scale = lambda x: x.float() / 255  # noqa: E731
-        return scale(self.images[rows]), scale(self.poses[rows]), scale(self.faces[people]), self.tokens[rows], self.labels[people]
+        return (
+            scale(self.images[rows]),
+            scale(self.poses[rows]),
+            scale(self.faces[people]),
+            self.tokens[rows],
+            self.labels[people],
+        )
 
 
 def save_sheet(path: Path, images: Tensor, columns: int) -> None:
     grid = images[:, :3].float().cpu().clamp(0, 1)
     rows = len(grid) // columns
-    grid = grid[: rows * columns].reshape(rows, columns, 3, SIZE, SIZE).permute(0, 3, 1, 4, 2).reshape(rows * SIZE, columns * SIZE, 3)
-    Image.fromarray((grid.numpy() * 255).astype(np.uint8)).resize((columns * SIZE * 2, rows * SIZE * 2)).save(path)
+    grid = (
+        grid[: rows * columns]
+        .reshape(rows, columns, 3, SIZE, SIZE)
+        .permute(0, 3, 1, 4, 2)
+        .reshape(rows * SIZE, columns * SIZE, 3)
+    )
+    Image.fromarray((grid.numpy() * 255).astype(np.uint8)).resize((columns * SIZE * 2, rows * SIZE * 2)).save(
+        path
+    )
 
 
 def networks(prior: Prior) -> list[tuple[str, nn.Parameter]]:
@@ -121,12 +206,16 @@ def networks(prior: Prior) -> list[tuple[str, nn.Parameter]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=1000)
     parser.add_argument("--stop-after", type=float, default=math.inf)
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--init", type=Path, help="a finished prior folder to start from, with a fresh optimiser")
+    parser.add_argument(
+        "--init", type=Path, help="a finished prior folder to start from, with a fresh optimiser"
+    )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rate", type=float, default=6e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -139,9 +228,18 @@ def main() -> None:
     named = networks(prior)
     weights = [p for _, p in named]
     probe = nn.Linear(TEXT, sum(PROBES.values())).to(device)
-    sizes = {k: sum(p.numel() for n, p in named if n.startswith(k)) / 1e6 for k in ("unet", "text_encoder", "image_encoder", "image_projection")}
+    sizes = {
+        k: sum(p.numel() for n, p in named if n.startswith(k)) / 1e6
+        for k in ("unet", "text_encoder", "image_encoder", "image_projection")
+    }
     print("parameters, millions:", {k: round(v, 2) for k, v in sizes.items()}, flush=True)
-    optimizer = torch.optim.AdamW([{"params": weights}, {"params": list(probe.parameters())}], lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        [{"params": weights}, {"params": list(probe.parameters())}],
+        lr=args.rate,
+        betas=(0.9, 0.99),
+        weight_decay=0.01,
+        fused=True,
+    )
     ema = [p.detach().clone() for p in weights]
     step, spent = 0, 0.0
     state_path = args.out / "state.pt"
@@ -158,7 +256,13 @@ def main() -> None:
     def refill(rounds: int) -> None:
         for _ in range(rounds):
             examples = photographer.shoot(people, views)
-            tokens = prior.tokenizer(examples.captions, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
+            tokens = prior.tokenizer(
+                examples.captions,
+                padding="max_length",
+                truncation=True,
+                max_length=TOKENS,
+                return_tensors="pt",
+            ).input_ids
             pool.add(examples, tokens)
 
     began = time.perf_counter()
@@ -170,10 +274,14 @@ def main() -> None:
         save_sheet(args.out / "poses.png", pool.poses[:128] / 255, 16)
         save_sheet(args.out / "faces.png", pool.faces[:64] / 255, 16)
         save_sheet(args.out / "faces_disturbed.png", disturb_faces(pool.faces[:64] / 255), 16)
-    empty = prior.tokenizer("", padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids.to(device)
+    empty = prior.tokenizer(
+        "", padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+    ).input_ids.to(device)
     alphas = prior.alphas_cumprod
 
-    def loss_of(images: Tensor, poses: Tensor, embeds_in: Tensor, tokens: Tensor, labels: Tensor, drop: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_of(
+        images: Tensor, poses: Tensor, embeds_in: Tensor, tokens: Tensor, labels: Tensor, drop: Tensor
+    ) -> tuple[Tensor, Tensor]:
         x = images * 2 - 1
         t = torch.randint(0, 1000, (len(x),), device=device)
         noise = torch.randn_like(x)
@@ -183,17 +291,25 @@ def main() -> None:
         with torch.autocast("cuda", torch.bfloat16):
             hidden = prior.text_encoder(tokens).last_hidden_state
             # Views from behind are asked with a small identity scale, or none.
-            scale = torch.where(torch.rand(len(x), device=device) < 0.12, 0.0, 0.5 + 0.5 * torch.rand(len(x), device=device))
+            scale = torch.where(
+                torch.rand(len(x), device=device) < 0.12, 0.0, 0.5 + 0.5 * torch.rand(len(x), device=device)
+            )
             face = prior.image_encoder((embeds_in - 0.5) / 0.5).image_embeds * (drop < 0.88)[:, None]
             identity = prior.image_projection(face)
             v = prior.unet(
-                torch.cat([noisy, poses], 1).to(memory_format=torch.channels_last), t, hidden,
-                cross_attention_kwargs={"identity": identity, "identity_scale": scale}, return_dict=False,
-            )[0].float()  # fmt: skip
+                torch.cat([noisy, poses], 1).to(memory_format=torch.channels_last),
+                t,
+                hidden,
+                cross_attention_kwargs={"identity": identity, "identity_scale": scale},
+                return_dict=False,
+            )[0].float()
             end = (tokens == 3).int().argmax(1)
             logits = probe(hidden[torch.arange(len(x), device=device), end]).float()
         diffusion = F.mse_loss(v, target)
-        classes = sum(F.cross_entropy(part[drop > 0.1], labels[drop > 0.1, i]) for i, part in enumerate(logits.split(list(PROBES.values()), -1)))
+        classes = sum(
+            F.cross_entropy(part[drop > 0.1], labels[drop > 0.1, i])
+            for i, part in enumerate(logits.split(list(PROBES.values()), -1))
+        )
         return diffusion, classes
 
     unet = prior.unet
@@ -201,7 +317,7 @@ def main() -> None:
     forward = unet.forward
     unet.forward = torch.compile(forward, dynamic=False)
     smooth = torch.zeros((), device=device)
-    started = last_print = time.perf_counter()
+    started = time.perf_counter()
     prior.train()
     while True:
         now = time.perf_counter()
@@ -209,7 +325,11 @@ def main() -> None:
         share = elapsed / args.seconds
         if share >= 1 or now - started > args.stop_after:
             break
-        rate = args.rate * min(1, (step + 1) / 300) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, share))))
+        rate = (
+            args.rate
+            * min(1, (step + 1) / 300)
+            * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, share))))
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         if step % 6 == 0:
@@ -230,12 +350,21 @@ def main() -> None:
         if step % 250 == 0 or step in (5, 50):
             torch.cuda.synchronize()
             now = time.perf_counter()
-            print(f"step {step} at {spent + now - started:.0f} s, loss {float(smooth):.4f}, probes {float(classes):.3f}", flush=True)
-            last_print = now
-    del last_print
+            print(
+                f"step {step} at {spent + now - started:.0f} s, "
+                f"loss {float(smooth):.4f}, probes {float(classes.detach()):.3f}",
+                flush=True,
+            )
     spent += time.perf_counter() - started
     unet.forward = forward
-    state = {"prior": prior.state_dict(), "probe": probe.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step, "spent": spent}
+    state = {
+        "prior": prior.state_dict(),
+        "probe": probe.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "ema": ema,
+        "step": step,
+        "spent": spent,
+    }
     temporary = state_path.with_suffix(".tmp")
     torch.save(state, temporary)
     os.replace(temporary, state_path)
@@ -243,7 +372,19 @@ def main() -> None:
         p.data.copy_(e)
     prior.eval()
     prior.save(args.out / "prior")
-    (args.out / "prior" / "training.json").write_text(json.dumps({"steps": step, "batch": args.batch, "seconds": round(spent), "loss": round(float(smooth), 4), "gpu": torch.cuda.get_device_name()}, indent=1) + "\n")
+    (args.out / "prior" / "training.json").write_text(
+        json.dumps(
+            {
+                "steps": step,
+                "batch": args.batch,
+                "seconds": round(spent),
+                "loss": round(float(smooth), 4),
+                "gpu": torch.cuda.get_device_name(),
+            },
+            indent=1,
+        )
+        + "\n"
+    )
     print(f"saved at step {step}, {spent:.0f} s", flush=True)
     preview(prior, photographer, args.out, random.Random(5))
 
@@ -257,10 +398,14 @@ def preview(prior: Prior, photographer: Photographer, out: Path, rng: random.Ran
     face = prior.encode_face(examples.faces[examples.person])
     empty = prior.encode_text([""]).expand(len(captions), -1, -1)
     condition = Condition(
-        positive=prior.encode_text(captions), negative=empty, null=empty, pose=examples.poses,
-        identity=prior.identity_tokens(face), null_identity=prior.identity_tokens(prior.null_face(len(face))),
+        positive=prior.encode_text(captions),
+        negative=empty,
+        null=empty,
+        pose=examples.poses,
+        identity=prior.identity_tokens(face),
+        null_identity=prior.identity_tokens(prior.null_face(len(face))),
         identity_scale=torch.ones(len(face), device=device),
-    )  # fmt: skip
+    )
     x = sample(prior, condition, scale=3.0, steps=30, generator=torch.Generator().manual_seed(1), batch=96)
     rows = torch.cat([torch.cat([examples.images[i : i + 16], x[i : i + 16]]) for i in range(0, len(x), 16)])
     save_sheet(out / "samples.png", rows, 16)

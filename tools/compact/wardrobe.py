@@ -54,10 +54,21 @@ TOPS: dict[str, tuple[str, ...]] = {
 }
 TOP_NAMES = tuple(TOPS)
 USUAL_CLOTH = {
-    "t-shirt": "cotton", "shirt": "cotton", "sweater": "wool", "jacket": "cotton", "coat": "wool",
-    "tank top": "cotton", "hoodie": "cotton", "dress": "cotton", "suit": "wool", "ski suit": "cotton",
-    "trousers": "cotton", "shorts": "cotton", "skirt": "cotton", "leggings": "cotton",
-}  # fmt: skip
+    "t-shirt": "cotton",
+    "shirt": "cotton",
+    "sweater": "wool",
+    "jacket": "cotton",
+    "coat": "wool",
+    "tank top": "cotton",
+    "hoodie": "cotton",
+    "dress": "cotton",
+    "suit": "wool",
+    "ski suit": "cotton",
+    "trousers": "cotton",
+    "shorts": "cotton",
+    "skirt": "cotton",
+    "leggings": "cotton",
+}
 BOTTOMS: dict[str, tuple[str, ...]] = {
     "trousers": ("trousers", "pants"),
     "shorts": ("shorts",),
@@ -112,7 +123,14 @@ def _near(rng: random.Random, rgb: tuple[float, float, float], spread: float) ->
 
 def skin_tone(rng: random.Random) -> tuple[tuple[float, float, float], str]:
     """A skin colour in sRGB, uniform from pale to very dark, and the word for it."""
-    ramp = ((0.95, 0.80, 0.72), (0.87, 0.68, 0.56), (0.74, 0.53, 0.40), (0.55, 0.36, 0.25), (0.37, 0.23, 0.16), (0.25, 0.15, 0.11))
+    ramp = (
+        (0.95, 0.80, 0.72),
+        (0.87, 0.68, 0.56),
+        (0.74, 0.53, 0.40),
+        (0.55, 0.36, 0.25),
+        (0.37, 0.23, 0.16),
+        (0.25, 0.15, 0.11),
+    )
     t = rng.random() * (len(ramp) - 1)
     i = min(int(t), len(ramp) - 2)
     rgb = tuple(a + (t - i) * (b - a) for a, b in zip(ramp[i], ramp[i + 1]))
@@ -129,32 +147,54 @@ def draw_person(rng: random.Random) -> Person:
     """A random person: body, skin, hair and an outfit that is not `held_out`."""
     male = rng.random() < 0.5
     kind = rng.choices(("child", "teen", "young", "adult", "old"), (0.10, 0.07, 0.28, 0.37, 0.18))[0]
-    age = {"child": (0.34, 0.44), "teen": (0.50, 0.60), "young": (0.60, 0.68), "adult": (0.66, 0.80), "old": (0.88, 1.0)}[kind]
+    age = {
+        "child": (0.34, 0.44),
+        "teen": (0.50, 0.60),
+        "young": (0.60, 0.68),
+        "adult": (0.66, 0.80),
+        "old": (0.88, 1.0),
+    }[kind]
     spread = lambda: min(1.0, max(0.0, rng.gauss(0.5, 0.2)))  # noqa: E731
     phenotype = {
-        "gender": rng.uniform(0.0, 0.2) if male else rng.uniform(0.8, 1.0), "age": rng.uniform(*age),
-        "muscle": spread(), "weight": spread(), "height": spread(), "proportions": rng.uniform(0.35, 0.8),
-    }  # fmt: skip
+        "gender": rng.uniform(0.0, 0.2) if male else rng.uniform(0.8, 1.0),
+        "age": rng.uniform(*age),
+        "muscle": spread(),
+        "weight": spread(),
+        "height": spread(),
+        "proportions": rng.uniform(0.35, 0.8),
+    }
     for race in ("african", "asian", "caucasian"):
         phenotype[race] = rng.random()
     noun = {
         "child": ("boy", "boy", "child") if male else ("girl", "girl", "child"),
         "teen": ("teenager", "boy", "young man") if male else ("teenager", "girl", "young woman"),
-        "young": ("man", "young man", "guy", "person") if male else ("woman", "young woman", "lady", "person"),
+        "young": ("man", "young man", "guy", "person")
+        if male
+        else ("woman", "young woman", "lady", "person"),
         "adult": ("man", "man", "male", "person") if male else ("woman", "woman", "female", "lady", "person"),
-        "old": ("old man", "elderly man", "senior man") if male else ("old woman", "elderly woman", "senior woman"),
+        "old": ("old man", "elderly man", "senior man")
+        if male
+        else ("old woman", "elderly woman", "senior woman"),
     }[kind]
     skin, skin_word = skin_tone(rng)
     words = {"noun": rng.choice(noun), "skin": skin_word}
-    builds = (("weight", 0.75, ("heavy", "plump", "overweight")), ("muscle", 0.75, ("muscular", "athletic")), ("height", 0.75, ("tall",)))
+    builds = (
+        ("weight", 0.75, ("heavy", "plump", "overweight")),
+        ("muscle", 0.75, ("muscular", "athletic")),
+        ("height", 0.75, ("tall",)),
+    )
     for axis, above, names in builds:
         if phenotype[axis] > above and kind != "child":
             words["build"] = rng.choice(names)
     if phenotype["weight"] < 0.28:
         words["build"] = rng.choice(("slim", "thin", "slender"))
 
-    style = rng.choices(HAIR_STYLES, (0.10, 0.66, 0.03, 0.09, 0.02, 0.10) if male else (0.01, 0.15, 0.22, 0.42, 0.12, 0.08))[0]
-    hue = rng.choices(HAIR_COLOR_NAMES, (0.05, 0.10, 0.08, 0.02, 0.75) if kind == "old" else (0.34, 0.34, 0.18, 0.10, 0.04))[0]
+    style = rng.choices(
+        HAIR_STYLES, (0.10, 0.66, 0.03, 0.09, 0.02, 0.10) if male else (0.01, 0.15, 0.22, 0.42, 0.12, 0.08)
+    )[0]
+    hue = rng.choices(
+        HAIR_COLOR_NAMES, (0.05, 0.10, 0.08, 0.02, 0.75) if kind == "old" else (0.34, 0.34, 0.18, 0.10, 0.04)
+    )[0]
 
     top = rng.choices(TOP_NAMES, (16, 12, 8, 13, 9, 7, 6, 6 if male else 22, 10, 7))[0]
     if male and top == "dress":
@@ -170,26 +210,56 @@ def draw_person(rng: random.Random) -> Person:
         bottom, bottom_color = "trousers", COLOR_NAMES.index(rng.choice(("black", "navy", "grey", "black")))
         bottom_material = rng.choice(("cotton", "denim"))
     elif rng.random() < 0.5:
-        bottom_material = "denim" if bottom in ("trousers", "shorts") and rng.random() < 0.4 else USUAL_CLOTH[bottom]
+        bottom_material = (
+            "denim" if bottom in ("trousers", "shorts") and rng.random() < 0.4 else USUAL_CLOTH[bottom]
+        )
     if top in ("suit", "ski suit"):
         bottom, bottom_color, bottom_material = "trousers", top_color, top_material
     elif top == "dress":
         bottom, bottom_color, bottom_material = "none", top_color, top_material
     shoe = rng.choice(SHOE_NAMES)
     plain_shoes = rng.random() < 0.7
-    shoe_color = rng.choice((COLOR_NAMES.index("black"), COLOR_NAMES.index("brown"))) if plain_shoes else rng.randrange(len(COLORS))
+    shoe_color = (
+        rng.choice((COLOR_NAMES.index("black"), COLOR_NAMES.index("brown")))
+        if plain_shoes
+        else rng.randrange(len(COLORS))
+    )
     if isinstance(bottom_material, str):
         bottom_material = MATERIAL_NAMES.index(bottom_material)
     return Person(
-        phenotype=phenotype, words=words, skin=skin,
-        hair_style=HAIR_STYLES.index(style), hair_color=HAIR_COLOR_NAMES.index(hue),
-        hair_rgb=_near(rng, HAIR_COLORS[hue][0], 0.03), beard=float(male and kind in ("adult", "old", "young") and rng.random() < 0.22),
-        top=TOP_NAMES.index(top), top_color=top_color, top_material=MATERIAL_NAMES.index(top_material),
-        bottom=BOTTOM_NAMES.index(bottom), bottom_color=bottom_color, bottom_material=bottom_material,
-        shoe=SHOE_NAMES.index(shoe), shoe_color=shoe_color,
-        cut={name: rng.random() for name in ("sleeve", "hem", "neck", "flare", "length", "folds", "phase", "inner", "tie", "fringe")},
-        plain_bottom=plain_bottom, plain_shoes=plain_shoes,
-    )  # fmt: skip
+        phenotype=phenotype,
+        words=words,
+        skin=skin,
+        hair_style=HAIR_STYLES.index(style),
+        hair_color=HAIR_COLOR_NAMES.index(hue),
+        hair_rgb=_near(rng, HAIR_COLORS[hue][0], 0.03),
+        beard=float(male and kind in ("adult", "old", "young") and rng.random() < 0.22),
+        top=TOP_NAMES.index(top),
+        top_color=top_color,
+        top_material=MATERIAL_NAMES.index(top_material),
+        bottom=BOTTOM_NAMES.index(bottom),
+        bottom_color=bottom_color,
+        bottom_material=bottom_material,
+        shoe=SHOE_NAMES.index(shoe),
+        shoe_color=shoe_color,
+        cut={
+            name: rng.random()
+            for name in (
+                "sleeve",
+                "hem",
+                "neck",
+                "flare",
+                "length",
+                "folds",
+                "phase",
+                "inner",
+                "tie",
+                "fringe",
+            )
+        },
+        plain_bottom=plain_bottom,
+        plain_shoes=plain_shoes,
+    )
 
 
 def _article(phrase: str) -> str:
@@ -223,18 +293,33 @@ def describe(person: Person, rng: random.Random) -> str:
     word = rng.choice(TOPS[top])
     plural = word == "ski clothes"
     outfit = [_garment(rng, person.top_color, person.top_material, USUAL_CLOTH[top], word, plural)]
-    if bottom != "none" and top not in ("suit", "ski suit") and not (person.plain_bottom and rng.random() < 0.75):
+    if (
+        bottom != "none"
+        and top not in ("suit", "ski suit")
+        and not (person.plain_bottom and rng.random() < 0.75)
+    ):
         word = rng.choice(BOTTOMS[bottom])
-        outfit.append(_garment(rng, person.bottom_color, person.bottom_material, USUAL_CLOTH[bottom], word, bottom != "skirt"))
+        outfit.append(
+            _garment(
+                rng, person.bottom_color, person.bottom_material, USUAL_CLOTH[bottom], word, bottom != "skirt"
+            )
+        )
     if not person.plain_shoes and rng.random() < 0.8:
         outfit.append(f"{rng.choice(COLORS[COLOR_NAMES[person.shoe_color]][1])} {SHOE_NAMES[person.shoe]}")
     traits = []
-    style, hue = HAIR_STYLES[person.hair_style], rng.choice(HAIR_COLORS[HAIR_COLOR_NAMES[person.hair_color]][1])
+    style, hue = (
+        HAIR_STYLES[person.hair_style],
+        rng.choice(HAIR_COLORS[HAIR_COLOR_NAMES[person.hair_color]][1]),
+    )
     if rng.random() < 0.5:
         if style == "bald":
             traits.append("no hair")
         elif rng.random() < 0.5:
-            traits.append({"bun": f"{hue} hair in a bun"}.get(style, f"{style} {hue} hair" if style != "bob" else f"{hue} bob hair"))
+            traits.append(
+                {"bun": f"{hue} hair in a bun"}.get(
+                    style, f"{style} {hue} hair" if style != "bob" else f"{hue} bob hair"
+                )
+            )
         else:
             traits.append(f"{hue} hair")
     if person.beard and rng.random() < 0.7:
@@ -259,15 +344,46 @@ def describe(person: Person, rng: random.Random) -> str:
 
 
 # Words a user is likely to type that carry no look of their own; shown in training so that they do no harm.
-ADJECTIVES = ("elegant", "beautiful", "nice", "modern", "simple", "fashionable", "stylish", "new", "bright", "plain")
-TAILS = (", studio light", ", high quality", ", realistic, detailed", ", high quality, realistic", " at the studio", ", standing", " and a smile", ", 3d", ", photo")
+ADJECTIVES = (
+    "elegant",
+    "beautiful",
+    "nice",
+    "modern",
+    "simple",
+    "fashionable",
+    "stylish",
+    "new",
+    "bright",
+    "plain",
+)
+TAILS = (
+    ", studio light",
+    ", high quality",
+    ", realistic, detailed",
+    ", high quality, realistic",
+    " at the studio",
+    ", standing",
+    " and a smile",
+    ", 3d",
+    ", photo",
+)
 
 
 def vocabulary() -> list[str]:
     """Every word the captions, the views and the fillers are made of, sorted."""
     rng = random.Random(0)
     words: set[str] = set()
-    phrases = ["full body", "upper body", "legs", "head close-up", "front view", "side view", "back view", "overhead view", *VIEWS_OF_LOW_QUALITY]
+    phrases = [
+        "full body",
+        "upper body",
+        "legs",
+        "head close-up",
+        "front view",
+        "side view",
+        "back view",
+        "overhead view",
+        *VIEWS_OF_LOW_QUALITY,
+    ]
     for _ in range(30_000):
         phrases.append(describe(draw_person(rng), rng))
     for phrase in phrases:

@@ -57,11 +57,13 @@ def condition_views(
     pose: Tensor | None,
     face: Tensor | None,
     identity_scale: Tensor,
+    guide_identity: bool = True,
 ) -> Condition:
     """The condition of `views` for a sentence, a pose drawing [V,P,S,S] and a face embedding [1,E] or None.
 
-    identity_scale [V], see `face_weight`. The identity-free branches of guidance see the tokens of nobody at
-    the same scale, as IP-Adapter was trained.
+    identity_scale [V], see `face_weight`. With `guide_identity` the negative and null branches of guidance
+    see the tokens of nobody at the same scale, as IP-Adapter was trained, and guidance exaggerates the face
+    as it does the words; without, all branches see the face and it stays as the prior draws it.
     """
     prior: Prior = book.prior
     count = len(views.framings)
@@ -70,7 +72,7 @@ def condition_views(
     identity = nobody = None
     if face is not None:
         identity = prior.identity_tokens(face[:1])
-        nobody = prior.identity_tokens(prior.null_face(1))
+        nobody = prior.identity_tokens(prior.null_face(1)) if guide_identity else identity
     return Condition(
         positive=book.encode(view_prompts(text, views)),
         negative=book.encode([negative] * count),

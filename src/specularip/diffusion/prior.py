@@ -192,10 +192,13 @@ class Prior(nn.Module):
         ids, spans = self._spans(text)
         return list(dict.fromkeys(text[a:b] for i, (a, b) in zip(ids, spans) if i == unknown and b > a))
 
-    def truncated(self, text: str) -> str:
-        """The end of `text` that does not fit into the text encoder and is ignored; "" if all fits."""
+    def truncated(self, text: str, suffix: str = "") -> str:
+        """The end of `text` that does not fit into the text encoder and is ignored; "" if all fits.
+
+        suffix: words that follow the text and must fit as well, such as the view's.
+        """
         _, spans = self._spans(text)
-        room = self.max_tokens - self.tokenizer.num_special_tokens_to_add()
+        room = self.max_tokens - self.tokenizer.num_special_tokens_to_add() - len(self._spans(suffix)[0])
         return text[spans[room][0] :].strip() if len(spans) > room else ""
 
     # Face

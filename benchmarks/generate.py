@@ -1,0 +1,507 @@
+"""`specularip generate` from end to end: how long, how much memory, and whether the avatar is what was asked.
+
+    python benchmarks/generate.py [NAME ...] [--out out/bench] [--jobs 1]
+
+Makes every avatar of CASES (or those named) as users do, each in a process of its own through the command
+line; a finished run folder is not made again. Then looks at all that are finished: the colour of the torso,
+satin against cotton, a dark face against a light one, the same seed twice. Writes results/generate.json and
+results/generate.md beside this file, and prints the latter.
+
+Times are those of `--jobs 1` on an otherwise idle machine; runs side by side share its cores, and say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from specularip.avatar import Avatar
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS = HERE / "results"
+PORTRAIT = ROOT / "examples" / "eileen_collins.jpg"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run. photo: portrait (the shipped photo), dark (the same, toned), or man (a face drawn by tools/).
+    color: of the garment over the torso, where the colour check asks."""
+
+    name: str
+    text: str
+    photo: str = "portrait"
+    color: str = ""
+
+
+CASES = (
+    # Five colours on two garments, in several materials.
+    Case("red-dress", "A woman in a red satin dress", color="red"),
+    Case("red-t-shirt", "A man in a red cotton t-shirt and black jeans", "man", "red"),
+    Case("blue-dress", "A young woman with long blonde hair in a blue cotton dress", color="blue"),
+    Case("blue-t-shirt", "A man in a blue satin t-shirt and grey trousers", "man", "blue"),
+    Case("green-dress", "A woman in a green silk dress", color="green"),
+    Case("green-t-shirt", "A muscular man in a green wool t-shirt and brown shorts", "man", "green"),
+    Case("yellow-dress", "An old woman with grey hair in a yellow satin dress", color="yellow"),
+    Case("yellow-t-shirt", "A heavy man in a yellow cotton t-shirt and blue jeans", "man", "yellow"),
+    Case("white-dress", "A tall woman in a white satin dress", color="white"),
+    Case("white-t-shirt", "A man in a white cotton t-shirt and navy shorts", "man", "white"),
+    # Each differs from red-dress in one thing: the cloth, the face, nothing at all.
+    Case("red-cotton-dress", "A woman in a red cotton dress"),
+    Case("dark-face", "A woman in a red satin dress", "dark"),
+    Case("red-dress-again", "A woman in a red satin dress"),
+    # More of the wardrobe, for docs/gallery.md.
+    Case("leather-jacket", "A man in a black leather jacket and blue jeans", "man"),
+    Case("ski-suit", "A woman in an orange ski suit"),
+)
+
+# What the issue asks of the finished avatars.
+MAX_SECONDS, MAX_GIB = 300.0, 4.0
+MIN_COLORS = 9
+MIN_SATIN = 1.5
+MAX_DIFFERENCE = 1e-4
+
+LIGHT_SKIN, DARK_SKIN = (0.87, 0.68, 0.56), (0.37, 0.23, 0.16)
+"""sRGB. The dark portrait is the light one times their ratio, in linear light."""
+LUMA = (0.2126, 0.7152, 0.0722)
+
+
+def draw_photos(folder: Path) -> None:
+    """Write the photos that do not ship: dark.png and man.png. Runs in a process of its own: a child starts
+    with its parent's peak memory on its account, so this script stays small until all runs are done."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from specularip.cameras import Cameras
+    from specularip.export.video import to_uint8
+    from specularip.photo import read_image
+
+    sys.path.insert(0, str(ROOT / "tools" / "compact"))
+    from data import SUPERSAMPLE, render_people
+    from dressing import Mannequin
+    from studio import to_linear, to_srgb
+    from wardrobe import HAIR_STYLES, draw_person
+
+    gain = to_linear(torch.tensor(DARK_SKIN)) / to_linear(torch.tensor(LIGHT_SKIN))
+    light = torch.from_numpy(read_image(PORTRAIT)).float() / 255
+    dark = to_uint8(to_srgb(to_linear(light) * gain))
+
+    person = draw_person(random.Random(1))
+    person.phenotype.update(gender=0.05, age=0.7, muscle=0.6, weight=0.5)
+    person.skin, person.hair_rgb, person.beard = (0.74, 0.53, 0.40), (0.16, 0.10, 0.07), 0.0
+    person.hair_style = HAIR_STYLES.index("short")
+    dressed = Mannequin(torch.device("cpu")).dress([person])
+    unit = float(dressed.face_unit[0])
+    target = dressed.face_center[0] - torch.tensor([0.0, 0.0, 0.3 * unit])
+    size = 384 * SUPERSAMPLE
+    camera = Cameras.orbit(0.0, 0.0, 14 * unit, 26.0, size, size, target)
+    man = to_uint8(render_people(dressed, [camera])[0, :3].permute(1, 2, 0))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in {"dark": dark, "man": man}.items():
+        Image.fromarray(np.ascontiguousarray(picture)).save(folder / f"{name}.png")
+
+
+def run(out: Path, photos: dict[str, Path], jobs: int, case: Case) -> None:
+    """Make one avatar unless its folder is finished; leaves the cost of it in OUT/NAME.json."""
+    folder = out / case.name
+    if (folder / "report.json").exists():
+        print(f"{case.name}: finished before", flush=True)
+        return
+    command = [sys.executable, "-m", "specularip", "generate", case.text]
+    command += ["--image", str(photos[case.photo]), "--out", str(folder)]
+    resumed = folder.is_dir() and any((folder / "checkpoints").glob("*.safetensors"))
+    if resumed:
+        command.append("--resume")
+    elif folder.is_dir() and any(folder.iterdir()):
+        command.append("--overwrite")
+    environment = dict(os.environ)
+    if jobs > 1:
+        threads = str(max(1, (os.cpu_count() or 1) // jobs))
+        environment |= {"OMP_NUM_THREADS": threads, "SPECULARIP_NUM_THREADS": threads}
+    print(f"{case.name}: {case.text}", flush=True)
+    began = time.perf_counter()
+    with (out / f"{case.name}.log").open("w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+        )
+        # The usage of this child alone; resource.RUSAGE_CHILDREN is the largest of all so far.
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - began
+    peak = usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    cost = {"seconds": round(seconds, 1), "peak_gib": round(peak, 2), "jobs": jobs, "resumed": resumed}
+    if process.returncode:
+        last = ((out / f"{case.name}.log").read_text().strip().splitlines() or ["no message"])[-1]
+        print(f"{case.name}: FAILED with exit code {process.returncode}: {last}", flush=True)
+    else:
+        (out / f"{case.name}.json").write_text(json.dumps(cost) + "\n")
+        print(f"{case.name}: {seconds:.0f} s, {peak:.2f} GiB", flush=True)
+
+
+def torso_share(avatar: Avatar, cameras: Any) -> Tensor:
+    """How much of each pixel the torso's Gaussians make up, [B,H,W] in 0..1."""
+    from specularip.body.regions import TORSO
+    from specularip.raster import rasterize
+
+    cloud = avatar.gaussians
+    return rasterize(
+        cloud.means,
+        cloud.quats,
+        cloud.scales,
+        cloud.opacities,
+        (cloud.regions == TORSO).float()[:, None],
+        cameras.viewmats,
+        cameras.Ks,
+        cameras.width,
+        cameras.height,
+    ).image[..., 0]
+
+
+def whole_body(avatar: Avatar, azimuth_deg: list[float], size: int) -> Any:
+    from specularip.cameras import FULL, Cameras
+
+    distance = FULL.distance * avatar.provenance["height"]
+    return Cameras.orbit(azimuth_deg, 5.0, distance, FULL.fov_y_deg, size, size)
+
+
+def torso_color(avatar: Avatar) -> list[float]:
+    """Median colour of the torso's pixels from the front and from the back, sRGB in 0..1."""
+    cameras = whole_body(avatar, [0.0, 180.0], 256)
+    pixels = avatar.render(cameras).image[torso_share(avatar, cameras) > 0.6]
+    return [round(float(value), 4) for value in pixels.median(0).values]
+
+
+def nearest_color(rgb: list[float]) -> tuple[str, dict[str, float]]:
+    """The nearest of the wardrobe's twelve colours by CIELAB distance, and the distance to each."""
+    import numpy as np
+    from skimage.color import rgb2lab
+
+    sys.path.insert(0, str(ROOT / "tools" / "compact"))
+    from wardrobe import COLORS
+
+    palette = rgb2lab(np.array([[value for value, _ in COLORS.values()]]))[0]
+    distance = np.linalg.norm(palette - rgb2lab(np.array([[rgb]]))[0], axis=1)
+    distances = {name: round(float(d), 1) for name, d in zip(COLORS, distance)}
+    return min(distances, key=distances.__getitem__), distances
+
+
+def torso_specular(avatar: Avatar) -> dict[str, float]:
+    """The specular layer of the torso from 16 sides, in luminance.
+
+    energy: its mean over the torso's pixels. variation: how much one Gaussian's changes with the view, root
+    mean square; a layer that is only a second diffuse colour has none. image: mean excess of the finished
+    pixels over the torso's median in the same view, which asks nothing of the layers.
+    """
+    import torch
+
+    from specularip.avatar import shade
+    from specularip.body.regions import TORSO
+    from specularip.raster import rasterize
+
+    cloud, luma = avatar.gaussians, torch.tensor(LUMA)
+    cameras = whole_body(avatar, [22.5 * i for i in range(16)], 192)
+    # How much of the image each Gaussian makes up: the gradient of the sum with respect to its colour.
+    ones = torch.ones(len(cameras), len(cloud), 1, requires_grad=True)
+    drawn = rasterize(
+        cloud.means,
+        cloud.quats,
+        cloud.scales,
+        cloud.opacities,
+        ones,
+        cameras.viewmats,
+        cameras.Ks,
+        cameras.width,
+        cameras.height,
+    )
+    (weight,) = torch.autograd.grad(drawn.image.sum(), ones)
+    with torch.no_grad():
+        weight = weight[..., 0] * (cloud.regions == TORSO)
+        light = shade(cloud, avatar.head, cameras)[1] @ luma
+        total = weight.sum(0).clamp_min(1e-9)
+        mean = (weight * light).sum(0) / total
+        energy = float((weight * light).sum() / weight.sum())
+        spread = float((weight * (light - mean).square()).sum() / weight.sum())
+        excess = []
+        for index in range(len(cameras)):
+            camera = cameras[index]
+            pixels = avatar.render(camera).image[torso_share(avatar, camera) > 0.6] @ luma
+            excess.append(float((pixels - pixels.median()).clamp_min(0).mean()))
+    return {
+        "energy": round(energy, 5),
+        "variation": round(math.sqrt(spread), 5),
+        "image": round(sum(excess) / len(excess), 5),
+    }
+
+
+def face_luminance(avatar: Avatar, text: str) -> float:
+    """Mean luminance of the avatar's face, seen and masked as the photo's face is."""
+    from specularip.body import anny_body, phenotype_from_text
+    from specularip.cameras import face_camera
+
+    eyes = anny_body(phenotype_from_text(text)).keypoints[14:16]
+    camera = face_camera(eyes.mean(0), float((eyes[0] - eyes[1]).norm()), 96)
+    return _masked_luminance(avatar.render(camera).image[0].permute(2, 0, 1))
+
+
+def photo_luminance(path: Path) -> float:
+    from specularip.photo import align_face, find_face, read_image
+
+    photo = read_image(path)
+    return _masked_luminance(align_face(photo, find_face(photo, path.name), 96))
+
+
+def _masked_luminance(face: Tensor) -> float:
+    """face [3,S,S]."""
+    from specularip.photo import face_mask
+
+    mask = face_mask(face.shape[-1])
+    return round(float((face * face.new_tensor(LUMA)[:, None, None] * mask).sum() / mask.sum()), 4)
+
+
+def largest_difference(a: Path, b: Path) -> float:
+    """Over all tensors of two avatar files; infinite where their sizes differ."""
+    from safetensors.torch import load_file
+
+    first, second = load_file(a), load_file(b)
+    shapes = [{name: tensor.shape for name, tensor in file.items()} for file in (first, second)]
+    if shapes[0] != shapes[1]:
+        return math.inf
+    return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
+
+
+def measure(out: Path, photos: dict[str, Path]) -> dict[str, Any]:
+    """Everything known of the finished runs in `out`."""
+    from specularip.avatar import load
+
+    runs: dict[str, Any] = {}
+    for case in CASES:
+        folder = out / case.name
+        if not (folder / "report.json").exists():
+            continue
+        avatar, report = load(folder), json.loads((folder / "report.json").read_text())
+        cost = out / f"{case.name}.json"
+        rgb = torso_color(avatar)
+        nearest, distances = nearest_color(rgb)
+        runs[case.name] = {
+            "text": case.text,
+            "photo": case.photo,
+            "asked": case.color,
+            "torso": rgb,
+            "nearest": nearest,
+            "distance": distances,
+            "specular": torso_specular(avatar),
+            "face": face_luminance(avatar, case.text),
+            "gaussians": len(avatar.gaussians),
+            "notes": report.get("notes", []),
+            "stages": report.get("seconds", {}),
+            "cost": json.loads(cost.read_text()) if cost.exists() else None,
+        }
+    return {
+        "machine": machine(),
+        "runs": runs,
+        "faces": {name: photo_luminance(path) for name, path in photos.items() if path.exists()},
+        "repeat": largest_difference(*(out / name / "avatar.safetensors" for name in REPEAT))
+        if set(REPEAT) <= set(runs)
+        else None,
+    }
+
+
+REPEAT = ("red-dress", "red-dress-again")
+
+
+def machine() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def checks(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was asked, what came out, and whether that is enough (None: the runs it needs are missing)."""
+    runs = found["runs"]
+    rows: list[dict[str, Any]] = []
+
+    def add(what: str, target: str, value: str | None, passed: bool | None = None) -> None:
+        passed = None if value is None else passed
+        rows.append({"what": what, "target": target, "value": value, "passed": passed})
+
+    costs = [run["cost"] for run in runs.values() if run["cost"]]
+    alone = [cost for cost in costs if cost["jobs"] == 1 and not cost["resumed"]]
+    slowest = max((cost["seconds"] for cost in alone), default=None)
+    add(
+        f"wall time, slowest of {len(alone)} runs alone on the machine",
+        f"≤ {MAX_SECONDS:.0f} s",
+        None if slowest is None else f"{slowest:.0f} s",
+        slowest is not None and slowest <= MAX_SECONDS,
+    )
+    peak = max((cost["peak_gib"] for cost in costs), default=None)
+    add(
+        f"peak memory, largest of {len(costs)} runs",
+        f"≤ {MAX_GIB:.0f} GiB",
+        None if peak is None else f"{peak:.2f} GiB",
+        peak is not None and peak <= MAX_GIB,
+    )
+
+    wanted = [case.name for case in CASES if case.color]
+    asked = [runs[name] for name in wanted if name in runs]
+    right = sum(run["nearest"] == run["asked"] for run in asked)
+    value = f"{right} of {len(asked)} finished" if asked else None
+    add("torso nearest to the asked colour", f"≥ {MIN_COLORS} of {len(wanted)}", value, right >= MIN_COLORS)
+
+    pair = [runs.get(name, {}).get("specular") for name in ("red-dress", "red-cotton-dress")]
+    labels = {
+        "energy": "specular energy",
+        "image": "highlights in the image",
+        "variation": "change with the view",
+    }
+    for key, label in labels.items():
+        ratio = pair[0][key] / max(pair[1][key], 1e-6) if all(pair) else None
+        add(
+            f"{label}, satin over cotton, same red",
+            f"≥ {MIN_SATIN}×" if key == "energy" else "",
+            None if ratio is None else f"{ratio:.2f}×",
+            ratio >= MIN_SATIN if ratio is not None and key == "energy" else None,
+        )
+
+    if {"red-dress", "dark-face"} <= set(runs) and {"portrait", "dark"} <= set(found["faces"]):
+        photos = found["faces"]["portrait"] - found["faces"]["dark"]
+        avatars = runs["red-dress"]["face"] - runs["dark-face"]["face"]
+        add(
+            "face luminance, light minus dark", f"> 0 (photos: {photos:+.3f})", f"{avatars:+.3f}", avatars > 0
+        )
+    else:
+        add("face luminance, light minus dark", "> 0", None)
+
+    repeat = found["repeat"]
+    add(
+        "same seed twice, largest difference of any tensor",
+        f"≤ {MAX_DIFFERENCE:g}",
+        None if repeat is None else f"{repeat:.1e}",
+        repeat is not None and repeat <= MAX_DIFFERENCE,
+    )
+    return rows
+
+
+def markdown(found: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    where = found["machine"]
+    lines = [
+        "## generate, end to end (`benchmarks/generate.py`)",
+        "",
+        f"{where['cpu']}, {where['cores']} cores, no GPU; Python {where['python']}, torch {where['torch']}; "
+        f"{where['date']}.",
+        "",
+        "| what | target | measured | |",
+        "|---|---|---|---|",
+    ]
+    verdicts = {True: "pass", False: "**fail**", None: ""}
+    for row in rows:
+        value = "not run" if row["value"] is None else row["value"]
+        lines.append(f"| {row['what']} | {row['target']} | {value} | {verdicts[row['passed']]} |")
+    columns = (
+        "text",
+        "face",
+        "torso, median",
+        "nearest (ΔE)",
+        "specular",
+        "face lum.",
+        "points",
+        "time",
+        "memory",
+    )
+    lines += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for run in found["runs"].values():
+        cost = run["cost"]
+        together = f" ({cost['jobs']} at once)" if cost and cost["jobs"] > 1 else ""
+        resumed = " (resumed)" if cost and cost["resumed"] else ""
+        nearest = f"{run['nearest']} ({run['distance'][run['nearest']]:.0f})"
+        if run["asked"] and run["asked"] != run["nearest"]:
+            nearest += f", asked {run['asked']} ({run['distance'][run['asked']]:.0f})"
+        hexadecimal = "#" + "".join(f"{round(255 * value):02x}" for value in run["torso"])
+        spent = f"{cost['seconds']:.0f} s{together}{resumed}" if cost else ""
+        memory = f"{cost['peak_gib']:.2f} GiB" if cost else ""
+        energy, face = f"{run['specular']['energy']:.3f}", f"{run['face']:.2f}"
+        cells = (run["text"], run["photo"], f"`{hexadecimal}`", nearest, energy, face, str(run["gaussians"]))
+        lines.append(f"| {' | '.join((*cells, spent, memory))} |")
+    lines += [
+        "",
+        "Torso: pixels of which the torso's Gaussians make up more than 0.6, from front and back; colours",
+        "are compared in CIELAB with the twelve that the prior was trained on. Specular: mean luminance of",
+        "the specular layer over the torso from 16 sides. Faces: `portrait` is the shipped photo, `dark` the",
+        "same photo times the ratio of a dark skin to a light one in linear light, `man` a face drawn by",
+        "`tools/compact`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    names = ", ".join(case.name for case in CASES)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these of: {names}")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="where the run folders are")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    args = parser.parse_args()
+    if unknown := set(args.names) - {case.name for case in CASES}:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    out: Path = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    photos = {"portrait": PORTRAIT, **{name: out / "faces" / f"{name}.png" for name in ("dark", "man")}}
+    if not all(path.exists() for path in photos.values()):
+        painter = multiprocessing.get_context("spawn").Process(target=draw_photos, args=(out / "faces",))
+        painter.start()
+        painter.join()
+        if painter.exitcode:
+            raise SystemExit("the photos could not be drawn")
+    todo = [case for case in CASES if not args.names or case.name in args.names]
+    with ThreadPoolExecutor(max(1, args.jobs)) as pool:
+        try:
+            list(pool.map(partial(run, out, photos, max(1, args.jobs)), todo))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise SystemExit("stopped; the same command goes on") from None
+    from specularip.export.atomic import atomic_path
+    from specularip.run_folder import write_json
+
+    found = measure(out, photos)
+    if not found["runs"]:
+        raise SystemExit(f"no finished run in {out}: see the .log files there")
+    rows = checks(found)
+    block = markdown(found, rows)
+    write_json(RESULTS / "generate.json", {**found, "checks": rows})
+    with atomic_path(RESULTS / "generate.md") as temporary:
+        temporary.write_text(block, encoding="utf-8")
+    print("\n" + block)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,513 @@
+"""What the compact prior makes of sentences, poses and faces that it was not trained on: four checks.
+
+    python benchmarks/prior.py [--prior FOLDER] [--device cpu|cuda] [--seed 0] [--out prior.json] [--sheet prior.png]
+
+Every image is drawn by DDIM from pure noise with classifier-free guidance. Every sentence comes from
+`TEMPLATES`, which the captions of the training set (`wardrobe.describe`) never follow; bodies, faces and
+colours of skin are fresh random people. The same measures are taken of the training renderer's own pictures
+of the same people ("studio"): what a perfect prior would score, and so how far each measure can be trusted.
+
+colour    Twelve garment colours, eight images each; garment and material are held-out outfits
+          (`wardrobe.held_out`: never in the training set with that colour), half of the sentences also name
+          trousers of another colour. Full and upper-body views from all sides. The clothed region is where
+          the torso of the naked body is the nearest surface, one pixel away from its border, and the image's
+          alpha is above 0.5. Its median colour is compared, by distance in CIELAB, with the twelve colours
+          as the studio lights them on that material (median over the torso of eight views). Also reported:
+          against the flat palette, which ignores lighting and so confuses dark and light neighbours.
+pose      Mean IoU of alpha > 0.5 with the naked body's own silhouette, full body, azimuths evenly all around,
+          elevations over the training range; clothes that follow the body (t-shirt, shirt, tank top,
+          sweater or suit, with trousers) and short hair or none. Cloth and hair stand a few millimetres to
+          centimetres off the skin, so even the studio does not reach 1.
+identity  Spearman's rank correlation, over twenty people, of the skin's luminance (linear light, median over
+          the cheeks and the nose where they face the camera) in the face crop that was given and in a sampled
+          head close-up from within 30 degrees of the front. Sentences name no skin, hair or age.
+material  Satin and metallic against cotton and wool, on the same bodies, views, colours, garments and noise;
+          all twelve colours, two views. Highlight energy of an image: the mean over the clothed region, in
+          linear light, of what a pixel's luminance has above 1.25 times the region's median. Passed if
+          mean(satin) and mean(metallic) each are at least twice mean(cotton and wool), over all images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from skimage.color import rgb2lab
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools" / "compact"))
+from data import SIZE, SUPERSAMPLE, Photographer, face_cameras, render_people  # noqa: E402
+from dressing import Dressed  # noqa: E402
+from studio import to_linear  # noqa: E402
+from wardrobe import (  # noqa: E402
+    BOTTOM_NAMES,
+    COLOR_NAMES,
+    COLORS,
+    HAIR_STYLES,
+    MATERIAL_NAMES,
+    TOP_NAMES,
+    Person,
+    draw_person,
+    held_out,
+)  # fmt: skip
+
+from specularip.body.regions import NAMES  # noqa: E402
+from specularip.cameras import FULL, HEAD, UPPER, Cameras, Framing, view_name  # noqa: E402
+from specularip.diffusion.identity import Condition  # noqa: E402
+from specularip.diffusion.prior import Prior, pick_dtype  # noqa: E402
+from specularip.diffusion.prompts import view_prompt  # noqa: E402
+from specularip.diffusion.sample import sample  # noqa: E402
+
+TEMPLATES = (
+    "{hue} {cloth} {garment}{more}, {noun}",
+    "the {noun} wears {a} {hue} {cloth} {garment}{more}",
+    "{a} {noun} at the studio, dressed in {a} {hue} {garment} made of {cloth}{more}",
+    "{a} fashion model, {noun}, in {a} {cloth} {garment} of {hue}{more}",
+    "{a} {hue} {cloth} {garment}{more} and the {noun} who wears this",
+)
+WEARER = {"dress": "woman"}
+GOALS = {"colour": 0.85, "pose": 0.80, "identity": 0.80, "material": 2.0}
+POINTS = 120_000
+"""Points on the naked body from which silhouettes and regions are drawn."""
+FINE = 4
+"""They are drawn this many times finer than the image."""
+BLOCK = 12
+"""People dressed and rendered at once."""
+
+
+@dataclass
+class Asked:
+    """N images to ask for. poses [N,3,S,S], faces [N,3,S,S], studio [N,4,S,S] (what the training renderer
+    shows) in 0..1; silhouette, torso, skin, face_skin [N,S,S] bool (the last in the face crop's pixels)."""
+
+    people: list[Person]
+    captions: list[str]
+    poses: Tensor
+    faces: Tensor
+    studio: Tensor
+    silhouette: Tensor
+    torso: Tensor
+    skin: Tensor
+    face_skin: Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    framing: Framing
+    azimuth: float
+    elevation: float
+
+    def camera(self, height: float) -> Cameras:
+        f, size = self.framing, SIZE * SUPERSAMPLE
+        target = (0.0, 0.0, f.target_z * height)
+        return Cameras.orbit(self.azimuth, self.elevation, f.distance * height, f.fov_y_deg, size, size, target)
+
+    def caption(self, text: str) -> str:
+        return view_prompt(text, self.framing.name, view_name(self.azimuth, self.elevation))
+
+
+# Who is asked for
+
+
+def stranger(rng: random.Random, *, male: bool | None = None, short_hair: bool = False) -> Person:
+    """A random grown person without a beard."""
+    while True:
+        person = draw_person(rng)
+        if person.phenotype["age"] < 0.6 or person.beard:
+            continue
+        if male is not None and (person.phenotype["gender"] < 0.5) != male:
+            continue
+        if short_hair and HAIR_STYLES[person.hair_style] not in ("short", "bald"):
+            continue
+        return person
+
+
+def wear(person: Person, top: str, color: int, material: int, trousers: int | None = None) -> Person:
+    """`person` in this garment, over trousers of colour `trousers` (None: the usual dark ones)."""
+    bottom, bottom_color, bottom_material = "trousers", trousers, MATERIAL_NAMES.index("cotton")
+    if top in ("suit", "ski suit", "dress"):
+        bottom, bottom_color, bottom_material = "none" if top == "dress" else "trousers", color, material
+    return replace(
+        person, top=TOP_NAMES.index(top), top_color=color, top_material=material,
+        bottom=BOTTOM_NAMES.index(bottom), bottom_material=bottom_material,
+        bottom_color=COLOR_NAMES.index("black") if bottom_color is None else bottom_color,
+        shoe_color=COLOR_NAMES.index("black"), plain_bottom=trousers is None, plain_shoes=True,
+    )  # fmt: skip
+
+
+def sentence(person: Person, template: int) -> str:
+    """What is asked of the prior; it names the trousers unless they are the usual ones."""
+    top = TOP_NAMES[person.top]
+    noun = "man" if person.phenotype["gender"] < 0.5 else "woman"
+    single = top in ("suit", "ski suit", "dress") or person.plain_bottom
+    more = "" if single else f" with {COLOR_NAMES[person.bottom_color]} trousers"
+    return TEMPLATES[template % len(TEMPLATES)].format(
+        a="a", hue=COLOR_NAMES[person.top_color], cloth=MATERIAL_NAMES[person.top_material], garment=top, more=more,
+        noun=noun,
+    )  # fmt: skip
+
+
+def colour_people(rng: random.Random, each: int) -> tuple[list[Person], list[View]]:
+    people, views = [], []
+    for color in range(len(COLOR_NAMES)):
+        outfits = [
+            (top, material)
+            for top in range(len(TOP_NAMES))
+            for material in range(len(MATERIAL_NAMES))
+            if held_out(top, color, material)
+        ]
+        rng.shuffle(outfits)
+        for i in range(each):
+            top, material = outfits[i % len(outfits)]
+            other = rng.choice([c for c in range(len(COLOR_NAMES)) if c != color]) if i % 2 else None
+            male = False if TOP_NAMES[top] == "dress" else None
+            people.append(wear(stranger(rng, male=male), TOP_NAMES[top], color, material, other))
+            azimuth = (360 * i / each + rng.uniform(-20, 20) + 180) % 360 - 180
+            views.append(View((FULL, UPPER)[i // 2 % 2], azimuth, rng.uniform(-5, 25)))
+    return people, views
+
+
+def pose_people(rng: random.Random, count: int) -> tuple[list[Person], list[View]]:
+    people, views = [], []
+    for i in range(count):
+        top = ("t-shirt", "shirt", "tank top", "sweater", "suit")[i % 5]
+        color, material = rng.choice([
+            (c, m) for c in range(len(COLOR_NAMES)) for m in range(len(MATERIAL_NAMES)) if held_out(TOP_NAMES.index(top), c, m)
+        ])  # fmt: skip
+        people.append(wear(stranger(rng, short_hair=True), top, color, material, rng.randrange(len(COLOR_NAMES))))
+        low, high = FULL.elevation_deg
+        views.append(View(FULL, (360 * i / count + 180) % 360 - 180, low + (high - low) * rng.random()))
+    return people, views
+
+
+def identity_people(rng: random.Random, count: int) -> tuple[list[Person], list[View]]:
+    grey = COLOR_NAMES.index("grey")
+    people, views = [], []
+    for _ in range(count):
+        people.append(wear(stranger(rng), "t-shirt", grey, MATERIAL_NAMES.index("cotton")))
+        views.append(View(HEAD, rng.uniform(-30, 30), rng.uniform(-5, 15)))
+    return people, views
+
+
+SHINY, DULL = ("satin", "metallic"), ("cotton", "wool")
+
+
+def material_people(rng: random.Random) -> tuple[list[Person], list[View]]:
+    people, views = [], []
+    for color in range(len(COLOR_NAMES)):
+        for k in range(2):
+            top = ("dress", "shirt", "sweater", "jacket")[(color + k) % 4]
+            person = stranger(rng, male=False if top == "dress" else None)
+            view = View(UPPER, (-1) ** k * rng.uniform(15, 55) + (180 if k and color % 2 else 0), rng.uniform(0, 20))
+            for name in (*SHINY, *DULL):
+                people.append(wear(person, top, color, MATERIAL_NAMES.index(name)))
+                views.append(view)
+    return people, views
+
+
+# What they look like without a prior
+
+
+class Geometry:
+    """Points on the naked body, from which the pixels of its parts are drawn."""
+
+    def __init__(self, photographer: Photographer) -> None:
+        m = self.mannequin = photographer.mannequin
+        tri = m.template[m.faces]
+        area = torch.linalg.cross(tri[:, 1] - tri[:, 0], tri[:, 2] - tri[:, 0]).norm(dim=-1)
+        region = m.model.regions[m.faces[:, 0]]
+        # Close-ups need more points where they look.
+        near = (region == NAMES.index("head")) | (region == NAMES.index("torso"))
+        generator = torch.Generator().manual_seed(0)
+        pick = torch.multinomial((area * (1 + 3 * near)).cpu(), POINTS, replacement=True, generator=generator)
+        bary = torch.empty(POINTS, 3).exponential_(generator=generator)
+        self.corner = m.faces[pick.to(m.device)]
+        self.bary = (bary / bary.sum(-1, keepdim=True)).to(m.device)
+        self.region = m.model.regions[self.corner[:, 0]]
+        place = (m.template[self.corner] * self.bary[..., None]).sum(1)
+        fx, fy, fz = ((place - m.eye_mid) / m.unit).unbind(-1)
+        head = self.region == NAMES.index("head")
+        # Cheeks and nose: below the lids, above the lips, beside neither ear.
+        self.skin = head & (fy < 0.9) & (fx.abs() < 0.85) & (fz > -0.90) & (fz < -0.28)
+        self.torso = self.region == NAMES.index("torso")
+
+    def masks(self, vertices: Tensor, camera: Cameras) -> tuple[Tensor, Tensor, Tensor]:
+        """Silhouette, torso and skin [S,S] bool of one body [V,3] in one camera: where the nearest point of
+        each fine pixel belongs to it, by majority; torso and skin keep a pixel's distance from others."""
+        points = (vertices[self.corner] * self.bary[..., None]).sum(1)
+        fine = SIZE * FINE
+        xy, depth = camera.to(points.device).resized(fine, fine).project(points)
+        x, y = xy[0].floor().long().unbind(-1)
+        inside = (x >= 0) & (x < fine) & (y >= 0) & (y < fine) & (depth[0] > 0.05)
+        key = torch.where(inside, y * fine + x, 0)
+        far = torch.where(inside, depth[0], torch.inf)
+        nearest = torch.full((fine * fine,), torch.inf, device=points.device).scatter_reduce(0, key, far, "amin")
+        front = inside & (far < nearest[key] + 0.01)
+
+        def drawn(part: Tensor, grown: int) -> Tensor:
+            image = torch.zeros(fine * fine, device=points.device)
+            image[key[front & part]] = 1
+            image = image.reshape(1, 1, fine, fine)
+            # Holes between points are smaller than a few fine pixels: close them.
+            image = -F.max_pool2d(-F.max_pool2d(image, grown, 1, grown // 2), grown, 1, grown // 2)
+            return F.avg_pool2d(image, FINE)
+
+        everything = torch.ones_like(self.torso)
+        whole = drawn(everything, 3)[0, 0] > 0.5
+        parts = [-F.max_pool2d(-(drawn(part, 5) > 0.6).float(), 3, 1, 1)[0, 0] > 0.5 for part in (self.torso, self.skin)]
+        return whole, *parts
+
+
+@torch.no_grad()
+def ask(photographer: Photographer, geometry: Geometry, people: list[Person], views: list[View]) -> Asked:
+    """Everything that the prior is given for these people and views, and what the studio shows of them."""
+    found: dict[str, list[Tensor]] = {}
+    for start in range(0, len(people), BLOCK):
+        part, looks = people[start : start + BLOCK], views[start : start + BLOCK]
+        dressed: Dressed = photographer.mannequin.dress(part)
+        cameras = [v.camera(float(h)) for v, h in zip(looks, dressed.heights)]
+        face_views = face_cameras(dressed, photographer.generator)
+        drawn = [geometry.masks(v, c) for v, c in zip(dressed.vertices, cameras)]
+        given = [geometry.masks(v, c) for v, c in zip(dressed.vertices, face_views)]
+        for name, value in dict(
+            studio=render_people(dressed, cameras),
+            faces=render_people(dressed, face_views)[:, :3],
+            poses=photographer.poses(dressed, cameras),
+            silhouette=torch.stack([d[0] for d in drawn]),
+            torso=torch.stack([d[1] for d in drawn]),
+            skin=torch.stack([d[2] for d in drawn]),
+            face_skin=torch.stack([g[2] for g in given]),
+        ).items():
+            found.setdefault(name, []).append(value)
+    captions = [view.caption(sentence(person, i)) for i, (person, view) in enumerate(zip(people, views))]
+    return Asked(people=people, captions=captions, **{k: torch.cat(v) for k, v in found.items()})
+
+
+@torch.no_grad()
+def draw(prior: Prior, asked: Asked, args: argparse.Namespace, seed: int, same_noise: int = 1) -> Tensor:
+    """The prior's images [N,4,S,S]; each `same_noise` in a row start from one noise."""
+    count = len(asked.captions)
+    empty = prior.encode_text([""]).expand(count, -1, -1)
+    condition = Condition(
+        positive=prior.encode_text(asked.captions), negative=empty, null=empty, pose=asked.poses.to(prior.device),
+        identity=prior.identity_tokens(prior.encode_face(asked.faces)),
+        null_identity=prior.identity_tokens(prior.null_face(count)),
+        identity_scale=torch.full((count,), args.identity, device=prior.device),
+    )  # fmt: skip
+    images = []
+    generator = torch.Generator().manual_seed(seed)
+    state = generator.get_state()
+    if same_noise == 1:
+        return sample(prior, condition, steps=args.steps, scale=args.scale, generator=generator, batch=args.batch)
+    # One call for each member of the groups, all with the same generator state.
+    for k in range(same_noise):
+        generator.set_state(state)
+        rows = torch.arange(k, count, same_noise, device=prior.device)
+        images.append(
+            sample(prior, condition[rows], steps=args.steps, scale=args.scale, generator=generator, batch=args.batch)
+        )
+    return torch.stack(images, 1).flatten(0, 1)
+
+
+# Measures
+
+
+def region(image: Tensor, mask: Tensor) -> Tensor:
+    """Colours [n,3] of an image [4,S,S] where the mask holds and there is something."""
+    return image[:3, mask & (image[3] > 0.5)].T
+
+
+def luminance(srgb: Tensor) -> Tensor:
+    """Relative luminance [n], linear light, of colours [n,3]."""
+    return to_linear(srgb) @ srgb.new_tensor([0.2126, 0.7152, 0.0722])
+
+
+def median_colour(image: Tensor, mask: Tensor) -> Tensor:
+    """[3]; NaN where the region is empty."""
+    colours = region(image, mask)
+    return colours.median(0).values if len(colours) else colours.new_full((3,), torch.nan)
+
+
+def lit_palette(photographer: Photographer, geometry: Geometry, rng: random.Random) -> Tensor:
+    """The twelve colours as the studio lights them on each material: [materials,12,3] sRGB."""
+    person = stranger(rng, male=True, short_hair=True)
+    views = [View(UPPER, azimuth, 8.0) for azimuth in range(0, 360, 45)]
+    palette = torch.zeros(len(MATERIAL_NAMES), len(COLOR_NAMES), 3)
+    for material in range(len(MATERIAL_NAMES)):
+        for color in range(len(COLOR_NAMES)):
+            dressed = photographer.mannequin.dress([wear(person, "sweater", color, material)])
+            joined = [v.camera(float(dressed.heights)) for v in views]
+            cameras = Cameras(
+                torch.cat([c.viewmats for c in joined]), torch.cat([c.Ks for c in joined]),
+                joined[0].width, joined[0].height,
+            )  # fmt: skip
+            images = render_people(dressed, [cameras])
+            seen = [region(i, geometry.masks(dressed.vertices[0], c)[1]) for i, c in zip(images, joined)]
+            palette[material, color] = torch.cat(seen).median(0).values.cpu()
+    return palette
+
+
+def lab(srgb: Tensor) -> np.ndarray:
+    return rgb2lab(srgb.double().cpu().numpy())
+
+
+def measure_colour(asked: Asked, images: Tensor, palette: Tensor) -> dict[str, object]:
+    flat = torch.tensor([rgb for rgb, _ in COLORS.values()])
+    right, right_flat, wrong = 0, 0, []
+    of_colour, of_material, of_template = Counter[str](), Counter[str](), Counter[str]()
+    totals = Counter[str]()
+    for i, (person, image, torso) in enumerate(zip(asked.people, images, asked.torso)):
+        seen = lab(median_colour(image, torso)[None])
+        nearest = int(np.linalg.norm(lab(palette[person.top_material]) - seen, axis=1).argmin())
+        hue, cloth = COLOR_NAMES[person.top_color], MATERIAL_NAMES[person.top_material]
+        right += (hit := nearest == person.top_color)
+        right_flat += int(np.linalg.norm(lab(flat) - seen, axis=1).argmin()) == person.top_color
+        of_colour[hue] += hit
+        of_material[cloth] += hit
+        of_template[str(i % len(TEMPLATES))] += hit
+        totals.update((cloth, "template " + str(i % len(TEMPLATES))))
+        if not hit:
+            wrong.append(f"{hue} {cloth} {TOP_NAMES[person.top]} -> {COLOR_NAMES[nearest]}")
+    return {
+        "value": right / len(images), "against the flat palette": right_flat / len(images),
+        "right by colour": {name: of_colour[name] for name in COLOR_NAMES},
+        "share by material": {m: round(of_material[m] / totals[m], 3) for m in MATERIAL_NAMES if totals[m]},
+        "share by template": [
+            round(of_template[str(k)] / max(1, totals[f"template {k}"]), 3) for k in range(len(TEMPLATES))
+        ],
+        "wrong": wrong,
+    }  # fmt: skip
+
+
+def measure_pose(asked: Asked, images: Tensor) -> dict[str, object]:
+    found, wanted = images[:, 3] > 0.5, asked.silhouette.to(images.device)
+    iou = (found & wanted).flatten(1).sum(1) / (found | wanted).flatten(1).sum(1)
+    return {"value": float(iou.mean()), "lowest": float(iou.min()), "by image": [round(v, 3) for v in iou.tolist()]}
+
+
+def measure_identity(asked: Asked, images: Tensor) -> dict[str, object]:
+    given, found = [], []
+    for face, image, face_skin, skin in zip(asked.faces, images, asked.face_skin, asked.skin):
+        given.append(float(luminance(face[:, face_skin].T).median()))
+        found.append(float(luminance(region(image, skin)).median()))
+    rank = lambda x: np.argsort(np.argsort(x))  # noqa: E731
+    return {
+        "value": float(np.corrcoef(rank(given), rank(found))[0, 1]),
+        "given": [round(v, 4) for v in given], "sampled": [round(v, 4) for v in found],
+    }  # fmt: skip
+
+
+def measure_material(asked: Asked, images: Tensor) -> dict[str, object]:
+    energy: dict[str, list[float]] = {name: [] for name in (*SHINY, *DULL)}
+    for person, image, torso in zip(asked.people, images, asked.torso):
+        y = luminance(region(image, torso))
+        energy[MATERIAL_NAMES[person.top_material]].append(float((y - 1.25 * y.median()).clamp_min(0).mean()))
+    mean = {name: float(np.mean(values)) for name, values in energy.items()}
+    dull = (mean["cotton"] + mean["wool"]) / 2
+    pairs = {  # two views of each colour
+        color: round(
+            sum(energy[m][2 * i] + energy[m][2 * i + 1] for m in SHINY)
+            / max(1e-6, sum(energy[m][2 * i] + energy[m][2 * i + 1] for m in DULL)), 2
+        )
+        for i, color in enumerate(COLOR_NAMES)
+    }  # fmt: skip
+    ratios = {name: mean[name] / max(dull, 1e-9) for name in SHINY}
+    return {
+        "value": min(ratios.values()), "satin": ratios["satin"], "metallic": ratios["metallic"],
+        "mean energy": {k: round(v, 5) for k, v in mean.items()}, "ratio by colour": pairs,
+    }  # fmt: skip
+
+
+def sheet(path: Path, rows: list[Tensor]) -> None:
+    """Rows of images [n,3|4,S,S], each padded to the longest, at twice their size."""
+    longest = max(len(row) for row in rows)
+    picture = torch.ones(len(rows), longest, 3, SIZE, SIZE)
+    for i, row in enumerate(rows):
+        picture[i, : len(row)] = row[:, :3].float().cpu().clamp(0, 1)
+    pixels = picture.permute(0, 3, 1, 4, 2).reshape(len(rows) * SIZE, longest * SIZE, 3)
+    image = Image.fromarray((pixels.numpy() * 255).round().astype(np.uint8))
+    temporary = path.with_name(f".{path.name}.tmp")
+    image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST).save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prior", type=Path, default=ROOT / "src/specularip/assets/compact")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--scale", type=float, default=3.0, help="classifier-free guidance")
+    parser.add_argument("--identity", type=float, default=1.0, help="identity scale")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--only", choices=tuple(GOALS), nargs="+", default=tuple(GOALS))
+    parser.add_argument("--out", type=Path, default=Path("prior.json"))
+    parser.add_argument("--sheet", type=Path, default=Path("prior.png"))
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    began = time.perf_counter()
+    # A seed that no training run can have had.
+    photographer = Photographer(device, seed=2**40 + args.seed)
+    geometry = Geometry(photographer)
+    # "auto" as the package itself runs it, so that what is measured is what is shipped.
+    prior = Prior.load(args.prior, device=device, dtype="auto")
+
+    def palette() -> Tensor:
+        return lit_palette(photographer, geometry, random.Random(f"palette {args.seed}"))
+
+    lit = palette() if "colour" in args.only else torch.zeros(0)
+    checks: dict[str, tuple[Callable, Callable, int]] = {
+        "colour": (lambda rng: colour_people(rng, 8), lambda a, x: measure_colour(a, x, lit), 1),
+        "pose": (lambda rng: pose_people(rng, 36), measure_pose, 1),
+        "identity": (lambda rng: identity_people(rng, 20), measure_identity, 1),
+        "material": (material_people, measure_material, 4),
+    }
+    results: dict[str, dict] = {}
+    rows: list[Tensor] = []
+    print(f"{'check':<10}{'goal':>8}{'prior':>8}{'studio':>8}", flush=True)
+    for number, name in enumerate(GOALS):
+        if name not in args.only:
+            continue
+        people, measure, same_noise = checks[name]
+        asked = ask(photographer, geometry, *people(random.Random(f"{name} {args.seed}")))
+        images = draw(prior, asked, args, args.seed * 100 + number, same_noise)
+        found, ceiling = measure(asked, images), measure(asked, asked.studio)
+        passed = found["value"] >= GOALS[name]
+        results[name] = {"goal": GOALS[name], "passed": passed, "prior": found, "studio": ceiling, "captions": asked.captions}
+        mark = "" if passed else "  FAILED"
+        print(f"{name:<10}{GOALS[name]:>8.2f}{found['value']:>8.3f}{ceiling['value']:>8.3f}{mark}", flush=True)
+        for start in range(0, len(images), 24):
+            if name == "identity":
+                rows.append(asked.faces[start : start + 24])
+            rows += [images[start : start + 24], asked.studio[start : start + 24]]
+    report = {
+        "date": date.today().isoformat(), "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__, "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "dtype": str(pick_dtype("auto", device)), "seed": args.seed, "steps": args.steps, "scale": args.scale,
+        "identity": args.identity, "seconds": round(time.perf_counter() - began, 1), "checks": results,
+    }  # fmt: skip
+    temporary = args.out.with_name(f".{args.out.name}.tmp")
+    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, args.out)
+    sheet(args.sheet, rows)
+    print(f"{report['seconds']} s; {args.out}, {args.sheet}")
+    sys.exit(0 if all(r["passed"] for r in results.values()) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What a stage optimises, and all of it that a checkpoint must hold for a resumed run to go the same way."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..body import Body
+from ..density import DensityStats
+from ..gaussians import Gaussians
+from ..specular import SpecularHead
+
+REGION_WEIGHTS = {"head": 3.5, "neck": 1.6, "hand": 1.3, "foot": 1.2}
+"""Samples per area, relative to the rest of the body: close-ups look at the head."""
+
+
+@dataclass
+class State:
+    """Gaussians and head under one Adam, and what goes with them.
+
+    anchors [N,3]: where on the body each Gaussian (or its ancestor) started. generator: the only source of
+    random numbers. skipped: non-finite losses in a row.
+    """
+
+    gaussians: Gaussians
+    head: SpecularHead
+    anchors: Tensor
+    optimizer: torch.optim.Adam
+    stats: DensityStats
+    generator: torch.Generator
+    skipped: int = 0
+
+    def pack(self) -> dict[str, Any]:
+        """Everything, as nested dicts of tensors."""
+        return {
+            "gaussians": self.gaussians.tensors(),
+            "head": self.head.state_dict(),
+            "anchors": self.anchors,
+            "optimizer": self.optimizer.state_dict(),
+            "stats": self.stats.tensors(),
+            "generator": self.generator.get_state(),
+            "skipped": self.skipped,
+        }
+
+    @staticmethod
+    def unpack(packed: dict[str, Any]) -> State:
+        """The inverse of `pack`."""
+        gaussians = Gaussians(**packed["gaussians"]).requires_grad_()
+        head = SpecularHead()
+        head.load_state_dict(packed["head"])
+        optimizer = make_optimizer(gaussians, head)
+        optimizer.load_state_dict(packed["optimizer"])
+        generator = torch.Generator()
+        generator.set_state(packed["generator"])
+        return State(
+            gaussians,
+            head,
+            packed["anchors"],
+            optimizer,
+            DensityStats(**packed["stats"]),
+            generator,
+            packed["skipped"],
+        )
+
+
+RATES = {
+    "means": 8e-4,
+    "quats": 4e-3,
+    "log_scales": 8e-3,
+    "opacity_logits": 3e-2,
+    "color_logits": 4e-2,
+    "latents": 1.5e-2,
+    "normal_residuals": 3e-3,
+}
+"""Adam's learning rates of the Gaussians' fields (means in metres)."""
+HEAD_RATE = 6e-3
+
+
+def make_optimizer(gaussians: Gaussians, head: SpecularHead) -> torch.optim.Adam:
+    """One group per field, named after it as `density` wants, and one for the head."""
+    groups = [
+        {"params": [tensor], "lr": RATES[name], "name": name}
+        for name, tensor in gaussians.parameters().items()
+    ]
+    groups.append({"params": list(head.parameters()), "lr": HEAD_RATE, "name": "head"})
+    return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12)
+
+
+def start(body: Body, points: int, seed: int) -> State:
+    """Flat grey Gaussians on the skin of `body`."""
+    generator = torch.Generator().manual_seed(seed)
+    samples = body.sample_surface(points, generator, REGION_WEIGHTS)
+    n = samples.normals
+    quats = torch.stack([1 + n[:, 2], -n[:, 1], n[:, 0], torch.zeros(len(n))], -1)  # turns z to the normal
+    quats[quats.norm(dim=-1) < 1e-3] = torch.tensor([0.0, 1.0, 0.0, 0.0])
+    head = SpecularHead(seed=seed)
+    gaussians = Gaussians(
+        means=samples.points.clone(),
+        quats=torch.nn.functional.normalize(quats, dim=-1),
+        log_scales=torch.log(samples.spacing[:, None] * torch.tensor([0.85, 0.85, 0.3])),
+        opacity_logits=torch.full((points,), 2.0),
+        color_logits=torch.zeros(points, 3),
+        latents=torch.zeros(points, head.config.latents),
+        normal_residuals=torch.zeros(points, 3),
+        regions=samples.regions,
+        bind_joints=samples.bind_joints,
+        bind_weights=samples.bind_weights,
+    ).requires_grad_()
+    optimizer = make_optimizer(gaussians, head)
+    return State(gaussians, head, samples.points.clone(), optimizer, DensityStats.zeros(points), generator)
+
+
+def take_step(state: State, loss: Tensor) -> bool:
+    """Backward and one step of Adam; False where loss or gradient is not finite and nothing was changed.
+
+    The caller stops the run when this happens three times in a row (`state.skipped`).
+    """
+    state.optimizer.zero_grad(set_to_none=True)
+    finite = math.isfinite(float(loss.detach()))
+    if finite:
+        loss.backward()
+        gradients = [
+            p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
+        finite = all(bool(g.isfinite().all()) for g in gradients)
+    if not finite:
+        state.optimizer.zero_grad(set_to_none=True)
+        state.skipped += 1
+        return False
+    state.optimizer.step()
+    state.skipped = 0
+    return True

@@ -1,0 +1,167 @@
+"""The whole run on a tiny configuration: the folder, repeatability, resuming, non-finite losses, the photo."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+
+from specularip import avatar as avatar_module
+from specularip.config import Config, ScrConfig, SeidConfig
+from specularip.errors import UserError
+from specularip.stages import run as run_module
+from specularip.stages import seid as seid_module
+from specularip.stages.run import generate
+
+FACE = Path(__file__).parent.parent / "examples" / "eileen_collins.jpg"
+TEXT = "A woman in a red satin dress"
+SEID = SeidConfig(steps=10, points=900, max_points=1200, render_size=64, views_per_step=2, densify_every=3)
+TINY = Config(
+    seid=SEID,
+    scr=ScrConfig(orbit_views=8, refine_steps=1, ddim_steps=25, fit_steps=4, views_per_step=2),
+    turntable_frames=90,
+    turntable_size=64,
+)
+
+
+def make(out: Path, **options: object) -> avatar_module.Avatar:
+    settings = {"config": TINY, **options}
+    return generate(TEXT, FACE, out=out, **settings)  # type: ignore[arg-type]
+
+
+def difference(a: avatar_module.Avatar, b: avatar_module.Avatar) -> float:
+    """Largest absolute difference of any float tensor of two avatars."""
+    assert len(a.gaussians) == len(b.gaussians), "the avatars have different numbers of Gaussians"
+    assert a.head is not None and b.head is not None
+    pairs = [(x, b.gaussians.tensors()[k]) for k, x in a.gaussians.tensors().items()]
+    pairs += [(x, b.head.state_dict()[k]) for k, x in a.head.state_dict().items()]
+    return max(float((x.double() - y.double()).abs().max()) for x, y in pairs)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, avatar_module.Avatar]:
+    out = tmp_path_factory.mktemp("run") / "avatar"
+    return out, make(out)
+
+
+def test_the_run_folder_holds_what_it_should(finished: tuple[Path, avatar_module.Avatar]) -> None:
+    out, made = finished
+    for name in (
+        "avatar.safetensors",
+        "avatar.ply",
+        "turntable.mp4",
+        "preview.png",
+        "report.json",
+        "metrics.jsonl",
+    ):
+        assert (out / name).stat().st_size > 0, name
+    report = json.loads((out / "report.json").read_text())
+    assert report["settings"]["seid"]["steps"] == TINY.seid.steps
+    assert report["perceptual_loss"] == "unet-features" and "LPIPS" in report["perceptual_note"]
+    assert report["phenotype"]["gender"] > 0.5
+    assert report["gaussians"] == len(made.gaussians) > 300
+    assert {"seid", "refine", "fit", "load", "write"} <= set(report["seconds"])
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["stage"] == "seid"] == list(range(1, 11))
+    assert [line["step"] for line in lines if line["stage"] == "fit"] == list(range(1, 5))
+    frames, _ = imageio_ffmpeg.count_frames_and_secs(str(out / "turntable.mp4"))
+    assert frames == 90
+    assert difference(avatar_module.load(out), made) == 0
+    assert made.binding is not None and int(made.gaussians.bind_joints.max()) < len(made.binding.joint_names)
+
+
+def test_both_stages_train_the_specular_branch(finished: tuple[Path, avatar_module.Avatar]) -> None:
+    _, made = finished
+    assert float(made.gaussians.latents.abs().max()) > 0.01
+    assert made.head is not None
+    start = type(made.head)(seed=TINY.seed).state_dict()
+    moved = {k: float((v - start[k]).abs().max()) for k, v in made.head.state_dict().items()}
+    assert moved["light_color"] > 0 and moved["to_lobes.weight"] > 0 and moved["qkv.weight"] > 0, moved
+
+
+def test_the_same_seed_makes_the_same_avatar_and_another_does_not(
+    finished: tuple[Path, avatar_module.Avatar], tmp_path: Path
+) -> None:
+    _, made = finished
+    assert difference(make(tmp_path / "again"), made) <= 1e-4
+    other = make(tmp_path / "other", seed=1)
+    assert len(other.gaussians) != len(made.gaussians) or difference(other, made) > 1e-2
+
+
+@pytest.mark.parametrize(("stage", "step"), [("SEID", 7), ("SCR views", 2), ("SCR fit", 2)])
+def test_a_stopped_run_resumes_to_the_same_avatar(
+    finished: tuple[Path, avatar_module.Avatar], tmp_path: Path, stage: str, step: int
+) -> None:
+    class Interrupting(run_module.Progress):
+        """Sends this process SIGTERM at one step, as an impatient user or a batch system does."""
+
+        def step(self, done: int, loss: float | None = None) -> None:
+            super().step(done, loss)
+            if self._stage == stage and done == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "run", progress=Interrupting())
+    assert not (tmp_path / "run" / "report.json").exists()
+    with pytest.raises(UserError, match="another seed"):
+        make(tmp_path / "run", resume=True, seed=5)
+    resumed = make(tmp_path / "run", resume=True)
+    assert difference(resumed, finished[1]) <= 1e-3
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len([line for line in steps if line["stage"] == "seid"]) == TINY.seid.steps
+
+
+def test_non_finite_losses_skip_their_step_and_three_in_a_row_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = seid_module.sds, [0]
+
+    def poisoned(*args: object, **options: object) -> object:
+        result = real(*args, **options)  # type: ignore[arg-type]
+        calls[0] += 1
+        bad = calls[0] in bad_calls
+        return replace(result, loss=result.loss * float("nan")) if bad else result
+
+    monkeypatch.setattr(seid_module, "sds", poisoned)
+    bad_calls: set[int] = {2, 3, 5}
+    survived = make(tmp_path / "two")
+    assert all(bool(t.isfinite().all()) for t in survived.gaussians.parameters().values())
+    calls[0], bad_calls = 0, {4, 5, 6}
+    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(UserError, match="not finite 3 times in a row at step 6"):
+        make(tmp_path / "three")
+    kept = run_module.RunFolder(tmp_path / "three").load_checkpoint()
+    assert kept is not None and kept.meta["step"] == 3
+
+
+def test_words_the_prior_does_not_know_and_text_that_is_cut_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "A woman in a red zorblax dress, " + "with a very long description " * 12
+    short = replace(TINY, seid=replace(SEID, steps=1), scr=replace(TINY.scr, fit_steps=1), turntable_frames=2)
+    generate(text, FACE, out=tmp_path / "run", config=short)
+    said = capsys.readouterr().out
+    assert "zorblax" in said and "left out" in said
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert any("zorblax" in note for note in report["notes"])
+    assert len(report["text_read"]) < len(text)
+
+
+def test_the_photo_pulls_the_face(finished: tuple[Path, avatar_module.Avatar], tmp_path: Path) -> None:
+    out, _ = finished
+    free = tmp_path / "free"
+    make(free, photo_weight=0.0)
+
+    def photo_loss(folder: Path) -> list[float]:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [line["photo"] for line in lines if "photo" in line]
+
+    pulled = photo_loss(out)
+    assert pulled[-1] < pulled[0] and photo_loss(free) == []
+    with pytest.raises(UserError, match="photo-weight"):
+        make(tmp_path / "negative", photo_weight=-1.0)
