@@ -1,4 +1,4 @@
-"""The whole run on a tiny configuration: the folder, repeatability, resuming, non-finite losses, the photo."""
+"""The whole run on a tiny configuration: its folder, repeatability, resuming, non-finite losses, the photo."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from specularip import avatar as avatar_module
 from specularip.config import Config, ScrConfig, SeidConfig
 from specularip.errors import UserError
+from specularip.run_folder import FILES
 from specularip.stages import run as run_module
 from specularip.stages import seid as seid_module
 from specularip.stages.run import generate

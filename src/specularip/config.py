@@ -29,8 +29,10 @@ class GuidanceConfig:
 
     kind: Guidance = "cfg"
     """cfg: classifier-free guidance. anpg: annealed negative prompt guidance, three evaluations a step."""
-    scale: float = 5.0
-    negative: str = "blurry, noisy, low quality"
+    scale: float = 4.0
+    negative: str = ""
+    """What to avoid. Plain CFG pushes away from it as hard as towards the text: "blurry" over-sharpens a
+    small prior, and nothing is best. ANPG wants one."""
     rescale: float = 0.5
     """Pull of the guided estimate's spread back to the unguided one's, against over-saturation (0..1)."""
     identity_weight: float = 1.0

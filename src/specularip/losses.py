@@ -127,7 +127,8 @@ class Perceptual:
     def distance(self, features_a: Sequence[Tensor], features_b: Sequence[Tensor]) -> Tensor:
         """Squared distance of `features`, mean over pixels and images, summed over layers; a scalar."""
         if len(features_a) != len(features_b):
-            raise ValueError(f"features of {len(features_a)} and {len(features_b)} layers: not of one network")
+            counts = f"{len(features_a)} and {len(features_b)}"
+            raise ValueError(f"features_a and features_b must come from one network, got {counts} layers")
         terms = [(a - b).square().sum(1).mean() for a, b in zip(features_a, features_b)]
         return torch.stack(terms).sum()
 

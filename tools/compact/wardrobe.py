@@ -167,7 +167,7 @@ def draw_person(rng: random.Random) -> Person:
         phenotype[race] = rng.random()
     noun = {
         "child": ("boy", "boy", "child") if male else ("girl", "girl", "child"),
-        "teen": ("teenager", "boy", "young man") if male else ("teenager", "girl", "young woman"),
+        "teen": ("teenager", "young man") if male else ("teenager", "young woman"),
         "young": ("man", "young man", "guy", "person")
         if male
         else ("woman", "young woman", "lady", "person"),
