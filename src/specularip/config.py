@@ -51,11 +51,11 @@ class SeidConfig:
     """Stage 1: Specular-Enhanced Identity Distillation."""
 
     steps: int = 360
-    points: int = 14_000
+    points: int = 18_000
     """Gaussians sampled on the body's surface to start with."""
-    max_points: int = 24_000
+    max_points: int = 28_000
     render_size: int = 128
-    views_per_step: int = 8
+    views_per_step: int = 6
     framing_weights: tuple[float, float, float, float] = (0.34, 0.22, 0.16, 0.28)
     """Shares of full-body, upper-body, lower-body and head views."""
     top_timestep: int = 980

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import random
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -374,19 +375,18 @@ def main() -> None:
         p.data.copy_(e)
     prior.eval()
     prior.save(args.out / "prior")
-    (args.out / "prior" / "training.json").write_text(
-        json.dumps(
-            {
-                "steps": step,
-                "batch": args.batch,
-                "seconds": round(spent),
-                "loss": round(float(smooth), 4),
-                "gpu": torch.cuda.get_device_name(),
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+    # What made these weights: one entry a run, the runs that they were started from first.
+    before = json.loads((args.init / "training.json").read_text()) if args.init else []
+    entry = {
+        "steps": step,
+        "batch": args.batch,
+        "rate": args.rate,
+        "seconds": round(spent),
+        "loss": round(float(smooth), 4),
+    }
+    entry["gpu"] = torch.cuda.get_device_name()
+    (args.out / "prior" / "training.json").write_text(json.dumps([*before, entry], indent=1) + "\n")
+    shutil.copy(Path(__file__).with_name("MODEL_CARD.md"), args.out / "prior")
     print(f"saved at step {step}, {spent:.0f} s", flush=True)
     preview(prior, photographer, args.out, random.Random(5))
 

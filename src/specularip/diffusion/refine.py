@@ -129,6 +129,8 @@ def refine(
             looks = KeyViews(2, neighbours=plan.neighbours[rows], weights=plan.weights[rows], store=store)
             groups.append((plan.others[rows], looks))
         for views, shared in groups:
+            if not len(views):
+                continue  # an orbit of eight has keys and diagonals only
             at = torch.full((len(views),), t, device=device)
             guided = cfg_noise(prior, noisy[views], at, condition[views], scale, rescale, shared)
             step[views] = prior.ddim_step(noisy[views], guided, t, previous)

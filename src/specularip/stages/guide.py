@@ -17,7 +17,7 @@ from ..diffusion.prior import Prior
 from ..diffusion.prompts import PromptBook
 from ..gaussians import Gaussians
 from ..raster import Raster, rasterize
-from ..specular import SpecularHead
+from ..specular import SpecularHead, shading_normals
 
 
 @dataclass
@@ -72,28 +72,29 @@ def as_images(raster: Raster, channels: int) -> Tensor:
 
 @dataclass
 class PhotoAnchor:
-    """The photo laid on the front of the head: its colours, softly masked to the face.
+    """The photo laid on the front of the head: it owns the diffuse colours there.
 
-    Only colours follow it. Where things are stays with the prior and the body, because one photo under
-    unknown light says little about shape. camera: one frontal camera; target [S,S,3], mask [S,S,1] in 0..1.
+    Two teachers for one face, the prior and the photo, leave a blur or a mess of highlights. So the Gaussians
+    that the photo shows follow it alone: `ownership` fades out the gradients of everything else on them
+    (`state.take_step`), and their places stay the body's, because one photo under unknown light says little
+    about shape. camera: one frontal camera; target [S,S,3], mask [S,S,1] in 0..1; behind: the world's y
+    behind which nothing is face.
     """
 
     camera: Cameras
     target: Tensor
     mask: Tensor
     weight: float
+    behind: float
 
-    def loss(
-        self, gaussians: Gaussians, head: SpecularHead | None, background: float, gain: float = 1.0
-    ) -> Tensor:
-        """Masked mean absolute difference between the rendered face and the photo, times `weight`."""
-        colors, _ = shade(gaussians, head, self.camera, gain)
+    def loss(self, gaussians: Gaussians, background: float) -> Tensor:
+        """Masked mean absolute difference between the diffuse face and the photo, times `weight`."""
         raster = rasterize(
             gaussians.means.detach(),
             gaussians.quats.detach(),
             gaussians.scales.detach(),
             gaussians.opacities.detach(),
-            colors,
+            gaussians.diffuse,
             self.camera.viewmats,
             self.camera.Ks,
             self.camera.width,
@@ -103,9 +104,26 @@ class PhotoAnchor:
         difference = (raster.image[0] - self.target).abs() * self.mask
         return self.weight * difference.sum() / self.mask.sum().clamp_min(1) / 3
 
+    @torch.no_grad()
+    def ownership(self, gaussians: Gaussians) -> Tensor:
+        """How far each Gaussian is the photo's, [N] in 0..1: inside the mask, in front, and facing it."""
+        xy, _ = self.camera.project(gaussians.means)
+        grid = xy / xy.new_tensor([self.camera.width, self.camera.height]) * 2 - 1
+        inside = torch.nn.functional.grid_sample(
+            self.mask.permute(2, 0, 1)[None], grid[None], align_corners=False, padding_mode="zeros"
+        )[0, 0, 0]
+        front = torch.sigmoid((self.behind - gaussians.means[:, 1]) / 0.008)
+        towards = torch.nn.functional.normalize(self.camera.positions - gaussians.means, dim=-1)
+        facing = (shading_normals(gaussians, towards[None])[0] * towards).sum(-1)
+        return inside * front * ((facing - 0.15) / 0.3).clamp(0, 1) * min(1.0, self.weight)
+
 
 def photo_anchor(body: Body, photo: Tensor, mask: Tensor, weight: float) -> PhotoAnchor:
     """photo [3,S,S] and mask [1,S,S] as `photo.align_face` and `photo.face_mask` give them."""
     eyes = body.keypoints[14:16]
     camera = face_camera(eyes.mean(0), float((eyes[0] - eyes[1]).norm()), photo.shape[-1])
-    return PhotoAnchor(camera, photo.permute(1, 2, 0).float(), mask.permute(1, 2, 0).float(), weight)
+    # The ears lie where the face ends.
+    behind = float(body.keypoints[16:18, 1].mean()) - 0.01
+    # A narrow border: where both teachers speak for long, neither is understood.
+    mask = ((mask - 0.3) / 0.3).clamp(0, 1)
+    return PhotoAnchor(camera, photo.permute(1, 2, 0).float(), mask.permute(1, 2, 0).float(), weight, behind)

@@ -19,7 +19,7 @@ from ..cameras import FULL, HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
 from ..diffusion.refine import refine
 from ..losses import Perceptual
 from .guide import Guide, PhotoAnchor, as_images, draw
-from .seid import PHOTO_WEIGHT
+from .seid import PHOTO_WEIGHT, specular_penalty
 from .state import HEAD_RATE, RATES, State, take_step
 
 GEOMETRY_FACTOR = 0.25
@@ -116,17 +116,19 @@ def fit(
             .sort()
             .values
         )
-        raster, _ = draw(state.gaussians, state.head, targets.cameras(rows), guide.config.background)
+        raster, specular = draw(state.gaussians, state.head, targets.cameras(rows), guide.config.background)
         images = torch.nn.functional.adaptive_avg_pool2d(
             as_images(raster, targets.images.shape[1]), targets.images.shape[-1]
         )
         photometric = (images - targets.images[rows]).abs().mean()
         likeness = perceptual.distance(perceptual.features(images), [feature[rows] for feature in wanted])
         loss = config.l1_weight * photometric + config.perceptual_weight * likeness
+        loss = loss + specular_penalty(specular, state.gaussians.regions)
         log = {"l1": float(photometric.detach()), "perceptual": float(likeness.detach())}
+        face = ownership = None
         if photo is not None:
-            face = photo.loss(state.gaussians, state.head, guide.config.background)
+            face = PHOTO_WEIGHT * photo.loss(state.gaussians, guide.config.background)
+            ownership = photo.ownership(state.gaussians)
             log["photo"] = float(face.detach())
-            loss = loss + 10 * PHOTO_WEIGHT * face
-        take_step(state, loss)
+        take_step(state, loss, face, ownership)
         after_step(step + 1, {"loss": float(loss.detach()), **log})

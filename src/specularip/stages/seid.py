@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import torch
 
+from ..body.regions import HAND, NECK
+from ..body.regions import HEAD as HEAD_REGION
 from ..cameras import sample_views
 from ..density import DensityConfig, accumulate, densify_and_prune, prune
 from ..diffusion.sds import sds
@@ -22,15 +24,18 @@ from .state import RATES, State, take_step
 
 SDS_WEIGHT = 0.02
 """Puts the distillation loss, a sum over pixels, on the scale of the regularisers below."""
-PHOTO_WEIGHT = 0.6
+PHOTO_WEIGHT = 2.0
 SIZE_WEIGHT, SIZE_FREE = 2.0, 0.012
 """Pull on the longest axis of Gaussians above SIZE_FREE metres: large soft ones make fuzzy silhouettes."""
 ANCHOR_WEIGHT = 18.0
 """Pull of each Gaussian to where it started, per squared metre: cloth may leave the skin, dust may not."""
 OPACITY_WEIGHT = 0.02
 """Towards fully there or not at all, over the last third."""
-SPECULAR_WEIGHT = 0.02
+SPECULAR_WEIGHT = 0.4
 """Highlights are few: a mild pull of the specular colours to zero."""
+SKIN_FACTOR = 25.0
+"""The same pull is this much stronger on head, neck and hands, which are skin and hair: there a highlight
+would only be the easiest way out where the photo and the prior disagree."""
 
 
 def seid(
@@ -82,20 +87,29 @@ def seid(
         )
         loss = SDS_WEIGHT * distilled.loss + _regularise(state, share)
         if gain > 0:
-            loss = loss + SPECULAR_WEIGHT * specular.mean()
+            loss = loss + specular_penalty(specular, state.gaussians.regions)
         log = {
             "sds": float(distilled.loss.detach()),
             "gradient": float(distilled.grad_norm),
             "points": len(state.gaussians),
         }
+        likeness = ownership = None
         if photo is not None:
-            likeness = photo.loss(state.gaussians, state.head, guide.config.background, gain)
+            likeness = PHOTO_WEIGHT * photo.loss(state.gaussians, guide.config.background)
+            ownership = photo.ownership(state.gaussians)
             log["photo"] = float(likeness.detach())
-            loss = loss + PHOTO_WEIGHT * likeness
-        if take_step(state, loss) and raster.means2d.grad is not None:
+        stepped = take_step(state, loss, likeness, ownership)
+        if stepped and raster.means2d.grad is not None:
             accumulate(state.stats, raster.means2d.grad, raster.radii, (config.render_size,) * 2)
         _control_density(state, density, step, guide)
         after_step(step + 1, {"loss": float(loss.detach()), **log})
+
+
+def specular_penalty(specular: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+    """Pull of the specular colours [B,N,3] to zero, by the body region [N] of each Gaussian."""
+    skin = (regions == HEAD_REGION) | (regions == NECK) | (regions == HAND)
+    weight = torch.where(skin, SKIN_FACTOR, 1.0)
+    return SPECULAR_WEIGHT * (specular.mean((0, 2)) * weight).mean()
 
 
 def specular_gain(share: float, start: float) -> float:

@@ -14,7 +14,7 @@ from ..density import DensityStats
 from ..gaussians import Gaussians
 from ..specular import SpecularHead
 
-REGION_WEIGHTS = {"head": 3.5, "neck": 1.6, "hand": 1.3, "foot": 1.2}
+REGION_WEIGHTS = {"head": 6.0, "neck": 1.6, "hand": 1.3, "foot": 1.2}
 """Samples per area, relative to the rest of the body: close-ups look at the head."""
 
 
@@ -73,7 +73,7 @@ RATES = {
     "log_scales": 8e-3,
     "opacity_logits": 3e-2,
     "color_logits": 4e-2,
-    "latents": 1.5e-2,
+    "latents": 8e-3,
     "normal_residuals": 3e-3,
 }
 """Adam's learning rates of the Gaussians' fields (means in metres)."""
@@ -114,15 +114,25 @@ def start(body: Body, points: int, seed: int) -> State:
     return State(gaussians, head, samples.points.clone(), optimizer, DensityStats.zeros(points), generator)
 
 
-def take_step(state: State, loss: Tensor) -> bool:
+def take_step(
+    state: State, loss: Tensor, own_loss: Tensor | None = None, ownership: Tensor | None = None
+) -> bool:
     """Backward and one step of Adam; False where loss or gradient is not finite and nothing was changed.
 
-    The caller stops the run when this happens three times in a row (`state.skipped`).
+    own_loss speaks for the Gaussians by their `ownership` [N] in 0..1: there the gradients of `loss` fade out
+    before those of own_loss are added. The caller stops the run when three steps in a row were not finite
+    (`state.skipped`).
     """
     state.optimizer.zero_grad(set_to_none=True)
-    finite = math.isfinite(float(loss.detach()))
+    total = float(loss.detach()) + (0.0 if own_loss is None else float(own_loss.detach()))
+    finite = math.isfinite(total)
     if finite:
         loss.backward()
+        if own_loss is not None and ownership is not None:
+            for tensor in state.gaussians.parameters().values():
+                if tensor.grad is not None:
+                    tensor.grad *= (1 - ownership).reshape(-1, *[1] * (tensor.ndim - 1))
+            own_loss.backward()
         gradients = [
             p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None
         ]
@@ -131,6 +141,14 @@ def take_step(state: State, loss: Tensor) -> bool:
         state.optimizer.zero_grad(set_to_none=True)
         state.skipped += 1
         return False
+    fields = state.gaussians.parameters()
+    before = (
+        {} if ownership is None else {k: v.detach().clone() for k, v in fields.items() if k != "color_logits"}
+    )
     state.optimizer.step()
+    with torch.no_grad():
+        for name, old in before.items():
+            # Adam takes full steps on any gradient, however faded, so the step itself has to fade as well.
+            fields[name].lerp_(old, ownership.reshape(-1, *[1] * (old.ndim - 1)))  # type: ignore[union-attr]
     state.skipped = 0
     return True
