@@ -20,9 +20,10 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from specularip import __version__
 from specularip.errors import UserError
 
-# Threads that wait should sleep: where the machine also does something else, OpenMP's busy waiting makes a
-# run several times slower. Read when torch loads; the user's own setting wins.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait should soon sleep: where the machine also does something else, OpenMP's busy waiting (the
+# default, milliseconds) makes a run several times slower. Read when torch loads; the user's own setting wins.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 USER_ERROR, STOPPED = 2, 130
 """Exit codes: something the user can mend; stopped by Ctrl-C or SIGTERM."""

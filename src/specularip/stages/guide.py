@@ -70,6 +70,10 @@ def as_images(raster: Raster, channels: int) -> Tensor:
     return image.permute(0, 3, 1, 2)
 
 
+SHINE_WEIGHT = 0.01
+"""Small: Adam turns any steady gradient on a latent into full steps, and the head's weights are not meant."""
+
+
 @dataclass
 class PhotoAnchor:
     """The photo laid on the front of the head: it owns the diffuse colours there.
@@ -87,8 +91,10 @@ class PhotoAnchor:
     weight: float
     behind: float
 
-    def loss(self, gaussians: Gaussians, background: float) -> Tensor:
-        """Masked mean absolute difference between the diffuse face and the photo, times `weight`."""
+    def loss(self, gaussians: Gaussians, head: SpecularHead, ownership: Tensor, background: float) -> Tensor:
+        """Masked mean absolute difference between the diffuse face and the photo, times `weight`; and a pull
+        of the lobes' amplitudes to zero by `ownership` [N], since the photo has its highlights painted in.
+        """
         raster = rasterize(
             gaussians.means.detach(),
             gaussians.quats.detach(),
@@ -102,7 +108,9 @@ class PhotoAnchor:
             torch.full((3,), background),
         )
         difference = (raster.image[0] - self.target).abs() * self.mask
-        return self.weight * difference.sum() / self.mask.sum().clamp_min(1) / 3
+        lobes = head.prepare(gaussians.latents, gaussians.diffuse.detach())
+        shine = (lobes.xi.mean(-1) * ownership).mean()
+        return self.weight * (difference.sum() / self.mask.sum().clamp_min(1) / 3 + SHINE_WEIGHT * shine)
 
     @torch.no_grad()
     def ownership(self, gaussians: Gaussians) -> Tensor:

@@ -127,8 +127,8 @@ def fit(
         log = {"l1": float(photometric.detach()), "perceptual": float(likeness.detach())}
         face = ownership = None
         if photo is not None:
-            face = PHOTO_WEIGHT * photo.loss(state.gaussians, guide.config.background)
             ownership = photo.ownership(state.gaussians)
+            face = PHOTO_WEIGHT * photo.loss(state.gaussians, state.head, ownership, guide.config.background)
             log["photo"] = float(face.detach())
         take_step(state, loss, face, ownership)
         after_step(step + 1, {"loss": float(loss.detach()), **log})

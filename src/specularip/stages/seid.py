@@ -95,8 +95,10 @@ def seid(
         }
         likeness = ownership = None
         if photo is not None:
-            likeness = PHOTO_WEIGHT * photo.loss(state.gaussians, guide.config.background)
             ownership = photo.ownership(state.gaussians)
+            likeness = PHOTO_WEIGHT * photo.loss(
+                state.gaussians, state.head, ownership, guide.config.background
+            )
             log["photo"] = float(likeness.detach())
         stepped = take_step(state, loss, likeness, ownership)
         if stepped and raster.means2d.grad is not None:
