@@ -142,9 +142,9 @@ def take_step(
         state.skipped += 1
         return False
     fields = state.gaussians.parameters()
-    before = (
-        {} if ownership is None else {k: v.detach().clone() for k, v in fields.items() if k != "color_logits"}
-    )
+    # Colours and latents have gradients of own_loss to follow; what else the photo owns stays where it is.
+    free = ("color_logits", "latents")
+    before = {} if ownership is None else {k: v.detach().clone() for k, v in fields.items() if k not in free}
     state.optimizer.step()
     with torch.no_grad():
         for name, old in before.items():
