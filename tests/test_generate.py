@@ -1,4 +1,4 @@
-"""The whole run on a tiny configuration: its folder, repeatability, resuming, non-finite losses, the photo."""
+"""The whole run on a tiny configuration: folder, repeatability, resuming, non-finite losses, the photo."""
 
 from __future__ import annotations
 
@@ -52,14 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, avatar_mod
 
 def test_the_run_folder_holds_what_it_should(finished: tuple[Path, avatar_module.Avatar]) -> None:
     out, made = finished
-    for name in (
-        "avatar.safetensors",
-        "avatar.ply",
-        "turntable.mp4",
-        "preview.png",
-        "report.json",
-        "metrics.jsonl",
-    ):
+    for name in FILES:
         assert (out / name).stat().st_size > 0, name
     report = json.loads((out / "report.json").read_text())
     assert report["settings"]["seid"]["steps"] == TINY.seid.steps

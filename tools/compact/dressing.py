@@ -31,6 +31,8 @@ from specularip.body.anny import PHENOTYPE_NAMES, AnnyModel
 from specularip.body.regions import NAMES
 
 SURFACE, HEAD_SHARE, SKIRT, CURTAIN = 30_000, 0.30, 6_000, 4_000
+SPLAT = 0.72, 0.22
+"""Standard deviations of a splat along and across the surface, in spacings of the samples."""
 REGION = {name: i for i, name in enumerate(NAMES)}
 BLACK, WHITE = (0.06, 0.06, 0.065), (0.92, 0.92, 0.90)
 
@@ -76,7 +78,7 @@ def _limb(points: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return torch.where(first < 1.0, first, 1.0 + second.clamp_min(0.0))
 
 
-def _quats_from_normals(n: Tensor) -> Tensor:
+def quats_from_normals(n: Tensor) -> Tensor:
     """Rotation that takes z to the normal, wxyz."""
     q = torch.stack([1 + n[..., 2], -n[..., 1], n[..., 0], torch.zeros_like(n[..., 0])], -1)
     flipped = torch.zeros_like(q)
@@ -142,7 +144,7 @@ class Mannequin:
         f = (p - self.eye_mid) / self.unit
         self.fx, self.fy, self.fz = f[:, 0], f[:, 1], f[:, 2]
         self.is_head = self.region == REGION["head"]
-        normal = self._normals(template[None])[0]
+        normal = self.vertex_normals(template[None])[0]
         n = normalize((normal[self.corner] * self.bary[..., None]).sum(1), dim=-1)
         self.front = n[:, 1] < -0.1
         self.template_normal = n
@@ -151,7 +153,7 @@ class Mannequin:
         eyeball[model.eyeballs.flatten()] = True
         self.eyeball = eyeball[self.corner].all(1)
 
-    def _normals(self, vertices: Tensor) -> Tensor:
+    def vertex_normals(self, vertices: Tensor) -> Tensor:
         """Vertex normals [B,V,3]."""
         tri = vertices[:, self.faces]
         cross = torch.linalg.cross(tri[:, :, 1] - tri[:, :, 0], tri[:, :, 2] - tri[:, :, 0])
@@ -194,7 +196,7 @@ class Mannequin:
         heights = vertices[..., 2].amax(1) - vertices[..., 2].amin(1)
         size = (heights / self.height)[:, None]
         keypoints = self.model.keypoints(vertices)
-        vertex_normals = self._normals(vertices)
+        vertex_normals = self.vertex_normals(vertices)
         p = (vertices[:, self.corner] * self.bary[None, ..., None]).sum(2)
         n = normalize((vertex_normals[:, self.corner] * self.bary[None, ..., None]).sum(2), dim=-1)
         N = p.shape[1]
@@ -523,11 +525,11 @@ class Mannequin:
         ]
         merged = {k: torch.cat([part[k] for part in parts], 1) for k in parts[0]}
         spacing = merged.pop("spacing")
-        scales = torch.stack([spacing * 0.72, spacing * 0.72, spacing * 0.22], -1)
+        scales = torch.stack([spacing * SPLAT[0], spacing * SPLAT[0], spacing * SPLAT[1]], -1)
         return Dressed(
             **merged,
             scales=scales,
-            quats=_quats_from_normals(merged["normals"]),
+            quats=quats_from_normals(merged["normals"]),
             keypoints=keypoints,
             vertices=vertices,
             heights=heights,
