@@ -20,9 +20,9 @@ pose      Mean IoU of alpha > 0.5 with the naked body's own silhouette, drawn by
           training pictures (splats on the skin, whose edges every picture of the prior shares); full, upper
           and lower body in equal shares, azimuths evenly all around, elevations over the training range;
           clothes that follow the body (t-shirt, shirt, tank top or sweater, with leggings) and short hair or
-          none. Cloth and hair stand a few millimetres to centimetres off the skin, and a pixel of a full-body view is 4 cm
-          wide, so even the studio does not reach 1. Also reported: against the mesh's exact outline, which
-          lies about a third of a pixel further in.
+          none. Cloth and hair stand a few millimetres to centimetres off the skin, and a pixel of a full-body
+          view is 4 cm wide, so even the studio does not reach 1. Also reported: against the mesh's exact
+          outline, which lies about a third of a pixel further in.
 identity  Spearman's rank correlation, over twenty people, of the skin's luminance (linear light, median over
           the cheeks and the nose where they face the camera) in the face crop that was given and in a sampled
           head close-up from within 30 degrees of the front. Sentences name no skin, hair or age.

@@ -1,6 +1,8 @@
 # Sourced by run.sh, test.sh and .ci/run, in the repository's root: makes .venv and installs the project.
 # setup EXTRAS: "" or "dev". A stamp of what was installed makes the next call a no-op; it is written last,
 # so a set-up that was interrupted is simply done again. PYTHON=/path/to/python chooses the interpreter.
+# pip's own settings hold: where PyPI's torch is the one with CUDA and that is not wanted, point
+# PIP_EXTRA_INDEX_URL at PyTorch's index of CPU wheels and it will be preferred as 2.13.0+cpu.
 
 find_python() {
     local candidate
@@ -14,16 +16,6 @@ find_python() {
     echo "error: no Python 3.11 to 3.14 with venv found${PYTHON:+ (tried PYTHON=$PYTHON)}." \
         "Install one (on Debian and Ubuntu: apt install python3 python3-venv), then run this again." >&2
     return 1
-}
-
-install_torch() {
-    local pip=(.venv/bin/python -m pip install --quiet) version=2.13.0
-    if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then
-        # PyPI's Linux wheel brings gigabytes of CUDA; PyTorch's own index has one without.
-        "${pip[@]}" --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu \
-            "torch==$version+cpu" 2>/dev/null && return
-    fi
-    "${pip[@]}" "torch==$version"
 }
 
 setup() {
@@ -40,7 +32,7 @@ setup() {
         "$python" -m venv --clear .venv || return
     fi
     export PIP_DISABLE_PIP_VERSION_CHECK=1
-    echo "installing torch (200 MB without CUDA)" && install_torch &&
+    echo "installing torch" && .venv/bin/python -m pip install --quiet torch==2.13.0 &&
         echo "installing specularip and what it needs" &&
         .venv/bin/python -m pip install --quiet -c constraints.txt -e ".${extras:+[$extras]}" &&
         echo "$stamp" >".venv/.installed-${extras:-run}"
