@@ -18,7 +18,7 @@ class PriorConfig:
     """Which diffusion prior to load and how to run it."""
 
     path: str = "compact"
-    """A folder in diffusers' layout, a hub id, or "compact" for the prior that ships with the package."""
+    """A folder in diffusers' layout, or "compact" for the prior that ships with the package."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 where the processor multiplies it natively, float16 on CUDA, else float32."""
 
