@@ -1,21 +1,19 @@
-"""SSIM against scikit-image, and the perceptual losses against what they claim."""
+"""The perceptual losses against what they claim."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from skimage.metrics import structural_similarity
 from tiny_prior import latent_prior, pixel_prior
 from torch import Tensor
 
 from specularip import losses
 from specularip.errors import UserError
-from specularip.losses import Lpips, Perceptual, photometric, ssim
+from specularip.losses import Lpips, Perceptual
 
 SEED = int.from_bytes(os.urandom(4))
 
@@ -31,12 +29,6 @@ def no_weights_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setattr(losses, "LPIPS_FOLDER", tmp_path / "absent")
 
 
-def smooth_pair(generator: torch.Generator, channels: int = 3) -> tuple[Tensor, Tensor]:
-    coarse = torch.rand(2, channels, 7, 6, generator=generator)
-    a = torch.nn.functional.interpolate(coarse, (37, 29), mode="bilinear")
-    return a, (a + 0.1 * torch.randn(a.shape, generator=generator)).clamp(0, 1)
-
-
 def vgg_state(generator: torch.Generator) -> dict[str, Tensor]:
     state, channels = {}, 3
     for k, (group, width) in enumerate(zip(losses.VGG_CONVOLUTIONS, (64, 128, 256, 512, 512))):
@@ -47,34 +39,6 @@ def vgg_state(generator: torch.Generator) -> dict[str, Tensor]:
             channels = width
         state[f"lin{k}.model.1.weight"] = torch.rand(1, width, 1, 1, generator=generator)
     return state
-
-
-def test_ssim_is_that_of_scikit_image(generator: torch.Generator) -> None:
-    a, b = smooth_pair(generator)
-    theirs = [
-        structural_similarity(
-            x.numpy(), y.numpy(), channel_axis=0, data_range=1.0, gaussian_weights=True, sigma=1.5,
-            use_sample_covariance=False,
-        )
-        for x, y in zip(a.double(), b.double())
-    ]  # fmt: skip
-    assert float(ssim(a.double(), b.double())) == pytest.approx(np.mean(theirs), abs=1e-6), SEED
-    assert float(ssim(a, a)) == pytest.approx(1, abs=1e-5), SEED
-
-
-def test_photometric_mixes_its_two_terms(generator: torch.Generator) -> None:
-    a, b = smooth_pair(generator)
-    l1, structure = float((a - b).abs().mean()), 1 - float(ssim(a, b))
-    for weight in (0.0, 0.2, 1.0):
-        expected = (1 - weight) * l1 + weight * structure
-        assert float(photometric(a, b, weight)) == pytest.approx(expected, abs=1e-5), SEED
-    assert float(photometric(a, a)) == pytest.approx(0, abs=1e-5), SEED
-
-
-@pytest.mark.parametrize("shape", [(3, 20, 20), (1, 3, 10, 20)])
-def test_ssim_refuses_other_shapes(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError):
-        ssim(torch.zeros(shape), torch.zeros(shape))
 
 
 def test_unet_features_are_those_of_the_whole_unet(generator: torch.Generator) -> None:

@@ -1,6 +1,6 @@
-"""Losses of SCR, between renders and refined views: photometric (L1 and SSIM) and perceptual.
+"""The perceptual loss of SCR, between renders and refined views.
 
-The perceptual loss is LPIPS (Zhang et al., 2018) where its weights are present. They are the user's to fetch:
+It is LPIPS (Zhang et al., 2018) where its weights are present. They are the user's to fetch:
 VGG-16 as torch hub ships it and LPIPS' five linear heads, as .safetensors or plain state dicts, in the folder
 that SPECULARIP_LPIPS names or in ~/.cache/specularip/lpips. Without them, the first layers of the prior's own
 UNet take VGG's place: it has learned what people look like, and is loaded anyway.
@@ -25,9 +25,6 @@ from specularip.errors import UserError
 LPIPS_FOLDER = Path("~/.cache/specularip/lpips")
 LPIPS_VARIABLE = "SPECULARIP_LPIPS"
 
-WINDOW, SIGMA = 11, 1.5
-"""SSIM's Gaussian window, pixels."""
-
 UNET_TIMESTEP = 50
 """Where the UNet is asked for features: late in denoising, when it attends to surface rather than layout."""
 UNET_BLOCKS = 3
@@ -37,37 +34,6 @@ VGG_CONVOLUTIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 """Convolutions of VGG-16 by their number in torch hub's `features`; a max pool stands between two groups."""
 # LPIPS' own normalisation, of images in -1..1.
 VGG_SHIFT, VGG_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-
-
-def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Mean structural similarity of images [B,C,H,W] in 0..1, a scalar; 1 for equal images.
-
-    Wang et al., 2004, eq. 13: Gaussian window of 11 pixels, sigma 1.5, K = (0.01, 0.03), only where the
-    window fits into the image. Raises ValueError for images smaller than the window.
-    """
-    if a.shape != b.shape or a.ndim != 4:
-        raise ValueError(f"a and b must both be [B,C,H,W], got {list(a.shape)} and {list(b.shape)}")
-    if min(a.shape[-2:]) < WINDOW:
-        raise ValueError(f"images must be at least {WINDOW}x{WINDOW}, got {a.shape[-2]}x{a.shape[-1]}")
-    offsets = torch.arange(WINDOW, device=a.device, dtype=a.dtype) - WINDOW // 2
-    kernel = torch.exp(-(offsets**2) / (2 * SIGMA**2))
-    kernel = kernel / kernel.sum()
-    # All five local means in one pass of a separable filter.
-    stacked = torch.cat([a, b, a * a, b * b, a * b]).flatten(0, 1)[:, None]
-    means = F.conv2d(F.conv2d(stacked, kernel[None, None, None]), kernel[None, None, :, None])
-    mean_a, mean_b, aa, bb, ab = means.chunk(5)
-    c1, c2 = 0.01**2, 0.03**2
-    top = (2 * mean_a * mean_b + c1) * (2 * (ab - mean_a * mean_b) + c2)
-    bottom = (mean_a**2 + mean_b**2 + c1) * (aa - mean_a**2 + bb - mean_b**2 + c2)
-    return (top / bottom).mean()
-
-
-def photometric(a: Tensor, b: Tensor, ssim_weight: float = 0.2) -> Tensor:
-    """(1 - ssim_weight) |a - b| + ssim_weight (1 - SSIM) of images [B,C,H,W] in 0..1, a scalar.
-
-    Kerbl et al., 3D Gaussian Splatting, 2023, eq. 7, with D-SSIM = 1 - SSIM as their code has it.
-    """
-    return torch.lerp((a - b).abs().mean(), 1 - ssim(a, b), ssim_weight)
 
 
 class Perceptual:
