@@ -95,15 +95,12 @@ class PhotoAnchor:
         """Masked mean absolute difference between the diffuse face and the photo, times `weight`; and a pull
         of the lobes' amplitudes to zero by `ownership` [N], since the photo has its highlights painted in.
         """
-        # Only what the photo owns may follow it: else what lies behind or beside is bent to mend its picture.
-        fixed = gaussians.diffuse.detach()
-        diffuse = fixed + ownership[:, None] * (gaussians.diffuse - fixed)
         raster = rasterize(
             gaussians.means.detach(),
             gaussians.quats.detach(),
             gaussians.scales.detach(),
             gaussians.opacities.detach(),
-            diffuse,
+            gaussians.diffuse,
             self.camera.viewmats,
             self.camera.Ks,
             self.camera.width,
