@@ -30,7 +30,8 @@ def branch_noise(
 ) -> tuple[Tensor, ...]:
     """Predicted noise of each branch, each [V,C,h,w], from one call of the UNet.
 
-    noisy [V,C,h,w], timesteps [V]. The face is shown to the positive branch only.
+    noisy [V,C,h,w], timesteps [V]. The positive branch sees `condition.identity`, the others
+    `condition.null_identity`.
     """
     g = len(branches)
     text = torch.cat([getattr(condition, branch) for branch in branches])

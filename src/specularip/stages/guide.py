@@ -79,7 +79,7 @@ class PhotoAnchor:
     """The photo laid on the front of the head: it owns the diffuse colours there.
 
     Two teachers for one face, the prior and the photo, leave a blur or a mess of highlights. So the Gaussians
-    that the photo shows follow it alone: `ownership` fades out the gradients of everything else on them
+    that the photo shows follow it alone: `ownership` fades out what everything else would do to them
     (`state.take_step`), and their places stay the body's, because one photo under unknown light says little
     about shape. camera: one frontal camera; target [S,S,3], mask [S,S,1] in 0..1; behind: the world's y
     behind which nothing is face.

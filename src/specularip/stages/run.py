@@ -20,7 +20,7 @@ import torch
 from .. import __version__
 from ..avatar import Avatar, Binding
 from ..body import Body, anny_body, phenotype_from_text
-from ..cameras import HEAD, Cameras, orbit_views
+from ..cameras import FULL, HEAD, Cameras, orbit_views
 from ..config import Config, preset_config
 from ..diffusion.prior import Prior, pick_dtype
 from ..diffusion.prompts import PromptBook, view_prompt
@@ -89,6 +89,7 @@ class _Run:
             stop,
         )
         self.seconds: dict[str, float] = {}
+        self._running: tuple[str, float] | None = None  # the phase being timed, and since when
         self.notes: list[str] = list(inputs.notes)
         self.last_preview = self.last_checkpoint = time.monotonic()
 
@@ -120,7 +121,7 @@ class _Run:
             total = self.config.scr.refine_steps * len(orbits(self.config.scr.orbit_views))
             self.progress.start("SCR views", total)
             with self._timed("refine"):
-                targets = make_targets(state, guide, self._between("refine", state))
+                targets = make_targets(state, guide, self._after_refining)
             self._save("fit", 0, state, targets)
             step = 0
         perceptual = Perceptual.load(guide.prior)
@@ -179,8 +180,9 @@ class _Run:
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
-        self._open = name, began
+        self._running = name, began
         yield
+        self._running = None
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     def _save(self, name: str, step: int, state: State, targets: Targets | None) -> None:
@@ -188,10 +190,9 @@ class _Run:
         if targets is not None:
             packed["targets"] = targets.pack()
         seconds = dict(self.seconds)
-        if self._open[0] not in seconds or name == self._open[0]:
-            seconds[self._open[0]] = (
-                self.seconds.get(self._open[0], 0.0) + time.perf_counter() - self._open[1]
-            )
+        if self._running is not None:
+            phase, began = self._running
+            seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - began
         self.folder.save_checkpoint(
             name, packed, {"step": step, "seconds": seconds, "inputs": self._inputs_meta()}
         )
@@ -219,41 +220,31 @@ class _Run:
 
         return after_step
 
-    def _between(self, name: str, state: State) -> Callable[[int, int], None]:
-        """Refinement draws no random number but its first noise, so it restarts whole when it is resumed;
-        the checkpoint before it is the one to go back to."""
-
-        def after_step(done: int, total: int) -> None:
-            self.progress.step(done)
-            if self.stop.requested:
-                raise KeyboardInterrupt
-
-        return after_step
+    def _after_refining(self, done: int, total: int) -> None:
+        """Refinement takes seconds and has a checkpoint just before it, from which it starts again."""
+        self.progress.step(done)
+        if self.stop.requested:
+            raise KeyboardInterrupt
 
     def _avatar(self, state: State, guide: Guide) -> Avatar:
         body = guide.body
         binding = Binding(list(body.joint_names), list(body.joint_parents), body.joints.detach().clone())
-        return Avatar(state.gaussians, state.head, self._provenance(guide), binding)
-
-    def _provenance(self, guide: Guide) -> dict[str, Any]:
-        return {
+        provenance = {
             "text": self.inputs.text,
             "photo": self.inputs.image.name,
             "preset": self.config.preset,
             "seed": self.config.seed,
             "specularip": __version__,
-            "height": round(guide.body.height, 4),
+            "height": round(body.height, 4),
         }
+        return Avatar(state.gaussians, state.head, provenance, binding)
 
     def _finish(self, state: State, guide: Guide, perceptual: str) -> Avatar:
         """Everything a run folder holds, the report last: a folder without one is unfinished."""
         config = self.config
-        avatar = Avatar(
-            state.gaussians.select(torch.arange(len(state.gaussians))),
-            state.head.requires_grad_(False).eval(),
-            self._provenance(guide),
-            self._avatar(state, guide).binding,
-        )
+        state.head.requires_grad_(False).eval()
+        detached = state.gaussians.select(torch.arange(len(state.gaussians)))
+        avatar = replace(self._avatar(state, guide), gaussians=detached)
         self.progress.say("writing the avatar and its turntable")
         with self._timed("write"):
             avatar.save(self.folder.path)
@@ -299,8 +290,7 @@ def load_prior(config: Config) -> Prior:
 
 def preview(avatar: Avatar, body: Body, size: int) -> np.ndarray:
     """uint8 [size, 4 size, 3]: front, three-quarter, back and face."""
-    distance = 1.42 * body.height
-    whole = Cameras.orbit([0.0, 40.0, 180.0], 6.0, distance, 45.0, size, size)
+    whole = Cameras.orbit([0.0, 40.0, 180.0], 6.0, FULL.distance * body.height, FULL.fov_y_deg, size, size)
     close = orbit_views(1, HEAD, size=size, body_height=body.height, elevation_deg=4.0).cameras
     frames = [*avatar.render(whole).image, *avatar.render(close).image]
     return np.concatenate([to_uint8(frame) for frame in frames], 1)

@@ -22,10 +22,12 @@ from .guide import Guide, PhotoAnchor, as_images, draw
 from .seid import PHOTO_WEIGHT, specular_penalty
 from .state import HEAD_RATE, RATES, State, take_step
 
-GEOMETRY_FACTOR = 0.25
-"""Positions, turns and sizes move this much slower than in SEID: the targets are sharper, not different."""
-SPECULAR_FACTOR = 0.5
-"""Few views tempt the latents to memorise them."""
+SLOWED = {
+    **dict.fromkeys(("means", "quats", "log_scales", "opacity_logits"), 0.25),
+    **dict.fromkeys(("latents", "normal_residuals", "head"), 0.5),
+}
+"""How much slower than in SEID things move. Geometry: the targets are sharper, not different. The specular
+branch: few views tempt the latents to memorise them."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,7 @@ def fit(
         factor = 1.0 - 0.9 * step / config.fit_steps
         for group in state.optimizer.param_groups:
             rate = RATES.get(group["name"], HEAD_RATE)
-            slow = (
-                GEOMETRY_FACTOR
-                if group["name"] in ("means", "quats", "log_scales", "opacity_logits")
-                else SPECULAR_FACTOR
-                if group["name"] != "color_logits"
-                else 1.0
-            )
-            group["lr"] = rate * factor * slow
+            group["lr"] = rate * factor * SLOWED.get(group["name"], 1.0)
         rows = (
             torch.randperm(len(targets.images), generator=state.generator)[: config.views_per_step]
             .sort()
