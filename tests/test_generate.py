@@ -73,9 +73,9 @@ def test_both_stages_train_the_specular_branch(finished: tuple[Path, avatar_modu
     _, made = finished
     assert float(made.gaussians.latents.abs().max()) > 0.01
     assert made.head is not None
-    start = type(made.head)(seed=TINY.seed).state_dict()
+    start = type(made.head)(made.head.config, TINY.seed).state_dict()
     moved = {k: float((v - start[k]).abs().max()) for k, v in made.head.state_dict().items()}
-    assert moved["light_color"] > 0 and moved["to_lobes.weight"] > 0 and moved["qkv.weight"] > 0, moved
+    assert min(moved.values()) > 0 and "attention.qkv.weight" in moved, moved
 
 
 def test_the_same_seed_makes_the_same_avatar_and_another_does_not(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from specularip.errors import UserError as UserError
     from specularip.raster import Raster as Raster
     from specularip.raster import rasterize as rasterize
+    from specularip.stages.fit import fit as fit
     from specularip.stages.run import generate as generate
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ _HOMES = {
     "Frame": "specularip.avatar",
     "Raster": "specularip.raster",
     "UserError": "specularip.errors",
+    "fit": "specularip.stages.fit",
     "generate": "specularip.stages.run",
     "load": "specularip.avatar",
     "rasterize": "specularip.raster",
@@ -41,6 +43,7 @@ __all__ = [
     "Raster",
     "UserError",
     "__version__",
+    "fit",
     "generate",
     "load",
     "rasterize",

@@ -26,9 +26,9 @@ from .export.atomic import atomic_path
 from .export.ply import read_ply, write_ply
 from .gaussians import Gaussians
 from .raster import rasterize
-from .specular import SpecularConfig, SpecularHead, shading_normals
+from .specular import LATENTS, SpecularConfig, SpecularHead, facing, shading_normals
 
-FORMAT = 1
+FORMAT = 2
 """Version of avatar.safetensors; raised when an older reader would misread a file."""
 FILE_NAME = "avatar.safetensors"
 GREY = 0.6
@@ -40,7 +40,7 @@ class Frame:
 
     image [..3]: over the background, clamped to 0..1. alpha [..1]. depth [..1]: expected depth, metres along
     the optical axis, 0 where empty. normal [..3]: world space, unit, 0 where empty. specular [..3]: the
-    specular layer alone, premultiplied, without background.
+    specular layer alone, premultiplied, without background; where the head's residual darkens, below 0.
     """
 
     image: Tensor
@@ -80,20 +80,24 @@ def shade(
     shape = (len(cameras), len(gaussians), 3)
     if head is None or specular_gain == 0:
         return diffuse.expand(shape), diffuse.new_zeros(()).expand(shape)
-    view_dirs = F.normalize(cameras.positions[:, None] - gaussians.means.detach(), dim=-1)
     lobes = head.prepare(gaussians.latents, diffuse)
-    specular = specular_gain * head.shade(lobes, shading_normals(gaussians, view_dirs), view_dirs)
+    normals, means = shading_normals(gaussians), gaussians.means.detach()
+    specular = specular_gain * head.shade(lobes, normals, means, cameras.positions)
     return diffuse + specular, specular
 
 
 @dataclass
 class Avatar:
-    """A finished person. head None: diffuse only (a plain PLY). provenance: JSON-ready facts of the run."""
+    """A finished person. head None: diffuse only (a plain PLY). provenance: JSON-ready facts of the run.
+
+    antialiased: how it was fitted, and so how it is drawn, see `rasterize`.
+    """
 
     gaussians: Gaussians
     head: SpecularHead | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     binding: Binding | None = None
+    antialiased: bool = False
 
     @torch.no_grad()
     def render(self, cameras: Cameras, background: float | Sequence[float] | Tensor = GREY) -> Frame:
@@ -108,7 +112,8 @@ class Avatar:
             raise ValueError(f"background must be one number or [3], got {list(grey.shape)}")
         colors, specular = shade(cloud, self.head, cameras)
         view_dirs = F.normalize(cameras.positions[:, None] - cloud.means, dim=-1)
-        layers = torch.cat([colors, specular, shading_normals(cloud, view_dirs)], -1)
+        normals = facing(shading_normals(cloud), view_dirs)
+        layers = torch.cat([colors, specular, normals], -1)
         drawn = rasterize(
             cloud.means,
             cloud.quats,
@@ -120,6 +125,7 @@ class Avatar:
             cameras.width,
             cameras.height,
             torch.cat([grey.expand(3), grey.new_zeros(6)]),
+            antialiased=self.antialiased,
         )
         image, highlight, normal = drawn.image.split(3, -1)
         return Frame(image.clamp(0, 1), drawn.alpha, drawn.depth, F.normalize(normal, dim=-1), highlight)
@@ -144,6 +150,7 @@ class Avatar:
             "provenance": self.provenance,
             "head": None,
             "binding": None,
+            "antialiased": self.antialiased,
         }
         if self.head is not None:
             header["head"] = asdict(self.head.config)
@@ -202,6 +209,7 @@ def mean_specular(avatar: Avatar, size: int = 192) -> Tensor:
                 camera.Ks,
                 size,
                 size,
+                antialiased=avatar.antialiased,
             )
             (seen,) = torch.autograd.grad(drawn.image.sum(), ones)
         total += seen * specular
@@ -235,7 +243,7 @@ def load(path: str | os.PathLike[str]) -> Avatar:
     try:
         return _build(metadata, tensors)
     except _Damage as error:
-        raise UserError(f"{path} is not a whole avatar: {error}") from None
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 class _Damage(Exception):
@@ -250,6 +258,8 @@ def _build(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Avatar:
         raise _Damage("its header is not JSON") from None
     if not isinstance(header, dict):
         raise _Damage("it has no specularip header")
+    if header.get("format") == 1:
+        raise _Damage("it was made by an earlier version, with another kind of highlights: make it again")
     if header.get("format") != FORMAT:
         raise _Damage(f"format {header.get('format')} is not {FORMAT}, the one this version reads")
     provenance = header.get("provenance", {})
@@ -262,7 +272,7 @@ def _build(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Avatar:
     if count < 1:
         raise _Damage("it holds no Gaussians")
     latents = tensors.get("gaussians.latents", torch.empty(0))
-    width = head.config.latents if head else (latents.shape[-1] if latents.ndim == 2 else 0)
+    width = LATENTS if head else (latents.shape[-1] if latents.ndim == 2 else 0)
     shapes = {
         **{"means": (3,), "quats": (4,), "log_scales": (3,), "opacity_logits": (), "color_logits": (3,)},
         **{"latents": (width,), "normal_residuals": (3,)},
@@ -279,18 +289,26 @@ def _build(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Avatar:
             for f in fields(Gaussians)
         }
     )
-    return Avatar(cloud, head, provenance, _build_binding(header.get("binding"), tensors, cloud))
+    antialiased = header.get("antialiased", False)
+    if type(antialiased) is not bool:
+        raise _Damage("its way of drawing is neither true nor false")
+    binding = _build_binding(header.get("binding"), tensors, cloud)
+    return Avatar(cloud, head, provenance, binding, antialiased)
 
 
 def _build_head(config: object, tensors: dict[str, Tensor]) -> SpecularHead | None:
     if config is None:
         return None
-    names = {f.name for f in fields(SpecularConfig)}
-    if not isinstance(config, dict) or set(config) != names:
+    known = asdict(SpecularConfig())
+    if not isinstance(config, dict) or set(config) != set(known):
         raise _Damage("its head's configuration is not of this version")
-    if not all(type(size) is int and 1 <= size <= 1024 for size in config.values()):
-        raise _Damage("its head's sizes are not whole numbers from 1 to 1024")
-    head = SpecularHead(SpecularConfig(**config))
+    for name, usual in known.items():
+        if type(config[name]) not in ((int, float) if type(usual) is float else (type(usual),)):
+            raise _Damage(f"its head's {name} is not of type {type(usual).__name__}")
+    try:
+        head = SpecularHead(SpecularConfig(**config))
+    except ValueError as error:
+        raise _Damage(f"its head's {error}") from None
     state = head.state_dict()
     head.load_state_dict(
         {

@@ -5,11 +5,13 @@ Torch is imported inside the functions, so that --help and wrong arguments answe
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
@@ -61,7 +63,6 @@ def generate(
     print(f'specularip {__version__}: "{" ".join(text.split())}", face from {image}', flush=True)
     from specularip.inputs import check_inputs
     from specularip.progress import Progress
-    from specularip.run_folder import RunFolder
 
     check_inputs(text, image, out, resume, overwrite)  # before torch loads: wrong input is told at once
     try:
@@ -81,14 +82,176 @@ def generate(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        if RunFolder(out).has_checkpoint():
-            again = [argument for argument in sys.argv[1:] if argument not in ("--overwrite", "--resume")]
-            command = shlex.join(["specularip", *again, "--resume"])
-            print(f"stopped; continue with: {command}", file=sys.stderr)
-        else:
-            print("stopped before the first checkpoint; nothing to continue from", file=sys.stderr)
+        _say_how_to_continue(out)
         raise SystemExit(STOPPED) from None
     print(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply")
+
+
+def fit(
+    data: Annotated[Positional[Path], arg(metavar="DATA")],
+    out: Annotated[Path, arg(metavar="DIR")],
+    iterations: int | None = None,
+    points: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Make an avatar from posed images: photographs, renders or generated views whose cameras are known.
+
+    The folder DATA has NeRF-synthetic's layout: transforms_train.json with the cameras (camera_angle_x or
+    fl_x; per frame file_path and a 4x4 camera-to-world transform_matrix, OpenGL axes, z up) and the images it
+    names, PNG with alpha at best. With transforms_test.json, the result is measured on those views. With
+    body.npz (arrays v and f, a triangle mesh) the Gaussians start on that surface; else on points3d.ply; else
+    anywhere that the cameras see. The folder DIR gets what `generate` writes, and the metrics in report.json.
+    Ctrl-C saves a checkpoint first; the same command with --resume goes on from there.
+
+    Example: specularip fit glossy/satin --out out/satin
+
+    Args:
+        data: Folder with transforms_train.json. At least 3 images, all of one size.
+        out: Folder for the results. It must be empty or new, unless --resume or --overwrite is given.
+        iterations: Training steps, one image each. Left out, as many as suit the device.
+        points: Gaussians to start with. Left out, as many as suit the device.
+        device: auto takes the GPU where CUDA and gsplat are there, else the CPU.
+        seed: The same seed on the same machine makes the same avatar.
+        resume: Continue the run in DIR from its last checkpoint.
+        overwrite: Replace the run in DIR. Only files that a run writes are deleted.
+    """
+    print(f"specularip {__version__}: fit to {data}", flush=True)
+    for name, value, least in (("--iterations", iterations, 1), ("--points", points, 100)):
+        if value is not None and not least <= value <= 10_000_000:
+            raise UserError(f"{name} must lie between {least} and 10000000, got {value}")
+    from specularip.progress import Progress
+    from specularip.run_folder import RunFolder
+
+    RunFolder.check(out, resume, overwrite)  # before torch loads: wrong input is told at once
+    try:
+        with Progress() as progress:
+            progress.say("loading libraries")
+            from specularip.config import FitConfig
+            from specularip.stages.fit import fit as run
+
+            given = {"iterations": iterations, "points": points}
+            run(
+                data,
+                out,
+                config=FitConfig(**{name: value for name, value in given.items() if value is not None}),
+                device=None if device == "auto" else device,
+                seed=seed,
+                resume=resume,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        _say_how_to_continue(out)
+        raise SystemExit(STOPPED) from None
+    print(f"done: {out}/avatar.safetensors, {out}/preview.png, {out}/report.json")
+
+
+def _say_how_to_continue(out: Path) -> None:
+    from specularip.run_folder import RunFolder
+
+    if RunFolder(out).has_checkpoint():
+        again = [argument for argument in sys.argv[1:] if argument not in ("--overwrite", "--resume")]
+        command = shlex.join(["specularip", *again, "--resume"])
+        print(f"stopped; continue with: {command}", file=sys.stderr)
+    else:
+        print("stopped before the first checkpoint; nothing to continue from", file=sys.stderr)
+
+
+def evaluate(
+    avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
+    data: Annotated[Path, arg(metavar="DATA")],
+    split: Literal["test", "val", "train"] = "test",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    out: Annotated[Path | None, arg(metavar="FILE")] = None,
+) -> None:
+    """Measure an avatar against posed images: a table of metrics, and JSON.
+
+    PSNR, SSIM and LPIPS (where its weights are) compare the pictures; highlight PSNR only their bright
+    pixels; highlight drift says by how many degrees highlights lie off; coherence, whether the specular layer
+    agrees between neighbouring views. docs/metrics.md has the formulas.
+
+    Example: specularip eval out/satin --data glossy/satin --out metrics.json
+
+    Args:
+        avatar: A run folder, or an avatar file (.safetensors, .ply).
+        data: Folder with posed images in NeRF-synthetic's layout, as `fit` takes it.
+        split: Which of the folder's transforms_*.json. Measure on images that the avatar was not fitted to.
+        device: auto takes the GPU where CUDA and gsplat are there, else the CPU.
+        out: Where to write the metrics as JSON. A dash (-) prints the JSON alone instead of the table.
+    """
+    if out is not None and str(out) != "-" and out.suffix.lower() != ".json":
+        raise UserError(f"cannot write metrics to {out}: end the name in .json, or use - to print them")
+    import dataclasses
+
+    from specularip.avatar import load
+    from specularip.metrics import evaluate as measure
+    from specularip.metrics import find_lpips
+    from specularip.posed_images import load_posed_images
+    from specularip.run_folder import to_json, write_json
+
+    loaded = load(avatar)
+    posed = load_posed_images(data, split)
+    if len(posed) == 0:
+        raise UserError(f"{posed.notes[0]}; --split train measures on the images it was fitted to")
+    place = _pick_device(device)
+    perceptual, no_lpips = find_lpips(place)
+    head = None if loaded.head is None else loaded.head.to(place)
+    loaded = dataclasses.replace(loaded, gaussians=loaded.gaussians.to(place), head=head)
+    values = measure(loaded, posed, perceptual)
+    if out is not None and str(out) == "-":
+        print(to_json(values), end="")
+        return
+    notes = [note for note in (*posed.notes, no_lpips) if note]
+    _print_metrics(f"{avatar} on {data} ({split})", values, notes)
+    if out is not None:
+        print(write_json(out, values))
+
+
+METRICS = {
+    "views": ("views", "{:.0f}"),
+    "gaussians": ("Gaussians", "{:,.0f}"),
+    "psnr": ("PSNR, dB", "{:.2f}"),
+    "ssim": ("SSIM", "{:.4f}"),
+    "lpips": ("LPIPS (less is better)", "{:.4f}"),
+    "highlight_psnr": ("highlight PSNR, dB", "{:.2f}"),
+    "highlight_drift_deg": ("highlight drift, degrees", "{:.3f}"),
+    "highlight_drift_p90_deg": ("highlight drift, 90th percentile", "{:.3f}"),
+    "highlight_missed": ("highlights missed", "{:.1%}"),
+    "highlight_spurious": ("highlights too many", "{:.1%}"),
+    "coherence": ("coherence", "{:.4f}"),
+    "frames_per_second": ("frames per second", "{:.1f}"),
+}
+"""How the table of `eval` names and writes each metric, in this order."""
+
+
+def _print_metrics(title: str, values: Mapping[str, float], notes: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", title=title, title_justify="left", title_style="")
+    table.add_column("value", justify="right")
+    for name, (label, pattern) in METRICS.items():
+        if name in values:
+            value = values[name]
+            table.add_row(label, "none to measure" if math.isnan(value) else pattern.format(value))
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    for note in notes:
+        console.print(note, soft_wrap=True)
+
+
+def _pick_device(name: Literal["auto", "cpu", "cuda"]) -> str:
+    """cpu or cuda. Raises UserError where cuda is asked for and there is none."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no CUDA GPU here; use --device cpu")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() and find_spec("gsplat") else "cpu"
+    return name
 
 
 def render(
@@ -200,7 +363,7 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"generate": generate, "render": render, "models": models},
+            {"generate": generate, "fit": fit, "render": render, "eval": evaluate, "models": models},
             prog="specularip",
             description="A sentence and a photo in, a full-body 3D Gaussian avatar out. "
             "--version tells the version.",

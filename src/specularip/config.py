@@ -54,6 +54,8 @@ class SeidConfig:
     points: int = 18_000
     """Gaussians sampled on the body's surface to start with."""
     max_points: int = 28_000
+    lights: int = 24
+    """Lobes of the light that all Gaussians share; 64x64 pixels of a prior show no more detail of it."""
     render_size: int = 128
     views_per_step: int = 6
     framing_weights: tuple[float, float, float, float] = (0.34, 0.22, 0.16, 0.28)
@@ -109,3 +111,29 @@ def preset_config(name: str) -> Config:
     if name != "compact":
         raise UserError(f"there is no preset '{name}': use compact")
     return Config()
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """`fit`: posed images to an avatar. None: what suits the device."""
+
+    iterations: int | None = None
+    """Steps, one image each; None: 7,000 on a GPU, 1,500 on the CPU."""
+    points: int | None = None
+    """Gaussians; their number stays. None: 100,000 on a GPU, 20,000 on the CPU."""
+    lights: int = 64
+    """Lobes of the light that all Gaussians share."""
+    attention: bool = False
+    """Mutual attention between diffuse colour and material (see docs/specular.md)."""
+    first_light_steps: int = 400
+    """Steps on pixels alone, before anything is drawn, that find light and materials; 0 leaves them out."""
+    material_tie: float = 0.1
+    """Pull of neighbouring Gaussians' materials on each other."""
+    ssim_weight: float = 0.2
+    """Of 1 - SSIM in the loss; L1 has the rest."""
+    relocate_every: int = 100
+    """Steps between two moves of useless Gaussians to where they are needed."""
+    relocate_until: float = 0.75
+    """Share of the steps after which all Gaussians stay."""
+    reconsider_at: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)
+    """Shares of the steps after which the normals of the worst Gaussians are searched for."""

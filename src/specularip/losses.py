@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from specularip.diffusion.prior import Prior
 from specularip.errors import UserError
+
+if TYPE_CHECKING:
+    from specularip.diffusion.prior import Prior
 
 LPIPS_FOLDER = Path("~/.cache/specularip/lpips")
 LPIPS_VARIABLE = "SPECULARIP_LPIPS"
@@ -56,12 +58,7 @@ class Perceptual:
         Raises UserError if SPECULARIP_LPIPS names a folder without whole weights, or either folder's files
         cannot be read.
         """
-        asked = os.environ.get(LPIPS_VARIABLE)
-        folder = Path(asked or LPIPS_FOLDER).expanduser()
-        state = _read_folder(folder)
-        if not state and not asked:
-            return Perceptual(prior)
-        return Lpips(_lpips_weights(state, folder), prior.device)
+        return Lpips.find(prior.device) or Perceptual(prior)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Features [B,C_l,h_l,w_l] float32 of images [B,3,S,S] or [B,4,S,S] (RGB over the background, and
@@ -108,6 +105,14 @@ class Lpips(Perceptual):
     def __init__(self, weights: dict[str, Tensor], device: torch.device | str = "cpu") -> None:
         """weights: `features.N.weight`, `features.N.bias` and `linK` [C], see `_lpips_weights`."""
         self.weights = {k: v.to(device, torch.float32) for k, v in weights.items()}
+
+    @staticmethod
+    def find(device: torch.device | str = "cpu") -> Lpips | None:
+        """LPIPS where its weights are present, else None. Raises UserError as `Perceptual.load` does."""
+        asked = os.environ.get(LPIPS_VARIABLE)
+        folder = Path(asked or LPIPS_FOLDER).expanduser()
+        state = _read_folder(folder)
+        return Lpips(_lpips_weights(state, folder), device) if state or asked else None
 
     def features(self, images: Tensor) -> list[Tensor]:
         """As of the base class, from the image's colours alone; a pixel's channels are weighted by LPIPS."""

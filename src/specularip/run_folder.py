@@ -189,8 +189,13 @@ def _remove_run(path: Path) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Write JSON. Dataclasses become objects, paths strings, tensors numbers or lists, NaN and inf null."""
-    return _write(Path(path), (json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode())
+    """Write `to_json` of `value`, atomically."""
+    return _write(Path(path), to_json(value).encode())
+
+
+def to_json(value: Any) -> str:
+    """JSON text. Dataclasses become objects, paths strings, tensors numbers or lists, NaN and inf null."""
+    return json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
 
 
 def write_png(path: str | Path, image: np.ndarray | Tensor) -> Path:

@@ -75,16 +75,7 @@ def read_ply(path: str | os.PathLike[str], latents: int = 0) -> Gaussians:
     infinity.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            dtype, count = _read_header(file, path)
-            left = os.fstat(file.fileno()).st_size - file.tell()
-            data = file.read(min(dtype.itemsize * count, left))  # a header may claim more than memory holds
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) < dtype.itemsize * count:
-        raise UserError(f"{path} is cut short: {len(data) // dtype.itemsize} of {count} Gaussians are there")
-    vertices = np.frombuffer(data, dtype)
+    vertices = _read_vertices(path, REQUIRED, "a 3DGS point cloud")
 
     def columns(*names: str) -> Tensor:
         return torch.from_numpy(np.stack([vertices[name].astype(np.float32) for name in names], -1))
@@ -95,6 +86,7 @@ def read_ply(path: str | os.PathLike[str], latents: int = 0) -> Gaussians:
     means, sh, opacity, log_scales, quats = values.split([3, 3, 1, 3, 4], -1)
     if bool((quats.norm(dim=-1) < 1e-8).any()):
         raise UserError(f"{path} holds rotations of length zero; it is no 3DGS file")
+    count = len(vertices)
     weights = torch.zeros(count, 4)
     weights[:, 0] = 1
     return Gaussians(
@@ -111,7 +103,49 @@ def read_ply(path: str | os.PathLike[str], latents: int = 0) -> Gaussians:
     )
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[np.dtype, int]:
+@torch.no_grad()
+def read_points(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None]:
+    """Points [N,3] and colours [N,3] in 0..1 of any binary PLY with x, y, z; colours from red, green, blue
+    (0..255 where they are whole numbers) or from f_dc_0..2, else None.
+
+    Raises UserError when the file is missing, is no such PLY, is cut short or holds NaN or infinity.
+    """
+    path = Path(path)
+    vertices = _read_vertices(path, ("x", "y", "z"), "a point cloud")
+    names = vertices.dtype.names or ()
+
+    def columns(*names: str) -> Tensor:
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(np.stack([vertices[name].astype(np.float32) for name in names], -1))
+
+    points, colors = columns("x", "y", "z"), None
+    if {"red", "green", "blue"} <= set(names):
+        colors = columns("red", "green", "blue") / (255 if vertices.dtype["red"].kind in "iu" else 1)
+    elif {"f_dc_0", "f_dc_1", "f_dc_2"} <= set(names):
+        colors = columns("f_dc_0", "f_dc_1", "f_dc_2") * SH_0 + 0.5
+    if not bool(points.isfinite().all()) or (colors is not None and not bool(colors.isfinite().all())):
+        raise UserError(f"{path} holds NaN or infinite values; export it again")
+    return points, None if colors is None else colors.clamp(0, 1)
+
+
+def _read_vertices(path: Path, required: tuple[str, ...], what: str) -> np.ndarray:
+    """The vertex records of a binary PLY that has at least the `required` properties."""
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is not a regular file")
+        with path.open("rb") as file:
+            dtype, count = _read_header(file, path, required, what)
+            left = os.fstat(file.fileno()).st_size - file.tell()
+            data = file.read(min(dtype.itemsize * count, left))  # a header may claim more than memory holds
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) < dtype.itemsize * count:
+        found = len(data) // dtype.itemsize
+        raise UserError(f"{path} is cut short: {found} of {count} vertices are there")
+    return np.frombuffer(data, dtype)
+
+
+def _read_header(file: BinaryIO, path: Path, required: tuple[str, ...], what: str) -> tuple[np.dtype, int]:
     """The vertex record and the number of vertices; leaves the file at the first vertex."""
     if file.readline(8).strip() != b"ply":
         raise UserError(f"{path} is not a PLY file")
@@ -138,7 +172,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[np.dtype, int]:
             case ["property", kind, name] if element == "vertex" and kind in TYPES:
                 properties.append((name, kind))
             case ["property", *_] if element == "vertex":
-                raise UserError(f"{path}: cannot read the vertex property '{' '.join(words[1:])}'")
+                raise UserError(f"{path}: cannot read the vertex property {' '.join(words[1:])!r}")
     if not order:
         raise UserError(f"{path}: only binary PLY is read; convert the file to binary")
     if not vertex_is_first or count < 1:
@@ -146,6 +180,6 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[np.dtype, int]:
     names = [name for name, _ in properties]
     if len(set(names)) < len(names):
         raise UserError(f"{path}: a vertex property appears twice")
-    if missing := [name for name in REQUIRED if name not in names]:
-        raise UserError(f"{path} is not a 3DGS point cloud: it has no {', '.join(missing)}")
+    if missing := [name for name in required if name not in names]:
+        raise UserError(f"{path} is not {what}: it has no {', '.join(missing)}")
     return np.dtype([(name, order + TYPES[kind]) for name, kind in properties]), count

@@ -147,6 +147,40 @@ def minimum(typingctx, a, b):
 
 
 @intrinsic
+def maximum(typingctx, a, b):
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[0], args[1])
+
+    return lanes(lanes, lanes), codegen
+
+
+@intrinsic
+def choose(typingctx, test, threshold, above, otherwise):
+    """choose(test, threshold, above, otherwise): above where test > threshold, elsewhere otherwise."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[2], args[3])
+
+    return lanes(lanes, lanes, lanes, lanes), codegen
+
+
+def _function(name: str) -> Any:
+    @intrinsic
+    def operation(typingctx, a):
+        def codegen(context, builder, signature, args):
+            kind = ir.FunctionType(_VECTOR, [_VECTOR])
+            function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+            return builder.call(function, [args[0]])
+
+        return lanes(lanes), codegen
+
+    return operation
+
+
+sqrt, nearest = _function("llvm.sqrt.v16f32"), _function("llvm.rint.v16f32")
+
+
+@intrinsic
 def keep_above(typingctx, value, test, threshold):
     """keep_above(value, test, threshold): value where test > threshold, elsewhere 0."""
 
@@ -187,6 +221,31 @@ def exp2(typingctx, a):
             result = builder.fadd(product, _constant(coefficient), flags=_CONTRACT)
         exponent = builder.shl(builder.bitcast(shifted, _INTEGERS), ir.Constant(_INTEGERS, [23] * WIDTH))
         return builder.bitcast(builder.add(builder.bitcast(result, _INTEGERS), exponent), _VECTOR)
+
+    return lanes(lanes), codegen
+
+
+@intrinsic
+def log2(typingctx, a):
+    """log2(a): to 2e-7, relative where a is near 1, for positive numbers that are not denormal.
+
+    a = 2**e m with m in √½ .. √2, and log m = 2 artanh((m - 1) / (m + 1)).
+    """
+
+    def codegen(context, builder, signature, args):
+        bits = builder.bitcast(args[0], _INTEGERS)
+        shift = ir.Constant(_INTEGERS, [23] * WIDTH)
+        exponent = builder.ashr(builder.sub(bits, ir.Constant(_INTEGERS, [0x3F3504F3] * WIDTH)), shift)
+        mantissa = builder.bitcast(builder.sub(bits, builder.shl(exponent, shift)), _VECTOR)
+        one = _constant(1.0)
+        ratio = builder.fdiv(builder.fsub(mantissa, one), builder.fadd(mantissa, one))
+        square = builder.fmul(ratio, ratio)
+        result = _constant(1 / 9)
+        for coefficient in (1 / 7, 1 / 5, 1 / 3, 1.0):
+            product = builder.fmul(result, square, flags=_CONTRACT)
+            result = builder.fadd(product, _constant(coefficient), flags=_CONTRACT)
+        scaled = builder.fmul(builder.fmul(ratio, _constant(2.8853900817779268)), result, flags=_CONTRACT)
+        return builder.fadd(scaled, builder.sitofp(exponent, _VECTOR), flags=_CONTRACT)
 
     return lanes(lanes), codegen
 

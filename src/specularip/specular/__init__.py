@@ -1,6 +1,15 @@
-"""The specular branch: ASG lobes at the mirrored view direction, and the head that learns them."""
+"""The specular branch: one light for all, a material for each Gaussian, and the formula where they meet."""
 
-from .head import Lobes, SpecularConfig, SpecularHead, shading_normals
-from .lobes import asg, fibonacci_frames, reflect
+from .head import Lobes, SpecularConfig, SpecularHead, facing, fibonacci_directions, shading_normals
+from .shading import LATENTS, specular_reference
 
-__all__ = ["Lobes", "SpecularConfig", "SpecularHead", "asg", "fibonacci_frames", "reflect", "shading_normals"]
+__all__ = [
+    "LATENTS",
+    "Lobes",
+    "SpecularConfig",
+    "SpecularHead",
+    "facing",
+    "fibonacci_directions",
+    "shading_normals",
+    "specular_reference",
+]

@@ -17,7 +17,7 @@ from ..diffusion.prior import Prior
 from ..diffusion.prompts import PromptBook
 from ..gaussians import Gaussians
 from ..raster import Raster, rasterize
-from ..specular import SpecularHead, shading_normals
+from ..specular import SpecularHead, facing, shading_normals
 
 
 @dataclass
@@ -93,7 +93,7 @@ class PhotoAnchor:
 
     def loss(self, gaussians: Gaussians, head: SpecularHead, ownership: Tensor, background: float) -> Tensor:
         """Masked mean absolute difference between the diffuse face and the photo, times `weight`; and a pull
-        of the lobes' amplitudes to zero by `ownership` [N], since the photo has its highlights painted in.
+        of the reflectance to zero by `ownership` [N], since the photo has its highlights painted in.
         """
         raster = rasterize(
             gaussians.means.detach(),
@@ -109,7 +109,7 @@ class PhotoAnchor:
         )
         difference = (raster.image[0] - self.target).abs() * self.mask
         lobes = head.prepare(gaussians.latents, gaussians.diffuse.detach())
-        shine = (lobes.xi.mean(-1) * ownership).mean()
+        shine = (lobes.reflectance.mean(-1) * ownership).mean()
         return self.weight * (difference.sum() / self.mask.sum().clamp_min(1) / 3 + SHINE_WEIGHT * shine)
 
     @torch.no_grad()
@@ -122,8 +122,8 @@ class PhotoAnchor:
         )[0, 0, 0]
         front = torch.sigmoid((self.behind - gaussians.means[:, 1]) / 0.008)
         towards = torch.nn.functional.normalize(self.camera.positions - gaussians.means, dim=-1)
-        facing = (shading_normals(gaussians, towards[None])[0] * towards).sum(-1)
-        return inside * front * ((facing - 0.15) / 0.3).clamp(0, 1) * min(1.0, self.weight)
+        cosine = (facing(shading_normals(gaussians), towards) * towards).sum(-1)
+        return inside * front * ((cosine - 0.15) / 0.3).clamp(0, 1) * min(1.0, self.weight)
 
 
 def photo_anchor(body: Body, photo: Tensor, mask: Tensor, weight: float) -> PhotoAnchor:

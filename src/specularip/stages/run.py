@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -33,6 +29,7 @@ from ..progress import Progress
 from ..run_folder import Checkpoint, RunFolder
 from ..stopping import StopRequest, polite_stop
 from .guide import Guide, PhotoAnchor, photo_anchor
+from .report import peak_memory_gib, plain, versions
 from .scr import Targets, fit, make_targets, orbits
 from .seid import seid
 from .state import State, start
@@ -102,7 +99,7 @@ class _Run:
         targets: Targets | None = None
         step = 0
         if checkpoint is None:
-            state = start(guide.body, self.config.seid.points, self.config.seed)
+            state = start(guide.body, self.config.seid.points, self.config.seed, self.config.seid.lights)
             phase = "seid"
         else:
             phase, step = checkpoint.name, int(checkpoint.meta["step"])
@@ -170,7 +167,7 @@ class _Run:
             "text": self.inputs.text,
             "seed": settings.pop("seed"),
             "photo weight": settings.pop("photo_weight"),
-            "settings": _plain(settings),
+            "settings": plain(settings),
         }
 
     def _note(self, text: str) -> None:
@@ -294,26 +291,3 @@ def preview(avatar: Avatar, body: Body, size: int) -> np.ndarray:
     close = orbit_views(1, HEAD, size=size, body_height=body.height, elevation_deg=4.0).cameras
     frames = [*avatar.render(whole).image, *avatar.render(close).image]
     return np.concatenate([to_uint8(frame) for frame in frames], 1)
-
-
-def peak_memory_gib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
-
-
-def versions() -> dict[str, str]:
-    names = ("torch", "diffusers", "transformers", "numba", "numpy", "scikit-image")
-    found = {name: metadata.version(name) for name in names}
-    return {
-        "specularip": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        **found,
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Settings as JSON gives them back, so that they compare equal after a round trip."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

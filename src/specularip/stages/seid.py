@@ -111,7 +111,7 @@ def specular_penalty(specular: torch.Tensor, regions: torch.Tensor) -> torch.Ten
     """Pull of the specular colours [B,N,3] to zero, by the body region [N] of each Gaussian."""
     skin = (regions == HEAD_REGION) | (regions == NECK) | (regions == HAND)
     weight = torch.where(skin, SKIN_FACTOR, 1.0)
-    return SPECULAR_WEIGHT * (specular.mean((0, 2)) * weight).mean()
+    return SPECULAR_WEIGHT * (specular.abs().mean((0, 2)) * weight).mean()
 
 
 def specular_gain(share: float, start: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..body import Body
 from ..density import DensityStats
 from ..gaussians import Gaussians
-from ..specular import SpecularHead
+from ..specular import LATENTS, SpecularConfig, SpecularHead
 
 REGION_WEIGHTS = {"head": 6.0, "neck": 1.6, "hand": 1.3, "foot": 1.2}
 """Samples per area, relative to the rest of the body: close-ups look at the head."""
@@ -39,6 +39,7 @@ class State:
         return {
             "gaussians": self.gaussians.tensors(),
             "head": self.head.state_dict(),
+            "head_config": asdict(self.head.config),
             "anchors": self.anchors,
             "optimizer": self.optimizer.state_dict(),
             "stats": self.stats.tensors(),
@@ -50,7 +51,7 @@ class State:
     def unpack(packed: dict[str, Any]) -> State:
         """The inverse of `pack`."""
         gaussians = Gaussians(**packed["gaussians"]).requires_grad_()
-        head = SpecularHead()
+        head = SpecularHead(SpecularConfig(**packed["head_config"]))
         head.load_state_dict(packed["head"])
         optimizer = make_optimizer(gaussians, head)
         optimizer.load_state_dict(packed["optimizer"])
@@ -77,7 +78,7 @@ RATES = {
     "normal_residuals": 3e-3,
 }
 """Adam's learning rates of the Gaussians' fields (means in metres)."""
-HEAD_RATE = 6e-3
+HEAD_RATE = 1e-2
 
 
 def make_optimizer(gaussians: Gaussians, head: SpecularHead) -> torch.optim.Adam:
@@ -90,21 +91,22 @@ def make_optimizer(gaussians: Gaussians, head: SpecularHead) -> torch.optim.Adam
     return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12)
 
 
-def start(body: Body, points: int, seed: int) -> State:
-    """Flat grey Gaussians on the skin of `body`."""
+def start(body: Body, points: int, seed: int, lights: int = 24) -> State:
+    """Flat grey Gaussians on the skin of `body`, under a dim light of so many lobes."""
     generator = torch.Generator().manual_seed(seed)
     samples = body.sample_surface(points, generator, REGION_WEIGHTS)
     n = samples.normals
     quats = torch.stack([1 + n[:, 2], -n[:, 1], n[:, 0], torch.zeros(len(n))], -1)  # turns z to the normal
     quats[quats.norm(dim=-1) < 1e-3] = torch.tensor([0.0, 1.0, 0.0, 0.0])
-    head = SpecularHead(seed=seed)
+    config = SpecularConfig(lights, attention=True, radiance=0.1)
+    head = SpecularHead(config, seed)
     gaussians = Gaussians(
         means=samples.points.clone(),
         quats=torch.nn.functional.normalize(quats, dim=-1),
         log_scales=torch.log(samples.spacing[:, None] * torch.tensor([0.85, 0.85, 0.3])),
         opacity_logits=torch.full((points,), 2.0),
         color_logits=torch.zeros(points, 3),
-        latents=torch.zeros(points, head.config.latents),
+        latents=torch.zeros(points, LATENTS),
         normal_residuals=torch.zeros(points, 3),
         regions=samples.regions,
         bind_joints=samples.bind_joints,

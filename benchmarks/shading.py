@@ -1,0 +1,129 @@
+"""How long the specular colour takes: the plain tensors of `specular_reference` against the fused kernels.
+
+    python benchmarks/shading.py [--device cpu|cuda] [--gaussians 100000] [--lights 64] [--cameras 1]
+                                 [--share-visible 1.0] [--repeats 30]
+
+Random Gaussians, materials and lights. Forward alone and without a graph, then forward and backward with
+gradients for all inputs. Rounds of the two alternate; a figure is the median over the rounds. On CUDA the
+device's clock is read around single calls into an idle device ("called", where Python's time to start the
+kernels counts) and around replays of the same work from a CUDA graph ("kernels", where it does not). Prints
+milliseconds and the ratio; `--share-visible` below 1 gives the fused kernels a mask.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from specularip.specular.fused import shade_fused
+from specularip.specular.shading import LATENTS, specular_reference
+
+
+def scene(n: int, cameras: int, lights: int, device: str, seed: int = 0) -> list[Tensor]:
+    """Arguments of `specular_reference`, float32; all but means and centres want gradients."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    def uniform(*size: int) -> Tensor:
+        return torch.rand(*size, generator=generator)
+
+    arguments = [
+        0.5 * normal(n, LATENTS),
+        uniform(n, 3),
+        F.normalize(normal(n, 3), dim=-1),
+        0.3 * normal(n, 3),
+        3 * F.normalize(normal(cameras, 3), dim=-1),
+        F.normalize(normal(lights, 3), dim=-1),
+        0.005 + 0.1 * uniform(lights),
+        uniform(lights, 3) / lights,
+        0.2 * normal(9, 3),
+    ]
+    return [a.to(device).requires_grad_(i not in (3, 4)) for i, a in enumerate(arguments)]
+
+
+def milliseconds(work: Callable[[], object], device: str) -> float:
+    if device == "cpu":
+        start = time.perf_counter()
+        work()
+        return 1e3 * (time.perf_counter() - start)
+    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    before.record()
+    work()
+    after.record()
+    torch.cuda.synchronize()
+    return before.elapsed_time(after)
+
+
+def captured(work: Callable[[], object]) -> Callable[[], object]:
+    """The work's kernels as one CUDA graph."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--gaussians", type=int, default=100_000)
+    parser.add_argument("--lights", type=int, default=64)
+    parser.add_argument("--cameras", type=int, default=1)
+    parser.add_argument("--share-visible", type=float, default=1.0)
+    parser.add_argument("--repeats", type=int, default=30)
+    options = parser.parse_args()
+    device = options.device
+    arguments = scene(options.gaussians, options.cameras, options.lights, device)
+    visible = None
+    if options.share_visible < 1:
+        visible = (torch.rand(options.cameras, options.gaussians) < options.share_visible).to(device)
+    upstream = torch.randn(options.cameras, options.gaussians, 3).to(device)
+
+    def plain() -> Tensor:
+        return specular_reference(*arguments)
+
+    def fused() -> Tensor:
+        return shade_fused(*arguments, visible)
+
+    def forward(shade: Callable[[], Tensor]) -> None:
+        with torch.no_grad():
+            shade()
+
+    wanted = [argument for argument in arguments if argument.requires_grad]
+
+    def both_ways(shade: Callable[[], Tensor]) -> None:
+        torch.autograd.grad(shade(), wanted, upstream)
+
+    print(
+        f"{options.gaussians} Gaussians, {options.lights} lights, {options.cameras} camera(s), "
+        f"{options.share_visible:.0%} visible, {device}, median of {options.repeats}"
+    )
+    for name, work in (("forward", forward), ("forward + backward", both_ways)):
+        slow, fast = partial(work, plain), partial(work, fused)
+        slow(), fast()  # the first calls compile
+        pairs = {"called" if device == "cuda" else "": (slow, fast)}
+        if device == "cuda":
+            pairs["kernels"] = (captured(slow), captured(fast))
+        for kind, pair in pairs.items():
+            rounds = [[milliseconds(one, device) for one in pair] for _ in range(options.repeats)]
+            a, b = (statistics.median(column) for column in zip(*rounds))
+            print(f"{name:19s}{kind:8s} plain {a:9.3f} ms   fused {b:9.3f} ms   {a / b:6.1f}x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,383 @@
+"""How good a fit is, against held-out images and against itself between views; formulas in docs/metrics.md.
+
+Images are float32 [B,H,W,3] in 0..1, sRGB values, premultiplied on black, as `Frame` and `PosedImages` hold
+them. Everything is deterministic; nothing but `frames_per_second` depends on the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+from torch.nn import functional as F
+
+from specularip.avatar import Avatar, shade
+from specularip.cameras import Cameras
+from specularip.posed_images import PosedImages
+from specularip.raster import rasterize
+
+if TYPE_CHECKING:
+    from specularip.losses import Lpips
+
+HIGHLIGHT = 0.55
+"""Luminance above which a pixel counts as highlight."""
+BLOB_SHARE = 5e-5
+"""Smallest highlight that is followed, as a share of the image's pixels (8 of 400x400), at least 4 pixels."""
+LEVEL_RANGE = 0.8
+"""How far `highlight_drift` may lower (to this share) or raise (by its inverse) the level for a render."""
+REACH_DEG = 2.0
+"""A highlight that appears farther than this from the true one does not count as the same."""
+TURN_DEG = 2.0
+"""Angle between the two views whose specular layers `evaluate` compares."""
+INTERIOR, DEPTH_TOLERANCE = 0.95, 0.01
+"""`coherence` leaves out pixels with less alpha, and those whose depths differ by more than this share."""
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+
+
+def psnr(images: Tensor, targets: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each image, [B]; infinite where both are equal. Both [B,H,W,C]."""
+    _same_shape(images, targets)
+    return -10 * torch.log10((images - targets).square().flatten(1).mean(1))
+
+
+def ssim(images: Tensor, targets: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004) of each image, [B], mean over channels. Both [B,H,W,C].
+
+    Gaussian window of 11 pixels and σ 1.5, over positions where it lies inside the image; variances divide by
+    the weights' sum; constants 0.01² and 0.03² for a range of 1. Differentiable. Raises ValueError for images
+    smaller than the window.
+    """
+    _same_shape(images, targets)
+    if min(images.shape[1:3]) < SSIM_WINDOW:
+        raise ValueError(f"images must be at least {SSIM_WINDOW} pixels a side, got {list(images.shape)}")
+    offset = torch.arange(SSIM_WINDOW, dtype=images.dtype, device=images.device) - SSIM_WINDOW // 2
+    window = torch.exp(-0.5 * (offset / SSIM_SIGMA).square())
+    window = window / window.sum()
+
+    def blur(values: Tensor) -> Tensor:
+        values = F.conv2d(values, window[None, None, :, None])
+        return F.conv2d(values, window[None, None, None, :])
+
+    x, y = (t.permute(0, 3, 1, 2).flatten(0, 1)[:, None] for t in (images, targets))
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x * mean_x, blur(y * y) - mean_y * mean_y
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
+        (mean_x * mean_x + mean_y * mean_y + c1) * (var_x + var_y + c2)
+    )
+    return similarity.reshape(len(images), -1).mean(1)
+
+
+def find_lpips(device: torch.device | str = "cpu") -> tuple[Lpips | None, str]:
+    """The network for `lpips` where its weights are present, else None and why. Raises UserError where
+    SPECULARIP_LPIPS names a folder without whole weights: ask before a long run."""
+    from specularip.losses import LPIPS_FOLDER, LPIPS_VARIABLE, Lpips
+
+    network = Lpips.find(device)
+    if network is not None:
+        return network, ""
+    return (
+        None,
+        f"no LPIPS: put its weights into {LPIPS_FOLDER} or set {LPIPS_VARIABLE} (see docs/metrics.md)",
+    )
+
+
+@torch.no_grad()
+def lpips(network: Lpips, images: Tensor, targets: Tensor) -> Tensor:
+    """LPIPS (Zhang et al. 2018, v0.1, VGG-16) of each image, [B]; smaller is better. Both [B,H,W,3]."""
+    _same_shape(images, targets)
+    pairs = zip(images.permute(0, 3, 1, 2).split(1), targets.permute(0, 3, 1, 2).split(1))
+    return torch.stack([network.distance(network.features(a), network.features(b)) for a, b in pairs])
+
+
+def luminance(images: Tensor) -> Tensor:
+    """Rec. 709 luma of sRGB values as they are, [...] from [...,3]."""
+    return images @ images.new_tensor([0.2126, 0.7152, 0.0722])
+
+
+def highlight_psnr(images: Tensor, targets: Tensor) -> Tensor:
+    """PSNR in dB over all pixels of all images whose true luminance is above HIGHLIGHT, a scalar; NaN where
+    there is none. Both [B,H,W,3]."""
+    error, pixels = highlight_error(images, targets)
+    return -10 * torch.log10(error / pixels)
+
+
+def highlight_error(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over highlight pixels of the squared error (mean of the channels), and their number; scalars that
+    add up over batches: `highlight_psnr` is -10 log10 of their ratio."""
+    _same_shape(images, targets)
+    mask = luminance(targets) > HIGHLIGHT
+    return (images - targets).square().mean(-1)[mask].double().sum(), mask.sum()
+
+
+@dataclass(frozen=True)
+class HighlightDrift:
+    """degrees [V]: mean drift of the highlights that were found in each view, NaN where there is none.
+    true: highlights in the targets of all views; missed: how many of them the images lack; spurious:
+    highlights of the images that no target has."""
+
+    degrees: np.ndarray
+    true: int
+    missed: int
+    spurious: int
+
+    @property
+    def mean(self) -> float:
+        """Degrees, over views; NaN where nothing was found."""
+        found = self.degrees[np.isfinite(self.degrees)]
+        return float(found.mean()) if len(found) else math.nan
+
+    @property
+    def p90(self) -> float:
+        """Degrees that nine views of ten stay below."""
+        found = self.degrees[np.isfinite(self.degrees)]
+        return float(np.quantile(found, 0.9)) if len(found) else math.nan
+
+
+def highlight_drift(images: Tensor, targets: Tensor, alphas: Tensor, cameras: Cameras) -> HighlightDrift:
+    """How far highlights lie from where they should be: the angle at the camera between the viewing rays
+    through the centre of a true highlight and through that of its counterpart.
+
+    images, targets [B,H,W,3]; alphas [B,H,W,1] of the targets. A highlight is a connected patch of luminance
+    above a level where alpha > 0.5; its centre is the mean of its pixels weighted by their excess. The level
+    is HIGHLIGHT in the target. In the image it is what as many pixels exceed, within LEVEL_RANGE: a render
+    that is a little too dark all over has its highlights in the right place. Patches that overlap between
+    image and target are one highlight, together with all that they overlap, so that one which splits or
+    merges still has a counterpart. The others pair up nearest first, up to REACH_DEG.
+    """
+    _same_shape(images, targets)
+    degrees, true, missed, spurious = [], 0, 0, 0
+    inverse_Ks = torch.linalg.inv(cameras.Ks.double()).cpu().numpy()
+    for view in range(len(images)):
+        visible = alphas[view, ..., 0].cpu().numpy() > 0.5
+        target, image = (luminance(t[view]).double().cpu().numpy() for t in (targets, images))
+        level = _same_area_level(target[visible], image[visible])
+        angles, weights, view_missed, view_spurious = _match_highlights(
+            np.where(visible, target - HIGHLIGHT, 0).clip(0),
+            np.where(visible, image - level, 0).clip(0),
+            inverse_Ks[view],
+        )
+        true += len(angles) + view_missed
+        missed += view_missed
+        spurious += view_spurious
+        degrees.append(np.average(angles, weights=weights) if angles else math.nan)
+    return HighlightDrift(np.array(degrees), true, missed, spurious)
+
+
+def coherence(
+    layers: Tensor, depths: Tensor, alphas: Tensor, cameras: Cameras, pairs: Sequence[tuple[int, int]]
+) -> Tensor:
+    """How well a layer agrees between two views of the same surface: 1 − Σ|a − b| / Σ(|a| + |b|), for each of
+    `pairs` (i, j), [P]. 1: they are the same, 0: they share nothing; 1 too where both are black, NaN where
+    the views share no surface.
+
+    layers [V,H,W,C], depths [V,H,W,1] (metres along the optical axis), alphas [V,H,W,1]. The sums run over
+    the pixels of view i that view j sees as well: the surface point behind each is found by i's depth and
+    looked up in j between its pixels; it counts if both alphas exceed INTERIOR and j's depth there agrees
+    within DEPTH_TOLERANCE.
+    """
+    height, width = layers.shape[1:3]
+    rows = torch.arange(height, device=layers.device, dtype=layers.dtype) + 0.5
+    columns = torch.arange(width, device=layers.device, dtype=layers.dtype) + 0.5
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    rays = torch.stack([x, y, torch.ones_like(x)], -1)
+    found = []
+    for i, j in pairs:
+        in_view = (rays @ torch.linalg.inv(cameras.Ks[i]).T) * depths[i]  # [H,W,3]
+        rotation, translation = cameras.viewmats[i, :3, :3], cameras.viewmats[i, :3, 3]
+        points = (in_view - translation) @ rotation  # the inverse of a rotation is its transpose
+        pixels, depth = cameras[j].project(points.reshape(-1, 3))
+        grid = (2 * pixels / pixels.new_tensor([width, height]) - 1).reshape(1, height, width, 2)
+        seen = torch.cat([layers[j], depths[j], alphas[j]], -1).permute(2, 0, 1)[None]
+        looked_up = F.grid_sample(seen, grid, padding_mode="zeros", align_corners=False)[0].permute(1, 2, 0)
+        there, there_depth, there_alpha = looked_up.split([layers.shape[-1], 1, 1], -1)
+        expected = depth.reshape(height, width, 1)
+        both = (alphas[i] > INTERIOR) & (there_alpha > INTERIOR) & (expected > 0)
+        both &= (there_depth - expected).abs() < DEPTH_TOLERANCE * expected
+        a, b = (values[both[..., 0]].double() for values in (layers[i], there))
+        difference, total = (a - b).abs().sum(), (a.abs() + b.abs()).sum()
+        agreement = 1 - difference / total.clamp_min(1e-12)
+        found.append(agreement if len(a) else torch.full_like(agreement, math.nan))
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def frames_per_second(avatar: Avatar, cameras: Cameras, frames: int = 20, warm_up: int = 3) -> float:
+    """1 / median seconds of drawing one frame, highlights on, view after view; the first `warm_up` do not
+    count. Only the image is drawn, on the device of the avatar, and waited for."""
+    cloud = avatar.gaussians
+    cameras = cameras.to(cloud.means.device)
+    seconds = []
+    for frame in range(warm_up + frames):
+        camera = cameras[frame % len(cameras)]
+        _finish_work(cloud.means)
+        began = time.perf_counter()
+        colors, _ = shade(cloud, avatar.head, camera)
+        rasterize(
+            cloud.means,
+            cloud.quats,
+            cloud.scales,
+            cloud.opacities,
+            colors,
+            camera.viewmats,
+            camera.Ks,
+            camera.width,
+            camera.height,
+        )
+        _finish_work(cloud.means)
+        seconds.append(time.perf_counter() - began)
+    return 1 / float(np.median(seconds[warm_up:]))
+
+
+@torch.no_grad()
+def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None) -> dict[str, float]:
+    """All metrics of an avatar on posed images, drawn at their size on black, on the avatar's device.
+
+    psnr, ssim, lpips (with `perceptual`, see `find_lpips`): means over views. highlight_psnr: over all
+    highlight pixels. highlight_drift_deg and highlight_drift_p90_deg: over views. highlight_missed and
+    highlight_spurious: per true highlight. coherence: mean over views, of the specular layer in the view and
+    in one turned by TURN_DEG around the avatar. frames_per_second; views; gaussians. NaN where a set has
+    nothing to measure (no highlight, say); only views and gaussians for a set of none.
+    """
+    device = avatar.gaussians.means.device
+    found: dict[str, float] = {"views": len(posed), "gaussians": len(avatar.gaussians)}
+    if len(posed) == 0:
+        return found
+    center = avatar.gaussians.means.mean(0)
+    cameras = posed.cameras.to(device)
+    per_view: dict[str, list[float]] = {name: [] for name in ("psnr", "ssim", "lpips", "coherence")}
+    drifts: list[HighlightDrift] = []
+    error, pixels = 0.0, 0
+    for view in range(len(posed)):
+        camera, target = cameras[view], posed.images[view, None].to(device)
+        both = _with_neighbour(camera, center)
+        frame = avatar.render(both, 0.0)
+        image = frame.image[:1]
+        per_view["psnr"].append(float(psnr(image, target)))
+        per_view["ssim"].append(float(ssim(image.double(), target.double())))
+        if perceptual is not None:
+            per_view["lpips"].append(float(lpips(perceptual, image, target)))
+        agreement = coherence(frame.specular, frame.depth, frame.alpha, both, ((0, 1), (1, 0)))
+        per_view["coherence"].append(float(agreement.nanmean()))
+        view_error, view_pixels = highlight_error(image, target)
+        error, pixels = error + float(view_error), pixels + int(view_pixels)
+        drifts.append(highlight_drift(image, target, posed.alphas[view, None], camera))
+    drift = HighlightDrift(
+        np.concatenate([d.degrees for d in drifts]),
+        *(sum(getattr(d, name) for d in drifts) for name in ("true", "missed", "spurious")),
+    )
+    for name, values in per_view.items():
+        whole = [value for value in values if not math.isnan(value)]
+        if whole or name != "lpips":
+            found[name] = sum(whole) / len(whole) if whole else math.nan
+    return {
+        **found,
+        "highlight_psnr": -10 * math.log10(error / pixels) if error > 0 else math.nan,
+        "highlight_drift_deg": drift.mean,
+        "highlight_drift_p90_deg": drift.p90,
+        "highlight_missed": drift.missed / drift.true if drift.true else math.nan,
+        "highlight_spurious": drift.spurious / drift.true if drift.true else math.nan,
+        "frames_per_second": frames_per_second(avatar, cameras),
+    }
+
+
+def _same_shape(images: Tensor, targets: Tensor) -> None:
+    if images.ndim != 4 or images.shape != targets.shape:
+        raise ValueError(
+            f"images and targets must be [B,H,W,C] alike, got {list(images.shape)} and {list(targets.shape)}"
+        )
+
+
+def _finish_work(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+
+
+def _with_neighbour(camera: Cameras, center: Tensor) -> Cameras:
+    """One camera, and it again turned by TURN_DEG about the vertical through `center` [3]."""
+    angle = math.radians(TURN_DEG)
+    turn = torch.eye(4, dtype=center.dtype, device=center.device)
+    turn[:2, :2] = center.new_tensor(
+        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    )
+    turn[:3, 3] = center - turn[:3, :3] @ center
+    viewmats = torch.cat([camera.viewmats, camera.viewmats @ turn])
+    return Cameras(viewmats, camera.Ks.repeat(2, 1, 1), camera.width, camera.height)
+
+
+def _same_area_level(true: np.ndarray, drawn: np.ndarray) -> float:
+    """The level that as many of `drawn` exceed as of `true` exceed HIGHLIGHT, as near to it as that allows
+    and within LEVEL_RANGE. Both [P], luminance of the same pixels."""
+    count = int((true > HIGHLIGHT).sum())
+    level = HIGHLIGHT
+    if 0 < count < len(drawn):
+        below, above = np.partition(drawn, (-count - 1, -count))[[-count - 1, -count]]
+        level = min(max(level, below), np.nextafter(above, 0))
+    return float(np.clip(level, LEVEL_RANGE * HIGHLIGHT, HIGHLIGHT / LEVEL_RANGE))
+
+
+def _match_highlights(
+    true: np.ndarray, drawn: np.ndarray, inverse_K: np.ndarray
+) -> tuple[list[float], list[float], int, int]:
+    """Drifts in degrees and weights (pixels of the true one) of matched highlights, the number of true ones
+    without a counterpart, and that of drawn ones without. true, drawn: excess luminance [H,W], 0 elsewhere.
+    """
+    smallest = max(4, round(BLOB_SHARE * true.size))
+    labels, counts = zip(*(ndimage.label(excess > 0, structure=np.ones((3, 3))) for excess in (true, drawn)))
+    if not any(counts):
+        return [], [], 0, 0
+    # A graph of all patches; those that share a pixel belong together.
+    overlap = (labels[0] > 0) & (labels[1] > 0)
+    first, second = labels[0][overlap] - 1, labels[1][overlap] - 1 + counts[0]
+    graph = coo_matrix((np.ones(len(first)), (first, second)), shape=(sum(counts), sum(counts)))
+    groups, group_of = connected_components(graph, directed=False)
+
+    def measure(label: np.ndarray, excess: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels of each group [G], and the unit ray through its centre [G,3] (any, where it has none)."""
+        rows, columns = np.nonzero(label)
+        group = group_of[label[rows, columns] - 1 + start]
+        weight = excess[rows, columns]
+        sums = [
+            np.bincount(group, values, groups)
+            for values in (np.ones(len(rows)), weight, weight * (columns + 0.5), weight * (rows + 0.5))
+        ]
+        total = np.maximum(sums[1], 1e-300)
+        rays = np.stack([sums[2] / total, sums[3] / total, np.ones(groups)], -1) @ inverse_K.T
+        return sums[0], rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+
+    true_pixels, true_rays = measure(labels[0], true, 0)
+    drawn_pixels, drawn_rays = measure(labels[1], drawn, counts[0])
+    # Only a patch of full size needs a counterpart, but a smaller one will do as counterpart.
+    matches = [(g, g) for g in np.flatnonzero((true_pixels >= smallest) & (drawn_pixels > 0))]
+    lone = np.flatnonzero((true_pixels > 0) & (drawn_pixels == 0))
+    extra = np.flatnonzero((drawn_pixels > 0) & (true_pixels == 0))
+    angles = _angle_deg(true_rays[lone][:, None], drawn_rays[extra][None])
+    big = (true_pixels[lone] >= smallest)[:, None] | (drawn_pixels[extra] >= smallest)[None]
+    near = np.argwhere((angles <= REACH_DEG) & big)
+    taken_lone: set[int] = set()
+    taken_extra: set[int] = set()
+    for a, b in near[np.argsort(angles[near[:, 0], near[:, 1]], kind="stable")]:
+        if a not in taken_lone and b not in taken_extra:
+            taken_lone.add(a)
+            taken_extra.add(b)
+            if true_pixels[lone[a]] >= smallest:
+                matches.append((lone[a], extra[b]))
+    missed = sum(a not in taken_lone and true_pixels[g] >= smallest for a, g in enumerate(lone))
+    spurious = sum(b not in taken_extra and drawn_pixels[g] >= smallest for b, g in enumerate(extra))
+    drifts = [float(_angle_deg(true_rays[a], drawn_rays[b])) for a, b in matches]
+    return drifts, [float(true_pixels[a]) for a, _ in matches], int(missed), int(spurious)
+
+
+def _angle_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Between unit vectors [...,3]; exact for small angles too, where the arc cosine is not."""
+    return np.degrees(2 * np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1)))

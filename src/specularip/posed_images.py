@@ -1,0 +1,568 @@
+"""Posed images from a folder in NeRF-synthetic's layout, checked before anything is fitted to them.
+
+transforms_train.json and, optionally, transforms_test.json and transforms_val.json, each with `frames` of
+`file_path` (with or without suffix) and `transform_matrix` (4x4, camera to world, OpenGL axes), and a focal
+length for all frames or each: `camera_angle_x` in radians or `fl_x` (`fl_y`, `cx`, `cy`, `w`, `h`) in pixels.
+Beside them, optionally: body.npz, a triangle mesh to start from; points3d.ply, a point cloud to start from.
+
+World: right-handed, z up, metres if there is a choice; it is taken as it is. Whatever is wrong ends in one
+UserError that names the file; nothing is unpickled, and no file outside the folder is opened by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from specularip.cameras import Cameras
+from specularip.errors import UserError
+from specularip.export.ply import read_points
+
+Split = Literal["train", "test", "val"]
+
+MIN_VIEWS = 3
+"""Different training images needed: two leave the depth of most points open."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+"""Tried in this order where `file_path` has none."""
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""What Pillow may try; its other readers are never reached."""
+MIN_SIDE, MAX_PIXELS = 16, 50_000_000
+"""Smallest side and largest area of an image; larger ones are refused from their header."""
+MAX_JSON_BYTES, MAX_MESH_BYTES = 64 << 20, 1 << 30
+MAX_DISTANCE = 1e4
+"""Coordinates beyond this are taken for mistakes; float32 has millimetres up to here."""
+RIGID_TOLERANCE = 2e-3
+"""How far the rotation part may be from orthonormal: files are rounded, some to three digits."""
+
+# Lens distortion as the tools that write these files name it. A pinhole rasteriser cannot draw it.
+DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+
+@dataclass(frozen=True)
+class PosedImages:
+    """V images of one size and the cameras that took them, on the CPU.
+
+    images [V,H,W,3] float32 in 0..1, sRGB values, premultiplied by alpha on black. alphas [V,H,W,1].
+    names: the files, relative to the folder. notes: what had to be assumed, a line each, for the user.
+    """
+
+    cameras: Cameras
+    images: Tensor
+    alphas: Tensor
+    names: list[str]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, indices: Sequence[int]) -> PosedImages:
+        """The views at `indices`, in that order: `posed.select(range(0, len(posed), 3))` is every third."""
+        index = list(indices)
+        names = [self.names[i] for i in index]
+        return PosedImages(self.cameras[index], self.images[index], self.alphas[index], names, self.notes)
+
+
+def load_posed_images(folder: str | os.PathLike[str], split: Split = "train") -> PosedImages:
+    """Read one split. A test or val split that is missing or has no frames comes back with 0 views.
+
+    Colours count as premultiplied where the file's "colour" (or "color") says so, as straight alpha (as in
+    NeRF-synthetic) where it says nothing; images without alpha count as opaque. `notes` tells which.
+
+    Raises UserError for: a missing, unreadable or malformed file; fewer than MIN_VIEWS different training
+    images; images that are missing, damaged, too small, too large or of differing size; paths that leave the
+    folder; transforms that are not rigid; cameras inside the mesh of body.npz; lens distortion.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give the one that holds transforms_train.json")
+    path = folder / f"transforms_{split}.json"
+    if split != "train" and not path.exists():
+        return _no_views(f"there is no {path.name} in {folder}: nothing to evaluate on")
+    table = _read_json(path)
+    frames = table.get("frames")
+    if not isinstance(frames, list):
+        raise UserError(f"{path}: 'frames' must be a list of objects with file_path and transform_matrix")
+    if split != "train" and not frames:
+        return _no_views(f"{path} has no frames: nothing to evaluate on")
+
+    files = [_image_file(folder, path, index, frame) for index, frame in enumerate(frames)]
+    if split == "train" and len(set(files)) < MIN_VIEWS:
+        raise UserError(
+            f"{path} has {len(set(files))} different images: at least {MIN_VIEWS} views are needed"
+        )
+    poses = np.stack([_pose(path, index, frame) for index, frame in enumerate(frames)])
+    width, height = _common_size(path, files)
+    Ks = np.stack(
+        [_intrinsics(path, index, {**table, **frame}, width, height) for index, frame in enumerate(frames)]
+    )
+    names = [os.path.relpath(file, folder).replace(os.sep, "/") for file in files]
+    mesh = load_body_mesh(folder)
+    if mesh is not None:
+        inside = points_inside(poses[:, :3, 3], mesh[0].double().numpy(), mesh[1].numpy())
+        if inside.any():
+            first = names[int(inside.argmax())]
+            raise UserError(
+                f"{path}: the camera of {_show(first)} stands inside the body of {folder / 'body.npz'}: "
+                "bring both to the same axes and units, or remove body.npz"
+            )
+
+    premultiplied = _says_premultiplied(table)
+    images = np.empty((len(files), height, width, 3), np.float32)
+    alphas = np.empty((len(files), height, width, 1), np.float32)
+    opaque = visible = 0
+    for index, file in enumerate(files):
+        pixels = _decode(file)
+        np.multiply(pixels[..., :3], np.float32(1 / 255), out=images[index])
+        np.multiply(pixels[..., 3:], np.float32(1 / 255), out=alphas[index])
+        if not premultiplied:
+            images[index] *= alphas[index]
+        opaque += int(pixels[..., 3].min()) == 255
+        visible += int(pixels[..., 3].max()) > 127
+    if split == "train" and not visible:
+        raise UserError(f"{path}: every image is transparent all over: there is nothing to fit")
+    cameras = Cameras(
+        torch.from_numpy(_world_to_camera(poses)).float(), torch.from_numpy(Ks).float(), width, height
+    )
+    notes = _notes(path, opaque, len(files), premultiplied)
+    return PosedImages(cameras, torch.from_numpy(images), torch.from_numpy(alphas), names, notes)
+
+
+def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:
+    """Vertices [V,3] float32 and triangles [F,3] int64 of body.npz (keys v and f, or vertices and faces).
+
+    None where there is no such file. Raises UserError where it is no mesh.
+    """
+    path = Path(folder) / "body.npz"
+    if not path.exists():
+        return None
+    hint = "save it with numpy.savez(..., v=vertices, f=faces), or remove it"
+    try:
+        if not path.is_file():
+            raise UserError(f"{path} is not a regular file: {hint}")
+        with zipfile.ZipFile(path) as archive:  # sizes first: a small archive may unpack to anything
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_MESH_BYTES:
+                raise UserError(f"{path} unpacks to more than {MAX_MESH_BYTES >> 30} GiB: that is no body")
+        with np.load(path, allow_pickle=False) as file:
+            v_key, f_key = ("v", "f") if "v" in file else ("vertices", "faces")
+            if v_key not in file or f_key not in file:
+                raise UserError(f"{path} has no arrays v and f (or vertices and faces): {hint}")
+            vertices, faces = file[v_key], file[f_key]
+    except UserError:
+        raise
+    except Exception:  # zipfile, zlib and numpy raise nearly anything on damaged data
+        raise UserError(f"{path} is damaged or no .npz of plain arrays: {hint}") from None
+    if vertices.ndim != 2 or vertices.shape[1] != 3 or vertices.dtype.kind not in "fiu":
+        raise UserError(
+            f"{path}: {v_key} must be numbers [V,3], got {vertices.dtype} {list(vertices.shape)}: {hint}"
+        )
+    if faces.ndim != 2 or faces.shape[1] != 3 or len(faces) < 1 or faces.dtype.kind not in "iu":
+        raise UserError(
+            f"{path}: {f_key} must be whole numbers [F,3], triangles, "
+            f"got {faces.dtype} {list(faces.shape)}: {hint}"
+        )
+    with np.errstate(all="ignore"):
+        vertices = vertices.astype(np.float64)
+        if not (np.abs(vertices) <= MAX_DISTANCE).all():
+            raise UserError(f"{path}: {v_key} holds NaN or coordinates beyond {MAX_DISTANCE:g}: {hint}")
+    if int(faces.min()) < 0 or int(faces.max()) >= len(vertices):
+        raise UserError(
+            f"{path}: {f_key} must count the {len(vertices)} vertices from 0, "
+            f"got {faces.min()} to {faces.max()}: {hint}"
+        )
+    faces = faces.astype(np.int64)
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    if not np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() > 1e-9:
+        raise UserError(f"{path}: its triangles have no area: {hint}")
+    return torch.from_numpy(vertices.astype(np.float32)), torch.from_numpy(faces)
+
+
+def load_points(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None] | None:
+    """Points [N,3] and colours [N,3] in 0..1 (None if it has none) of points3d.ply; None without the file.
+
+    Raises UserError where it is no point cloud (see `export.ply.read_points`).
+    """
+    path = Path(folder) / "points3d.ply"
+    if not path.exists():
+        return None
+    points, colors = read_points(path)
+    if float(points.abs().max()) > MAX_DISTANCE:
+        raise UserError(f"{path} holds coordinates beyond {MAX_DISTANCE:g}: check its units or remove it")
+    return points, colors
+
+
+def random_points(
+    cameras: Cameras, count: int, generator: torch.Generator, alphas: Tensor | None = None
+) -> Tensor:
+    """`count` points [count,3] drawn evenly where at least half of the cameras (and at least two) look.
+
+    alphas [V,H,W,1], of the cameras' images: points that fall on an empty pixel of any image are left out, so
+    that what remains fills the silhouettes' visual hull. All on the CPU.
+
+    Raises UserError where there is no such place, as with cameras that look away from each other.
+    """
+    cameras = cameras.to("cpu")
+    center, radius = _common_view(cameras)
+    low, high = center - radius, center + radius
+    needed = max(2, math.ceil(len(cameras) / 2))
+
+    def draw(low: Tensor, high: Tensor, number: int) -> Tensor:
+        points = low + (high - low) * torch.rand(number, 3, generator=generator)
+        return points[_seen(points, cameras, needed, alphas)]
+
+    scout = draw(low, high, 1 << 17)
+    if len(scout) >= 100:
+        # From now on draw where points were found, with room for what was missed.
+        margin = 0.1 * (scout.amax(0) - scout.amin(0)) + 1e-4 * radius
+        low, high = torch.maximum(low, scout.amin(0) - margin), torch.minimum(high, scout.amax(0) + margin)
+    found: list[Tensor] = []
+    have, drawn, batch = 0, 0, max(1 << 16, min(2 * count, 1 << 18))
+    while have < count and (have or drawn < 1 << 19) and drawn < 300 * count + 16 * batch:
+        found.append(draw(low, high, batch))
+        have, drawn = have + len(found[-1]), drawn + batch
+    if have < count:
+        raise UserError(
+            "the cameras do not look at one common thing that their images show: check the transforms, "
+            "or give a body.npz or points3d.ply to start from"
+        )
+    return torch.cat(found)[:count]
+
+
+def points_inside(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Which of points [P,3] lie inside the mesh (vertices [V,3], faces [F,3]), bool [P].
+
+    By the generalised winding number (Jacobson et al. 2013): the solid angle under which all triangles are
+    seen, over 4π, is 1 inside and 0 outside, and stays near that where the mesh has small holes. The sum is
+    exact (Van Oosterom and Strackee 1983). Works for either orientation of the triangles.
+    """
+    inside = np.zeros(len(points), dtype=bool)
+    used = vertices[np.unique(faces)]
+    boxed = ((points > used.min(0)) & (points < used.max(0))).all(1)
+    for index in np.flatnonzero(boxed):
+        corners = (vertices - points[index])[faces]  # [F,3,3]
+        a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
+        la, lb, lc = (np.linalg.norm(corner, axis=1) for corner in (a, b, c))
+        volume = np.einsum("ij,ij->i", a, np.cross(b, c))
+        dots = [np.einsum("ij,ij->i", p, q) for p, q in ((a, b), (b, c), (c, a))]
+        solid = 2 * np.arctan2(volume, la * lb * lc + dots[0] * lc + dots[1] * la + dots[2] * lb)
+        inside[index] = abs(solid.sum()) > 2 * np.pi  # half a turn around: winding number 1/2
+    return inside
+
+
+def _no_views(note: str) -> PosedImages:
+    cameras = Cameras(torch.empty(0, 4, 4), torch.empty(0, 3, 3), 1, 1)
+    return PosedImages(cameras, torch.empty(0, 1, 1, 3), torch.empty(0, 1, 1, 1), [], (note,))
+
+
+def _notes(path: Path, opaque: int, count: int, premultiplied: bool) -> tuple[str, ...]:
+    notes = []
+    if opaque:
+        share = "the images have" if opaque == count else f"{opaque} of {count} images have"
+        notes.append(
+            f"{path.name}: {share} no alpha (or none below 1): taken as opaque, "
+            "so that their background is fitted too"
+        )
+    if opaque < count and not premultiplied:
+        notes.append(
+            f"{path.name} does not say how colours go with alpha: taken as straight, as in NeRF-synthetic "
+            '(write "colour": "premultiplied" into it if they are)'
+        )
+    return tuple(notes)
+
+
+def _says_premultiplied(table: dict[str, Any]) -> bool:
+    words = " ".join(str(table.get(key, "")) for key in ("colour", "color")).lower()
+    return re.search(r"(?<!un)(?<!not )(?<!non)(?<!non[- ])pre-?multiplied", words) is not None
+
+
+def _show(value: object) -> str:
+    """A value from a file as a few printable characters on one line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if not path.exists():
+            raise UserError(f"{path} is missing: give a folder in NeRF-synthetic's layout, see --help")
+        if not path.is_file():
+            raise UserError(f"{path} is not a regular file")
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise UserError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: that is no list of cameras")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8: export it again") from None
+    try:
+        table = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is no valid JSON (line {error.lineno}: {error.msg}): export it again"
+        ) from None
+    except (RecursionError, ValueError):  # nested thousands deep; a number of thousands of digits
+        raise UserError(f"{path} is no sensible JSON: export it again") from None
+    if not isinstance(table, dict):
+        raise UserError(f"{path} must hold a JSON object with 'frames', got {_show(table)}")
+    return table
+
+
+def _image_file(folder: Path, path: Path, index: int, frame: object) -> Path:
+    """The file of a frame, as a path inside `folder` that exists."""
+    if not isinstance(frame, dict):
+        raise UserError(f"{path}: frame {index} must be an object, got {_show(frame)}")
+    name = frame.get("file_path")
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"{path}: frame {index} has no file_path (got {_show(name)})")
+    # Tools on Windows write backslashes. Links inside the folder are the user's own and may lead anywhere.
+    base = os.path.normpath(folder)
+    joined = os.path.normpath(os.path.join(base, name.replace("\\", "/")))
+    try:
+        if os.path.commonpath([os.path.abspath(base), os.path.abspath(joined)]) != os.path.abspath(base):
+            raise UserError(f"{path}: frame {index} points out of the folder: {_show(name)}")
+        candidates = [Path(joined + suffix) for suffix in ("", *SUFFIXES)]
+        for candidate in candidates:
+            if candidate.is_file():
+                return candidate
+            if candidate.exists() and not candidate.is_dir():
+                raise UserError(f"{path}: frame {index}: {_show(name)} is not a regular file")
+    except (OSError, ValueError):
+        raise UserError(f"{path}: frame {index}: {_show(name)} is no usable file name") from None
+    raise UserError(
+        f"{path}: frame {index}: there is no image {_show(name)} in {folder} "
+        f"(also tried {', '.join(SUFFIXES)})"
+    )
+
+
+def _pose(path: Path, index: int, frame: dict[str, Any]) -> np.ndarray:
+    """Camera to world [4,4] float64, OpenGL axes, its rotation made exactly orthonormal."""
+    where = f"{path}: frame {index} ({_show(frame['file_path'])}): transform_matrix"
+    rows = frame.get("transform_matrix")
+    if not (
+        isinstance(rows, list)
+        and len(rows) == 4
+        and all(isinstance(row, list) and len(row) == 4 for row in rows)
+        and all(type(number) in (int, float) for row in rows for number in row)
+    ):
+        raise UserError(f"{where} must be four rows of four numbers, got {_show(rows)}")
+    try:
+        matrix = np.array([[float(number) for number in row] for row in rows])
+    except OverflowError:
+        matrix = np.full((4, 4), np.inf)
+    if not np.isfinite(matrix).all():
+        raise UserError(f"{where} holds NaN or infinite numbers")
+    if np.abs(matrix[3] - (0, 0, 0, 1)).max() > 1e-4:
+        raise UserError(f"{where} must end in the row 0 0 0 1: it is not a rigid camera-to-world transform")
+    if np.abs(matrix[:3]).max() > MAX_DISTANCE:
+        raise UserError(f"{where} holds numbers beyond {MAX_DISTANCE:g}: scale the scene to metres")
+    rotation = matrix[:3, :3]
+    lengths = np.linalg.norm(rotation, axis=0)
+    if np.abs(lengths - 1).max() > RIGID_TOLERANCE:
+        found = ", ".join(f"{length:.4g}" for length in lengths)
+        raise UserError(
+            f"{where} is not rigid: it scales (axes of length {found}); put the scale into the positions"
+        )
+    if np.abs(rotation.T @ rotation - np.eye(3)).max() > RIGID_TOLERANCE:
+        raise UserError(f"{where} is not rigid: it shears, its axes are not at right angles")
+    if np.linalg.det(rotation) < 0:
+        raise UserError(
+            f"{where} is not rigid: it mirrors (determinant -1); flip one axis, OpenGL's are "
+            "x right, y up, z backwards"
+        )
+    u, _, vh = np.linalg.svd(rotation)
+    matrix[:3, :3] = u @ vh
+    return matrix
+
+
+def _world_to_camera(poses: np.ndarray) -> np.ndarray:
+    """OpenCV world-to-camera [V,4,4] of OpenGL camera-to-world [V,4,4]: y and z turn round, then inverse."""
+    rotation = np.swapaxes(poses[:, :3, :3] * (1, -1, -1), 1, 2)
+    matrices = np.tile(np.eye(4), (len(poses), 1, 1))
+    matrices[:, :3, :3] = rotation
+    matrices[:, :3, 3:] = -rotation @ poses[:, :3, 3:]
+    return matrices
+
+
+def _intrinsics(path: Path, index: int, values: dict[str, Any], width: int, height: int) -> np.ndarray:
+    """K [3,3] in pixels of an image of width x height. values: the file's keys under the frame's own."""
+    where = f"{path}: frame {index}"
+
+    def number(key: str) -> float | None:
+        value = values.get(key)
+        if value is None:
+            return None
+        if type(value) not in (int, float):
+            raise UserError(f"{where}: {key} must be a number, got {_show(value)}")
+        try:
+            found = float(value)
+        except OverflowError:
+            found = math.inf
+        if not abs(found) < 1e9:
+            raise UserError(f"{where}: {key} must be a sensible number, got {_show(value)}")
+        return found
+
+    model = values.get("camera_model")
+    if isinstance(model, str) and "fisheye" in model.lower():
+        raise UserError(f"{where}: fisheye images cannot be fitted: undistort them to pinhole images first")
+    for key in DISTORTION:
+        if abs(number(key) or 0.0) > 1e-6:
+            raise UserError(
+                f"{where}: the lens distorts ({key} is {values[key]:.4g}): undistort the images first "
+                "and leave the coefficients out"
+            )
+
+    # Sizes in the file may be those of the originals of scaled-down images: then K is scaled along.
+    given_width, given_height = number("w"), number("h")
+    scale_x = scale_y = 1.0
+    if given_width is not None and given_height is not None:
+        if min(given_width, given_height) < 1:
+            raise UserError(f"{where}: w and h must be positive, got {given_width:g} and {given_height:g}")
+        scale_x, scale_y = width / given_width, height / given_height
+        if abs(scale_x / scale_y - 1) > 2 / min(width, height):
+            raise UserError(
+                f"{where}: w and h are {given_width:g}x{given_height:g}, "
+                f"but the image is {width}x{height}, of another shape"
+            )
+
+    angle_x, angle_y = number("camera_angle_x"), number("camera_angle_y")
+    for key, angle in (("camera_angle_x", angle_x), ("camera_angle_y", angle_y)):
+        if angle is not None and not 0.002 < angle < 3.1:
+            raise UserError(f"{where}: {key} must be an angle in radians between 0 and pi, got {angle:.6g}")
+    fx, fy = number("fl_x"), number("fl_y")
+    if fx is not None:
+        fx *= scale_x
+    elif angle_x is not None:
+        fx = 0.5 * width / math.tan(0.5 * angle_x)
+    else:
+        raise UserError(f"{where}: no focal length: the file needs camera_angle_x (radians) or fl_x (pixels)")
+    if fy is not None:
+        fy *= scale_y
+    elif angle_y is not None and values.get("fl_x") is None:
+        fy = 0.5 * height / math.tan(0.5 * angle_y)
+    else:
+        fy = fx  # square pixels
+    if not 0.02 * width < fx < 1000 * width or not 0.02 * height < fy < 1000 * height:
+        raise UserError(
+            f"{where}: focal lengths of {fx:.4g} and {fy:.4g} pixels do not fit a {width}x{height} image"
+        )
+    cx, cy = number("cx"), number("cy")
+    cx = 0.5 * width if cx is None else cx * scale_x
+    cy = 0.5 * height if cy is None else cy * scale_y
+    if not -width < cx < 2 * width or not -height < cy < 2 * height:
+        raise UserError(f"{where}: cx and cy ({cx:.4g}, {cy:.4g}) lie far outside a {width}x{height} image")
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+
+
+def _common_size(path: Path, files: Sequence[Path]) -> tuple[int, int]:
+    """Width and height from the headers, before anything is decoded."""
+    sizes: dict[Path, tuple[int, int]] = {}
+    for file in files:
+        if file in sizes:
+            continue
+        with _open_image(file) as image:
+            width, height = sizes[file] = image.size
+        if width * height > MAX_PIXELS:
+            raise UserError(
+                f"{file} is {width}x{height}: {MAX_PIXELS // 1_000_000} megapixels is the limit; scale it"
+            )
+        if min(width, height) < MIN_SIDE:
+            raise UserError(f"{file} is only {width}x{height} pixels: at least {MIN_SIDE} a side are needed")
+        first, expected = next(iter(sizes.items()))
+        if (width, height) != expected:
+            raise UserError(
+                f"{file} is {width}x{height}, but {first.name} is {expected[0]}x{expected[1]}: "
+                "all images of a split must have one size"
+            )
+    width, height = sizes[files[0]]
+    need, have = 16 * width * height * len(files), _memory_bytes()
+    if need > 0.7 * have:
+        raise UserError(
+            f"{path}: {len(files)} images of {width}x{height} take {need / 2**30:.1f} GiB of memory, "
+            f"of {have / 2**30:.1f}: scale them down or use fewer"
+        )
+    return width, height
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 32 << 30  # not told here: enough for any data set that is meant
+
+
+def _open_image(file: Path) -> Image.Image:
+    """Parse the header only."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's on large images: the limit here is lower than its error
+        try:
+            return Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise UserError(
+                f"{file} is far too large: the limit is {MAX_PIXELS // 1_000_000} megapixels, scale it down"
+            ) from None
+        except OSError as error:
+            if error.errno is not None:
+                raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+            raise UserError(f"{file} is damaged or no PNG, JPEG or WebP image: export it again") from None
+        except Exception:  # struct.error, SyntaxError, ValueError on malformed headers
+            raise UserError(f"{file} is damaged or no PNG, JPEG or WebP image: export it again") from None
+
+
+def _decode(file: Path) -> np.ndarray:
+    """uint8 [H,W,4]; alpha is 255 where the image has none."""
+    with warnings.catch_warnings(), _open_image(file) as image:
+        warnings.simplefilter("ignore")
+        try:
+            image.load()
+            if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it at 255
+                image = Image.fromarray(
+                    (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+                )
+            return np.array(image.convert("RGBA"))
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
+            reason = "cut short" if "truncated" in str(error) else "damaged"
+            raise UserError(f"{file} is {reason} and cannot be decoded: export it again") from None
+
+
+def _common_view(cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """The point [3] nearest to all optical axes, and the radius around it that the widest view covers."""
+    positions, forward = cameras.positions.double(), cameras.viewmats[:, 2, :3].double()
+    across = torch.eye(3, dtype=torch.float64) - forward[:, :, None] * forward[:, None, :]
+    # A little pull to a point in front of the cameras settles what parallel axes leave open.
+    system, right = across.sum(0), (across @ positions[..., None]).sum(0)[:, 0]
+    spread = (positions - positions.mean(0)).norm(dim=-1).max().clamp_min(1e-3)
+    guess = (positions + spread * forward).mean(0)
+    pull = 1e-6 * len(cameras)
+    center = torch.linalg.solve(system + pull * torch.eye(3, dtype=torch.float64), right + pull * guess)
+    depth = ((center - positions) * forward).sum(-1).clamp_min(0)
+    half = 0.5 * torch.maximum(cameras.width / cameras.Ks[:, 0, 0], cameras.height / cameras.Ks[:, 1, 1])
+    return center.float(), (depth * half).max().clamp_min(1e-3).float()
+
+
+def _seen(points: Tensor, cameras: Cameras, needed: int, alphas: Tensor | None) -> Tensor:
+    """Indices of points [P,3] that at least `needed` cameras see, and none sees on an empty pixel."""
+    kept = torch.arange(len(points))
+    times = torch.zeros(len(points), dtype=torch.int64)
+    for view in range(len(cameras)):
+        pixels, depth = cameras[view].project(points[kept])
+        x, y = pixels[0].floor().long().unbind(-1)
+        inside = (depth[0] > 1e-3) & (x >= 0) & (x < cameras.width) & (y >= 0) & (y < cameras.height)
+        times[kept] += inside
+        keep = times[kept] + len(cameras) - 1 - view >= needed
+        if alphas is not None:
+            mask = alphas[view, y.clamp(0, cameras.height - 1), x.clamp(0, cameras.width - 1), 0]
+            keep &= ~inside | (mask > 0.1)
+        kept = kept[keep]
+    return kept

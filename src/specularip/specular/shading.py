@@ -1,0 +1,126 @@
+"""The specular colour in plain tensors: what the fused kernels compute, and the oracle they are tested with.
+
+One light for all Gaussians, one material each. The light is K lobes (direction, width, colour) and a smooth
+ambient; the material is an anisotropic spherical Gaussian over half vectors. A lobe of the light widens the
+material's lobe (convolution of Gaussians: their variances add), so that highlights need no integral:
+
+    S = Σ_k colour_k · max(n·l_k, 0) / |h|² · √(ia·ib) / π · exp(−(ia·(h·t)² + ib·(h·b)²) / |h|²)
+    h = l_k + ω_o,  ia = 1 / (αx² + width_k),  ib = 1 / (αy² + width_k)
+    specular = visibility(ω_r) · Fresnel(n·ω_o) · (S + ambient(ω_r))        in linear light
+    shown    = sRGB(linear(diffuse) + specular) − diffuse + residual · ω_o
+
+ASG: Xu et al., "Anisotropic Spherical Gaussians", SIGGRAPH Asia 2013; as a distribution of half vectors and
+its convolution with spherical Gaussian lights: Wang et al., "All-Frequency Rendering of Dynamic,
+Spatially-Varying Reflectance", SIGGRAPH Asia 2009; 1/|h|² as masking term: Kelemen and Szirmay-Kalos 2001.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LATENTS = 19
+"""A Gaussian's latent: 0-1 log roughness along and across the tangent, relative to ROUGHNESS; 2 the tangent's
+angle from the horizontal; 3-5 logits of the colour reflected head on, relative to REFLECTANCE; 6-9 logit of
+the visibility, constant and along the mirrored direction; 10-18 residual, three numbers a colour."""
+ROUGHNESS, REFLECTANCE, VISIBILITY = 0.12, 0.08, 3.0
+"""What zeros mean: a start that is too rough never sharpens, one that is too sharp does widen."""
+MIN_ROUGHNESS, MAX_ROUGHNESS = 0.01, 1.5
+RESIDUAL_SCALE = 0.03
+SHOULDER = 0.05
+"""Slope of the shown colour above 1: pictures are clipped there, but gradients must find their way back."""
+POLE = 1e-3
+"""Keeps the tangent defined where the normal is vertical."""
+
+
+def specular_reference(
+    latents: Tensor,
+    diffuse: Tensor,
+    normals: Tensor,
+    means: Tensor,
+    centres: Tensor,
+    light_axes: Tensor,
+    light_widths: Tensor,
+    light_colors: Tensor,
+    ambient: Tensor,
+) -> Tensor:
+    """What the highlight adds to the diffuse colour, [B,N,3], for B cameras.
+
+    latents [N,19], see LATENTS. diffuse [N,3] in 0..1, as shown (sRGB). normals [N,3]: unit, either side.
+    means [N,3] and centres [B,3]: positions of Gaussians and cameras. light_axes [K,3]: unit, to the light.
+    light_widths [K] > 0: variance of the lobe in half-vector space. light_colors [K,3] ≥ 0: radiance times
+    solid angle. ambient [9,3]: radiance as spherical harmonics to degree 2.
+    """
+    view = F.normalize(centres[:, None] - means, dim=-1)  # ω_o
+    signed = (normals * view).sum(-1, keepdim=True)
+    side = torch.where(signed < 0, -1.0, 1.0).to(signed)
+    n, cosine = normals * side, (signed * side).clamp_min(1e-3)
+
+    alpha = (ROUGHNESS * latents[:, :2].exp()).clamp(MIN_ROUGHNESS, MAX_ROUGHNESS)
+    tangent, bitangent = tangent_frames(normals, latents[:, 2:3])
+    # Products of [B,N,3] or [N,3] with the K axes: nothing is larger than [B,N,K].
+    h_x = tangent @ light_axes.T + (view * tangent).sum(-1, keepdim=True)
+    h_y = bitangent @ light_axes.T + (view * bitangent).sum(-1, keepdim=True)
+    h_2 = (2 + 2 * view @ light_axes.T).clamp_min(1e-4)
+    inverse = 1 / (alpha.square()[:, :, None] + light_widths)  # [N,2,K]
+    along, across = inverse.unbind(1)
+    falloff = torch.exp(-(along * h_x * h_x + across * h_y * h_y) / h_2)
+    weight = (n @ light_axes.T).clamp_min(0) / h_2 * (along * across).sqrt() / math.pi * falloff
+    mirrored = 2 * cosine * n - view  # ω_r
+    light = weight @ light_colors + (harmonics(mirrored) @ ambient).clamp_min(0)
+
+    head_on = torch.sigmoid(latents[:, 3:6] + math.log(REFLECTANCE / (1 - REFLECTANCE)))
+    smoothness = 1 - alpha.prod(-1, keepdim=True).sqrt().clamp_max(1)
+    grazing = torch.maximum(smoothness, head_on)
+    fresnel = head_on + (grazing - head_on) * (1 - cosine) ** 5
+    visible = torch.sigmoid(
+        VISIBILITY + latents[:, 6:7] + (latents[:, 7:10] * mirrored).sum(-1, keepdim=True)
+    )
+    shown = to_srgb(to_linear(diffuse) + visible * fresnel * light)
+    shown = torch.where(shown > 1, 1 + SHOULDER * (shown - 1), shown)
+    residual = RESIDUAL_SCALE * torch.einsum("bnj,ncj->bnc", view, latents[:, 10:19].reshape(-1, 3, 3))
+    return shown - diffuse + residual
+
+
+def tangent_frames(normals: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit tangents and bitangents [N,3]: horizontal at angle 0, turned by `angles` [N,1] about `normals`
+    [N,3]. Of the normal as it is, not as it faces the camera: a surface is brushed one way for all."""
+    x, y, _ = normals.unbind(-1)
+    level = torch.stack([-y, x + POLE, torch.zeros_like(x)], -1)
+    level = F.normalize(level - (level * normals).sum(-1, keepdim=True) * normals, dim=-1)
+    upward = torch.linalg.cross(normals, level)
+    return angles.cos() * level + angles.sin() * upward, angles.cos() * upward - angles.sin() * level
+
+
+def harmonics(directions: Tensor) -> Tensor:
+    """Real spherical harmonics to degree 2 of unit directions [...,3], [...,9]."""
+    x, y, z = directions.unbind(-1)
+    return torch.stack(
+        [
+            torch.full_like(x, 0.28209479177387814),
+            0.4886025119029199 * y,
+            0.4886025119029199 * z,
+            0.4886025119029199 * x,
+            1.0925484305920792 * x * y,
+            1.0925484305920792 * y * z,
+            0.31539156525252005 * (3 * z * z - 1),
+            1.0925484305920792 * x * z,
+            0.5462742152960396 * (x * x - y * y),
+        ],
+        -1,
+    )
+
+
+def to_srgb(linear: Tensor) -> Tensor:
+    """Linear light ≥ 0 to sRGB, also above 1."""
+    return torch.where(
+        linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp_min(1e-5) ** (1 / 2.4) - 0.055
+    )
+
+
+def to_linear(shown: Tensor) -> Tensor:
+    """The inverse of `to_srgb`."""
+    return torch.where(shown <= 0.04045, shown / 12.92, ((shown + 0.055) / 1.055).clamp_min(1e-5) ** 2.4)

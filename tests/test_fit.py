@@ -1,0 +1,229 @@
+"""`fit`, end to end on the CPU: pictures of a known glossy ball, and what must come back from them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from specularip.avatar import Avatar, load
+from specularip.cameras import Cameras
+from specularip.config import FitConfig
+from specularip.errors import UserError
+from specularip.fitting.cloud import Cloud, relocate
+from specularip.fitting.start import make_start, quantile_colors, sample_mesh, turned_to
+from specularip.gaussians import Gaussians
+from specularip.posed_images import load_posed_images
+from specularip.progress import Progress
+from specularip.run_folder import FILES
+from specularip.specular import SpecularConfig, SpecularHead
+from specularip.stages.fit import fit
+
+SIZE, RADIUS = 48, 0.4
+TINY = FitConfig(iterations=240, points=700, lights=16, first_light_steps=80, relocate_every=20)
+
+
+def ball_mesh(rings: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """A sphere of RADIUS as latitudes and longitudes: vertices [V,3], faces [F,3]."""
+    theta, phi = np.meshgrid(
+        np.linspace(0, np.pi, rings + 1), np.linspace(0, 2 * np.pi, 2 * rings + 1), indexing="ij"
+    )
+    v = RADIUS * np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], -1)
+    index = np.arange(v[..., 0].size).reshape(theta.shape)
+    a, b, c, d = index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]
+    faces = np.concatenate([np.stack([a, b, c], -1).reshape(-1, 3), np.stack([a, c, d], -1).reshape(-1, 3)])
+    return v.reshape(-1, 3).astype(np.float32), faces
+
+
+def ball() -> Avatar:
+    """A red ball under two lamps in a dim room."""
+    vertices, faces = (torch.from_numpy(x) for x in ball_mesh())
+    count = 2500
+    points, normals, area = sample_mesh(vertices, faces, count, torch.Generator().manual_seed(1))
+    head = SpecularHead(SpecularConfig(lights=2))
+    with torch.no_grad():
+        head.axes.copy_(torch.tensor([[0.5, -0.7, 0.5], [-0.8, -0.3, 0.6]]))
+        head.raw_colors.fill_(math.log(6.0) / 3)
+        head.raw_widths.fill_(math.log(0.01) / 3)
+    latents = torch.zeros(count, 19)
+    latents[:, :2] = math.log(0.22 / 0.12)
+    latents[:, 3:6] = 1.5
+    spacing = math.sqrt(area / count)
+    weights = torch.zeros(count, 4)
+    weights[:, 0] = 1
+    cloud = Gaussians(
+        means=points,
+        quats=turned_to(normals),
+        log_scales=torch.log(torch.tensor([0.8, 0.8, 0.1]) * spacing).repeat(count, 1),
+        opacity_logits=torch.full((count,), 4.0),
+        color_logits=torch.tensor([0.2, -1.5, -1.5]).repeat(count, 1),
+        latents=latents,
+        normal_residuals=normals - turned_axis(turned_to(normals)),
+        regions=torch.zeros(count, dtype=torch.int64),
+        bind_joints=torch.zeros(count, 4, dtype=torch.int64),
+        bind_weights=weights,
+    )
+    return Avatar(cloud, head.requires_grad_(False), antialiased=True)
+
+
+def turned_axis(quats: torch.Tensor) -> torch.Tensor:
+    w, x, y, z = quats.unbind(-1)
+    return torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], -1)
+
+
+def views(count: int, turn: float) -> Cameras:
+    azimuth = [turn + 130 * (k / (count - 1) - 0.5) for k in range(count)]
+    elevation = [8 + 22 * (k % 3) for k in range(count)]
+    return Cameras.orbit(azimuth, elevation, 1.4, 45.0, SIZE, SIZE)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ball")
+    vertices, faces = ball_mesh()
+    np.savez(folder / "body.npz", v=vertices, f=faces)
+    for split, cameras in (("train", views(14, 0.0)), ("test", views(5, 11.0))):
+        (folder / split).mkdir()
+        frame = ball().render(cameras, 0.0)
+        poses = np.linalg.inv(cameras.viewmats.double().numpy())
+        poses[:, :3, 1:3] *= -1
+        frames = []
+        for index, (image, alpha) in enumerate(zip(frame.image, frame.alpha)):
+            pixels = (torch.cat([image, alpha], -1) * 255 + 0.5).clamp(0, 255).byte().numpy()
+            Image.fromarray(pixels).save(folder / split / f"{index}.png")
+            frames.append({"file_path": f"{split}/{index}", "transform_matrix": poses[index].tolist()})
+        table = {"camera_angle_x": math.radians(45), "colour": "sRGB, premultiplied", "frames": frames}
+        (folder / f"transforms_{split}.json").write_text(json.dumps(table))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Avatar, Path]:
+    out = tmp_path_factory.mktemp("fit") / "ball"
+    return fit(scene, out, config=TINY, device="cpu", progress=Progress(open(os.devnull, "w"))), out
+
+
+def test_it_learns_the_ball_and_its_highlights(scene, fitted, tmp_path):
+    avatar, out = fitted
+    report = json.loads((out / "report.json").read_text())
+    untrained = replace(TINY, iterations=1, first_light_steps=0)
+    fit(scene, tmp_path / "u", config=untrained, device="cpu")
+    before = json.loads((tmp_path / "u" / "report.json").read_text())["metrics"]
+    after = report["metrics"]
+    assert after["psnr"] > 27 and after["psnr"] > before["psnr"] + 5, (before, after)
+    assert after["highlight_psnr"] > before["highlight_psnr"] + 5, (before, after)
+    assert report["start"] == "mesh" and report["gaussians"] == TINY.points == len(avatar.gaussians)
+    assert set(report["seconds"]) == {"start", "fit", "evaluate"} and report["settings"]["lights"] == 16
+    written = {path.name for path in out.iterdir()}
+    assert written <= {*FILES, "checkpoints"} and {"avatar.safetensors", "avatar.ply"} <= written
+
+
+def test_the_saved_avatar_draws_the_same(scene, fitted):
+    avatar, out = fitted
+    test = load_posed_images(scene, "test")
+    again = load(out)
+    assert again.antialiased and torch.equal(
+        avatar.render(test.cameras, 0.0).image, again.render(test.cameras, 0.0).image
+    )
+
+
+def test_the_highlight_moves_with_the_camera_as_the_true_one_does(fitted):
+    avatar, _ = fitted
+    cameras = views(4, 5.0)
+
+    def centers(drawn: Avatar) -> torch.Tensor:
+        """Where the brightest tenth of the specular layer is, [B,2] pixels."""
+        layer = drawn.render(cameras, 0.0).specular.mean(-1).flatten(1)
+        weight = (layer - layer.quantile(0.98, dim=1, keepdim=True)).clamp_min(0)
+        place = torch.stack(torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij"), -1)
+        return (weight[..., None] * place.reshape(1, -1, 2)).sum(1) / weight.sum(1, keepdim=True)
+
+    true, found = centers(ball()), centers(avatar)
+    assert (true[0] - true[-1]).norm() > 6, "the views do not tell"
+    assert (true - found).norm(dim=-1).max() < 3, (true, found)
+
+
+class Interrupting(Progress):
+    """Presses Ctrl-C when the loop first tells of its progress."""
+
+    def step(self, done: int, loss: float | None = None) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_resumed_fit_ends_where_an_uninterrupted_one_does(scene, fitted, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        fit(scene, out, config=TINY, device="cpu", progress=Interrupting(open(os.devnull, "w")))
+    assert not (out / "avatar.safetensors").exists()
+    with pytest.raises(UserError, match="another settings"):
+        fit(scene, out, config=replace(TINY, lights=8), device="cpu", resume=True)
+    fit(scene, out, config=TINY, device="cpu", resume=True)
+    one, two = (load_file(folder / "avatar.safetensors") for folder in (fitted[1], out))
+    assert set(one) == set(two)
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == TINY.iterations
+
+
+def test_without_a_mesh_it_starts_from_the_silhouettes(scene, tmp_path):
+    for path in scene.rglob("*"):
+        if path.is_file() and path.name != "body.npz":
+            target = tmp_path / "data" / path.relative_to(scene)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    fit(tmp_path / "data", tmp_path / "out", config=replace(TINY, iterations=60), device="cpu")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["start"] == "random" and any("random points" in note for note in report["notes"])
+    assert report["metrics"]["psnr"] > 18
+
+
+@pytest.mark.parametrize("field", [{"points": 5}, {"iterations": -1}])
+def test_impossible_numbers_are_refused(scene, tmp_path, field):
+    with pytest.raises(UserError, match="must lie between"):
+        fit(scene, tmp_path / "x", config=replace(TINY, **field), device="cpu")
+    assert not (tmp_path / "x").exists()
+
+
+def test_relocation_keeps_the_number_and_moves_the_faded(scene):
+    generator = torch.Generator().manual_seed(0)
+    start = make_start(scene, load_posed_images(scene, "train"), 200, generator)
+    cloud = Cloud(
+        {name: tensor.requires_grad_() for name, tensor in start.fields().items()}, {"row": torch.arange(200)}
+    )
+    optimizer = torch.optim.Adam([{"params": [tensor]} for tensor in cloud.fields.values()])
+    sum(tensor.square().sum() for tensor in cloud.fields.values()).backward()
+    optimizer.step()
+    with torch.no_grad():
+        cloud.fields["opacity_logits"][:20] = -8
+    cloud.strain[100:110], cloud.looks[:] = 1.0, 1.0
+    cloud.strain[110:180] = 1e-3
+    before = cloud.means.detach().clone()
+    moved = relocate(cloud, optimizer, generator)
+    assert set(moved.tolist()) == set(range(20)) and len(cloud) == 200
+    assert bool((cloud.ties["row"][moved] >= 100).all()) and bool((cloud.opacities[moved] > 0.02).all())
+    near = torch.cdist(cloud.means[moved], before[100:180]).amin(1)
+    assert float(near.detach().max()) < 6 * start.spacing
+    for tensor in cloud.fields.values():
+        assert bool((optimizer.state[tensor]["exp_avg"][moved] == 0).all())
+    assert float(cloud.strain.sum()) == 0
+
+
+def test_colors_of_the_unseen_come_from_the_nearest_seen():
+    from specularip.fitting.start import Sightings
+
+    points = torch.tensor([[0.0, 0, 0], [1.0, 0, 0], [1.1, 0, 0]])
+    colors = torch.rand(4, 3, 3, generator=torch.Generator().manual_seed(0)).half()
+    seen = torch.tensor([[1, 1, 0]] * 3 + [[1, 0, 0]]).bool()
+    found = quantile_colors(Sightings(colors, seen), 0.5, points)
+    assert torch.allclose(found[1], colors[:3, 1].float().median(0).values)
+    assert torch.equal(found[2], found[1]) and not torch.equal(found[0], found[1])

@@ -1,0 +1,637 @@
+"""Posed images: what is read is what was written, and whatever is wrong ends in one line."""
+
+import copy
+import json
+import math
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from specularip import posed_images
+from specularip.cameras import Cameras
+from specularip.cli import main
+from specularip.errors import UserError
+from specularip.posed_images import (
+    load_body_mesh,
+    load_points,
+    load_posed_images,
+    points_inside,
+    random_points,
+)
+
+SEED = int.from_bytes(os.urandom(4))
+WIDTH, HEIGHT, FOV_X = 24, 18, 0.7
+
+
+def opengl_poses(cameras: Cameras) -> list[list[list[float]]]:
+    poses = np.linalg.inv(cameras.viewmats.double().numpy())
+    poses[:, :3, 1:3] *= -1
+    return poses.tolist()
+
+
+def orbit(count: int = 5) -> Cameras:
+    fov_y = 2 * math.atan(math.tan(FOV_X / 2) * HEIGHT / WIDTH)
+    azimuth = [360 * index / count for index in range(count)]
+    return Cameras.orbit(azimuth, 10.0, 2.0, math.degrees(fov_y), WIDTH, HEIGHT)
+
+
+def write(folder: Path, split: str = "train", count: int = 5, **keys: object) -> dict:
+    """A small data set: random pixels, cameras on an orbit. Returns the table of the JSON."""
+    rng = np.random.default_rng(count)
+    folder.mkdir(exist_ok=True)
+    (folder / split).mkdir()
+    frames = []
+    for index, pose in enumerate(opengl_poses(orbit(count))):
+        pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / split / f"r_{index}.png")
+        frames.append({"file_path": f"./{split}/r_{index}", "transform_matrix": pose})
+    table = {"camera_angle_x": FOV_X, **keys, "frames": frames}
+    save(folder, table, split)
+    return table
+
+
+def save(folder: Path, table: object, split: str = "train") -> None:
+    (folder / f"transforms_{split}.json").write_text(json.dumps(table))
+
+
+def cube(radius: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+    vertices = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float64) * radius
+    faces = []
+    for axis in range(3):
+        for side in (0, 1):
+            corners = [i for i in range(8) if (i >> (2 - axis)) & 1 == side]
+            a, b, c, d = corners  # in the order 00, 01, 10, 11
+            faces += [[a, b, d], [a, d, c]] if side != axis % 2 else [[a, d, b], [a, c, d]]
+    return vertices, np.array(faces)
+
+
+def error(folder: Path, split: str = "train") -> str:
+    with pytest.raises(UserError) as raised:
+        load_posed_images(folder, split)  # type: ignore[arg-type]
+    message = str(raised.value)
+    assert "\n" not in message and message.isprintable(), repr(message)
+    return message
+
+
+def test_what_is_read_is_what_was_written(tmp_path):
+    table = write(tmp_path, colour="sRGB, premultiplied by alpha, black background")
+    posed = load_posed_images(tmp_path, "train")
+    assert posed.images.shape == (5, HEIGHT, WIDTH, 3) and posed.alphas.shape == (5, HEIGHT, WIDTH, 1)
+    assert posed.images.dtype == posed.alphas.dtype == torch.float32 and len(posed) == 5
+    assert posed.names == [f"train/r_{index}.png" for index in range(5)] and posed.notes == ()
+    expected = orbit()
+    assert torch.allclose(posed.cameras.viewmats, expected.viewmats, atol=1e-6)
+    assert torch.allclose(posed.cameras.Ks, expected.Ks, atol=1e-4)
+    assert (posed.cameras.width, posed.cameras.height) == (WIDTH, HEIGHT)
+    pixels = np.array(Image.open(tmp_path / "train" / "r_3.png"))
+    read = torch.cat([posed.images[3], posed.alphas[3]], -1) * 255
+    assert torch.allclose(read, torch.from_numpy(pixels).float(), atol=1e-4)
+
+    third = posed.select(range(1, 5, 2))
+    assert third.names == ["train/r_1.png", "train/r_3.png"]
+    assert torch.equal(third.images[1], posed.images[3])
+    assert torch.equal(third.cameras.viewmats, posed.cameras.viewmats[1::2])
+
+    # A point at the world's up side appears in the upper half of the image: the axes are not flipped.
+    pixel, depth = posed.cameras.project(torch.tensor([[0.0, 0.0, 0.2]]))
+    assert (depth > 0).all() and (pixel[..., 1] < HEIGHT / 2).all()
+    assert table["frames"][0]["file_path"] == "./train/r_0"
+
+
+@pytest.mark.parametrize(
+    ("keys", "premultiplied"),
+    [
+        ({}, False),
+        ({"color": "Premultiplied"}, True),
+        ({"colour": "pre-multiplied"}, True),
+        ({"colour": "unpremultiplied"}, False),
+        ({"colour": "sRGB, not premultiplied"}, False),
+        ({"colour": "non-premultiplied"}, False),
+        ({"colour": 3}, False),
+        ({"colour": ["premultiplied"]}, True),
+    ],
+)
+def test_straight_colours_are_multiplied_by_alpha(tmp_path, keys, premultiplied):
+    write(tmp_path, **keys)
+    posed = load_posed_images(tmp_path)
+    pixels = torch.from_numpy(np.array(Image.open(tmp_path / "train" / "r_0.png"))).float() / 255
+    expected = pixels[..., :3] * (1 if premultiplied else pixels[..., 3:])
+    assert torch.allclose(posed.images[0], expected, atol=1e-6)
+    assert any("straight" in note for note in posed.notes) is not premultiplied
+
+
+def test_missing_alpha_is_said(tmp_path):
+    write(tmp_path)
+    for index in range(5):
+        file = tmp_path / "train" / f"r_{index}.png"
+        Image.open(file).convert("RGB").save(file.with_suffix(".jpg"), quality=100, subsampling=0)
+        file.unlink()
+    posed = load_posed_images(tmp_path)
+    assert posed.names[0] == "train/r_0.jpg" and bool((posed.alphas == 1).all())
+    [note] = posed.notes
+    assert "no alpha" in note and "opaque" in note
+    grey = Image.fromarray(np.full((HEIGHT, WIDTH), 30_000, np.uint16))
+    (tmp_path / "train" / "r_0.jpg").unlink()
+    grey.save(tmp_path / "train" / "r_0.png")
+    assert float(load_posed_images(tmp_path).images[0].mean()) == pytest.approx(30_000 / 65_535, abs=0.004)
+
+
+def test_intrinsics_in_every_spelling(tmp_path):
+    table = write(tmp_path)
+    del table["camera_angle_x"]
+    cases = [
+        ({"fl_x": 30, "fl_y": 32.5, "cx": 11, "cy": 8.5}, (30, 32.5, 11, 8.5)),
+        ({"fl_x": 30}, (30, 30, WIDTH / 2, HEIGHT / 2)),
+        # Images scaled down to a quarter of the size that the file speaks of.
+        ({"fl_x": 120, "cx": 44, "cy": 34, "w": 4 * WIDTH, "h": 4 * HEIGHT}, (30, 30, 11, 8.5)),
+        ({"camera_angle_x": 1.0, "fl_x": 30, "k1": 0, "p2": 0.0}, (30, 30, 12, 9)),
+        (
+            {"camera_angle_x": 1.0, "camera_angle_y": 0.5},
+            (12 / math.tan(0.5), 9 / math.tan(0.25), 12, 9),
+        ),
+    ]
+    for keys, (fx, fy, cx, cy) in cases:
+        for where in ("top", "frames"):
+            changed = copy.deepcopy(table)
+            for target in [changed] if where == "top" else changed["frames"]:
+                target.update(keys)
+            save(tmp_path, changed)
+            expected = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]).float()
+            assert torch.allclose(load_posed_images(tmp_path).cameras.Ks, expected.expand(5, 3, 3)), keys
+    changed["fl_x"] = 50
+    changed["frames"] = [{**frame, "fl_x": 30 + k} for k, frame in enumerate(table["frames"])]
+    save(tmp_path, changed)
+    assert load_posed_images(tmp_path).cameras.Ks[:, 0, 0].tolist() == [30, 31, 32, 33, 34]
+
+
+def test_an_empty_or_missing_test_split_is_no_error(tmp_path):
+    write(tmp_path)
+    for split in ("test", "val"):
+        posed = load_posed_images(tmp_path, split)
+        assert len(posed) == 0 and posed.images.shape == (0, 1, 1, 3) and len(posed.cameras) == 0
+        assert "nothing to evaluate" in posed.notes[0]
+    save(tmp_path, {"camera_angle_x": 0.7, "frames": []}, "test")
+    assert "no frames" in load_posed_images(tmp_path, "test").notes[0]
+    save(tmp_path, {"frames": 3}, "test")
+    assert "must be a list" in error(tmp_path, "test")
+
+
+def test_duplicates_suffixes_and_backslashes_do_no_harm(tmp_path):
+    table = write(tmp_path)
+    for frame, name in zip(
+        table["frames"], ("train/r_0.png", "train\\r_1", ".\\train\\r_2", "train/../train/r_3")
+    ):
+        frame["file_path"] = name
+    table["frames"] += copy.deepcopy(table["frames"][:2])
+    save(tmp_path, table)
+    posed = load_posed_images(tmp_path)
+    assert len(posed) == 7 and torch.equal(posed.images[0], posed.images[5])
+    assert posed.names[:4] == [f"train/r_{k}.png" for k in range(4)]
+    (tmp_path / "train" / "r_0.png").rename(tmp_path / "elsewhere.png")
+    (tmp_path / "train" / "r_0.png").symlink_to(tmp_path / "elsewhere.png")
+    assert len(load_posed_images(tmp_path)) == 7
+
+
+def changed_pose(function):
+    def change(table):
+        matrix = np.array(table["frames"][2]["transform_matrix"])
+        table["frames"][2]["transform_matrix"] = np.array(function(matrix)).tolist()
+
+    return change
+
+
+def scaled(matrix):
+    matrix[:3, :3] *= 2
+    return matrix
+
+
+def sheared(matrix):
+    # One axis leans towards another and keeps its length.
+    axis = matrix[:3, 0] + 0.1 * matrix[:3, 1]
+    matrix[:3, 0] = axis / np.linalg.norm(axis)
+    return matrix
+
+
+def mirrored(matrix):
+    matrix[:3, 0] *= -1
+    return matrix
+
+
+def far(matrix):
+    matrix[0, 3] = 1e30
+    return matrix
+
+
+def tilted_row(matrix):
+    matrix[3] = (0, 0, 1, 0)
+    return matrix
+
+
+def frame_key(key, value, index=2):
+    return lambda table: table["frames"][index].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (changed_pose(scaled), "scales"),
+        (changed_pose(sheared), "shears"),
+        (changed_pose(mirrored), "mirrors"),
+        (changed_pose(far), "beyond"),
+        (changed_pose(tilted_row), "row 0 0 0 1"),
+        (changed_pose(lambda m: m * math.nan), "NaN"),
+        (changed_pose(lambda m: m[:3]), "four rows"),
+        (changed_pose(lambda m: m.T[:3].T), "four rows"),
+        (frame_key("transform_matrix", [[10**400] * 4] * 4), "infinite"),
+        (frame_key("transform_matrix", [[True] * 4] * 4), "four rows"),
+        (frame_key("transform_matrix", None), "four rows"),
+        (frame_key("file_path", None), "file_path"),
+        (frame_key("file_path", 7), "file_path"),
+        (frame_key("file_path", " "), "file_path"),
+        (frame_key("file_path", "train/none"), "no image"),
+        (frame_key("file_path", "train"), "no image"),
+        (frame_key("file_path", "a\0b"), "'a\\x00b'"),
+        (frame_key("file_path", "\ud800"), "'\\ud800'"),
+        (frame_key("file_path", "x" * 5000), "no usable file name"),
+        (frame_key("file_path", "two\nlines"), "no image 'two\\nlines'"),
+        (frame_key("file_path", "../secret.png"), "out of the folder"),
+        (frame_key("file_path", "/etc/hostname"), "out of the folder"),
+        (frame_key("file_path", "train/../../secret.png"), "out of the folder"),
+        (frame_key("fl_x", "30"), "fl_x must be a number"),
+        (frame_key("fl_x", math.nan), "sensible"),
+        (frame_key("fl_x", 10**4000), "sensible"),
+        (frame_key("fl_x", -30), "focal"),
+        (frame_key("fl_x", 1e8), "focal"),
+        (frame_key("cx", 1e6), "outside"),
+        (frame_key("k1", 0.1), "undistort"),
+        (frame_key("camera_model", "OPENCV_FISHEYE"), "fisheye"),
+        (lambda t: t.update(w=WIDTH, h=WIDTH), "another shape"),
+        (lambda t: t.update(w=-WIDTH, h=HEIGHT), "positive"),
+        (lambda t: t.update(camera_angle_x=40.1), "radians"),
+        (lambda t: t.update(camera_angle_x=0), "radians"),
+        (lambda t: t.pop("camera_angle_x"), "no focal length"),
+        (lambda t: t.update(frames=t["frames"][:2]), "at least 3"),
+        (lambda t: t.update(frames=[t["frames"][0]] * 9), "at least 3"),
+        (lambda t: t.update(frames=[]), "at least 3"),
+        (lambda t: t.update(frames={"a": 1}), "must be a list"),
+        (lambda t: t.pop("frames"), "must be a list"),
+        (lambda t: t["frames"].insert(1, [1, 2]), "must be an object"),
+        (lambda t: t["frames"].insert(1, None), "must be an object"),
+    ],
+)
+def test_wrong_tables_are_one_line(tmp_path, change, words):
+    table = write(tmp_path / "data")
+    Image.new("RGBA", (WIDTH, HEIGHT)).save(tmp_path / "secret.png")
+    change(table)
+    save(tmp_path / "data", table)
+    message = error(tmp_path / "data")
+    assert words in message and "transforms_train.json" in message, message
+
+
+def test_wrong_files_are_one_line(tmp_path):
+    assert "is no folder" in error(tmp_path / "none")
+    assert "transforms_train.json is missing" in error(tmp_path)
+    path = tmp_path / "transforms_train.json"
+    for content, words in (
+        (b"", "no valid JSON"),
+        (b'{"frames": [', "line 1"),
+        (b"[1, 2]", "must hold a JSON object"),
+        (b'"text"', "must hold a JSON object"),
+        (b"\xff\xfe\x00", "UTF-8"),
+        (b"[" * 100_000, "no sensible JSON"),
+        (b'{"frames": ' + b"9" * 10_000 + b"}", "no sensible JSON"),
+    ):
+        path.write_bytes(content)
+        assert words in error(tmp_path), content[:20]
+    path.unlink()
+    path.mkdir()
+    assert "not a regular file" in error(tmp_path)
+    path.rmdir()
+    os.mkfifo(path)  # reading it would wait for ever
+    assert "not a regular file" in error(tmp_path)
+
+
+def test_wrong_images_are_one_line(tmp_path, monkeypatch):
+    write(tmp_path)
+    file = tmp_path / "train" / "r_2.png"
+    whole = file.read_bytes()
+    for content, words in (
+        (b"", "damaged or no PNG"),
+        (b"%PDF-1.4 nothing", "damaged or no PNG"),
+        (whole[:40], "damaged"),
+        (whole[: len(whole) // 2], "cut short"),
+        (whole[:60] + bytes(200) + whole[260:], "damaged"),
+    ):
+        file.write_bytes(content)
+        message = error(tmp_path)
+        assert words in message and "r_2.png" in message, message
+    Image.new("RGBA", (WIDTH + 1, HEIGHT)).save(file)
+    assert f"{WIDTH + 1}x{HEIGHT}, but r_0.png is {WIDTH}x{HEIGHT}" in error(tmp_path)
+    # A header of 60000 x 60000 pixels, and one that Pillow itself would only warn of.
+    for side, words in ((60_000, "far too large"), (10_000, "megapixels")):
+        bomb = whole[:16] + side.to_bytes(4) * 2 + whole[24:]
+        import zlib
+
+        bomb = bomb[:29] + zlib.crc32(bomb[12:29]).to_bytes(4) + bomb[33:]
+        file.write_bytes(bomb)
+        assert words in error(tmp_path)
+    file.unlink()
+    os.mkfifo(file)
+    assert "not a regular file" in error(tmp_path)
+    file.unlink()
+    assert "no image './train/r_2'" in error(tmp_path)
+    for index in range(5):
+        Image.new("RGBA", (8, 8)).save(tmp_path / "train" / f"r_{index}.png")
+    assert "at least 16" in error(tmp_path)
+    for index in range(5):
+        Image.new("RGBA", (20, 20)).save(tmp_path / "train" / f"r_{index}.png")
+    assert "transparent all over" in error(tmp_path)
+    monkeypatch.setattr(posed_images, "_memory_bytes", lambda: 10_000)
+    assert "GiB" in error(tmp_path)
+
+
+def test_camera_inside_the_body(tmp_path):
+    table = write(tmp_path)
+    vertices, faces = cube()
+    np.savez(tmp_path / "body.npz", v=vertices, f=faces)
+    assert len(load_posed_images(tmp_path)) == 5
+    matrix = table["frames"][3]["transform_matrix"]
+    for axis in range(3):
+        matrix[axis][3] = 0.1
+    save(tmp_path, table)
+    message = error(tmp_path)
+    assert "stands inside the body" in message and "train/r_3.png" in message and "body.npz" in message
+    (tmp_path / "body.npz").unlink()
+    assert len(load_posed_images(tmp_path)) == 5
+
+
+def test_points_inside_a_mesh_with_a_hollow():
+    """An L-shaped prism is not convex: in its notch, inside the bounding box, is outside."""
+    vertices, faces = cube(0.5)
+    rng = np.random.default_rng(SEED)
+    points = rng.uniform(-0.7, 0.7, (300, 3))
+    expected = (np.abs(points) < 0.5).all(1)
+    assert (points_inside(points, vertices, faces) == expected).all(), SEED
+    assert (points_inside(points, vertices, faces[:, ::-1]) == expected).all(), SEED
+    hole = points_inside(np.zeros((1, 3)), vertices, faces[1:])
+    assert hole.all(), "a small hole must not turn the inside out"
+    outer = 0.5 * np.array([[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]])  # an L
+    flat = [[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 4, 5]]
+    prism = np.concatenate([np.c_[outer, np.zeros(6)], np.c_[outer, np.ones(6)]])
+    sides = [[[k, (k + 1) % 6, (k + 1) % 6 + 6], [k, (k + 1) % 6 + 6, k + 6]] for k in range(6)]
+    triangles = np.array(
+        [t[::-1] for t in flat] + [[i + 6 for i in t] for t in flat] + [t for pair in sides for t in pair]
+    )
+    points = rng.uniform(-0.1, 1.1, (300, 3))
+    x, y, z = points.T
+    expected = (x > 0) & (y > 0) & (z > 0) & (z < 1) & (x < 1) & (y < 1) & ~((x > 0.5) & (y > 0.5))
+    assert (points_inside(points, prism, triangles) == expected).all(), SEED
+
+
+def test_body_mesh(tmp_path):
+    assert load_body_mesh(tmp_path) is None
+    vertices, faces = cube()
+    path = tmp_path / "body.npz"
+    for names in (("v", "f"), ("vertices", "faces")):
+        np.savez(path, **dict(zip(names, (vertices, faces.astype(np.uint16)))))
+        mesh = load_body_mesh(tmp_path)
+        assert mesh is not None
+        assert torch.allclose(mesh[0], torch.from_numpy(vertices).float()) and mesh[0].dtype == torch.float32
+        assert torch.equal(mesh[1], torch.from_numpy(faces)) and mesh[1].dtype == torch.int64
+    whole = path.read_bytes()
+    wrong = [
+        ({"v": vertices}, "no arrays v and f"),
+        ({"v": vertices[:, :2], "f": faces}, "[V,3]"),
+        ({"v": vertices.astype(complex), "f": faces}, "[V,3]"),
+        ({"v": vertices * math.nan, "f": faces}, "NaN"),
+        ({"v": vertices * 1e30, "f": faces}, "beyond"),
+        ({"v": vertices, "f": faces[:0]}, "[F,3]"),
+        ({"v": vertices, "f": faces.astype(float)}, "[F,3]"),
+        ({"v": vertices, "f": faces[0]}, "[F,3]"),
+        ({"v": vertices, "f": faces + 1}, "from 0"),
+        ({"v": vertices, "f": faces - 1}, "from 0"),
+        ({"v": vertices, "f": np.full((2, 3), 2**63, np.uint64)}, "from 0"),
+        ({"v": vertices * 0, "f": faces}, "no area"),
+        ({"v": np.array([{"a": 1}], dtype=object), "f": faces}, "plain arrays"),  # would need unpickling
+    ]
+    for arrays, words in wrong:
+        np.savez(path, **arrays)
+        with pytest.raises(UserError) as raised:
+            load_body_mesh(tmp_path)
+        assert words in str(raised.value) and "body.npz" in str(raised.value), str(raised.value)
+    for content in (b"", b"PK\x03\x04junk", whole[: len(whole) // 2], whole[:50] + bytes(60) + whole[110:]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"body\.npz is damaged"):
+            load_body_mesh(tmp_path)
+    path.write_bytes(whole)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(posed_images, "MAX_MESH_BYTES", 100)
+        with pytest.raises(UserError, match="unpacks to more"):
+            load_body_mesh(tmp_path)
+
+
+def write_cloud(path: Path, dtype: list, rows: np.ndarray) -> None:
+    kinds = {"f4": "float", "f8": "double", "u1": "uchar", "i4": "int"}
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}"]
+    header += [f"property {kinds[kind]} {name}" for name, kind in dtype] + ["end_header", ""]
+    data = rows.astype([(name, "<" + kind) for name, kind in dtype])
+    path.write_bytes("\n".join(header).encode() + data.tobytes())
+
+
+def test_points(tmp_path):
+    assert load_points(tmp_path) is None
+    path = tmp_path / "points3d.ply"
+    dtype = [("x", "f4"), ("y", "f8"), ("z", "f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
+    rows = np.array([(1, 2, 3, 255, 0, 51), (4, 5, 6, 0, 102, 255)], dtype)
+    write_cloud(path, dtype, rows)
+    points, colors = load_points(tmp_path)
+    assert points.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert torch.allclose(colors, torch.tensor([[1, 0, 0.2], [0, 0.4, 1]]))
+    write_cloud(path, dtype[:3], rows[["x", "y", "z"]])
+    points, colors = load_points(tmp_path)
+    assert points.tolist() == [[1, 2, 3], [4, 5, 6]] and colors is None
+    whole = path.read_bytes()
+    for content, words in ((whole[:-3], "cut short"), (b"ply\nx", "header"), (b"no", "not a PLY")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            load_points(tmp_path)
+    for value, words in ((math.nan, "NaN"), (1e300, "infinite"), (1e9, "beyond")):
+        rows["y"] = value
+        write_cloud(path, dtype, rows)
+        with pytest.raises(UserError, match=words):
+            load_points(tmp_path)
+    write_cloud(path, dtype[:2], rows[["x", "y"]])
+    with pytest.raises(UserError, match="has no z"):
+        load_points(tmp_path)
+
+
+def test_random_points_lie_where_cameras_look_and_masks_carve():
+    cameras = orbit(6)
+    generator = torch.Generator().manual_seed(SEED)
+    points = random_points(cameras, 500, generator)
+    assert points.shape == (500, 3) and points.dtype == torch.float32
+    pixels, depth = cameras.project(points)
+    inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < torch.tensor([WIDTH, HEIGHT])).all(-1)
+    assert (inside.sum(0) >= 3).all(), SEED
+    again = random_points(cameras, 500, torch.Generator().manual_seed(SEED))
+    assert torch.equal(points, again)
+
+    # A ball's silhouettes: what is left is the ball, give or take a pixel.
+    large = cameras.resized(200, 150)
+    alphas = torch.zeros(6, 150, 200, 1)
+    center = torch.tensor([0.1, -0.05, 0.08])
+    rows, columns = torch.meshgrid(torch.arange(150) + 0.5, torch.arange(200) + 0.5, indexing="ij")
+    rays = torch.stack([columns, rows, torch.ones_like(rows)], -1) @ torch.linalg.inv(large.Ks[0]).T
+    rays = torch.nn.functional.normalize(rays, dim=-1)
+    for view in range(6):
+        to_center = large.viewmats[view, :3, :3] @ center + large.viewmats[view, :3, 3]
+        off_axis = (to_center - (rays @ to_center)[..., None] * rays).norm(dim=-1)
+        alphas[view, ..., 0] = (off_axis < 0.2).float()
+    carved = random_points(large, 2000, generator, alphas)
+    distance = (carved - center).norm(dim=-1)
+    assert carved.shape == (2000, 3)
+    # The hull of six views from the side is a ball with low caps above and below.
+    assert float(distance.quantile(0.8)) < 0.21 and float(distance.max()) < 0.35, SEED
+    assert torch.allclose(carved.mean(0), center, atol=0.02), SEED
+
+    outwards = cameras.viewmats.clone()
+    outwards[:, [0, 2]] *= -1  # each turned by 180 degrees about its own vertical
+    outwards = Cameras(outwards, cameras.Ks, WIDTH, HEIGHT)
+    for unusable, masks in ((outwards, None), (large, torch.zeros_like(alphas))):
+        with pytest.raises(UserError, match="one common thing"):
+            random_points(unusable, 10, generator, masks)
+
+
+JUNK = [
+    None, True, -1, 0, 1e308, -1e308, 10**400, math.nan, math.inf, "", "x", "\0", "\ud800\n", "../..", ".",
+    "/dev/zero", "/dev/stdin", [], [[]], {}, {"frames": []}, [1, 2, 3], [[1.0] * 4] * 4, [[[[]]]],
+    "premultiplied" * 99,
+]  # fmt: skip
+
+
+def mutate(value: object, rng: random.Random) -> object:
+    """`value` with one node of its tree replaced, removed, repeated or scaled."""
+    if isinstance(value, dict | list) and value and rng.random() < 0.85:
+        keys = list(value) if isinstance(value, dict) else range(len(value))
+        key = rng.choice(list(keys))
+        action = rng.random()
+        if action < 0.1:
+            del value[key]  # type: ignore[arg-type]
+        elif action < 0.15 and isinstance(value, list):
+            value.extend(copy.deepcopy(value[key]) for _ in range(rng.choice([1, 5000])))  # type: ignore[index]
+        else:
+            value[key] = mutate(value[key], rng)  # type: ignore[index]
+        return value
+    if isinstance(value, float) and rng.random() < 0.5:
+        return value * rng.choice([1.001, -1, 0, 1e6, 1e300])
+    return copy.deepcopy(rng.choice(JUNK))
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    kind = rng.randrange(4)
+    if kind == 0:
+        return data[: rng.randrange(len(data))]
+    changed = bytearray(data)
+    for _ in range(1 if kind == 1 else rng.randrange(1, 20)):
+        # Headers are where lengths and sizes stand: half of the hits go there.
+        at = rng.randrange(min(len(changed), 64)) if rng.random() < 0.5 else rng.randrange(len(changed))
+        changed[at] = rng.choice([0, 255, rng.randrange(256)])
+    if kind == 3:
+        at = rng.randrange(len(changed))
+        changed[at:at] = rng.randbytes(rng.randrange(1, 50))
+    return bytes(changed)
+
+
+def survives(folder: Path) -> bool:
+    """Whether it loads; a UserError of one line is as good, anything else fails the test."""
+    try:
+        posed = load_posed_images(folder)
+        if (folder / "points3d.ply").exists():
+            load_points(folder)
+    except UserError as problem:
+        assert "\n" not in str(problem) and str(problem).isprintable(), (SEED, str(problem))
+        return False
+    assert torch.isfinite(posed.images).all() and torch.isfinite(posed.cameras.viewmats).all(), SEED
+    assert torch.isfinite(posed.cameras.Ks).all(), SEED
+    return True
+
+
+@pytest.fixture
+def untouched(tmp_path):
+    table = write(tmp_path)
+    vertices, faces = cube()
+    np.savez_compressed(tmp_path / "body.npz", v=vertices, f=faces)
+    dtype = [("x", "f4"), ("y", "f4"), ("z", "f4")]
+    write_cloud(tmp_path / "points3d.ply", dtype, np.zeros(5, dtype))
+    Image.open(tmp_path / "train" / "r_1.png").convert("RGB").save(tmp_path / "train" / "r_1.jpg")
+    table["frames"][1]["file_path"] += ".jpg"
+    Image.open(tmp_path / "train" / "r_4.png").save(tmp_path / "train" / "r_4.webp", lossless=True)
+    table["frames"][4]["file_path"] += ".webp"
+    save(tmp_path, table)
+    assert survives(tmp_path)
+    return tmp_path, table
+
+
+def test_fuzzed_tables_never_trace_back(untouched):
+    folder, table = untouched
+    rng = random.Random(SEED)
+    path = folder / "transforms_train.json"
+    whole = path.read_bytes()
+    outcomes = []
+    began = time.monotonic()
+    for round_ in range(700):
+        if round_ % 3:
+            changed = copy.deepcopy(table)
+            for _ in range(rng.randrange(1, 3)):
+                changed = mutate(changed, rng)  # type: ignore[assignment]
+            save(folder, changed)
+        else:
+            path.write_bytes(damaged(whole, rng))
+        outcomes.append(survives(folder))
+        if time.monotonic() - began > 5 and round_ > 60:
+            break
+    assert any(outcomes) and not all(outcomes), SEED
+
+
+def test_fuzzed_files_never_trace_back(untouched):
+    folder, _ = untouched
+    rng = random.Random(SEED)
+    names = ("train/r_0.png", "train/r_1.jpg", "train/r_4.webp", "body.npz", "points3d.ply")
+    outcomes = []
+    began = time.monotonic()
+    for round_ in range(900):
+        file = folder / names[round_ % len(names)]
+        whole = file.read_bytes()
+        file.write_bytes(damaged(whole, rng))
+        outcomes.append(survives(folder))
+        file.write_bytes(whole)
+        if time.monotonic() - began > 5 and round_ > 60:
+            break
+    assert any(outcomes) and not all(outcomes), SEED
+
+
+def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
+    """`eval` reads the same data; a PLY avatar stands in, which nothing is drawn with."""
+    from test_avatar import random_avatar
+
+    random_avatar(False).save(tmp_path / "avatar.ply")
+    table = write(tmp_path / "data", "test")
+    rng = random.Random(SEED)
+    codes = []
+    for round_ in range(8):
+        changed = copy.deepcopy(table)
+        for frame in changed["frames"]:
+            frame["transform_matrix"] = None if round_ % 2 else "[]"
+        save(tmp_path / "data", mutate(changed, rng), "test")
+        with pytest.raises(SystemExit) as stopped:
+            main(["eval", str(tmp_path / "avatar.ply"), "--data", str(tmp_path / "data"), "--device", "cpu"])
+        message = capsys.readouterr().err
+        codes.append(stopped.value.code)
+        assert message.startswith("specularip: error: ") and message.count("\n") == 1, (SEED, message)
+    assert codes == [2] * 8, SEED
