@@ -33,6 +33,7 @@ from specularip.raster.simd import (
     lowest_bit,
     minimum,
     prefetch,
+    prefetch_write,
     rows,
     store,
 )
@@ -239,7 +240,9 @@ def _tile_backward(
     for position in range(first, end):
         slot = np.uint64(slots[position])
         bits = np.int64(masks[slot])
-        prefetch(records, np.int64(splats[min(position + _AHEAD, end - 1)]) * size)
+        ahead = min(position + _AHEAD, end - 1)
+        prefetch(records, np.int64(splats[ahead]) * size)
+        prefetch_write(gradients, np.int64(slots[ahead]) * size)
         if bits == 0:
             continue
         at = np.uint64(splats[position]) * np.uint64(size)

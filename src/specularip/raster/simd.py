@@ -212,20 +212,26 @@ def _folder(half: int) -> Any:
 fold8, fold4, fold2, fold1 = _folder(8), _folder(4), _folder(2), _folder(1)
 
 
-@intrinsic
-def prefetch(typingctx, array, index):
-    """prefetch(array, index): start fetching the cache line of a flat float32 array's element."""
+def _prefetch(write: bool) -> Any:
+    @intrinsic
+    def operation(typingctx, array, index):
+        def codegen(context, builder, signature, args):
+            data = context.make_array(signature.args[0])(context, builder, args[0]).data
+            pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _I32, _I32, _I32])
+            name = "llvm.prefetch.p0"
+            function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+            hints = [ir.Constant(_I32, number) for number in (int(write), 3, 1)]
+            builder.call(function, [pointer, *hints])
+            return context.get_dummy_value()
 
-    def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _I32, _I32, _I32])
-        name = "llvm.prefetch.p0"
-        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        builder.call(function, [pointer, ir.Constant(_I32, 0), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
-        return context.get_dummy_value()
+        return types.none(array, types.intp), codegen
 
-    return types.none(array, types.intp), codegen
+    return operation
+
+
+prefetch, prefetch_write = _prefetch(False), _prefetch(True)
+"""prefetch(array, index): start fetching the cache line of a flat float32 array's element."""
 
 
 @intrinsic
