@@ -14,7 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from specularip.raster import binning, compositing, projection
+from specularip.raster.compiling import announce_compilation
 from specularip.raster.threads import share_out
+
+announce_compilation()
 
 
 def rasterize_numba(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specularip.errors import UserError
+
 
 @dataclass(frozen=True)
 class Raster:
@@ -63,7 +65,12 @@ def rasterize(
     if means.is_cuda:
         from specularip.raster.cuda import rasterize_gsplat as draw
     else:
-        from specularip.raster.cpu import rasterize_numba as draw
+        try:
+            from specularip.raster.cpu import rasterize_numba as draw
+        except RuntimeError as error:  # numba found no folder that it may write to
+            raise UserError(
+                f"The CPU kernels cannot be kept ({error}): set NUMBA_CACHE_DIR to a folder you may write to."
+            ) from error
     image, alpha, depth, means2d, radii = draw(
         means, quats, scales, opacities, colors, viewmats, Ks, width, height, background, antialiased
     )
@@ -92,13 +99,14 @@ def _empty(
 ) -> Raster:
     """No splats or no cameras: the background, still tied to the graph so that `backward()` works."""
     count, channels = len(viewmats), colors.shape[-1]
-    nothing = sum((tensor[:0].sum() for tensor in (means, quats, scales, opacities)), colors[..., :0].sum())
-    blank = viewmats[:, 0, 0, None, None, None] * 0.0 + nothing
+    # Empty sums are 0 whatever the numbers are, and carry a graph.
+    tied = (means[:0], quats[:0], scales[:0], opacities[:0], colors[..., :0], viewmats[:, :0])
+    blank = torch.stack([tensor.sum() for tensor in tied]).sum()
     alpha = blank.expand(count, height, width, 1)
     image = blank.expand(count, height, width, channels)
     if background is not None:
         image = image + background[:, None, None, :]
-    means2d = means[None, :, :2].expand(count, len(means), 2) * 0.0
+    means2d = means.new_zeros(count, len(means), 2) + blank
     radii = torch.zeros(count, len(means), dtype=torch.int32, device=means.device)
     return Raster(image.clone(), alpha.clone(), alpha.clone(), means2d, radii)
 

@@ -11,7 +11,8 @@ import operator
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import config, types
+from numba.core.cgutils import do_boundscheck
 from numba.extending import intrinsic, models, overload, register_model
 
 WIDTH = 16
@@ -41,8 +42,12 @@ def _constant(value: float) -> ir.Constant:
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
+    parts = context.make_array(array_type)(context, builder, array)
+    if config.BOUNDSCHECK:  # NUMBA_BOUNDSCHECK=1, as the tests set it: numba checks only its own indexing
+        last = builder.add(index, ir.Constant(index.type, WIDTH - 1))
+        for each in (index, last):
+            do_boundscheck(context, builder, each, parts.nitems)
+    return builder.bitcast(builder.gep(parts.data, [index]), _VECTOR.as_pointer())
 
 
 @intrinsic
