@@ -279,6 +279,31 @@ def test_extreme_sizes_and_distances_stay_finite(scale):
     assert raster.alpha.min() >= 0 and raster.alpha.max() <= 1 + 1e-6
 
 
+def test_degenerate_splats_are_drawn_or_culled_like_the_reference():
+    """Zero scales and quats, opacity 0 and 1, splats on, before and behind the near plane, in one scene."""
+    seed = fresh_seed()
+    arguments = scene(seed, n=70, cameras=1)
+    for k, (name, value) in enumerate(
+        [("scales", 0.0), ("quats", 0.0), ("opacities", 0.0), ("opacities", 1.0)]
+    ):
+        arguments[name][10 * k : 10 * (k + 1)] = value
+    rotation, translation = arguments["viewmats"][0, :3, :3], arguments["viewmats"][0, :3, 3]
+    in_camera = arguments["means"] @ rotation.T + translation
+    in_camera[40:60, 2] = torch.tensor([0.0, -1.0, 0.0099, 0.0101, 0.02] * 4)
+    in_camera[40:60, 2] *= 1 + 0.001 * torch.arange(20) / 20  # no ties: rounding would order them
+    in_camera[40:60, :2] *= in_camera[40:60, 2:]
+    arguments["means"] = (in_camera - translation) @ rotation
+    for antialiased in (False, True):
+        sure = sure_pixels(arguments, antialiased)
+        fast = rasterize(**arguments, antialiased=antialiased)
+        slow = rasterize_reference(**arguments, antialiased=antialiased)
+        assert torch.equal(fast.radii, slow.radii), f"seed {seed}"
+        assert not fast.radii[0, 10:30].any() and not fast.radii[0, 40:60:5].any()
+        for name in ("image", "alpha", "depth"):
+            error = ((getattr(fast, name) - getattr(slow, name)).abs() * sure).max()
+            assert error < 1e-3, f"{name} off by {error}, seed {seed}"
+
+
 def test_bad_cameras_draw_nothing():
     arguments = scene(fresh_seed())
     arguments["viewmats"][0, 0, 0] = float("nan")

@@ -20,7 +20,8 @@ class _Announcer(event.Listener):
 
     def on_start(self, event: event.Event) -> None:
         kernel = event.data["dispatcher"].py_func
-        if not self.said and kernel.__module__.startswith("specularip."):
+        ours = kernel.__module__.startswith("specularip.") and kernel.__name__ != "<lambda>"  # simd's operators
+        if ours and not self.said:
             self.said = True
             _log.warning("compiling the CPU kernels, about ten seconds, once on this machine")
 
