@@ -20,8 +20,8 @@ from numba import njit
 from specularip.raster.projection import CHUNK, TILE
 from specularip.raster.threads import share_out
 
-DIGIT = 11
-"""Bits of the depth that one pass sorts by: its 2,048 counters stay in the first-level cache."""
+DIGIT = 12
+"""Bits of the depth that one pass sorts by: its 4,096 counters fit the first-level cache."""
 SORT_CHUNK = 8192
 
 _f32 = np.float32
@@ -32,7 +32,7 @@ class TileLists:
     """starts [B N + 1] int64: splat s owns the slots starts[s] to starts[s + 1]. masks [slots] uint16.
 
     slots and splats [pairs] int32, splats numbered b N + i; tile t, numbered camera by camera and row by row,
-    owns the pairs firsts[t] to ends[t], int64, near to far. tiles: those with pairs, the longest list first.
+    owns the pairs firsts[t] to ends[t], int64, near to far. tiles: all of them, the longest list first.
     """
 
     starts: np.ndarray
@@ -53,10 +53,10 @@ def list_tiles(means2d, conics, depths, extents, boxes, width: int, height: int)
     _count_slots(flat[3], starts)
     if starts[-1] >= 2**31:
         raise ValueError("scales are so large that the splats meet more than 2^31 tiles; draw fewer cameras")
-    masks = np.empty(starts[-1], np.uint16)
-    share_out(_cover, *flat, starts, width, height, masks)
+    masks, owners = np.empty(starts[-1], np.uint16), np.empty(starts[-1], np.int32)
+    share_out(_cover, *flat, starts, width, height, masks, owners)
     order, chunks = _near_to_far(depths, starts, tiles_x * tiles_y)
-    listing = (order, chunks.bounds, flat[3], starts, masks, tiles_x)
+    listing = (order, chunks.bounds, starts, owners)
     counts = np.empty((len(chunks), tiles_x * tiles_y), np.int32)
     share_out(_count_tiles, *listing, counts, most=len(chunks))
     firsts, ends = (np.empty(count * tiles_x * tiles_y, np.int64) for _ in range(2))
@@ -64,7 +64,7 @@ def list_tiles(means2d, conics, depths, extents, boxes, width: int, height: int)
     slots, splats = np.empty(ends[-1], np.int32), np.empty(ends[-1], np.int32)
     share_out(_fill_tiles, *listing, n, counts, firsts, slots, splats, most=len(chunks))
     # Dealt out in turn, the long ones first, all shares of the compositing weigh about the same.
-    tiles = np.argsort(firsts - ends, kind="stable")[: np.count_nonzero(ends > firsts)]
+    tiles = np.argsort(firsts - ends, kind="stable")
     return TileLists(starts, masks, slots, splats, firsts, ends, tiles)
 
 
@@ -78,8 +78,12 @@ def _count_slots(boxes, starts):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _cover(share, shares, means2d, conics, extents, boxes, starts, width, height, masks):
-    """Fill masks [slots] uint16. The first four arrays are [M,2], [M,3], [M,2] and [M,4]."""
+def _cover(share, shares, means2d, conics, extents, boxes, starts, width, height, masks, owners):
+    """Fill masks [slots] uint16 and owners [slots] int32, the tile within its camera, -1 where the mask is 0.
+
+    The first four arrays are [M,2], [M,3], [M,2] and [M,4].
+    """
+    tiles_x = (width + TILE - 1) // TILE
     for chunk in range(share, (len(boxes) + CHUNK - 1) // CHUNK, shares):
         for s in range(chunk * CHUNK, min(len(boxes), (chunk + 1) * CHUNK)):
             first, end = starts[s], starts[s + 1]
@@ -117,6 +121,11 @@ def _cover(share, shares, means2d, conics, extents, boxes, starts, width, height
                     low, high = max(block_first - tile * 4, 0), min(block_last - tile * 4, 3)
                     bits = ((1 << (high + 1)) - (1 << low)) << ((band % 4) * 4)
                     masks[slot + tile - x0] |= np.uint16(bits)
+            slot = first
+            for ty in range(y0, y1):
+                for tx in range(x0, x1):
+                    owners[slot] = ty * tiles_x + tx if masks[slot] != 0 else -1
+                    slot += 1
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,7 @@ def _near_to_far(depths: np.ndarray, starts: np.ndarray, tiles: int) -> tuple[np
     keys = depths.reshape(-1).view(np.uint32)[splats]
     keys -= keys.min()
     other_splats, other_keys = np.empty_like(splats), np.empty_like(keys)
-    places = np.empty((len(chunks), 1 << DIGIT), np.int64)
+    places = np.empty((len(chunks), 1 << DIGIT), np.int32)
     for shift in range(0, int(keys.max()).bit_length(), DIGIT):
         share_out(_count_digits, keys, shift, chunks.bounds, places, most=len(chunks))
         _to_places(places, chunks.bounds, chunks.cameras)
@@ -198,18 +207,15 @@ def _move(share, shares, splats, keys, shift, bounds, places, to_splats, to_keys
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _count_tiles(share, shares, order, bounds, boxes, starts, masks, tiles_x, counts):
-    """counts [chunks,tiles] int32: how many slots each chunk of `order` adds to each tile; boxes [B N,4]."""
+def _count_tiles(share, shares, order, bounds, starts, owners, counts):
+    """counts [chunks,tiles] int32: how many slots each chunk of `order` adds to each tile."""
     for chunk in range(share, len(counts), shares):
         counts[chunk] = 0
         for position in range(bounds[chunk], bounds[chunk + 1]):
             s = order[position]
-            slot = starts[s]
-            for ty in range(boxes[s, 2], boxes[s, 3]):
-                for tx in range(boxes[s, 0], boxes[s, 1]):
-                    if masks[slot] != 0:
-                        counts[chunk, ty * tiles_x + tx] += 1
-                    slot += 1
+            for slot in range(starts[s], starts[s + 1]):
+                if owners[slot] >= 0:
+                    counts[chunk, owners[slot]] += 1
 
 
 @njit(cache=True, error_model="numpy")
@@ -235,23 +241,19 @@ def _to_offsets(counts, cameras, firsts, ends):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _fill_tiles(share, shares, order, bounds, boxes, starts, masks, tiles_x, per_camera, counts, firsts,
-                      slots, splats):  # fmt: skip
+def _fill_tiles(share, shares, order, bounds, starts, owners, per_camera, counts, firsts, slots, splats):
     """Write each tile's list, near to far: slots and splats [pairs] int32. Uses up `counts` of `_to_offsets`.
 
-    per_camera: splats a camera has (the tiles of splat s are those of camera s // per_camera).
+    per_camera: splats a camera has.
     """
     tiles = counts.shape[1]
     for chunk in range(share, len(counts), shares):
+        camera = order[bounds[chunk]] // per_camera
         for position in range(bounds[chunk], bounds[chunk + 1]):
             s = order[position]
-            slot = starts[s]
-            first_tile = s // per_camera * tiles
-            for ty in range(boxes[s, 2], boxes[s, 3]):
-                for tx in range(boxes[s, 0], boxes[s, 1]):
-                    if masks[slot] != 0:
-                        tile = ty * tiles_x + tx
-                        at = firsts[first_tile + tile] + counts[chunk, tile]
-                        counts[chunk, tile] += 1
-                        slots[at], splats[at] = slot, s
-                    slot += 1
+            for slot in range(starts[s], starts[s + 1]):
+                tile = owners[slot]
+                if tile >= 0:
+                    at = firsts[camera * tiles + tile] + counts[chunk, tile]
+                    counts[chunk, tile] += 1
+                    slots[at], splats[at] = slot, s

@@ -20,8 +20,9 @@ class _Announcer(event.Listener):
 
     def on_start(self, event: event.Event) -> None:
         kernel = event.data["dispatcher"].py_func
-        ours = kernel.__module__.startswith("specularip.") and kernel.__name__ != "<lambda>"  # simd's operators
-        if ours and not self.said:
+        if self.said or not kernel.__module__.startswith("specularip."):
+            return
+        if kernel.__name__ != "<lambda>":  # the operators of simd.py, compiled into somebody's own kernel
             self.said = True
             _log.warning("compiling the CPU kernels, about ten seconds, once on this machine")
 

@@ -106,8 +106,7 @@ class _Composite(torch.autograd.Function):
         share_out(compositing.pack, *splats, _per_camera(colors), records)
         shade = _array(background)
         image = np.empty((count, height, width, channels), np.float32)
-        image[:] = shade[:, None, None]
-        alpha, depth = (np.zeros((count, height, width, 1), np.float32) for _ in range(2))
+        alpha, depth = (np.empty((count, height, width, 1), np.float32) for _ in range(2))
         ctx.plan = (
             *(records, size, shade),
             *(lists.slots, lists.splats, lists.masks, lists.tiles, lists.firsts, lists.ends),

@@ -1,9 +1,10 @@
 """The CUDA path: gsplat's kernels, called one by one rather than through its `rasterization`.
 
-That leaves out what we have no use for (a concatenated colour-and-depth image, distributed and other modes), and
-the time saved pays for the test of finite numbers, which gsplat lacks. Unpacked: `benchmarks/raster.py` measures
-the packed form too, which is slower wherever most splats are in view, as an avatar's are. The one host
-synchronisation left is inside gsplat's `isect_tiles`, which reads the number of pairs back to allocate them.
+That leaves out what we have no use for (a concatenated colour-and-depth image, distributed and other
+modes), and the time saved pays for the test of finite numbers, which gsplat lacks. Unpacked:
+`benchmarks/raster.py` measures the packed form too, which is slower wherever most splats are in view, as an
+avatar's are. The one host synchronisation left is inside gsplat's `isect_tiles`, which reads the number of
+pairs back to allocate them.
 """
 
 from __future__ import annotations

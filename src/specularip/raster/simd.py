@@ -43,7 +43,8 @@ def _constant(value: float) -> ir.Constant:
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     parts = context.make_array(array_type)(context, builder, array)
-    if config.BOUNDSCHECK:  # NUMBA_BOUNDSCHECK=1, as the tests set it: numba checks only its own indexing
+    # NUMBA_BOUNDSCHECK=1, as the tests set it; numba itself checks only its own indexing.
+    if config.BOUNDSCHECK:  # type: ignore[attr-defined]
         last = builder.add(index, ir.Constant(index.type, WIDTH - 1))
         for each in (index, last):
             do_boundscheck(context, builder, each, parts.nitems)
