@@ -99,6 +99,7 @@ def _cover(share, shares, means2d, conics, extents, boxes, starts, width, height
             widest = slope * ry * ry / rx
             core = math.sqrt(max(rx * rx - slope * slope * ry * ry, _f32(0)))
             slack = _f32(1e-3) * rx + _f32(0.01)
+            per_ry = _f32(1) / ry
             row_first = int(max(np.ceil(y - ry - _f32(0.5)), _f32(y0 * TILE)))
             row_last = int(min(np.floor(y + ry - _f32(0.5)), _f32(min(y1 * TILE, height) - 1)))
             for band in range(row_first // 4, row_last // 4 + 1):
@@ -106,8 +107,8 @@ def _cover(share, shares, means2d, conics, extents, boxes, starts, width, height
                 bottom = min(_f32(min(band * 4 + 3, row_last)) + _f32(0.5) - y, ry)
                 right_at = min(max(widest, top), bottom)
                 left_at = min(max(-widest, top), bottom)
-                right_half = core * math.sqrt(max(_f32(1) - (right_at / ry) ** 2, _f32(0)))
-                left_half = core * math.sqrt(max(_f32(1) - (left_at / ry) ** 2, _f32(0)))
+                right_half = core * math.sqrt(max(_f32(1) - (right_at * per_ry) ** 2, _f32(0)))
+                left_half = core * math.sqrt(max(_f32(1) - (left_at * per_ry) ** 2, _f32(0)))
                 right = min(x + slope * right_at + right_half + slack - _f32(0.5), _f32(x1 * TILE - 1))
                 left = max(x + slope * left_at - left_half - slack - _f32(0.5), _f32(x0 * TILE))
                 if not left <= right:

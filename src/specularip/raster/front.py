@@ -111,6 +111,9 @@ def _empty(
     return Raster(image.clone(), alpha.clone(), alpha.clone(), means2d, radii)
 
 
+_NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "background")
+
+
 def _check(
     means: Tensor,
     quats: Tensor,
@@ -123,24 +126,17 @@ def _check(
     height: int,
     background: Tensor | None,
 ) -> None:
-    tensors = {
-        "means": means,
-        "quats": quats,
-        "scales": scales,
-        "opacities": opacities,
-        "colors": colors,
-        "viewmats": viewmats,
-        "Ks": Ks,
-    }
-    if background is not None:
-        tensors["background"] = background
-    for name, tensor in tensors.items():
+    device = means.device if isinstance(means, Tensor) else None
+    named = zip(_NAMES, (means, quats, scales, opacities, colors, viewmats, Ks, background))
+    for name, tensor in named:
         if not isinstance(tensor, Tensor):
+            if name == "background" and tensor is None:
+                continue
             raise ValueError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-        if tensor.dtype != torch.float32:
+        if tensor.dtype is not torch.float32:
             raise ValueError(f"{name} must be float32, got {tensor.dtype}")
-        if tensor.device != means.device:
-            raise ValueError(f"{name} is on {tensor.device}, but means is on {means.device}")
+        if tensor.device != device:
+            raise ValueError(f"{name} is on {tensor.device}, but means is on {device}")
     if means.device.type not in ("cpu", "cuda"):
         raise ValueError(f"means must be on the CPU or on CUDA, got {means.device}")
     if means.ndim != 2 or means.shape[1] != 3:
@@ -148,14 +144,15 @@ def _check(
     if viewmats.ndim != 3 or viewmats.shape[1:] != (4, 4):
         raise ValueError(f"viewmats must be [B,4,4], got {list(viewmats.shape)}")
     n, b = len(means), len(viewmats)
-    for name, shape in {"quats": (n, 4), "scales": (n, 3), "opacities": (n,), "Ks": (b, 3, 3)}.items():
-        if tensors[name].shape != shape:
-            raise ValueError(f"{name} must be {list(shape)}, got {list(tensors[name].shape)}")
+    shapes = (("quats", quats, (n, 4)), ("scales", scales, (n, 3)), ("opacities", opacities, (n,)))
+    for name, tensor, shape in (*shapes, ("Ks", Ks, (b, 3, 3))):
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
     channels = colors.shape[-1] if colors.ndim else 0
     if channels < 1 or colors.shape not in ((n, channels), (b, n, channels)):
         raise ValueError(f"colors must be [{n},C] or [{b},{n},C] with C >= 1, got {list(colors.shape)}")
     if background is not None and background.shape not in ((channels,), (b, channels)):
         raise ValueError(f"background must be [{channels}] or [{b},{channels}], got {list(background.shape)}")
-    for name, size in {"width": width, "height": height}.items():
+    for name, size in (("width", width), ("height", height)):
         if not isinstance(size, int) or not 1 <= size <= 65536:
             raise ValueError(f"{name} must be a whole number of pixels, 1 to 65536, got {size!r}")
