@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from specularip.raster import Raster, rasterize, rasterize_reference, warm_up
+from specularip.errors import UserError
+from specularip.raster import Raster, rasterize, rasterize_reference, threads, warm_up
 
 NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "background")
 
@@ -230,27 +231,43 @@ def test_same_bits_from_run_to_run_and_for_any_number_of_threads(monkeypatch):
     seed = fresh_seed()
     arguments = scene(seed, n=3000, cameras=3, width=100, height=80)
     results = []
-    for threads in ("1", "2", "3", "1"):
-        monkeypatch.setenv("SPECULARIP_NUM_THREADS", threads)
+    for count in ("1", "2", "3", "1"):
+        monkeypatch.setenv("SPECULARIP_NUM_THREADS", count)
         raster, gradients = draw(rasterize, arguments, seed)
         results.append([raster.image, raster.alpha, raster.depth, *gradients.values()])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other)), f"seed {seed}"
 
 
-def test_order_of_splats_does_not_matter():
-    seed = fresh_seed()
-    arguments = scene(seed, n=200)
-    shuffled = torch.randperm(200, generator=torch.Generator().manual_seed(seed))
-    moved = {
-        k: v[shuffled] if k in ("means", "quats", "scales", "opacities", "colors") else v
-        for k, v in arguments.items()
-    }
-    one, other = draw(rasterize, arguments, seed), draw(rasterize, moved, seed)
-    torch.testing.assert_close(one[0].image, other[0].image, msg=lambda m: f"{m}, seed {seed}")
-    torch.testing.assert_close(
-        one[1]["means"][shuffled], other[1]["means"], msg=lambda m: f"{m}, seed {seed}"
-    )
+@pytest.mark.parametrize("wanted", ["0", "-2", "two", "1.5"])
+def test_a_wrong_number_of_threads_is_one_clear_line(monkeypatch, wanted):
+    monkeypatch.setenv("SPECULARIP_NUM_THREADS", wanted)
+    with pytest.raises(UserError, match="SPECULARIP_NUM_THREADS must be"):
+        rasterize(**scene(0))
+
+
+@pytest.mark.parametrize(
+    "text, most", [("150000 100000\n", 2), ("20000 100000\n", 1), ("max 100000\n", None)]
+)
+def test_threads_keep_to_the_quota_of_a_container(monkeypatch, tmp_path, text, most):
+    (tmp_path / "cpu.max").write_text(text)
+    monkeypatch.setattr(threads, "CGROUP_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert threads._processors.__wrapped__() == most
+
+
+def test_the_first_compilation_is_announced_once(tmp_path):
+    """In a fresh cache the line appears, with what it is about; with the cache filled it does not."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    code = "from specularip.raster import warm_up; warm_up(); warm_up()"
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+        ).stderr
+        for _ in range(2)
+    ]
+    assert said[0].count("compiling the CPU kernels") == 1
+    assert "compiling" not in said[1]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

@@ -178,7 +178,7 @@ def _poisoned(scales: Tensor, opacities: Tensor, colors: Tensor) -> Tensor:
     """scales [N,3], with NaN where a splat's scales, opacity or colour are not finite.
 
     gsplat culls a splat whose mean, quaternion or scale is NaN (its radius, as a whole number, becomes 0) and
-    one infinitely far away, but draws the other numbers as they are. Three kernels: where the picture is small
+    one infinitely far away, but draws other numbers as they are. Three kernels: where the picture is small
     they cost more to launch than to run.
     """
     fields = [scales, opacities[:, None]] if colors.ndim == 3 else [scales, opacities[:, None], colors]
