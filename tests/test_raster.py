@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 import torch
@@ -381,3 +382,21 @@ def test_warm_up_compiles_everything_that_a_training_step_needs():
     )
     warm_up()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_memory_grows_with_splats_and_pairs_and_not_faster():
+    """numpy's allocations at their peak, for four times the splats at the same size on the image."""
+
+    def peak(n):
+        arguments = scene(1, n=n, cameras=1, width=200, height=160)
+        arguments["scales"] = torch.full((n, 3), 0.02)
+        arguments["means"].requires_grad_()
+        tracemalloc.start()
+        rasterize(**arguments).image.sum().backward()
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    small, large = peak(5_000), peak(20_000)
+    assert large < 4.2 * small
+    assert large < 20_000 * 2_000, f"{large / 20_000:.0f} bytes a splat"
