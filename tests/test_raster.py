@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 import torch
 
-from specularip.raster import Raster, rasterize, rasterize_reference, warm_up
+from specularip.errors import UserError
+from specularip.raster import Raster, rasterize, rasterize_reference, threads, warm_up
 
 NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "background")
 
@@ -230,27 +232,43 @@ def test_same_bits_from_run_to_run_and_for_any_number_of_threads(monkeypatch):
     seed = fresh_seed()
     arguments = scene(seed, n=3000, cameras=3, width=100, height=80)
     results = []
-    for threads in ("1", "2", "3", "1"):
-        monkeypatch.setenv("SPECULARIP_NUM_THREADS", threads)
+    for count in ("1", "2", "3", "1"):
+        monkeypatch.setenv("SPECULARIP_NUM_THREADS", count)
         raster, gradients = draw(rasterize, arguments, seed)
         results.append([raster.image, raster.alpha, raster.depth, *gradients.values()])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other)), f"seed {seed}"
 
 
-def test_order_of_splats_does_not_matter():
-    seed = fresh_seed()
-    arguments = scene(seed, n=200)
-    shuffled = torch.randperm(200, generator=torch.Generator().manual_seed(seed))
-    moved = {
-        k: v[shuffled] if k in ("means", "quats", "scales", "opacities", "colors") else v
-        for k, v in arguments.items()
-    }
-    one, other = draw(rasterize, arguments, seed), draw(rasterize, moved, seed)
-    torch.testing.assert_close(one[0].image, other[0].image, msg=lambda m: f"{m}, seed {seed}")
-    torch.testing.assert_close(
-        one[1]["means"][shuffled], other[1]["means"], msg=lambda m: f"{m}, seed {seed}"
-    )
+@pytest.mark.parametrize("wanted", ["0", "-2", "two", "1.5"])
+def test_a_wrong_number_of_threads_is_one_clear_line(monkeypatch, wanted):
+    monkeypatch.setenv("SPECULARIP_NUM_THREADS", wanted)
+    with pytest.raises(UserError, match="SPECULARIP_NUM_THREADS must be"):
+        rasterize(**scene(0))
+
+
+@pytest.mark.parametrize(
+    "text, most", [("150000 100000\n", 2), ("20000 100000\n", 1), ("max 100000\n", None)]
+)
+def test_threads_keep_to_the_quota_of_a_container(monkeypatch, tmp_path, text, most):
+    (tmp_path / "cpu.max").write_text(text)
+    monkeypatch.setattr(threads, "CGROUP_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert threads._processors.__wrapped__() == most
+
+
+def test_the_first_compilation_is_announced_once(tmp_path):
+    """In a fresh cache the line appears, with what it is about; with the cache filled it does not."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    code = "from specularip.raster import warm_up; warm_up(); warm_up()"
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+        ).stderr
+        for _ in range(2)
+    ]
+    assert said[0].count("compiling the CPU kernels") == 1
+    assert "compiling" not in said[1]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -277,6 +295,31 @@ def test_extreme_sizes_and_distances_stay_finite(scale):
     raster, _ = draw(rasterize, arguments, seed)
     assert all(torch.isfinite(t).all() for t in (raster.image, raster.alpha, raster.depth)), f"seed {seed}"
     assert raster.alpha.min() >= 0 and raster.alpha.max() <= 1 + 1e-6
+
+
+def test_degenerate_splats_are_drawn_or_culled_like_the_reference():
+    """Zero scales and quats, opacity 0 and 1, splats on, before and behind the near plane, in one scene."""
+    seed = fresh_seed()
+    arguments = scene(seed, n=70, cameras=1)
+    for k, (name, value) in enumerate(
+        [("scales", 0.0), ("quats", 0.0), ("opacities", 0.0), ("opacities", 1.0)]
+    ):
+        arguments[name][10 * k : 10 * (k + 1)] = value
+    rotation, translation = arguments["viewmats"][0, :3, :3], arguments["viewmats"][0, :3, 3]
+    in_camera = arguments["means"] @ rotation.T + translation
+    in_camera[40:60, 2] = torch.tensor([0.0, -1.0, 0.0099, 0.0101, 0.02] * 4)
+    in_camera[40:60, 2] *= 1 + 0.001 * torch.arange(20) / 20  # no ties: rounding would order them
+    in_camera[40:60, :2] *= in_camera[40:60, 2:]
+    arguments["means"] = (in_camera - translation) @ rotation
+    for antialiased in (False, True):
+        sure = sure_pixels(arguments, antialiased)
+        fast = rasterize(**arguments, antialiased=antialiased)
+        slow = rasterize_reference(**arguments, antialiased=antialiased)
+        assert torch.equal(fast.radii, slow.radii), f"seed {seed}"
+        assert not fast.radii[0, 10:30].any() and not fast.radii[0, 40:60:5].any()
+        for name in ("image", "alpha", "depth"):
+            error = ((getattr(fast, name) - getattr(slow, name)).abs() * sure).max()
+            assert error < 1e-3, f"{name} off by {error}, seed {seed}"
 
 
 def test_bad_cameras_draw_nothing():
@@ -339,3 +382,21 @@ def test_warm_up_compiles_everything_that_a_training_step_needs():
     )
     warm_up()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_memory_grows_with_splats_and_pairs_and_not_faster():
+    """numpy's allocations at their peak, for four times the splats at the same size on the image."""
+
+    def peak(n):
+        arguments = scene(1, n=n, cameras=1, width=200, height=160)
+        arguments["scales"] = torch.full((n, 3), 0.02)
+        arguments["means"].requires_grad_()
+        tracemalloc.start()
+        rasterize(**arguments).image.sum().backward()
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    small, large = peak(5_000), peak(20_000)
+    assert large < 4.2 * small
+    assert large < 20_000 * 2_000, f"{large / 20_000:.0f} bytes a splat"

@@ -40,11 +40,12 @@ def test_cuda_matches_cpu(options, antialiased):
 
 @needs_cuda
 @needs_gsplat
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors"])
-def test_cuda_culls_bad_numbers(name):
+def test_cuda_culls_bad_numbers(name, bad):
     seed = fresh_seed()
     arguments = scene(seed, n=40)
-    arguments[name].view(40, -1)[::2, 0] = float("nan")
+    arguments[name].view(40, -1)[::2, 0] = bad
     on_gpu = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
     assert torch.allclose(rasterize(**on_gpu).image.cpu(), rasterize(**arguments).image, atol=1e-3), (
         f"seed {seed}"

@@ -33,6 +33,7 @@ from specularip.raster.simd import (
     lowest_bit,
     minimum,
     prefetch,
+    prefetch_write,
     rows,
     store,
 )
@@ -170,7 +171,7 @@ def _place(x, y):
 @njit(nogil=True, cache=True, error_model="numpy")
 def composite(share, shares, records, size, background, slots, splats, masks, tiles, starts, ends,
                      image, alpha, depth):  # fmt: skip
-    """Draw the listed `tiles` (numbered camera by camera, row by row) over what the outputs already show.
+    """Draw the listed `tiles` (numbered camera by camera, row by row).
 
     background [B,C]; slots and splats [pairs], of which tile t owns starts[t] to ends[t]; image [B,H,W,C],
     alpha and depth [B,H,W,1]. Trims masks and ends to what was visible, for `composite_backward`.
@@ -184,6 +185,13 @@ def composite(share, shares, records, size, background, slots, splats, masks, ti
         b = tile // (tiles_x * tiles_y)
         top = (tile // tiles_x) % tiles_y * TILE
         left = tile % tiles_x * TILE
+        if starts[tile] == ends[tile]:
+            for y in range(top, min(top + TILE, height)):
+                for x in range(left, min(left + TILE, width)):
+                    for k in range(channels):
+                        image[b, y, x, k] = background[b, k]
+                    alpha[b, y, x, 0] = depth[b, y, x, 0] = _ZERO
+            continue
         live = _start(width, height, left, top, through)
         sums[:] = _ZERO
         ends[tile] = _tile_forward(
@@ -239,7 +247,9 @@ def _tile_backward(
     for position in range(first, end):
         slot = np.uint64(slots[position])
         bits = np.int64(masks[slot])
-        prefetch(records, np.int64(splats[min(position + _AHEAD, end - 1)]) * size)
+        ahead = min(position + _AHEAD, end - 1)
+        prefetch(records, np.int64(splats[ahead]) * size)
+        prefetch_write(gradients, np.int64(slots[ahead]) * size)
         if bits == 0:
             continue
         at = np.uint64(splats[position]) * np.uint64(size)
@@ -301,6 +311,8 @@ def composite_backward(share, shares, records, size, background, slots, splats, 
         b = tile // (tiles_x * tiles_y)
         top = (tile // tiles_x) % tiles_y * TILE
         left = tile % tiles_x * TILE
+        if starts[tile] == ends[tile]:
+            continue
         _start(width, height, left, top, through)
         behind[:] = _ZERO
         upstream[:] = _ZERO

@@ -14,7 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from specularip.raster import binning, compositing, projection
+from specularip.raster.compiling import announce_compilation
 from specularip.raster.threads import share_out
+
+announce_compilation()
 
 
 def rasterize_numba(
@@ -52,6 +55,7 @@ class _Project(torch.autograd.Function):
         peaks, depths = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         radii, boxes = np.zeros(shape, np.int32), np.zeros((*shape, 4), np.int32)
         cameras = projection.camera_table(_array(viewmats), _array(Ks), width, height)
+        ctx.set_materialize_grads(False)
         ctx.inputs = (*map(_array, (means, quats, scales, opacities)), cameras)
         ctx.results = (antialiased, conics, peaks, radii)
         outputs = (means2d, conics, peaks, depths, radii, extents, boxes)
@@ -72,7 +76,11 @@ class _Project(torch.autograd.Function):
         gradients = [np.empty_like(array) for array in ctx.inputs[:4]]
         chunks = -(-n // projection.CHUNK) if ctx.needs_input_grad[4] else 0
         g_viewmats = np.zeros((chunks, count, 12))
-        upstream = [_array(tensor) for tensor in (g_means2d, g_conics, g_peaks, g_depths)]
+        shapes = ((count, n, 2), (count, n, 3), (count, n), (count, n))
+        upstream = [
+            _gradient(tensor, shape)
+            for tensor, shape in zip((g_means2d, g_conics, g_peaks, g_depths), shapes)
+        ]
         share_out(projection.project_backward, *ctx.inputs, *ctx.results, *upstream, *gradients, g_viewmats)
         poses = None
         if ctx.needs_input_grad[4]:
@@ -88,39 +96,25 @@ class _Composite(torch.autograd.Function):
     def forward(
         ctx: Any, means2d, conics, peaks, depths, colors, background, radii, extents, boxes, width, height
     ):
-        count, n = peaks.shape
-        channels = colors.shape[-1]
-        across, down = -(-width // projection.TILE), -(-height // projection.TILE)
-        size = compositing.record_size(channels)
-        records = compositing.aligned(count * n * size)
+        count, channels = len(peaks), colors.shape[-1]
         splats = [_array(tensor) for tensor in (means2d, conics, peaks, depths, radii)]
-        shade, frames = _array(background), _array(boxes)
-        image = np.empty((count, height, width, channels), np.float32)
-        image[:] = shade[:, None, None]
-        alpha, depth = (np.zeros((count, height, width, 1), np.float32) for _ in range(2))
-        starts = np.empty(count * n + 1, np.int64)
-        lengths = np.zeros((count, across * down), np.int64)
-        binning.count_slots(frames.reshape(-1, 4), starts)
-        if starts[-1] >= 2**31:
-            raise ValueError("scales are so large that the splats meet more than 2^31 tiles")
-        masks = np.empty(starts[-1], np.uint16)
-        flat = (array.reshape(count * n, -1) for array in (splats[0], splats[1], _array(extents), frames))
-        share_out(binning.cover, *flat, starts, width, height, masks)
-        share_out(binning.count_tiles, frames, starts, masks, across, lengths, most=count)
-        ends = np.cumsum(lengths.reshape(-1))
-        firsts = ends - lengths.reshape(-1)
-        slots, owners = np.empty(ends[-1], np.int32), np.empty(ends[-1], np.int32)
-        cursors = firsts.reshape(lengths.shape).copy()
-        share_out(
-            binning.fill_tiles, splats[3], frames, starts, masks, across, cursors, slots, owners, most=count
+        lists = binning.list_tiles(
+            splats[0], splats[1], splats[3], _array(extents), _array(boxes), width, height
         )
+        size = compositing.record_size(channels)
+        records = compositing.aligned(peaks.numel() * size)
         share_out(compositing.pack, *splats, _per_camera(colors), records)
-        # Long lists first, dealt out in turn, so that all shares weigh about the same.
-        tiles = np.argsort(-lengths.reshape(-1), kind="stable")[: np.count_nonzero(lengths)]
-        ctx.plan = (records, size, shade, slots, owners, masks, tiles, firsts, ends)
+        shade = _array(background)
+        image = np.empty((count, height, width, channels), np.float32)
+        alpha, depth = (np.empty((count, height, width, 1), np.float32) for _ in range(2))
+        ctx.plan = (
+            *(records, size, shade),
+            *(lists.slots, lists.splats, lists.masks, lists.tiles, lists.firsts, lists.ends),
+        )
         share_out(compositing.composite, *ctx.plan, image, alpha, depth)
-        ctx.splats = (splats[1], splats[2], starts, masks)
+        ctx.splats = (splats[1], splats[2], lists.starts, lists.masks)
         ctx.color_shape = colors.shape
+        ctx.set_materialize_grads(False)
         outputs = tuple(map(torch.from_numpy, (image, alpha, depth)))
         ctx.save_for_backward(*outputs)
         return outputs
@@ -134,16 +128,25 @@ class _Composite(torch.autograd.Function):
         per_slot = compositing.aligned(int(starts[-1]) * size)
         shapes = [(*peaks.shape, 2), (*peaks.shape, 3), peaks.shape, peaks.shape]
         results = [np.empty(shape, np.float32) for shape in (*shapes, ctx.color_shape)]
-        pictures = [_array(tensor) for tensor in (*ctx.saved_tensors, g_image, g_alpha, g_depth)]
+        pictures = [_array(tensor) for tensor in ctx.saved_tensors]
+        for tensor, picture in zip((g_image, g_alpha, g_depth), pictures[:3]):
+            pictures.append(_gradient(tensor, picture.shape))
         g_colors = results[-1] if len(ctx.color_shape) == 3 else results[-1][None]
         share_out(compositing.composite_backward, *ctx.plan, *pictures, per_slot)
         share_out(compositing.gather, *ctx.splats, per_slot, size, *results[:4], g_colors)
-        g_background = (g_image * (1 - alpha)).sum((1, 2)) if ctx.needs_input_grad[5] else None
+        g_background = None
+        if ctx.needs_input_grad[5] and g_image is not None:
+            g_background = (g_image * (1 - alpha)).sum((1, 2))
         return *map(torch.from_numpy, results), g_background, None, None, None, None, None
 
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
+
+
+def _gradient(tensor: Tensor | None, shape: tuple[int, ...]) -> np.ndarray:
+    """None: nothing that follows looks at this output, so its gradient is 0."""
+    return np.zeros(shape, np.float32) if tensor is None else _array(tensor)
 
 
 def _per_camera(colors: Tensor) -> np.ndarray:

@@ -1,11 +1,32 @@
-"""The CUDA path: gsplat's unpacked rasterisation."""
+"""The CUDA path: gsplat's kernels under two autograd functions of ours, the counterparts of those in `cpu`.
+
+gsplat's own `rasterization` spends more time in Python and in small kernels around its large ones than one
+camera takes to draw. Called from here, that time pays for the test of finite numbers, which gsplat lacks.
+The layout is the unpacked one: `benchmarks/raster.py` measures both, and the packed one is slower where
+most splats are in view, as an avatar's are. One host synchronisation is left, inside `intersect_tile`,
+which must know the number of pairs before it can allocate them.
+
+The kernels are private to gsplat, so the extra `cuda` pins its version.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from math import inf
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from specularip.errors import UserError
+
+TILE = 16
+BLUR, NEAR, FAR = 0.3, 0.01, 1e10
+CHANNELS_AT_ONCE = 32
+"""More do not fit the shared memory of every card."""
+KERNEL_WIDTHS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32)
+"""Numbers of channels that gsplat has compiled kernels for."""
 
 
 def rasterize_gsplat(
@@ -22,35 +43,168 @@ def rasterize_gsplat(
     antialiased: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Image, alpha, depth, means2d and radii, as `rasterize` documents them; background is [B,C] or None."""
+    means2d, conics, peaks, depths, radii = _Project.apply(
+        means, quats, scales, opacities, viewmats, Ks.detach(), colors.detach(), width, height, antialiased
+    )
+    image, alpha, depth = _Composite.apply(
+        means2d, conics, peaks, depths, colors, background, radii, width, height
+    )
+    # gsplat measures a splat's box by half width and half height.
+    return image, alpha, depth, means2d, radii.amax(-1)
+
+
+class _Project(torch.autograd.Function):
+    """means, quats, scales, opacities, viewmats -> means2d, conics, peaks, depths; radii [B,N,2]."""
+
+    @staticmethod
+    def forward(ctx: Any, means, quats, scales, opacities, viewmats, Ks, colors, width, height, antialiased):
+        means, quats, opacities = means.contiguous(), quats.contiguous(), opacities.contiguous()
+        scales = _poisoned(scales, opacities, colors)
+        viewmats, Ks = viewmats.contiguous(), Ks.contiguous()
+        radii, means2d, depths, conics, factors = _kernels().projection_ewa_3dgs_fused_fwd(
+            means, None, quats, scales, opacities, viewmats, Ks, width, height,
+            BLUR, NEAR, FAR, 0.0, antialiased, _pinhole(),
+        )  # fmt: skip
+        factors = factors if antialiased else None
+        peaks = opacities.expand(radii.shape[:2]).contiguous() if factors is None else opacities * factors
+        ctx.size = (width, height)
+        ctx.save_for_backward(means, quats, scales, opacities, viewmats, Ks, radii, conics, factors)
+        ctx.mark_non_differentiable(radii)
+        return means2d, conics, peaks, depths, radii
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_means2d, g_conics, g_peaks, g_depths, _):
+        means, quats, scales, opacities, viewmats, Ks, radii, conics, factors = ctx.saved_tensors
+        g_factors = None
+        if factors is not None:
+            g_factors, g_peaks = g_peaks * opacities, g_peaks * factors
+        g_means, _, g_quats, g_scales, g_viewmats = _kernels().projection_ewa_3dgs_fused_bwd(
+            means, None, quats, scales, viewmats, Ks, *ctx.size, BLUR, _pinhole(), radii, conics, factors,
+            g_means2d.contiguous(), g_depths.contiguous(), g_conics.contiguous(), g_factors,
+            ctx.needs_input_grad[4],
+        )  # fmt: skip
+        g_opacities = g_peaks[0] if len(g_peaks) == 1 else g_peaks.sum(0)
+        poses = g_viewmats if ctx.needs_input_grad[4] else None
+        return g_means, g_quats, g_scales, g_opacities, poses, None, None, None, None, None
+
+
+class _Composite(torch.autograd.Function):
+    """means2d, conics, peaks, depths, colors, background -> image, alpha, depth.
+
+    Depth is drawn as one more channel, the first, and the channels in passes of up to CHANNELS_AT_ONCE.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, means2d, conics, peaks, depths, colors, background, radii, width, height):
+        count, n = peaks.shape
+        kernels = _kernels()
+        across, down = -(-width // TILE), -(-height // TILE)
+        _, pairs, splats = kernels.intersect_tile(
+            means2d, radii, depths, None, None, count, TILE, across, down, True, False
+        )
+        starts = kernels.intersect_offset(pairs, count, across, down)
+        features = torch.cat([depths[..., None], colors.expand(count, n, -1)], -1)
+        passes, drawn = [], []
+        for channels in _passes(features.shape[-1]):
+            some = _padded(features[..., channels])
+            behind = None
+            if background is not None:
+                shades = torch.cat([background.new_zeros(count, 1), background], -1)
+                behind = _padded(shades[:, channels])
+            layer, alpha, last = kernels.rasterize_to_pixels_3dgs_fwd(
+                means2d, conics, some, peaks, behind, None, width, height, TILE, starts, splats
+            )
+            drawn.append(layer[..., : channels.stop - channels.start])
+            passes.append((some, behind))
+        layers = drawn[0] if len(drawn) == 1 else torch.cat(drawn, -1)
+        raw_alpha, alpha = alpha, alpha.float()  # the kernel of the backward pass wants it as it was
+        image, depth = layers[..., 1:], layers[..., :1] / alpha.clamp_min(1e-10)
+        ctx.passes, ctx.size, ctx.color_shape = passes, (width, height), colors.shape
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(means2d, conics, peaks, starts, splats, raw_alpha, last, alpha, depth)
+        return image, alpha, depth
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_image, g_alpha, g_depth):
+        means2d, conics, peaks, starts, splats, raw_alpha, last, alpha, depth = ctx.saved_tensors
+        channels = ctx.color_shape[-1]
+        g_background = None
+        if ctx.needs_input_grad[5] and g_image is not None:
+            g_background = (g_image * (1 - alpha)).sum((1, 2))
+        if g_alpha is None:
+            g_alpha = torch.zeros_like(alpha)
+        if g_depth is not None:
+            g_depth = g_depth / alpha.clamp_min(1e-10)
+            g_alpha = torch.addcmul(g_alpha, g_depth, depth, value=-1)
+        if g_image is None:
+            g_image = alpha.new_zeros(*alpha.shape[:3], channels)
+        if g_depth is None:
+            g_layers = torch.nn.functional.pad(g_image, (1, 0))
+        else:
+            g_layers = torch.cat([g_depth, g_image], -1)
+        totals: list[Tensor] = []
+        g_features = []
+        for part, (some, behind) in zip(_passes(channels + 1), ctx.passes):
+            _, *gradients = _kernels().rasterize_to_pixels_3dgs_bwd(
+                means2d, conics, some, peaks, behind, None, *ctx.size, TILE, starts, splats, raw_alpha, last,
+                _padded(g_layers[..., part]), g_alpha.contiguous(), False,
+            )  # fmt: skip
+            g_alpha = torch.zeros_like(alpha)  # it belongs to one pass only
+            g_features.append(gradients.pop(2)[..., : part.stop - part.start])
+            totals = [a + b for a, b in zip(totals, gradients)] if totals else gradients
+        features = g_features[0] if len(g_features) == 1 else torch.cat(g_features, -1)
+        g_means2d, g_conics, g_peaks = totals
+        g_depths, g_colors = features[..., 0], features[..., 1:]
+        if len(ctx.color_shape) == 2:
+            g_colors = g_colors[0] if len(g_colors) == 1 else g_colors.sum(0)
+        return g_means2d, g_conics, g_peaks, g_depths, g_colors, g_background, None, None, None
+
+
+def _passes(channels: int) -> list[slice]:
+    starts = range(0, channels, CHANNELS_AT_ONCE)
+    return [slice(first, min(first + CHANNELS_AT_ONCE, channels)) for first in starts]
+
+
+def _padded(tensor: Tensor) -> Tensor:
+    """Zeros up to the next number of channels that there is a kernel for; contiguous."""
+    channels = tensor.shape[-1]
+    width = next(width for width in KERNEL_WIDTHS if width >= channels)
+    return torch.nn.functional.pad(tensor, (0, width - channels)) if width > channels else tensor.contiguous()
+
+
+def _poisoned(scales: Tensor, opacities: Tensor, colors: Tensor) -> Tensor:
+    """scales [N,3], with NaN where a splat's scales, opacity or colour are not finite.
+
+    gsplat culls a splat whose mean, quaternion or scale is NaN (its radius, as a whole number, becomes 0) and
+    one infinitely far away, but draws other numbers as they are. Three kernels: where the picture is small
+    they cost more to launch than to run.
+    """
+    fields = [scales, opacities[:, None]] if colors.ndim == 3 else [scales, opacities[:, None], colors]
+    largest = torch.linalg.vector_norm(torch.cat(fields, -1), inf, -1, keepdim=True)
+    if colors.ndim == 3:
+        largest = torch.maximum(largest, torch.linalg.vector_norm(colors, inf, (0, 2))[:, None])
+    return torch.add(scales, largest, alpha=0)  # 0 times infinity is NaN
+
+
+@cache
+def _kernels() -> Any:
+    """gsplat's compiled module, which builds itself on first use where it was not installed compiled."""
     try:
-        from gsplat import rasterization
+        from gsplat.cuda._backend import _C
     except ImportError as error:
         raise UserError(
             "Drawing on a GPU needs gsplat: pip install 'specularip[cuda]', or move everything to the CPU."
         ) from error
-    # gsplat culls by opacity; it lets NaN through.
-    opacities = torch.where(_finite(means, quats, scales, opacities, colors), opacities, 0.0)
-    drawn, alpha, meta = rasterization(
-        means,
-        quats,
-        scales,
-        opacities,
-        colors,
-        viewmats,
-        Ks,
-        width,
-        height,
-        packed=False,
-        backgrounds=None if background is None else background.contiguous(),
-        render_mode="RGB+ED",
-        rasterize_mode="antialiased" if antialiased else "classic",
-    )
-    # gsplat measures the box by half width and half height.
-    return drawn[..., :-1], alpha, drawn[..., -1:], meta["means2d"], meta["radii"].amax(-1)
+    if _C is None:
+        raise UserError(
+            "gsplat has no compiled kernels and found no CUDA toolkit (nvcc) to build them: install the "
+            "toolkit, or a wheel of gsplat 1.5.3 built for this torch, or move everything to the CPU."
+        )
+    return _C
 
 
-def _finite(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor) -> Tensor:
-    """Which splats hold finite numbers only, [N] bool; a sum is not finite as soon as one term is not."""
-    with torch.no_grad():
-        color_sum = colors.sum(-1) if colors.ndim == 2 else colors.sum((0, 2))
-        return torch.isfinite(means.sum(-1) + quats.sum(-1) + scales.sum(-1) + opacities + color_sum)
+@cache
+def _pinhole() -> Any:
+    return _kernels().CameraModelType.PINHOLE

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specularip.errors import UserError
+
 
 @dataclass(frozen=True)
 class Raster:
@@ -63,7 +65,12 @@ def rasterize(
     if means.is_cuda:
         from specularip.raster.cuda import rasterize_gsplat as draw
     else:
-        from specularip.raster.cpu import rasterize_numba as draw
+        try:
+            from specularip.raster.cpu import rasterize_numba as draw
+        except RuntimeError as error:  # numba found no folder that it may write to
+            raise UserError(
+                f"The CPU kernels cannot be kept ({error}): set NUMBA_CACHE_DIR to a folder you may write to."
+            ) from error
     image, alpha, depth, means2d, radii = draw(
         means, quats, scales, opacities, colors, viewmats, Ks, width, height, background, antialiased
     )
@@ -92,15 +99,19 @@ def _empty(
 ) -> Raster:
     """No splats or no cameras: the background, still tied to the graph so that `backward()` works."""
     count, channels = len(viewmats), colors.shape[-1]
-    nothing = sum((tensor[:0].sum() for tensor in (means, quats, scales, opacities)), colors[..., :0].sum())
-    blank = viewmats[:, 0, 0, None, None, None] * 0.0 + nothing
+    # Empty sums are 0 whatever the numbers are, and carry a graph.
+    tied = (means[:0], quats[:0], scales[:0], opacities[:0], colors[..., :0], viewmats[:, :0])
+    blank = torch.stack([tensor.sum() for tensor in tied]).sum()
     alpha = blank.expand(count, height, width, 1)
     image = blank.expand(count, height, width, channels)
     if background is not None:
         image = image + background[:, None, None, :]
-    means2d = means[None, :, :2].expand(count, len(means), 2) * 0.0
+    means2d = means.new_zeros(count, len(means), 2) + blank
     radii = torch.zeros(count, len(means), dtype=torch.int32, device=means.device)
     return Raster(image.clone(), alpha.clone(), alpha.clone(), means2d, radii)
+
+
+_NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "background")
 
 
 def _check(
@@ -115,24 +126,17 @@ def _check(
     height: int,
     background: Tensor | None,
 ) -> None:
-    tensors = {
-        "means": means,
-        "quats": quats,
-        "scales": scales,
-        "opacities": opacities,
-        "colors": colors,
-        "viewmats": viewmats,
-        "Ks": Ks,
-    }
-    if background is not None:
-        tensors["background"] = background
-    for name, tensor in tensors.items():
+    device = means.device if isinstance(means, Tensor) else None
+    named = zip(_NAMES, (means, quats, scales, opacities, colors, viewmats, Ks, background))
+    for name, tensor in named:
         if not isinstance(tensor, Tensor):
+            if name == "background" and tensor is None:
+                continue
             raise ValueError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-        if tensor.dtype != torch.float32:
+        if tensor.dtype is not torch.float32:
             raise ValueError(f"{name} must be float32, got {tensor.dtype}")
-        if tensor.device != means.device:
-            raise ValueError(f"{name} is on {tensor.device}, but means is on {means.device}")
+        if tensor.device != device:
+            raise ValueError(f"{name} is on {tensor.device}, but means is on {device}")
     if means.device.type not in ("cpu", "cuda"):
         raise ValueError(f"means must be on the CPU or on CUDA, got {means.device}")
     if means.ndim != 2 or means.shape[1] != 3:
@@ -140,14 +144,15 @@ def _check(
     if viewmats.ndim != 3 or viewmats.shape[1:] != (4, 4):
         raise ValueError(f"viewmats must be [B,4,4], got {list(viewmats.shape)}")
     n, b = len(means), len(viewmats)
-    for name, shape in {"quats": (n, 4), "scales": (n, 3), "opacities": (n,), "Ks": (b, 3, 3)}.items():
-        if tensors[name].shape != shape:
-            raise ValueError(f"{name} must be {list(shape)}, got {list(tensors[name].shape)}")
+    shapes = (("quats", quats, (n, 4)), ("scales", scales, (n, 3)), ("opacities", opacities, (n,)))
+    for name, tensor, shape in (*shapes, ("Ks", Ks, (b, 3, 3))):
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
     channels = colors.shape[-1] if colors.ndim else 0
     if channels < 1 or colors.shape not in ((n, channels), (b, n, channels)):
         raise ValueError(f"colors must be [{n},C] or [{b},{n},C] with C >= 1, got {list(colors.shape)}")
     if background is not None and background.shape not in ((channels,), (b, channels)):
         raise ValueError(f"background must be [{channels}] or [{b},{channels}], got {list(background.shape)}")
-    for name, size in {"width": width, "height": height}.items():
+    for name, size in (("width", width), ("height", height)):
         if not isinstance(size, int) or not 1 <= size <= 65536:
             raise ValueError(f"{name} must be a whole number of pixels, 1 to 65536, got {size!r}")

@@ -30,7 +30,7 @@ _ZERO, _ONE, _TWO, _HALF = _f32(0), _f32(1), _f32(2), _f32(0.5)
 def camera_table(viewmats, Ks, width, height):
     """[B,20] float32: all that the kernels need of each camera, see `_camera`."""
     fx, fy, cx, cy = Ks[:, 0, 0], Ks[:, 1, 1], Ks[:, 0, 2], Ks[:, 1, 2]
-    with np.errstate(divide="ignore", invalid="ignore"):  # a camera that is no camera sees nothing
+    with np.errstate(all="ignore"):  # a camera that is no camera sees nothing
         margin_x, margin_y = _f32(0.15) * width / fx, _f32(0.15) * height / fy
         x_limits = (-cx / fx - margin_x, (width - cx) / fx + margin_x)
         y_limits = (-cy / fy - margin_y, (height - cy) / fy + margin_y)

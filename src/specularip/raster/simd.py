@@ -11,7 +11,8 @@ import operator
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import config, types
+from numba.core.cgutils import do_boundscheck
 from numba.extending import intrinsic, models, overload, register_model
 
 WIDTH = 16
@@ -41,8 +42,13 @@ def _constant(value: float) -> ir.Constant:
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
+    parts = context.make_array(array_type)(context, builder, array)
+    # NUMBA_BOUNDSCHECK=1, as the tests set it; numba itself checks only its own indexing.
+    if config.BOUNDSCHECK:  # type: ignore[attr-defined]
+        last = builder.add(index, ir.Constant(index.type, WIDTH - 1))
+        for each in (index, last):
+            do_boundscheck(context, builder, each, parts.nitems)
+    return builder.bitcast(builder.gep(parts.data, [index]), _VECTOR.as_pointer())
 
 
 @intrinsic
@@ -271,20 +277,26 @@ def _folder(half: int) -> Any:
 fold8, fold4, fold2, fold1 = _folder(8), _folder(4), _folder(2), _folder(1)
 
 
-@intrinsic
-def prefetch(typingctx, array, index):
-    """prefetch(array, index): start fetching the cache line of a flat float32 array's element."""
+def _prefetch(write: bool) -> Any:
+    @intrinsic
+    def operation(typingctx, array, index):
+        def codegen(context, builder, signature, args):
+            data = context.make_array(signature.args[0])(context, builder, args[0]).data
+            pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _I32, _I32, _I32])
+            name = "llvm.prefetch.p0"
+            function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+            hints = [ir.Constant(_I32, number) for number in (int(write), 3, 1)]
+            builder.call(function, [pointer, *hints])
+            return context.get_dummy_value()
 
-    def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _I32, _I32, _I32])
-        name = "llvm.prefetch.p0"
-        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        builder.call(function, [pointer, ir.Constant(_I32, 0), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
-        return context.get_dummy_value()
+        return types.none(array, types.intp), codegen
 
-    return types.none(array, types.intp), codegen
+    return operation
+
+
+prefetch, prefetch_write = _prefetch(False), _prefetch(True)
+"""prefetch(array, index): start fetching the cache line of a flat float32 array's element."""
 
 
 @intrinsic

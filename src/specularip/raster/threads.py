@@ -9,19 +9,41 @@ not depend on `shares`.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+from specularip.errors import UserError
+
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def thread_count() -> int:
-    """SPECULARIP_NUM_THREADS if that is a positive number, else the processors this process may use."""
+    """SPECULARIP_NUM_THREADS, else the processors that this process may use.
+
+    Raises UserError if the variable is not a positive whole number.
+    """
     wanted = os.environ.get("SPECULARIP_NUM_THREADS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not wanted:
+        return _processors()
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise UserError(f"SPECULARIP_NUM_THREADS must be a positive whole number, not {wanted!r}")
+    return int(wanted)
+
+
+@cache
+def _processors() -> int:
+    """As the scheduler allows them and, in a container, as far as its quota of time reaches."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CGROUP_QUOTA.read_text().split()
+        return max(1, min(count, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup here, or no quota ("max")
+        return count
 
 
 def share_out(kernel: Callable[..., Any], *arguments: Any, most: int = 1 << 30) -> None:

@@ -26,6 +26,7 @@ from ..inputs import Inputs, check_inputs
 from ..losses import Perceptual
 from ..photo import align_face, face_mask
 from ..progress import Progress
+from ..raster import warm_up
 from ..run_folder import Checkpoint, RunFolder
 from ..stopping import StopRequest, polite_stop
 from .guide import Guide, PhotoAnchor, photo_anchor
@@ -95,6 +96,7 @@ class _Run:
             self.progress.say(note)
         with self._timed("load"):
             guide, photo = self._prepare()
+            warm_up()  # may compile; the first step should not count it into its ETA
         checkpoint = self._checkpoint()
         targets: Targets | None = None
         step = 0

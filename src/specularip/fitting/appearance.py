@@ -1,0 +1,160 @@
+"""What gives Gaussians their colours during a fit. `fit` uses SpecularAppearance; benchmarks bring others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..cameras import Cameras
+from ..gaussians import Gaussians
+from ..specular import SpecularHead
+from ..specular.shading import LATENTS
+from .cloud import Cloud, forget, rotation_matrices
+from .first_light import fit_first_light
+from .search import search_normals
+from .start import Sightings, Start, look_up, quantile_colors
+
+
+class Appearance(Protocol):
+    """Colours of a `Cloud`."""
+
+    rates: dict[str, float]
+    """Adam's learning rate of each field that `begin` adds."""
+
+    def begin(
+        self, start: Start, sightings: Sightings, cameras: Cameras, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Fields and ties of its own, a row for each point of the start, on the start's device."""
+
+    def shared(self) -> Iterable[tuple[nn.Parameter, float]]:
+        """Parameters that all Gaussians share, with their learning rates."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Of what is shared."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> object: ...
+
+    def colors(self, cloud: Cloud, camera: Cameras, share: float) -> Tensor:
+        """[1,N,3], as shown, for one camera; share 0..1: how much of the fit is done."""
+
+    def penalty(self, cloud: Cloud, near: Tensor) -> Tensor:
+        """A scalar to add to the loss. near [N]: for each Gaussian, one of its neighbours."""
+
+    def reconsider(
+        self, cloud: Cloud, optimizer: torch.optim.Optimizer, spacing: float, images: Tensor, cameras: Cameras
+    ) -> None:
+        """Called a few times a fit: what takes all images to decide."""
+
+
+def start_colors(sightings: Sightings, points: Tensor) -> Tensor:
+    """Logits [N,3] of a first diffuse colour: below it lie three of ten sightings, so that it is free of most
+    highlights."""
+    return torch.logit(quantile_colors(sightings, 0.3, points).clamp(0.02, 0.98))
+
+
+class SpecularAppearance:
+    """The specular head, with normals that start on the mesh; those of Gaussians that left it, or never had
+    one, are searched for."""
+
+    def __init__(
+        self,
+        head: SpecularHead,
+        first_light_steps: int = 400,
+        material_tie: float = 0.1,
+        rates: dict[str, float] | None = None,
+    ) -> None:
+        """material_tie: weight of the difference of a Gaussian's material from its neighbour's."""
+        self.head, self.first_light_steps, self.material_tie = head, first_light_steps, material_tie
+        self.rates = {"color_logits": 2e-2, "latents": 1e-2, "normal_residuals": 2e-3, **(rates or {})}
+
+    def begin(
+        self, start: Start, sightings: Sightings, cameras: Cameras, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        points = start.points
+        colors = start_colors(sightings, points)
+        if start.normals is not None and self.first_light_steps:
+            latents = fit_first_light(
+                self.head, start, sightings, cameras, colors, self.first_light_steps, generator
+            )
+        else:
+            latents = torch.zeros(len(points), LATENTS, device=points.device)
+        fields = {"color_logits": colors, "latents": latents, "normal_residuals": torch.zeros_like(points)}
+        normals = start.normals
+        if normals is None:
+            normals = rotation_matrices(start.quats)[..., 2]
+        return fields, {"start_normals": normals.clone()}
+
+    def shared(self) -> Iterable[tuple[nn.Parameter, float]]:
+        return [(parameter, 1e-2) for parameter in self.head.parameters()]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.head.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> object:
+        return self.head.load_state_dict(state)
+
+    def normals(self, cloud: Cloud) -> Tensor:
+        """Unit normals [N,3], either side."""
+        return F.normalize(cloud.ties["start_normals"] + cloud.fields["normal_residuals"], dim=-1)
+
+    def colors(self, cloud: Cloud, camera: Cameras, share: float) -> Tensor:
+        fields = cloud.fields
+        diffuse = fields["color_logits"].sigmoid()
+        lobes = self.head.prepare(fields["latents"], diffuse)
+        means = cloud.means.detach()
+        visible = in_view(means, cloud.scales.detach(), camera)
+        return diffuse + self.head.shade(lobes, self.normals(cloud), means, camera.positions, visible)
+
+    def penalty(self, cloud: Cloud, near: Tensor) -> Tensor:
+        latents, colors = cloud.fields["latents"], cloud.fields["color_logits"]
+        difference = (latents[:, :10] - latents[:, :10].detach()[near]).abs().mean()
+        difference = difference + 0.3 * (colors - colors.detach()[near]).abs().mean()
+        return self.material_tie * difference + 1e-5 * latents[:, 10:].square().mean()
+
+    @torch.no_grad()
+    def reconsider(
+        self, cloud: Cloud, optimizer: torch.optim.Optimizer, spacing: float, images: Tensor, cameras: Cameras
+    ) -> None:
+        fields = cloud.fields
+        sightings = look_up(fields, spacing, images, cameras)
+        moved, normals = search_normals(
+            self.head, fields["latents"], fields["color_logits"].sigmoid(), self.normals(cloud), cloud.means,
+            cameras, sightings,
+        )  # fmt: skip
+        fields["normal_residuals"][moved] = 0
+        cloud.ties["start_normals"][moved] = normals
+        forget(optimizer, fields["normal_residuals"], moved)
+
+    @torch.no_grad()
+    def gaussians(self, cloud: Cloud) -> Gaussians:
+        """The finished cloud, detached: normals are rewritten as residuals of the shortest axes."""
+        fields = {name: tensor.detach().clone() for name, tensor in cloud.fields.items()}
+        shortest = fields["log_scales"].argmin(-1)[:, None, None].expand(-1, 3, 1)
+        axis = rotation_matrices(fields["quats"]).gather(2, shortest)[..., 0]
+        normals = self.normals(cloud)
+        normals = torch.where((normals * axis).sum(-1, keepdim=True) < 0, -normals, normals)
+        fields["normal_residuals"] = normals - axis
+        count, device = len(cloud), cloud.means.device
+        weights = torch.zeros(count, 4, device=device)
+        weights[:, 0] = 1
+        return Gaussians(
+            **fields,
+            regions=torch.zeros(count, dtype=torch.int64, device=device),
+            bind_joints=torch.zeros(count, 4, dtype=torch.int64, device=device),
+            bind_weights=weights,
+        )
+
+
+@torch.no_grad()
+def in_view(means: Tensor, scales: Tensor, camera: Cameras) -> Tensor:
+    """Which Gaussians may reach into the image, [1,N] bool."""
+    pixels, depth = camera.project(means)
+    focal = camera.Ks[:, 0, 0, None]
+    reach = 4 * scales.amax(-1) * focal / depth.clamp_min(1e-3) + 2
+    x, y = pixels.unbind(-1)
+    inside = (x > -reach) & (y > -reach) & (x < camera.width + reach) & (y < camera.height + reach)
+    return inside & (depth > 1e-3)

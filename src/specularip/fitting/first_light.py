@@ -1,0 +1,109 @@
+"""A first guess of light and materials, before anything is rasterised.
+
+The start already has positions and normals, and the images show its points from many sides. So the shading
+formula alone can be fitted to pixels, a random batch a step: one material for all points that look alike,
+tried from several roughnesses at once, and one light. From a poor roughness the full fit does not recover
+within thousands of steps; from this it starts with highlights in their places.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..cameras import Cameras
+from ..specular import SpecularHead
+from ..specular.shading import LATENTS, ROUGHNESS
+from .start import Sightings, Start, quantile_colors
+
+CLUSTERS = 16
+ROUGHNESSES = (0.06, 0.15, 0.4)
+"""Tried for each cluster; after half of the steps the best is kept."""
+BATCH = 16_384
+MATERIAL = 6
+"""Leading latents that a cluster shares: roughness, tangent angle, reflectance."""
+RATE, COLOR_RATE = 1.5e-2, 3e-2
+
+
+def fit_first_light(
+    head: SpecularHead,
+    start: Start,
+    sightings: Sightings,
+    cameras: Cameras,
+    color_logits: Tensor,
+    steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Fit `head` and `color_logits` [N,3] in place; returns latents [N,19]. start must have normals.
+
+    cameras: of the sightings, on the start's device. generator: on the CPU.
+    """
+    device = start.points.device
+    if start.normals is None:
+        raise ValueError("first light needs a start with normals")
+    views, points = sightings.seen.nonzero(as_tuple=True)
+    latents = torch.zeros(len(start), LATENTS, device=device)
+    if len(points) < 1000:
+        return latents
+    cluster = _cluster(start, sightings, generator)
+    tries = len(ROUGHNESSES)
+    material = torch.zeros(CLUSTERS, tries, MATERIAL, device=device)
+    material[..., :2] = torch.tensor([math.log(r / ROUGHNESS) for r in ROUGHNESSES], device=device)[:, None]
+    material.requires_grad_()
+    color_logits.requires_grad_()
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [material, *head.parameters()], "lr": RATE},
+            {"params": [color_logits], "lr": COLOR_RATE},
+        ],
+        fused=device.type == "cuda",
+    )
+    losses = torch.zeros(CLUSTERS, tries, device=device)
+    counts = torch.zeros(CLUSTERS, tries, device=device)
+    best = torch.zeros(CLUSTERS, dtype=torch.long, device=device)
+    positions, origin = cameras.positions, torch.zeros(1, 3, device=device)
+    seeds = torch.Generator(device).manual_seed(int(torch.randint(1 << 31, (1,), generator=generator)))
+    half = steps // 2
+    for step in range(steps):
+        for group, rate in zip(optimizer.param_groups, (RATE, COLOR_RATE)):
+            group["lr"] = rate * min(1.0, 0.1 ** ((step / steps - 0.5) / 0.5))
+        if step == half:
+            best = (losses / counts.clamp_min(1)).argmin(1)
+        pick = torch.randint(len(points), (BATCH,), generator=seeds, device=device)
+        i, view = points[pick], views[pick]
+        which = torch.randint(tries, (BATCH,), generator=seeds, device=device)
+        which = which if step < half else best[cluster[i]]
+        rows = F.pad(material[cluster[i], which], (0, LATENTS - MATERIAL))
+        diffuse = color_logits[i].sigmoid()
+        view_dirs = F.normalize(positions[view] - start.points[i], dim=-1)
+        # A camera at the origin that sees each point along its own direction.
+        specular = head.shade(head.prepare(rows, diffuse), start.normals[i], -view_dirs, origin)[0]
+        error = (diffuse + specular - sightings.colors[view, i].float()).abs().mean(-1)
+        optimizer.zero_grad(set_to_none=True)
+        error.mean().backward()
+        optimizer.step()
+        if step >= half // 2 and step < half:
+            index = cluster[i] * tries + which
+            losses.view(-1).index_add_(0, index, error.detach())
+            counts.view(-1).index_add_(0, index, torch.ones_like(error))
+    color_logits.requires_grad_(False)
+    with torch.no_grad():
+        latents[:, :MATERIAL] = material[torch.arange(CLUSTERS, device=device), best][cluster]
+    return latents
+
+
+@torch.no_grad()
+def _cluster(start: Start, sightings: Sightings, generator: torch.Generator) -> Tensor:
+    """Points that look alike [N] int64: k-means over their dark, middle and bright sides."""
+    looks = torch.cat([quantile_colors(sightings, q, start.points) for q in (0.2, 0.5, 0.85)], -1)
+    order = torch.randperm(len(looks), generator=generator)[:CLUSTERS].to(looks.device)
+    centers = looks[order].clone()
+    for _ in range(12):
+        nearest = torch.cdist(looks, centers).argmin(1)
+        total = torch.zeros_like(centers).index_add_(0, nearest, looks)
+        count = torch.bincount(nearest, minlength=len(centers)).to(total)
+        centers = torch.where(count[:, None] > 0, total / count.clamp_min(1)[:, None], centers)
+    return torch.cdist(looks, centers).argmin(1)

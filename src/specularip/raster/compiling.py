@@ -1,0 +1,35 @@
+"""Says so when numba compiles the kernels, which takes seconds and would look like a hang.
+
+numba keeps the machine code in a cache beside the package (or where NUMBA_CACHE_DIR points), so it happens
+once on a machine and again after an update.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from numba.core import event
+
+_log = logging.getLogger("specularip")
+
+
+class _Announcer(event.Listener):
+    """Tells of the first compilation of one of the package's kernels in this process, and of no other."""
+
+    said = False
+
+    def on_start(self, event: event.Event) -> None:
+        kernel = event.data["dispatcher"].py_func
+        if self.said or not kernel.__module__.startswith("specularip."):
+            return
+        if kernel.__name__ != "<lambda>":  # the operators of simd.py, compiled into somebody's own kernel
+            self.said = True
+            _log.warning("compiling the CPU kernels, about ten seconds, once on this machine")
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+def announce_compilation() -> None:
+    """Log a line, at WARNING so that it shows by default, if kernels turn out to need compiling."""
+    event.register("numba:compile", _Announcer())
