@@ -86,9 +86,6 @@ class Harmonics:
     def penalty(self, cloud: Cloud, near: Tensor) -> Tensor:
         return cloud.means.new_zeros(())
 
-    def reconsider(self, *_: object) -> None:
-        pass
-
 
 class Published(nn.Module):
     """The published ASG network; see the top of the file."""
@@ -146,9 +143,6 @@ class Published(nn.Module):
 
     def penalty(self, cloud: Cloud, near: Tensor) -> Tensor:
         return cloud.means.new_zeros(())
-
-    def reconsider(self, *_: object) -> None:
-        pass
 
 
 def harmonics_3(directions: Tensor) -> Tensor:
@@ -347,10 +341,7 @@ def read_settings(pairs: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for pair in pairs:
         name, value = pair.split("=", 1)
-        if kinds[name] is tuple:
-            found[name] = tuple(float(part) for part in value.split(",") if part)
-        else:
-            found[name] = value == "True" if kinds[name] is bool else kinds[name](value)
+        found[name] = value == "True" if kinds[name] is bool else kinds[name](value)
     return found
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -132,7 +132,7 @@ def fit(
             from specularip.config import FitConfig
             from specularip.stages.fit import fit as run
 
-            given = {"iterations": iterations, "points": points}
+            given: dict[str, Any] = {"iterations": iterations, "points": points}
             run(
                 data,
                 out,

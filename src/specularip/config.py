@@ -135,5 +135,3 @@ class FitConfig:
     """Steps between two moves of useless Gaussians to where they are needed."""
     relocate_until: float = 0.75
     """Share of the steps after which all Gaussians stay."""
-    reconsider_at: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)
-    """Shares of the steps after which the normals of the worst Gaussians are searched for."""

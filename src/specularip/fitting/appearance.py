@@ -13,10 +13,9 @@ from ..cameras import Cameras
 from ..gaussians import Gaussians
 from ..specular import SpecularHead
 from ..specular.shading import LATENTS
-from .cloud import Cloud, forget, rotation_matrices
+from .cloud import Cloud, rotation_matrices
 from .first_light import fit_first_light
-from .search import search_normals
-from .start import Sightings, Start, look_up, quantile_colors
+from .start import Sightings, Start, quantile_colors
 
 
 class Appearance(Protocol):
@@ -44,11 +43,6 @@ class Appearance(Protocol):
     def penalty(self, cloud: Cloud, near: Tensor) -> Tensor:
         """A scalar to add to the loss. near [N]: for each Gaussian, one of its neighbours."""
 
-    def reconsider(
-        self, cloud: Cloud, optimizer: torch.optim.Optimizer, spacing: float, images: Tensor, cameras: Cameras
-    ) -> None:
-        """Called a few times a fit: what takes all images to decide."""
-
 
 def start_colors(sightings: Sightings, points: Tensor) -> Tensor:
     """Logits [N,3] of a first diffuse colour: below it lie three of ten sightings, so that it is free of most
@@ -57,8 +51,7 @@ def start_colors(sightings: Sightings, points: Tensor) -> Tensor:
 
 
 class SpecularAppearance:
-    """The specular head, with normals that start on the mesh; those of Gaussians that left it, or never had
-    one, are searched for."""
+    """The specular head, with normals that start on the mesh and are learned."""
 
     def __init__(
         self,
@@ -114,20 +107,6 @@ class SpecularAppearance:
         difference = (latents[:, :10] - latents[:, :10].detach()[near]).abs().mean()
         difference = difference + 0.3 * (colors - colors.detach()[near]).abs().mean()
         return self.material_tie * difference + 1e-5 * latents[:, 10:].square().mean()
-
-    @torch.no_grad()
-    def reconsider(
-        self, cloud: Cloud, optimizer: torch.optim.Optimizer, spacing: float, images: Tensor, cameras: Cameras
-    ) -> None:
-        fields = cloud.fields
-        sightings = look_up(fields, spacing, images, cameras)
-        moved, normals = search_normals(
-            self.head, fields["latents"], fields["color_logits"].sigmoid(), self.normals(cloud), cloud.means,
-            cameras, sightings,
-        )  # fmt: skip
-        fields["normal_residuals"][moved] = 0
-        cloud.ties["start_normals"][moved] = normals
-        forget(optimizer, fields["normal_residuals"], moved)
 
     @torch.no_grad()
     def gaussians(self, cloud: Cloud) -> Gaussians:

@@ -76,8 +76,10 @@ def fit_first_light(
         i, view = points[pick], views[pick]
         which = torch.randint(tries, (BATCH,), generator=seeds, device=device)
         which = which if step < half else best[cluster[i]]
-        rows = F.pad(material[cluster[i], which], (0, LATENTS - MATERIAL))
-        diffuse = color_logits[i].sigmoid()
+        # index_select, not indexing: its gradient is summed in the same order every time, on the CPU.
+        rows = material.flatten(0, 1).index_select(0, cluster[i] * tries + which)
+        rows = F.pad(rows, (0, LATENTS - MATERIAL))
+        diffuse = color_logits.index_select(0, i).sigmoid()
         view_dirs = F.normalize(positions[view] - start.points[i], dim=-1)
         # A camera at the origin that sees each point along its own direction.
         specular = head.shade(head.prepare(rows, diffuse), start.normals[i], -view_dirs, origin)[0]

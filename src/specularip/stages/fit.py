@@ -235,8 +235,6 @@ def train_step(fitting: Fitting, images: Tensor, cameras: Cameras, config: FitCo
         last = step + every >= config.relocate_until * total
         if fitting.near.shape[1] and (last or (step + 1) % (10 * every) == 0):
             fitting.near = neighbours(cloud.means, fitting.near.shape[1])
-    if step + 1 in {round(at * total) for at in config.reconsider_at}:
-        fitting.appearance.reconsider(cloud, fitting.optimizer, fitting.spacing, images, cameras)
     return loss.detach()
 
 
