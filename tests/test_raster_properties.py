@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_raster import NAMES, scene, sure_pixels
 
@@ -160,20 +160,25 @@ def test_the_gradient_of_a_sum_is_the_sum_of_the_gradients(arguments, antialiase
 def test_gradients_are_slopes(name, antialiased, seed):
     """Along a random direction of one input: the gradient against a central difference in float64."""
     arguments = smooth_scene(seed)
-    inputs = dict(arguments, **{name: arguments[name].clone().requires_grad_()})
-    raster = rasterize(**inputs, antialiased=antialiased)
-    weights = random_like(outputs(raster), seed)
-    sum((o * w).sum() for o, w in zip(outputs(raster), weights)).backward()
     (direction,) = random_like((arguments[name],), seed + 1)
     if name == "viewmats":
         direction[:, 3] = 0  # the last row is 0 0 0 1 and never read
 
-    def loss(step):
+    def drawn(step):
         moved = dict(arguments, **{name: arguments[name].double() + step * direction.double()})
-        drawn = rasterize_reference(**moved, antialiased=antialiased)
-        return float(sum((o * w.double()).sum() for o, w in zip(outputs(drawn), weights)))
+        return outputs(rasterize_reference(**moved, antialiased=antialiased))
 
-    slope = (loss(1e-4) - loss(-1e-4)) / 2e-4
+    below, here, above = drawn(-1e-4), drawn(0.0), drawn(1e-4)
+    # A pixel where some alpha crosses its threshold of 1/255 on the way has no slope; nor has a picture in
+    # which two splats change places.
+    bends = [(a + c - 2 * b).abs().amax(-1, keepdim=True) for a, b, c in zip(below, here, above)]
+    smooth = torch.stack(bends).amax(0) < 1e-5
+    assume(smooth.double().mean() > 0.8)
+    inputs = dict(arguments, **{name: arguments[name].clone().requires_grad_()})
+    raster = rasterize(**inputs, antialiased=antialiased)
+    weights = [weight * smooth for weight in random_like(outputs(raster), seed)]
+    sum((o * w).sum() for o, w in zip(outputs(raster), weights)).backward()
+    slope = float(sum(((c - a) * w.double()).sum() for a, c, w in zip(below, above, weights))) / 2e-4
     gradient = inputs[name].grad
     expected = float((gradient * direction).sum())
     scale = float(gradient.norm() * direction.norm() / max(direction.numel(), 1) ** 0.5)
