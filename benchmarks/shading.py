@@ -5,9 +5,8 @@
 
 Random Gaussians, materials and lights. Forward alone and without a graph, then forward and backward with
 gradients for all inputs. Rounds of the two alternate; a figure is the median over the rounds. On CUDA the
-device's clock is read around single calls into an idle device ("called", where Python's time to start the
-kernels counts) and around replays of the same work from a CUDA graph ("kernels", where it does not). Prints
-milliseconds and the ratio; `--share-visible` below 1 gives the fused kernels a mask.
+device's clock is read around single calls into an idle device, so that Python's time to start the kernels
+counts. Prints milliseconds and the ratio; `--share-visible` below 1 gives the fused kernels a mask.
 """
 
 from __future__ import annotations
@@ -64,20 +63,6 @@ def milliseconds(work: Callable[[], object], device: str) -> float:
     return before.elapsed_time(after)
 
 
-def captured(work: Callable[[], object]) -> Callable[[], object]:
-    """The work's kernels as one CUDA graph."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -116,13 +101,9 @@ def main() -> None:
     for name, work in (("forward", forward), ("forward + backward", both_ways)):
         slow, fast = partial(work, plain), partial(work, fused)
         slow(), fast()  # the first calls compile
-        pairs = {"called" if device == "cuda" else "": (slow, fast)}
-        if device == "cuda":
-            pairs["kernels"] = (captured(slow), captured(fast))
-        for kind, pair in pairs.items():
-            rounds = [[milliseconds(one, device) for one in pair] for _ in range(options.repeats)]
-            a, b = (statistics.median(column) for column in zip(*rounds))
-            print(f"{name:19s}{kind:8s} plain {a:9.3f} ms   fused {b:9.3f} ms   {a / b:6.1f}x")
+        rounds = [[milliseconds(one, device) for one in (slow, fast)] for _ in range(options.repeats)]
+        a, b = (statistics.median(column) for column in zip(*rounds))
+        print(f"{name:19s} plain {a:9.3f} ms   fused {b:9.3f} ms   {a / b:6.1f}x")
 
 
 if __name__ == "__main__":
