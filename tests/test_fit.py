@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from specularip.avatar import Avatar, load
+from specularip.avatar import Avatar, load, shade
 from specularip.cameras import Cameras
 from specularip.config import FitConfig
 from specularip.errors import UserError
+from specularip.fitting.appearance import SpecularAppearance, in_view
 from specularip.fitting.cloud import Cloud, relocate
 from specularip.fitting.start import make_start, quantile_colors, sample_mesh, turned_to
 from specularip.gaussians import Gaussians
@@ -134,6 +135,33 @@ def test_the_saved_avatar_draws_the_same(scene, fitted):
     assert again.antialiased and torch.equal(
         avatar.render(test.cameras, 0.0).image, again.render(test.cameras, 0.0).image
     )
+
+
+def test_the_finished_avatar_shades_as_the_cloud_did_in_training():
+    """Brushed surfaces, normals on either side of the shortest axis: turning one would mirror its tangent."""
+    g = torch.Generator().manual_seed(int.from_bytes(os.urandom(4)))
+    count = 60
+    latents = torch.randn(count, 19, generator=g)
+    latents[:, 0] += 2  # much rougher along the tangent than across
+    fields = {
+        "means": 0.3 * torch.randn(count, 3, generator=g),
+        "quats": torch.randn(count, 4, generator=g),
+        "log_scales": torch.randn(count, 3, generator=g) - 3,
+        "opacity_logits": torch.zeros(count),
+        "color_logits": torch.randn(count, 3, generator=g),
+        "latents": latents,
+        "normal_residuals": 0.3 * torch.randn(count, 3, generator=g),
+    }
+    normals = torch.nn.functional.normalize(torch.randn(count, 3, generator=g), dim=-1)
+    cloud = Cloud(fields, {"start_normals": normals})
+    head = SpecularHead(SpecularConfig(lights=8))
+    camera = views(2, 0.0)[0]
+    with torch.no_grad():
+        trained = SpecularAppearance(head).colors(cloud, camera, 1.0)
+        finished, _ = shade(SpecularAppearance(head).gaussians(cloud), head, camera)
+    seen = in_view(cloud.means, cloud.scales, camera)
+    assert seen.sum() > 10
+    assert (trained - finished)[seen].abs().max() < 1e-4
 
 
 def test_the_highlight_moves_with_the_camera_as_the_true_one_does(fitted):

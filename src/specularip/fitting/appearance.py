@@ -114,9 +114,8 @@ class SpecularAppearance:
         fields = {name: tensor.detach().clone() for name, tensor in cloud.fields.items()}
         shortest = fields["log_scales"].argmin(-1)[:, None, None].expand(-1, 3, 1)
         axis = rotation_matrices(fields["quats"]).gather(2, shortest)[..., 0]
-        normals = self.normals(cloud)
-        normals = torch.where((normals * axis).sum(-1, keepdim=True) < 0, -normals, normals)
-        fields["normal_residuals"] = normals - axis
+        # Not turned to the axis' side first: the tangents' angles count from the normal as it is.
+        fields["normal_residuals"] = self.normals(cloud) - axis
         count, device = len(cloud), cloud.means.device
         weights = torch.zeros(count, 4, device=device)
         weights[:, 0] = 1
