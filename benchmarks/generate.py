@@ -206,9 +206,10 @@ def nearest_color(rgb: list[float]) -> tuple[str, dict[str, float]]:
 def torso_specular(avatar: Avatar) -> dict[str, float]:
     """The specular layer of the torso from 16 sides, in luminance.
 
-    energy: its mean over the torso's pixels. variation: how much one Gaussian's changes with the view, root
-    mean square; a layer that is only a second diffuse colour has none. image: mean excess of the finished
-    pixels over the torso's median in the same view, which asks nothing of the layers.
+    energy: the mean over the torso's pixels of what it adds (it may also darken). variation: how much one
+    Gaussian's changes with the view, root mean square; a layer that is only a second diffuse colour has none.
+    image: mean excess of the finished pixels over the torso's median in the same view, which asks nothing of
+    the layers.
     """
     import torch
 
@@ -234,11 +235,12 @@ def torso_specular(avatar: Avatar) -> dict[str, float]:
     (weight,) = torch.autograd.grad(drawn.image.sum(), ones)
     with torch.no_grad():
         weight = weight[..., 0] * (cloud.regions == TORSO)
-        light = shade(cloud, avatar.head, cameras)[1] @ luma
+        layer = shade(cloud, avatar.head, cameras)[1] @ luma
+        light = layer.clamp_min(0)
         total = weight.sum(0).clamp_min(1e-9)
-        mean = (weight * light).sum(0) / total
+        mean = (weight * layer).sum(0) / total
         energy = float((weight * light).sum() / weight.sum())
-        spread = float((weight * (light - mean).square()).sum() / weight.sum())
+        spread = float((weight * (layer - mean).square()).sum() / weight.sum())
         excess = []
         for index in range(len(cameras)):
             camera = cameras[index]
