@@ -24,7 +24,7 @@ class _Announcer(event.Listener):
             return
         if kernel.__name__ != "<lambda>":  # the operators of simd.py, compiled into somebody's own kernel
             self.said = True
-            _log.warning("compiling the CPU kernels, about ten seconds, once on this machine")
+            _log.warning("compiling the CPU kernels, ten to twenty seconds, once on this machine")
 
     def on_end(self, event: event.Event) -> None:
         pass

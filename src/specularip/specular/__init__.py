@@ -1,5 +1,6 @@
 """The specular branch: one light for all, a material for each Gaussian, and the formula where they meet."""
 
+from .fused import warm_up
 from .head import Lobes, SpecularConfig, SpecularHead, facing, fibonacci_directions, shading_normals
 from .shading import LATENTS, specular_reference
 
@@ -12,4 +13,5 @@ __all__ = [
     "fibonacci_directions",
     "shading_normals",
     "specular_reference",
+    "warm_up",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from specularip.errors import UserError
-from specularip.specular.shading import specular_reference
+from specularip.specular.shading import LATENTS, specular_reference
 
 
 def shade_fused(
@@ -46,3 +46,11 @@ def shade_fused(
     else:
         raise UserError(f"highlights are drawn on CUDA or on the CPU, not on {latents.device.type!r}")
     return shade(*arguments, visible)
+
+
+def warm_up() -> None:
+    """Compile the CPU kernel, or load it from numba's cache, by shading and differentiating one Gaussian."""
+    up, one = torch.tensor([[0.0, 0.0, 1.0]]), torch.ones(1)
+    latents = torch.zeros(1, LATENTS, requires_grad=True)
+    light = (up, one, up, torch.zeros(9, 3))
+    shade_fused(latents, up * 0.5, up, up * 0.0, up * 2.0, *light).sum().backward()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import __version__
+from .. import __version__, raster, specular
 from ..avatar import Avatar
 from ..cameras import Cameras
 from ..config import FitConfig
@@ -290,6 +290,10 @@ class _Run:
     def go(self) -> Avatar:
         for note in self.notes:
             self.progress.say(note)
+        if self.device.type == "cpu":
+            # May compile; the first step should not count it into its ETA.
+            raster.warm_up()
+            specular.warm_up()
         perceptual, no_lpips = find_lpips(self.device) if len(self.test) else (None, "")
         began = time.perf_counter()
         fitting = self._resumed() or self._begun()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__
+from .. import __version__, raster, specular
 from ..avatar import Avatar, Binding
 from ..body import Body, anny_body, phenotype_from_text
 from ..cameras import FULL, HEAD, Cameras, orbit_views
@@ -26,7 +26,6 @@ from ..inputs import Inputs, check_inputs
 from ..losses import Perceptual
 from ..photo import align_face, face_mask
 from ..progress import Progress
-from ..raster import warm_up
 from ..run_folder import Checkpoint, RunFolder
 from ..stopping import StopRequest, polite_stop
 from .guide import Guide, PhotoAnchor, photo_anchor
@@ -96,7 +95,9 @@ class _Run:
             self.progress.say(note)
         with self._timed("load"):
             guide, photo = self._prepare()
-            warm_up()  # may compile; the first step should not count it into its ETA
+            # May compile; the first step should not count it into its ETA.
+            raster.warm_up()
+            specular.warm_up()
         checkpoint = self._checkpoint()
         targets: Targets | None = None
         step = 0
