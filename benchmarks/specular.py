@@ -38,8 +38,9 @@ from torch.nn import functional as F
 from specularip.cameras import Cameras
 from specularip.config import FitConfig
 from specularip.fitting.appearance import Appearance, SpecularAppearance, start_colors
-from specularip.fitting.cloud import Cloud, rotation_matrices
+from specularip.fitting.cloud import Cloud
 from specularip.fitting.start import Sightings, Start, make_start
+from specularip.gaussians import rotation_matrices
 from specularip.metrics import highlight_error, psnr, ssim
 from specularip.posed_images import load_posed_images
 from specularip.specular import SpecularConfig, SpecularHead

@@ -11,6 +11,17 @@ PARAMETERS = ("means", "quats", "log_scales", "opacity_logits", "color_logits", 
 """Names of the fields that are optimised; the others follow their Gaussian around."""
 
 
+def rotation_matrices(quats: Tensor) -> Tensor:
+    """[N,3,3] of quats [N,4] wxyz, normalised here; column k is the k-th axis."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, -1).reshape(-1, 3, 3)
+
+
 @dataclass
 class Gaussians:
     """N Gaussians. The first seven fields are optimised, the last three tie each one to the body.
@@ -50,13 +61,7 @@ class Gaussians:
     @property
     def rotations(self) -> Tensor:
         """Rotation matrices [N,3,3]; column k is the world direction of the Gaussian's k-th axis."""
-        w, x, y, z = torch.nn.functional.normalize(self.quats, dim=-1).unbind(-1)
-        rows = [
-            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-        ]  # fmt: skip
-        return torch.stack(rows, -1).reshape(-1, 3, 3)
+        return rotation_matrices(self.quats)
 
     def parameters(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in PARAMETERS}

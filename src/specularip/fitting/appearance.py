@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..cameras import Cameras
-from ..gaussians import Gaussians
+from ..gaussians import Gaussians, rotation_matrices
 from ..specular import SpecularHead
 from ..specular.shading import LATENTS
-from .cloud import Cloud, rotation_matrices
+from .cloud import Cloud
 from .first_light import fit_first_light
 from .start import Sightings, Start, quantile_colors
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from ..gaussians import rotation_matrices
 
 DEAD = 0.02
 """Opacity below which a Gaussian is moved to where it is of use."""
@@ -58,17 +59,6 @@ class Cloud:
         drawn = radii > 0
         self.strain += torch.where(drawn, gradients.norm(dim=-1), 0.0).sum(0)
         self.looks += drawn.sum(0)
-
-
-def rotation_matrices(quats: Tensor) -> Tensor:
-    """[N,3,3] of quats [N,4] wxyz, normalised here; column k is the k-th axis."""
-    w, x, y, z = F.normalize(quats, dim=-1).unbind(-1)
-    rows = [
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    ]  # fmt: skip
-    return torch.stack(rows, -1).reshape(-1, 3, 3)
 
 
 @torch.no_grad()
