@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +22,13 @@ from specularip.config import FitConfig
 from specularip.errors import UserError
 from specularip.fitting.appearance import SpecularAppearance, in_view
 from specularip.fitting.cloud import Cloud, relocate
-from specularip.fitting.start import make_start, quantile_colors, sample_mesh, turned_to
+from specularip.fitting.start import make_start, quantile_colors, sample_mesh, turned_to, worn_things
 from specularip.gaussians import Gaussians
 from specularip.posed_images import load_posed_images
 from specularip.progress import Progress
 from specularip.run_folder import FILES
 from specularip.specular import SpecularConfig, SpecularHead
-from specularip.stages.fit import fit
+from specularip.stages.fit import begin, fit
 
 SIZE, RADIUS = 48, 0.4
 TINY = FitConfig(iterations=240, points=700, lights=16, first_light_steps=80, relocate_every=20)
@@ -255,3 +256,60 @@ def test_colors_of_the_unseen_come_from_the_nearest_seen():
     found = quantile_colors(Sightings(colors, seen), 0.5, points)
     assert torch.allclose(found[1], colors[:3, 1].float().median(0).values)
     assert torch.equal(found[2], found[1]) and not torch.equal(found[0], found[1])
+
+
+def test_a_small_point_cloud_is_repeated_with_room_for_each(scene, tmp_path):
+    """Copies must neither coincide nor count as each other's nearest neighbours, or nothing is drawn."""
+    data = shutil.copytree(scene, tmp_path / "data")
+    (data / "body.npz").unlink()
+    vertices, faces = (torch.from_numpy(x) for x in ball_mesh())
+    points, _, _ = sample_mesh(vertices, faces, 120, torch.Generator().manual_seed(3))
+    colors = torch.zeros(120, 3, dtype=torch.uint8)
+    rows = np.empty(120, [(n, "<f4") for n in "xyz"] + [(n, "u1") for n in ("red", "green", "blue")])
+    for k, name in enumerate("xyz"):
+        rows[name] = points[:, k].numpy()
+    for k, name in enumerate(("red", "green", "blue")):
+        rows[name] = colors[:, k].numpy()
+    header = "ply\nformat binary_little_endian 1.0\nelement vertex 120\n"
+    header += "".join(f"property float {n}\n" for n in "xyz")
+    header += "".join(f"property uchar {n}\n" for n in ("red", "green", "blue")) + "end_header\n"
+    (data / "points3d.ply").write_bytes(header.encode() + rows.tobytes())
+    start = make_start(data, load_posed_images(data), 700, torch.Generator().manual_seed(0))
+    assert start.source == "points" and len(start) == 700
+    assert len(start.points.unique(dim=0)) == 700
+    assert start.spacing > 0.01
+
+
+def test_images_without_an_empty_pixel_show_nothing_worn(scene):
+    posed = load_posed_images(scene)
+    vertices, faces = (torch.from_numpy(x) for x in ball_mesh())
+    points, normals, _ = sample_mesh(vertices, faces, 400, torch.Generator().manual_seed(3))
+    opaque = replace(posed, alphas=torch.ones_like(posed.alphas))
+    assert len(worn_things(points, normals, opaque)[0]) == 0
+
+
+def test_first_light_leaves_no_gradients_behind(scene):
+    posed = load_posed_images(scene)
+    head = SpecularHead(SpecularConfig(lights=4))
+    appearance = SpecularAppearance(head, first_light_steps=8)
+    generator = torch.Generator().manual_seed(0)
+    start = make_start(scene, posed, 300, generator)
+    fitting = begin(start, posed, appearance, generator, torch.device("cpu"))
+    tensors = [*fitting.cloud.fields.values(), *head.parameters()]
+    assert all(tensor.grad is None for tensor in tensors)
+
+
+def test_a_run_is_not_continued_on_other_images(scene, tmp_path):
+    settings = replace(TINY, iterations=3, first_light_steps=0)
+    fit(scene, tmp_path / "out", config=settings, device="cpu")
+    (tmp_path / "out" / "report.json").unlink()
+    other = shutil.copytree(scene, tmp_path / "other")
+    picture = next((other / "train").glob("*.png"))
+    Image.fromarray(255 - np.asarray(Image.open(picture))[..., [2, 1, 0, 3]]).save(picture)
+    with pytest.raises(UserError, match="another data"):
+        fit(other, tmp_path / "out", config=settings, device="cpu", resume=True)
+
+
+def test_a_folder_may_be_called_like_a_file(scene, tmp_path):
+    fit(scene, tmp_path / "ball.ply", config=replace(TINY, iterations=2, first_light_steps=0), device="cpu")
+    assert (tmp_path / "ball.ply" / "avatar.safetensors").is_file()

@@ -137,11 +137,13 @@ class Avatar:
         Raises UserError for another suffix or where nothing can be written.
         """
         path = Path(path)
+        if path.is_dir():
+            path = path / FILE_NAME
         if path.suffix == ".ply":
             write_ply(path, self.gaussians, self.gaussians.diffuse + mean_specular(self))
             return path
         if path.suffix != ".safetensors":
-            if path.suffix and not path.is_dir():
+            if path.suffix:
                 raise UserError(f"cannot save an avatar as {path}: use a folder, .safetensors or .ply")
             path = path / FILE_NAME
         tensors = {f"gaussians.{name}": tensor for name, tensor in self.gaussians.tensors().items()}

@@ -11,7 +11,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -103,7 +102,8 @@ def fit(
     fl_x; per frame file_path and a 4x4 camera-to-world transform_matrix, OpenGL axes, z up) and the images it
     names, PNG with alpha at best. With transforms_test.json, the result is measured on those views. With
     body.npz (arrays v and f, a triangle mesh) the Gaussians start on that surface; else on points3d.ply; else
-    anywhere that the cameras see. The folder DIR gets what `generate` writes, and the metrics in report.json.
+    anywhere that the cameras see. The folder DIR gets avatar.safetensors, avatar.ply, preview.png (four
+    views), report.json with the metrics, metrics.jsonl and checkpoints/.
     Ctrl-C saves a checkpoint first; the same command with --resume goes on from there.
 
     Example: specularip fit glossy/satin --out out/satin
@@ -119,6 +119,8 @@ def fit(
         overwrite: Replace the run in DIR. Only files that a run writes are deleted.
     """
     print(f"specularip {__version__}: fit to {data}", flush=True)
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed must lie between 0 and 2^63 - 1, got {seed}")
     for name, value, least in (("--iterations", iterations, 1), ("--points", points, 100)):
         if value is not None and not least <= value <= 10_000_000:
             raise UserError(f"{name} must lie between {least} and 10000000, got {value}")
@@ -250,7 +252,9 @@ def _pick_device(name: Literal["auto", "cpu", "cuda"]) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch finds no CUDA GPU here; use --device cpu")
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() and find_spec("gsplat") else "cpu"
+        from specularip.raster.cuda import available
+
+        return "cuda" if available() else "cpu"
     return name
 
 

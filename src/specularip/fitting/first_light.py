@@ -91,6 +91,7 @@ def fit_first_light(
             index = cluster[i] * tries + which
             losses.view(-1).index_add_(0, index, error.detach())
             counts.view(-1).index_add_(0, index, torch.ones_like(error))
+    optimizer.zero_grad(set_to_none=True)  # the fit goes on with these tensors, not with these gradients
     color_logits.requires_grad_(False)
     with torch.no_grad():
         latents[:, :MATERIAL] = material[torch.arange(CLUSTERS, device=device), best][cluster]

@@ -24,6 +24,8 @@ WORN_NEAR, WORN_FAR, WORN_STEPS = 0.013, 0.05, 14
 """Distances from the mesh, as shares of the body's largest radius, between which things may be worn."""
 WORN_RAYS = 40_000
 """Points followed outwards to find them, about."""
+WORN_VIEWS = 2
+"""Images that must show a place before it counts: what none shows is not worn but unknown."""
 WORN_DENSITY, WORN_SHARE, WORN_OPACITY_LOGIT = 2.5, 0.15, 0.0
 """How much closer points lie there than on the mesh, for thin round things mirror all of the room within
 millimetres; of all points, how many at most. They start half transparent, for the hull of the silhouettes is
@@ -87,16 +89,18 @@ def make_start(
         return Start(points, normals, spacing, quats, log_scales, opacities, "mesh")
     given = load_points(folder)
     if given is not None:
-        order = torch.randperm(max(len(given[0]), count), generator=generator)[:count] % len(given[0])
-        points = given[0][order]
-        repeated = torch.arange(len(order)) >= len(given[0])
+        own = len(given[0])
+        order = torch.randperm(own, generator=generator)[torch.arange(count) % own]
+        apart = torch.from_numpy(neighbour_distances(given[0].numpy())).float()
+        # Copies share the room of one: their own distances would be 0.
+        local = apart[order] * min(1.0, own / count) ** 0.5
+        repeated = torch.arange(count) >= own
+        shift = 0.5 * apart[order][:, None] * torch.randn(count, 3, generator=generator)
+        points = given[0][order] + repeated[:, None] * shift  # twins must part, or they stay twins
     else:
         points = random_points(posed.cameras, count, generator, posed.alphas)
-        repeated = torch.zeros(count, dtype=torch.bool)
-    local = torch.from_numpy(neighbour_distances(points.numpy())).float()
+        local = torch.from_numpy(neighbour_distances(points.numpy())).float()
     spacing = float(local.median())
-    if bool(repeated.any()):  # twins must part, or they stay twins
-        points = points + repeated[:, None] * 0.5 * spacing * torch.randn(count, 3, generator=generator)
     size = local.clamp(0.3 * spacing, 3 * spacing)
     log_scales = torch.log(0.6 * size)[:, None].repeat(1, 3)
     quats = F.normalize(torch.randn(count, 4, generator=generator), dim=-1)
@@ -134,11 +138,13 @@ def worn_things(points: Tensor, normals: Tensor, posed: PosedImages) -> tuple[Te
     """Where silhouettes reach beyond the mesh: points [M,3] on the hull of what is worn, unit normals [M,3].
 
     points and normals [N,3], of the mesh. Each is followed outwards; the farthest place that no image shows
-    empty counts, if it is farther from all of the mesh than clothes lie on it.
+    empty counts, if WORN_VIEWS images show it and it is farther from all of the mesh than clothes lie on it.
+    Images without an empty pixel say nothing.
     """
     radius = float((points - points.mean(0)).norm(dim=-1).max())
     tree = cKDTree(points.numpy())
     masks = (posed.alphas[..., 0] > 0.5).flatten(1)
+    telling = (~masks).any(1).nonzero()[:, 0].tolist()
     cameras = posed.cameras
     found, there = torch.zeros_like(points), torch.zeros(len(points), dtype=torch.bool)
     for distance in torch.linspace(WORN_NEAR, WORN_FAR, WORN_STEPS) * radius:
@@ -147,14 +153,17 @@ def worn_things(points: Tensor, normals: Tensor, posed: PosedImages) -> tuple[Te
             0.75 * float(distance), WORN_NEAR * radius * 0.9
         )
         index = apart.nonzero()[:, 0]
-        for view in range(len(posed)):
+        looks = torch.zeros(len(points), dtype=torch.long)
+        for view in telling:
             if not len(index):
                 break
             pixels, depth = cameras[view].project(tried[index])
             x, y = pixels[0].clamp(-1, 1e6).floor().long().unbind(-1)
             inside = (depth[0] > 1e-3) & (x >= 0) & (y >= 0) & (x < cameras.width) & (y < cameras.height)
             full = masks[view][(y * cameras.width + x).clamp(0, masks.shape[1] - 1)]
+            looks[index[inside]] += 1
             index = index[~inside | full]
+        index = index[looks[index] >= WORN_VIEWS]
         found[index], there[index] = tried[index], True
     found, outward = found[there], normals[there]
     if len(found) < 32:

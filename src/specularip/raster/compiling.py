@@ -7,6 +7,7 @@ once on a machine and again after an update.
 from __future__ import annotations
 
 import logging
+from functools import cache
 
 from numba.core import event
 
@@ -20,7 +21,8 @@ class _Announcer(event.Listener):
 
     def on_start(self, event: event.Event) -> None:
         kernel = event.data["dispatcher"].py_func
-        if self.said or not kernel.__module__.startswith("specularip."):
+        # Code made at run time may have no module.
+        if self.said or not (getattr(kernel, "__module__", None) or "").startswith("specularip."):
             return
         if kernel.__name__ != "<lambda>":  # the operators of simd.py, compiled into somebody's own kernel
             self.said = True
@@ -30,6 +32,7 @@ class _Announcer(event.Listener):
         pass
 
 
+@cache
 def announce_compilation() -> None:
     """Log a line, at WARNING so that it shows by default, if kernels turn out to need compiling."""
     event.register("numba:compile", _Announcer())

@@ -104,7 +104,7 @@ class _Composite(torch.autograd.Function):
         size = compositing.record_size(channels)
         records = compositing.aligned(peaks.numel() * size)
         share_out(compositing.pack, *splats, _per_camera(colors), records)
-        shade = _array(background)
+        shade = _array(background).copy()  # the caller may change theirs before the backward pass
         image = np.empty((count, height, width, channels), np.float32)
         alpha, depth = (np.empty((count, height, width, 1), np.float32) for _ in range(2))
         ctx.plan = (

@@ -12,6 +12,7 @@ The kernels are private to gsplat, so the extra `cuda` pins its version.
 from __future__ import annotations
 
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from specularip.errors import UserError
 
+GSPLAT = "1.5.3"
 TILE = 16
 BLUR, NEAR, FAR = 0.3, 0.01, 1e10
 CHANNELS_AT_ONCE = 32
@@ -188,14 +190,39 @@ def _poisoned(scales: Tensor, opacities: Tensor, colors: Tensor) -> Tensor:
     return torch.add(scales, largest, alpha=0)  # 0 times infinity is NaN
 
 
+def available() -> bool:
+    """Whether there is a GPU and gsplat can draw on it; may build gsplat's kernels."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        _kernels()
+    except UserError:
+        return False
+    return True
+
+
 @cache
 def _kernels() -> Any:
     """gsplat's compiled module, which builds itself on first use where it was not installed compiled."""
+    try:
+        found = version("gsplat")
+    except PackageNotFoundError:
+        found = None  # a copy that pip does not know of, perhaps
+    if found is not None and found.split("+")[0] != GSPLAT:
+        raise UserError(
+            f"Drawing on a GPU needs gsplat {GSPLAT}, not {found}: pip install 'specularip[cuda]'."
+        )
     try:
         from gsplat.cuda._backend import _C
     except ImportError as error:
         raise UserError(
             "Drawing on a GPU needs gsplat: pip install 'specularip[cuda]', or move everything to the CPU."
+        ) from error
+    except (RuntimeError, OSError) as error:  # its kernels could not be built or loaded
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        raise UserError(
+            f"gsplat's kernels cannot be built or loaded ({reason}): install a CUDA toolkit that fits this "
+            f"torch, or a wheel of gsplat {GSPLAT} built for it, or move everything to the CPU."
         ) from error
     if _C is None:
         raise UserError(

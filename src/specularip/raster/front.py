@@ -51,8 +51,9 @@ def rasterize(
     antialiased: scale opacities by sqrt(det / det_blurred) of the projected covariance (Mip-Splatting).
 
     Gradients reach every float input except Ks, which counts as a constant. Splats with a NaN or an infinity
-    among their values are culled, and so are splats nearer than 0.01 to the camera plane. The CPU path gives
-    the same bits from run to run, whatever the number of threads (SPECULARIP_NUM_THREADS limits them).
+    among their values are culled (on CUDA in all cameras, also where only one camera's colour is bad), and
+    so are splats nearer than 0.01 to the camera plane. The CPU path gives the same bits from run to run,
+    whatever the number of threads (SPECULARIP_NUM_THREADS limits them).
 
     Raises ValueError, naming the argument, for a wrong shape, dtype or device; UserError for CUDA tensors
     where gsplat is not installed.
@@ -67,14 +68,19 @@ def rasterize(
     else:
         try:
             from specularip.raster.cpu import rasterize_numba as draw
-        except RuntimeError as error:  # numba found no folder that it may write to
-            raise UserError(
-                f"The CPU kernels cannot be kept ({error}): set NUMBA_CACHE_DIR to a folder you may write to."
-            ) from error
+        except RuntimeError as error:
+            raise no_cache(error) from error
     image, alpha, depth, means2d, radii = draw(
         means, quats, scales, opacities, colors, viewmats, Ks, width, height, background, antialiased
     )
     return Raster(image, alpha, depth, means2d, radii)
+
+
+def no_cache(error: RuntimeError) -> UserError:
+    """What to tell where numba found no folder for its cache, which it says while kernels are imported."""
+    return UserError(
+        f"The CPU kernels cannot be kept ({error}): set NUMBA_CACHE_DIR to a folder you may write to."
+    )
 
 
 def warm_up() -> None:

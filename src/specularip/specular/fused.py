@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specularip.errors import UserError
+from specularip.raster.front import no_cache
 from specularip.specular.shading import LATENTS, specular_reference
 
 
@@ -42,7 +43,10 @@ def shade_fused(
                 "Highlights on a GPU need Triton: pip install triton, or move everything to the CPU."
             ) from error
     elif latents.device.type == "cpu":
-        from specularip.specular.numba_shading import shade_numba as shade
+        try:
+            from specularip.specular.numba_shading import shade_numba as shade
+        except RuntimeError as error:
+            raise no_cache(error) from error
     else:
         raise UserError(f"highlights are drawn on CUDA or on the CPU, not on {latents.device.type!r}")
     return shade(*arguments, visible)

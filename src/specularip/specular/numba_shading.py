@@ -22,6 +22,7 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from specularip.raster.compiling import announce_compilation
 from specularip.raster.simd import (
     choose,
     exp2,
@@ -37,6 +38,8 @@ from specularip.raster.simd import (
 )
 from specularip.raster.threads import share_out
 from specularip.specular import shading
+
+announce_compilation()
 
 LANES = 16
 CHUNK = 256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -23,9 +24,10 @@ from ..fitting.appearance import Appearance, SpecularAppearance
 from ..fitting.cloud import Cloud, relocate
 from ..fitting.start import Start, look_up, make_start, neighbours
 from ..metrics import SSIM_SIGMA, SSIM_WINDOW, evaluate, find_lpips
-from ..posed_images import PosedImages, load_posed_images
+from ..posed_images import PosedImages, load_body_mesh, load_points, load_posed_images
 from ..progress import Progress
 from ..raster import Raster, rasterize
+from ..raster.cuda import available
 from ..run_folder import Checkpoint, RunFolder
 from ..specular import SpecularConfig, SpecularHead
 from ..stopping import StopRequest, polite_stop
@@ -69,6 +71,10 @@ def fit(
     train = load_posed_images(data, "train")
     test = load_posed_images(data, "test")
     config = resolved(config or FitConfig(), place)
+    # What could still be wrong comes to light before an old run is replaced.
+    load_body_mesh(data)
+    load_points(data)
+    find_lpips(place)
     folder = RunFolder.open(folder_path, resume, overwrite)
     with Progress() if progress is None else _lend(progress) as shown, polite_stop() as stop:
         return _Run(Path(data), train, test, config, place, seed, folder, shown, stop).go()
@@ -81,10 +87,8 @@ def _lend(progress: Progress) -> Iterator[Progress]:
 
 def pick_device(device: str | torch.device | None) -> torch.device:
     """The device to fit on. Raises UserError where CUDA is asked for and there is none."""
-    from importlib.util import find_spec
-
     if device is None:
-        device = "cuda" if torch.cuda.is_available() and find_spec("gsplat") else "cpu"
+        device = "cuda" if available() else "cpu"
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("PyTorch finds no CUDA GPU here: use the CPU")
@@ -95,7 +99,13 @@ def resolved(config: FitConfig, device: torch.device) -> FitConfig:
     """`config` with nothing left open. Raises UserError for numbers that no fit can run with."""
     iterations, points = GPU_DEFAULTS if device.type == "cuda" else CPU_DEFAULTS
     config = replace(config, iterations=config.iterations or iterations, points=config.points or points)
-    for name, low, high in (("iterations", 1, 10**7), ("points", 100, 10**7)):
+    limits = (
+        ("iterations", 1, 10**7),
+        ("points", 100, 10**7),
+        ("lights", 1, 4096),
+        ("relocate_every", 1, 10**7),
+    )
+    for name, low, high in limits:
         if not low <= getattr(config, name) <= high:
             raise UserError(f"{name} must lie between {low} and {high}, got {getattr(config, name)}")
     return config
@@ -310,7 +320,11 @@ class _Run:
         self.seconds["evaluate"] = time.perf_counter() - began
         if len(self.test):
             names = (("psnr", "PSNR", " dB"), ("ssim", "SSIM", ""), ("highlight_psnr", "highlights", " dB"))
-            words = [f"{label} {metrics[name]:.4g}{unit}" for name, label, unit in names]
+            words = [
+                f"{label} {metrics[name]:.4g}{unit}"
+                for name, label, unit in names
+                if math.isfinite(metrics[name])
+            ]
             self.progress.say(f"test split ({len(self.test)} views): " + ", ".join(words))
         self.folder.write_json(
             "report.json",
@@ -361,7 +375,7 @@ class _Run:
     def _inputs(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""
         return {
-            "data": f"{len(self.train)} images of {self.train.cameras.width}x{self.train.cameras.height}",
+            "data": _fingerprint(self.train),
             "seed": self.seed,
             "settings": plain(asdict(self.config)),
         }
@@ -381,9 +395,9 @@ class _Run:
                 loss = float(torch.stack(recent).mean())
                 recent.clear()
                 self.seconds["fit"] = spent + time.perf_counter() - began
-                if not math.isfinite(loss):
+                if not math.isfinite(loss) or not bool(fitting.cloud.means.isfinite().all()):
                     raise UserError(
-                        f"the loss was not finite near step {done}; the last checkpoint in "
+                        f"loss or positions were not finite near step {done}; the last checkpoint in "
                         f"{self.folder.path} is kept: try another --seed"
                     )
                 self.progress.step(done, loss=loss)
@@ -393,7 +407,9 @@ class _Run:
                 if self.stop.requested:
                     raise KeyboardInterrupt
                 if time.monotonic() - self.last_preview > PREVIEW_SECONDS and done < total:
-                    self.folder.write_png("preview.png", self._preview(self._avatar(fitting)))
+                    cloud = self.appearance.gaussians(fitting.cloud)
+                    preview = self._preview(Avatar(cloud, self.head, antialiased=True))
+                    self.folder.write_png("preview.png", preview)
                     self.last_preview = time.monotonic()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
@@ -418,11 +434,20 @@ class _Run:
         cameras = self.train.cameras[views]
         scale = min(1.0, 320 / max(cameras.width, cameras.height))
         cameras = cameras.resized(round(cameras.width * scale), round(cameras.height * scale))
-        return torch.cat(list(avatar.render(cameras).image), 1)
+        return torch.cat(list(avatar.render(cameras).image), 1).cpu()
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
         self.progress.say(text)
+
+
+def _fingerprint(posed: PosedImages) -> str:
+    """Tells one set of images from another, wherever its folder lies."""
+    digest = hashlib.sha256()
+    for tensor in (posed.cameras.viewmats, posed.cameras.Ks, posed.images[:, ::7, ::7]):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    cameras = posed.cameras
+    return f"{len(posed)} images of {cameras.width}x{cameras.height}, {digest.hexdigest()[:16]}"
 
 
 def _is_tensor(value: object) -> bool:
