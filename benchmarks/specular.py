@@ -43,8 +43,9 @@ from specularip.fitting.start import Sightings, Start, make_start
 from specularip.gaussians import rotation_matrices
 from specularip.metrics import highlight_error, psnr, ssim
 from specularip.posed_images import load_posed_images
+from specularip.raster.cuda import pick_device
 from specularip.specular import SpecularConfig, SpecularHead
-from specularip.stages.fit import Fitting, begin, draw, pick_device, resolved, train_step
+from specularip.stages.fit import Fitting, begin, draw, resolved, train_step
 
 MODELS = ("sh3", "published", "ours")
 FEATURES, FRAMES = 24, (4, 8)

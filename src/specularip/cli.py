@@ -192,13 +192,14 @@ def evaluate(
     from specularip.metrics import evaluate as measure
     from specularip.metrics import find_lpips
     from specularip.posed_images import load_posed_images
+    from specularip.raster.cuda import pick_device
     from specularip.run_folder import to_json, write_json
 
     loaded = load(avatar)
     posed = load_posed_images(data, split)
     if len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; --split train measures on the images it was fitted to")
-    place = _pick_device(device)
+    place = pick_device(None if device == "auto" else device)
     perceptual, no_lpips = find_lpips(place)
     head = None if loaded.head is None else loaded.head.to(place)
     loaded = dataclasses.replace(loaded, gaussians=loaded.gaussians.to(place), head=head)
@@ -243,19 +244,6 @@ def _print_metrics(title: str, values: Mapping[str, float], notes: Sequence[str]
     console.print(table)
     for note in notes:
         console.print(note, soft_wrap=True)
-
-
-def _pick_device(name: Literal["auto", "cpu", "cuda"]) -> str:
-    """cpu or cuda. Raises UserError where cuda is asked for and there is none."""
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no CUDA GPU here; use --device cpu")
-    if name == "auto":
-        from specularip.raster.cuda import available
-
-        return "cuda" if available() else "cpu"
-    return name
 
 
 def render(

@@ -22,6 +22,15 @@ def rotation_matrices(quats: Tensor) -> Tensor:
     return torch.stack(rows, -1).reshape(-1, 3, 3)
 
 
+def turned_to(normals: Tensor) -> Tensor:
+    """Quaternions [N,4] wxyz that turn z to `normals` [N,3] the short way."""
+    quats = torch.stack(
+        [1 + normals[:, 2], -normals[:, 1], normals[:, 0], torch.zeros_like(normals[:, 0])], -1
+    )
+    quats[quats.norm(dim=-1) < 1e-3] = quats.new_tensor([0.0, 1.0, 0.0, 0.0])
+    return torch.nn.functional.normalize(quats, dim=-1)
+
+
 @dataclass
 class Gaussians:
     """N Gaussians. The first seven fields are optimised, the last three tie each one to the body.

@@ -56,26 +56,26 @@ def ssim(images: Tensor, targets: Tensor) -> Tensor:
     the weights' sum; constants 0.01² and 0.03² for a range of 1. Differentiable. Raises ValueError for images
     smaller than the window.
     """
+    return ssim_map(images, targets).flatten(1).mean(1)
+
+
+def ssim_map(images: Tensor, targets: Tensor) -> Tensor:
+    """What `ssim` is the mean of: the similarity at each position of the window, [B,C,h,w]."""
     _same_shape(images, targets)
     if min(images.shape[1:3]) < SSIM_WINDOW:
         raise ValueError(f"images must be at least {SSIM_WINDOW} pixels a side, got {list(images.shape)}")
-    offset = torch.arange(SSIM_WINDOW, dtype=images.dtype, device=images.device) - SSIM_WINDOW // 2
+    x, y = images.permute(0, 3, 1, 2), targets.permute(0, 3, 1, 2)
+    offset = torch.arange(SSIM_WINDOW, dtype=x.dtype, device=x.device) - SSIM_WINDOW // 2
     window = torch.exp(-0.5 * (offset / SSIM_SIGMA).square())
     window = window / window.sum()
-
-    def blur(values: Tensor) -> Tensor:
-        values = F.conv2d(values, window[None, None, :, None])
-        return F.conv2d(values, window[None, None, None, :])
-
-    x, y = (t.permute(0, 3, 1, 2).flatten(0, 1)[:, None] for t in (images, targets))
-    mean_x, mean_y = blur(x), blur(y)
-    var_x, var_y = blur(x * x) - mean_x * mean_x, blur(y * y) - mean_y * mean_y
-    covariance = blur(x * y) - mean_x * mean_y
+    moments = torch.cat([x, y, x * x, y * y, x * y], 1)  # blurred all at once
+    channels = moments.shape[1]
+    kernel = window.expand(channels, 1, 1, SSIM_WINDOW)
+    moments = F.conv2d(F.conv2d(moments, kernel, groups=channels), kernel.transpose(2, 3), groups=channels)
+    mx, my, xx, yy, xy = moments.chunk(5, 1)
     c1, c2 = 0.01**2, 0.03**2
-    similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
-        (mean_x * mean_x + mean_y * mean_y + c1) * (var_x + var_y + c2)
-    )
-    return similarity.reshape(len(images), -1).mean(1)
+    bottom = (mx * mx + my * my + c1) * (xx - mx * mx + yy - my * my + c2)
+    return (2 * mx * my + c1) * (2 * (xy - mx * my) + c2) / bottom
 
 
 def find_lpips(device: torch.device | str = "cpu") -> tuple[Lpips | None, str]:
@@ -233,6 +233,7 @@ def frames_per_second(avatar: Avatar, cameras: Cameras, frames: int = 20, warm_u
             camera.Ks,
             camera.width,
             camera.height,
+            antialiased=avatar.antialiased,
         )
         _finish_work(cloud.means)
         seconds.append(time.perf_counter() - began)

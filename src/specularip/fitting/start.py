@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Cameras
+from ..gaussians import turned_to
 from ..posed_images import PosedImages, load_body_mesh, load_points, random_points
 from ..raster import rasterize
 
@@ -173,15 +174,6 @@ def worn_things(points: Tensor, normals: Tensor, posed: PosedImages) -> tuple[Te
     plane = torch.linalg.eigh(spread.transpose(1, 2) @ spread)[1][..., 0]  # least spread: across the surface
     facing = (plane * outward).sum(-1, keepdim=True)
     return found, torch.where(facing < 0, -plane, plane)
-
-
-def turned_to(normals: Tensor) -> Tensor:
-    """Quaternions [N,4] wxyz that turn z to `normals` [N,3] the short way."""
-    quats = torch.stack(
-        [1 + normals[:, 2], -normals[:, 1], normals[:, 0], torch.zeros_like(normals[:, 0])], -1
-    )
-    quats[quats.norm(dim=-1) < 1e-3] = quats.new_tensor([0.0, 1.0, 0.0, 0.0])
-    return F.normalize(quats, dim=-1)
 
 
 def neighbour_distances(points: np.ndarray, count: int = 3) -> np.ndarray:

@@ -190,6 +190,16 @@ def _poisoned(scales: Tensor, opacities: Tensor, colors: Tensor) -> Tensor:
     return torch.add(scales, largest, alpha=0)  # 0 times infinity is NaN
 
 
+def pick_device(device: torch.device | str | None) -> torch.device:
+    """`device`, or the better one where it is None. Raises UserError where CUDA is asked for and missing."""
+    if device is None:
+        device = "cuda" if available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("PyTorch finds no CUDA GPU here: use the CPU (--device cpu)")
+    return device
+
+
 def available() -> bool:
     """Whether there is a GPU and gsplat can draw on it; may build gsplat's kernels."""
     if not torch.cuda.is_available():

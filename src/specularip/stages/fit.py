@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .. import __version__, raster, specular
 from ..avatar import Avatar
@@ -23,11 +21,12 @@ from ..errors import UserError
 from ..fitting.appearance import Appearance, SpecularAppearance
 from ..fitting.cloud import Cloud, relocate
 from ..fitting.start import Start, look_up, make_start, neighbours
-from ..metrics import SSIM_SIGMA, SSIM_WINDOW, evaluate, find_lpips
-from ..posed_images import PosedImages, load_body_mesh, load_points, load_posed_images
+from ..losses import Lpips
+from ..metrics import SSIM_WINDOW, evaluate, find_lpips, ssim_map
+from ..posed_images import PosedImages, load_points, load_posed_images
 from ..progress import Progress
 from ..raster import Raster, rasterize
-from ..raster.cuda import available
+from ..raster.cuda import pick_device
 from ..run_folder import Checkpoint, RunFolder
 from ..specular import SpecularConfig, SpecularHead
 from ..stopping import StopRequest, polite_stop
@@ -72,27 +71,11 @@ def fit(
     test = load_posed_images(data, "test")
     config = resolved(config or FitConfig(), place)
     # What could still be wrong comes to light before an old run is replaced.
-    load_body_mesh(data)
     load_points(data)
-    find_lpips(place)
+    perceptual = find_lpips(place) if len(test) else (None, "")
     folder = RunFolder.open(folder_path, resume, overwrite)
-    with Progress() if progress is None else _lend(progress) as shown, polite_stop() as stop:
-        return _Run(Path(data), train, test, config, place, seed, folder, shown, stop).go()
-
-
-@contextmanager
-def _lend(progress: Progress) -> Iterator[Progress]:
-    yield progress
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device to fit on. Raises UserError where CUDA is asked for and there is none."""
-    if device is None:
-        device = "cuda" if available() else "cpu"
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("PyTorch finds no CUDA GPU here: use the CPU")
-    return device
+    with Progress() if progress is None else nullcontext(progress) as shown, polite_stop() as stop:
+        return _Run(Path(data), train, test, perceptual, config, place, seed, folder, shown, stop).go()
 
 
 def resolved(config: FitConfig, device: torch.device) -> FitConfig:
@@ -252,23 +235,8 @@ def image_loss(images: Tensor, targets: Tensor, ssim_weight: float) -> Tensor:
     """(1 - w) L1 + w (1 - SSIM) of images [B,H,W,3], a scalar."""
     loss = (1 - ssim_weight) * (images - targets).abs().mean()
     if ssim_weight and min(images.shape[1:3]) >= SSIM_WINDOW:
-        loss = loss + ssim_weight * (1 - _ssim(images.permute(0, 3, 1, 2), targets.permute(0, 3, 1, 2)))
+        loss = loss + ssim_weight * (1 - ssim_map(images, targets).mean())
     return loss
-
-
-def _ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Mean SSIM of [B,C,H,W], as `metrics.ssim`, with all moments blurred at once."""
-    offset = torch.arange(SSIM_WINDOW, dtype=x.dtype, device=x.device) - SSIM_WINDOW // 2
-    window = torch.exp(-0.5 * (offset / SSIM_SIGMA).square())
-    window = window / window.sum()
-    maps = torch.cat([x, y, x * x, y * y, x * y], 1)
-    channels = maps.shape[1]
-    kernel = window.expand(channels, 1, 1, SSIM_WINDOW)
-    maps = F.conv2d(F.conv2d(maps, kernel, groups=channels), kernel.transpose(2, 3), groups=channels)
-    mx, my, xx, yy, xy = maps.chunk(5, 1)
-    c1, c2 = 0.01**2, 0.03**2
-    bottom = (mx * mx + my * my + c1) * (xx - mx * mx + yy - my * my + c2)
-    return ((2 * mx * my + c1) * (2 * (xy - mx * my) + c2) / bottom).mean()
 
 
 class _Run:
@@ -279,6 +247,7 @@ class _Run:
         data: Path,
         train: PosedImages,
         test: PosedImages,
+        perceptual: tuple[Lpips | None, str],
         config: FitConfig,
         device: torch.device,
         seed: int,
@@ -287,6 +256,7 @@ class _Run:
         stop: StopRequest,
     ) -> None:
         self.data, self.train, self.test, self.config, self.device = data, train, test, config, device
+        self.perceptual, self.no_lpips = perceptual
         self.seed, self.folder, self.progress, self.stop = seed, folder, progress, stop
         self.head = SpecularHead(SpecularConfig(lights=config.lights, attention=config.attention), seed)
         self.appearance = SpecularAppearance(
@@ -304,7 +274,6 @@ class _Run:
             # May compile; the first step should not count it into its ETA.
             raster.warm_up()
             specular.warm_up()
-        perceptual, no_lpips = find_lpips(self.device) if len(self.test) else (None, "")
         began = time.perf_counter()
         fitting = self._resumed() or self._begun()
         self.seconds.setdefault("start", time.perf_counter() - began)
@@ -316,7 +285,7 @@ class _Run:
         self.folder.write_png("preview.png", self._preview(avatar))
         began = time.perf_counter()
         on_device = replace(avatar, gaussians=avatar.gaussians.to(self.device), head=self.head)
-        metrics = evaluate(on_device, self.test, perceptual)
+        metrics = evaluate(on_device, self.test, self.perceptual)
         self.seconds["evaluate"] = time.perf_counter() - began
         if len(self.test):
             names = (("psnr", "PSNR", " dB"), ("ssim", "SSIM", ""), ("highlight_psnr", "highlights", " dB"))
@@ -330,7 +299,7 @@ class _Run:
             "report.json",
             {
                 "data": str(self.data),
-                "notes": [*self.notes, *([no_lpips] if no_lpips else [])],
+                "notes": [*self.notes, *([self.no_lpips] if self.no_lpips else [])],
                 "settings": self.config,
                 "seed": self.seed,
                 "device": str(self.device),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
@@ -63,13 +63,8 @@ def generate(
         raise UserError(f"--photo-weight is {photo_weight}: it must be 0 or more")
     config = replace(config or preset_config(preset), preset=preset, seed=seed, photo_weight=photo_weight)
     folder = RunFolder.open(out, resume, overwrite)
-    with Progress() if progress is None else _lend(progress) as shown, polite_stop() as stop:
+    with Progress() if progress is None else nullcontext(progress) as shown, polite_stop() as stop:
         return _Run(inputs, config, folder, shown, stop).go()
-
-
-@contextmanager
-def _lend(progress: Progress) -> Iterator[Progress]:
-    yield progress
 
 
 class _Run:

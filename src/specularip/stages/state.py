@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..body import Body
 from ..density import DensityStats
-from ..gaussians import Gaussians
+from ..gaussians import Gaussians, turned_to
 from ..specular import LATENTS, SpecularConfig, SpecularHead
 
 REGION_WEIGHTS = {"head": 6.0, "neck": 1.6, "hand": 1.3, "foot": 1.2}
@@ -95,14 +95,11 @@ def start(body: Body, points: int, seed: int, lights: int = 24) -> State:
     """Flat grey Gaussians on the skin of `body`, under a dim light of so many lobes."""
     generator = torch.Generator().manual_seed(seed)
     samples = body.sample_surface(points, generator, REGION_WEIGHTS)
-    n = samples.normals
-    quats = torch.stack([1 + n[:, 2], -n[:, 1], n[:, 0], torch.zeros(len(n))], -1)  # turns z to the normal
-    quats[quats.norm(dim=-1) < 1e-3] = torch.tensor([0.0, 1.0, 0.0, 0.0])
     config = SpecularConfig(lights, attention=True, radiance=0.1)
     head = SpecularHead(config, seed)
     gaussians = Gaussians(
         means=samples.points.clone(),
-        quats=torch.nn.functional.normalize(quats, dim=-1),
+        quats=turned_to(samples.normals),
         log_scales=torch.log(samples.spacing[:, None] * torch.tensor([0.85, 0.85, 0.3])),
         opacity_logits=torch.full((points,), 2.0),
         color_logits=torch.zeros(points, 3),
