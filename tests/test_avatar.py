@@ -175,7 +175,7 @@ def damage(tensors: dict, header: dict, kind: str) -> None:
             tensors["gaussians.regions"] = tensors["gaussians.regions"].int()
         case r"not \[150\]":
             tensors["gaussians.opacity_logits"] = tensors["gaussians.opacity_logits"][:-1].clone()
-        case r"not \[150, 19\]":
+        case r"not \[150, 34\]":
             tensors["gaussians.latents"] = tensors["gaussians.latents"][:, :5].clone()
         case "no Gaussians":
             for name in [n for n in tensors if n.startswith("gaussians.")]:
@@ -195,7 +195,7 @@ def damage(tensors: dict, header: dict, kind: str) -> None:
         case "radiance must be":
             header["head"]["radiance"] = -1
         case "earlier version":
-            header["format"] = 1
+            header["format"] = 2
         case "names and parents":
             header["binding"]["joint_names"].pop()
         case "point nowhere":
@@ -218,7 +218,7 @@ KINDS = [
     r"not \[150\]",
 ]
 KINDS += [
-    r"not \[150, 19\]",
+    r"not \[150, 34\]",
     "no Gaussians",
     "format 99",
     "provenance",

@@ -28,7 +28,7 @@ from .gaussians import Gaussians
 from .raster import rasterize
 from .specular import LATENTS, SpecularConfig, SpecularHead, facing, shading_normals
 
-FORMAT = 2
+FORMAT = 3
 """Version of avatar.safetensors; raised when an older reader would misread a file."""
 FILE_NAME = "avatar.safetensors"
 GREY = 0.6
@@ -260,7 +260,7 @@ def _build(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Avatar:
         raise _Damage("its header is not JSON") from None
     if not isinstance(header, dict):
         raise _Damage("it has no specularip header")
-    if header.get("format") == 1:
+    if header.get("format") in (1, 2):
         raise _Damage("it was made by an earlier version, with another kind of highlights: make it again")
     if header.get("format") != FORMAT:
         raise _Damage(f"format {header.get('format')} is not {FORMAT}, the one this version reads")

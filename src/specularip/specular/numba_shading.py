@@ -69,8 +69,9 @@ _SH0, _SH1, _SH2 = _f32(0.28209479177387814), _f32(0.4886025119029199), _f32(1.0
 _SH2_POLAR, _SH2_PLANE = _f32(0.31539156525252005), _f32(0.5462742152960396)
 
 # Rows of a group's scratch, sixteen numbers each.
-_DIFFUSE, _NORMAL, _MEAN = 19, 22, 25
-_ROWS = 28
+_LATENTS, _RESIDUAL = shading.LATENTS, shading.RESIDUAL
+_DIFFUSE, _NORMAL, _MEAN = _LATENTS, _LATENTS + 3, _LATENTS + 6
+_ROWS = _LATENTS + 9
 _LIGHT = 8
 """Floats of a light: axis, width, colour, nothing."""
 _LIGHT_SUMS = 7
@@ -133,7 +134,7 @@ class _Shade(torch.autograd.Function):
         wanted, places, inputs, lobes = ctx.plan
         upstream = _array(g_shown)
         n, lights = lobes.shape[1], len(inputs[4]) // _LIGHT
-        grads = [np.zeros((n, size), np.float32) for size in (19, 3, 3)]
+        grads = [np.zeros((n, size), np.float32) for size in (_LATENTS, 3, 3)]
         g_lights = np.zeros((lights, _LIGHT_SUMS))
         g_ambient = np.zeros((9, 3))
         for b, indices in enumerate(wanted):
@@ -236,8 +237,8 @@ def _gather(indices, start, size, latents, diffuse, normals, means, rows):
     for lane in range(LANES):
         i = np.uint64(indices[start + min(lane, size - 1)])
         at = np.uint64(lane)
-        for k in range(19):
-            rows[at] = latents[i * np.uint64(19) + np.uint64(k)]
+        for k in range(_LATENTS):
+            rows[at] = latents[i * np.uint64(_LATENTS) + np.uint64(k)]
             at += np.uint64(LANES)
         three = i * np.uint64(3)
         for k in range(3):
@@ -381,13 +382,36 @@ def _light_sum(lights, n, view, tangent, bitangent, square_along, square_across)
 
 
 @njit(error_model="numpy", forceinline=True)
-def _color(rows, c, view, harmonics, ambient, reflected, light):
+def _residual(rows, c, view, slow):
+    """The residual of one colour; slow: harmonics of the view direction."""
+    at = (_RESIDUAL + 8 * c) * LANES
+    total = load(rows, at) * view[0] + load(rows, at + LANES) * view[1] + load(rows, at + 2 * LANES) * view[2]
+    total = total + load(rows, at + 3 * LANES) * slow[4] + load(rows, at + 4 * LANES) * slow[5]
+    total = total + load(rows, at + 5 * LANES) * slow[6] + load(rows, at + 6 * LANES) * slow[7]
+    return fill(_RESIDUAL_SCALE) * (total + load(rows, at + 7 * LANES) * slow[8])
+
+
+@njit(error_model="numpy", forceinline=True)
+def _residual_backward(out, c, view, slow, g):
+    at = (_RESIDUAL + 8 * c) * LANES
+    store(out, at, g * view[0])
+    store(out, at + LANES, g * view[1])
+    store(out, at + 2 * LANES, g * view[2])
+    store(out, at + 3 * LANES, g * slow[4])
+    store(out, at + 4 * LANES, g * slow[5])
+    store(out, at + 5 * LANES, g * slow[6])
+    store(out, at + 6 * LANES, g * slow[7])
+    store(out, at + 7 * LANES, g * slow[8])
+
+
+@njit(error_model="numpy", forceinline=True)
+def _color(rows, c, harmonics, ambient, reflected, light):
     """One colour of what the highlight adds; reflected: visibility times Fresnel's term."""
     base = load(rows, (_DIFFUSE + c) * LANES)
     light = light + maximum(_radiance(harmonics, ambient, c), fill(_f32(0)))
     linear, _ = _to_linear(base)
     shown, _ = _to_shown(linear + reflected * light)
-    return shown - base + fill(_RESIDUAL_SCALE) * _dot(view, _triple(rows, 10 + 3 * c))
+    return shown - base
 
 
 @njit(error_model="numpy", forceinline=True)
@@ -424,12 +448,13 @@ def _forward(
             )
             smoothness = one - minimum(sqrt(rough_along * rough_across), one)
             unshadowed, _, fresnel, _ = _surface(rows, mirrored, cosine, smoothness)
-            harmonics = _harmonics(mirrored)
-            store(out, 0, _color(rows, 0, view, harmonics, ambient, unshadowed * fresnel[0], light[0]))
-            store(out, LANES, _color(rows, 1, view, harmonics, ambient, unshadowed * fresnel[1], light[1]))
-            store(
-                out, 2 * LANES, _color(rows, 2, view, harmonics, ambient, unshadowed * fresnel[2], light[2])
-            )
+            sky, slow = _harmonics(mirrored), _harmonics(view)
+            red = _color(rows, 0, sky, ambient, unshadowed * fresnel[0], light[0])
+            green = _color(rows, 1, sky, ambient, unshadowed * fresnel[1], light[1])
+            blue = _color(rows, 2, sky, ambient, unshadowed * fresnel[2], light[2])
+            store(out, 0, red + _residual(rows, 0, view, slow))
+            store(out, LANES, green + _residual(rows, 1, view, slow))
+            store(out, 2 * LANES, blue + _residual(rows, 2, view, slow))
             _scatter(out, 0, 3, indices, start, size, shown)
             if keep:
                 store(out, 0, light[0])
@@ -580,10 +605,10 @@ def _backward(
     share, shares, indices, centre, latents, diffuse, normals, means, lights, ambient, g_shown, lobes,
     g_latents, g_diffuse, g_normals, partials,
 ):  # fmt: skip
-    """Add the listed Gaussians' gradients for one camera to g_latents [N 19], g_diffuse and g_normals [N 3],
+    """Add the listed Gaussians' gradients for one camera to g_latents [N 34], g_diffuse and g_normals [N 3],
     all flat; and write each chunk's row of partials: axis, width and colour of each light, then ambient."""
     columns = partials.shape[1]
-    rows, out = np.empty(_ROWS * LANES, np.float32), np.empty(25 * LANES, np.float32)
+    rows, out = np.empty(_ROWS * LANES, np.float32), np.empty((_LATENTS + 6) * LANES, np.float32)
     upstream, sums = np.empty(6 * LANES, np.float32), np.empty(columns * LANES, np.float32)
     count = len(indices)
     zero, one, two = fill(_f32(0)), fill(_f32(1)), fill(_f32(2))
@@ -639,9 +664,10 @@ def _backward(
             )
             g_mirrored = _ambient_backward(harmonics, mirrored, ambient, g_sky, sums, columns - 27)
             g_mirrored = _mix(one, g_mirrored, g_shadow, _triple(rows, 7))
-            _store_triple(out, 10, _times(scale * g[0], view))
-            _store_triple(out, 13, _times(scale * g[1], view))
-            _store_triple(out, 16, _times(scale * g[2], view))
+            slow = _harmonics(view)
+            _residual_backward(out, 0, view, slow, scale * g[0])
+            _residual_backward(out, 1, view, slow, scale * g[1])
+            _residual_backward(out, 2, view, slow, scale * g[2])
 
             # The lobes again, then roughness, normal and angle.
             g_n, g_tangent, g_bitangent, g_a, g_c = _lights_backward(
@@ -663,7 +689,7 @@ def _backward(
             )
             store(out, 2 * LANES, turn)
             _store_triple(out, _NORMAL, _mix(one, g_normal, side, g_n))
-            _scatter(out, 0, 19, indices, start, size, g_latents)
+            _scatter(out, 0, _LATENTS, indices, start, size, g_latents)
             _scatter(out, _DIFFUSE, 3, indices, start, size, g_diffuse)
             _scatter(out, _NORMAL, 3, indices, start, size, g_normals)
         for column in range(columns):

@@ -7,7 +7,7 @@ material's lobe (convolution of Gaussians: their variances add), so that highlig
     S = Σ_k colour_k · max(n·l_k, 0) / |h|² · √(ia·ib) / π · exp(−(ia·(h·t)² + ib·(h·b)²) / |h|²)
     h = l_k + ω_o,  ia = 1 / (αx² + width_k),  ib = 1 / (αy² + width_k)
     specular = visibility(ω_r) · Fresnel(n·ω_o) · (S + ambient(ω_r))        in linear light
-    shown    = sRGB(linear(diffuse) + specular) − diffuse + residual · ω_o
+    shown    = sRGB(linear(diffuse) + specular) − diffuse + residual · (ω_o, its quadratic harmonics)
 
 ASG: Xu et al., "Anisotropic Spherical Gaussians", SIGGRAPH Asia 2013; as a distribution of half vectors and
 its convolution with spherical Gaussian lights: Wang et al., "All-Frequency Rendering of Dynamic,
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LATENTS = 19
+LATENTS, RESIDUAL = 34, 10
 """A Gaussian's latent: 0-1 log roughness along and across the tangent, relative to ROUGHNESS; 2 the tangent's
 angle from the horizontal; 3-5 logits of the colour reflected head on, relative to REFLECTANCE; 6-9 logit of
-the visibility, constant and along the mirrored direction; 10-18 residual, three numbers a colour."""
+the visibility, constant and along the mirrored direction; 10-33 residual, eight numbers a colour."""
 ROUGHNESS, REFLECTANCE, VISIBILITY = 0.12, 0.08, 3.0
 """What zeros mean: a start that is too rough never sharpens, one that is too sharp does widen."""
 MIN_ROUGHNESS, MAX_ROUGHNESS = 0.01, 1.5
@@ -49,7 +49,7 @@ def specular_reference(
 ) -> Tensor:
     """What the highlight adds to the diffuse colour, [B,N,3], for B cameras.
 
-    latents [N,19], see LATENTS. diffuse [N,3] in 0..1, as shown (sRGB). normals [N,3]: unit, either side.
+    latents [N,34], see LATENTS. diffuse [N,3] in 0..1, as shown (sRGB). normals [N,3]: unit, either side.
     means [N,3] and centres [B,3]: positions of Gaussians and cameras. light_axes [K,3]: unit, to the light.
     light_widths [K] > 0: variance of the lobe in half-vector space. light_colors [K,3] ≥ 0: radiance times
     solid angle. ambient [9,3]: radiance as spherical harmonics to degree 2.
@@ -81,7 +81,8 @@ def specular_reference(
     )
     shown = to_srgb(to_linear(diffuse) + visible * fresnel * light)
     shown = torch.where(shown > 1, 1 + SHOULDER * (shown - 1), shown)
-    residual = RESIDUAL_SCALE * torch.einsum("bnj,ncj->bnc", view, latents[:, 10:19].reshape(-1, 3, 3))
+    slow = torch.cat([view, harmonics(view)[..., 4:]], -1)
+    residual = RESIDUAL_SCALE * torch.einsum("bnj,ncj->bnc", slow, latents[:, RESIDUAL:].reshape(-1, 3, 8))
     return shown - diffuse + residual
 
 

@@ -37,6 +37,7 @@ _MIN_ROUGHNESS = tl.constexpr(shading.MIN_ROUGHNESS)
 _MAX_ROUGHNESS = tl.constexpr(shading.MAX_ROUGHNESS)
 _REFLECTANCE_LOGIT = tl.constexpr(math.log(shading.REFLECTANCE / (1 - shading.REFLECTANCE)))
 _VISIBILITY = tl.constexpr(shading.VISIBILITY)
+_LATENTS, _RESIDUAL = tl.constexpr(shading.LATENTS), tl.constexpr(shading.RESIDUAL)
 _RESIDUAL_SCALE = tl.constexpr(shading.RESIDUAL_SCALE)
 _SHOULDER = tl.constexpr(shading.SHOULDER)
 _POLE = tl.constexpr(shading.POLE)
@@ -105,7 +106,7 @@ class _Shade(torch.autograd.Function):
         lit = any(ctx.needs_input_grad[5:9])
         block = BACKWARD_BLOCK
         programs = triton.cdiv(n, block)
-        grads = [means.new_empty(n, size) for size in (19, 3, 3)]
+        grads = [means.new_empty(n, size) for size in (shading.LATENTS, 3, 3)]
         new = means.new_zeros if ctx.has_visible else means.new_empty
         partials = new(count * programs if lit else 0, lights * 7 + 27)
         if n and count:
@@ -234,7 +235,34 @@ def _to_shown(linear):
 @triton.jit
 def _residual(latents, at, x, y, z, live):
     a, b, c = _triple(latents, at, live)
-    return _RESIDUAL_SCALE * (a * x + b * y + c * z)
+    total = a * x + b * y + c * z
+    a, b, c = _triple(latents, at + 3, live)
+    total += _SH2 * (a * x * y + b * y * z) + _SH2_POLAR * (c * (3.0 * z * z - 1.0))
+    d = tl.load(latents + at + 6, mask=live, other=0.0)
+    e = tl.load(latents + at + 7, mask=live, other=0.0)
+    return _RESIDUAL_SCALE * (total + _SH2 * (d * x * z) + _SH2_PLANE * (e * (x * x - y * y)))
+
+
+@triton.jit
+def _slow(j: tl.constexpr, x, y, z):
+    """The residual's j-th function of the view direction."""
+    if j == 0:
+        value = x
+    elif j == 1:
+        value = y
+    elif j == 2:
+        value = z
+    elif j == 3:
+        value = _SH2 * x * y
+    elif j == 4:
+        value = _SH2 * y * z
+    elif j == 5:
+        value = _SH2_POLAR * (3.0 * z * z - 1.0)
+    elif j == 6:
+        value = _SH2 * x * z
+    else:
+        value = _SH2_PLANE * (x * x - y * y)
+    return value
 
 
 @triton.jit(do_not_specialize=["n", "lights"])
@@ -319,10 +347,10 @@ def _forward(
         shown_0, _ = _to_shown(linear_0 + unshadowed * fresnel_0 * light_0)
         shown_1, _ = _to_shown(linear_1 + unshadowed * fresnel_1 * light_1)
         shown_2, _ = _to_shown(linear_2 + unshadowed * fresnel_2 * light_2)
-        at = i * latents_row + 10
+        at = i * latents_row + _RESIDUAL
         out_0 = shown_0 - base_0 + _residual(latents, at, view_x, view_y, view_z, live)
-        out_1 = shown_1 - base_1 + _residual(latents, at + 3, view_x, view_y, view_z, live)
-        out_2 = shown_2 - base_2 + _residual(latents, at + 6, view_x, view_y, view_z, live)
+        out_1 = shown_1 - base_1 + _residual(latents, at + 8, view_x, view_y, view_z, live)
+        out_2 = shown_2 - base_2 + _residual(latents, at + 16, view_x, view_y, view_z, live)
         if HAS_VISIBLE:
             out_0 = tl.where(live, out_0, 0.0)
             out_1 = tl.where(live, out_1, 0.0)
@@ -396,9 +424,6 @@ def _backward(
     diffuse_0, diffuse_1, diffuse_2 = zero, zero, zero
     logit_0, logit_1, logit_2 = zero, zero, zero
     shadow_0, shadow_1, shadow_2, shadow_3 = zero, zero, zero, zero
-    residual_0, residual_1, residual_2 = zero, zero, zero
-    residual_3, residual_4, residual_5 = zero, zero, zero
-    residual_6, residual_7, residual_8 = zero, zero, zero
 
     for b in range(count):
         live = inside
@@ -416,16 +441,6 @@ def _backward(
             mirror_x = 2.0 * cosine * x - view_x
             mirror_y = 2.0 * cosine * y - view_y
             mirror_z = 2.0 * cosine * z - view_z
-
-            residual_0 += g_0 * view_x
-            residual_1 += g_0 * view_y
-            residual_2 += g_0 * view_z
-            residual_3 += g_1 * view_x
-            residual_4 += g_1 * view_y
-            residual_5 += g_1 * view_z
-            residual_6 += g_2 * view_x
-            residual_7 += g_2 * view_y
-            residual_8 += g_2 * view_z
 
             # From the shown colour back to linear light.
             ambient_0 = _ambient(ambient, mirror_x, mirror_y, mirror_z)
@@ -594,7 +609,7 @@ def _backward(
     raw_along, raw_across = _ROUGHNESS * tl.exp(log_along), _ROUGHNESS * tl.exp(log_across)
     free_along = (raw_along >= _MIN_ROUGHNESS) & (raw_along <= _MAX_ROUGHNESS)
     free_across = (raw_across >= _MIN_ROUGHNESS) & (raw_across <= _MAX_ROUGHNESS)
-    at = i * 19
+    at = i * _LATENTS
     tl.store(g_latents + at, tl.where(free_along, 2.0 * square_along * g_a + shared, 0.0), mask=inside)
     tl.store(g_latents + at + 1, tl.where(free_across, 2.0 * square_across * g_c + shared, 0.0), mask=inside)
 
@@ -634,7 +649,19 @@ def _backward(
     _store_triple(g_latents, at + 3, logit_0, logit_1, logit_2, inside)
     tl.store(g_latents + at + 6, shadow_0, mask=inside)
     _store_triple(g_latents, at + 7, shadow_1, shadow_2, shadow_3, inside)
-    scale = _RESIDUAL_SCALE
-    _store_triple(g_latents, at + 10, scale * residual_0, scale * residual_1, scale * residual_2, inside)
-    _store_triple(g_latents, at + 13, scale * residual_3, scale * residual_4, scale * residual_5, inside)
-    _store_triple(g_latents, at + 16, scale * residual_6, scale * residual_7, scale * residual_8, inside)
+    # Of the residual's eight functions one after the other: all at once would not fit the registers.
+    for j in tl.static_range(8):
+        residual_0, residual_1, residual_2 = zero, zero, zero
+        for b in range(count):
+            live = inside
+            if HAS_VISIBLE:
+                live = inside & (tl.load(visible + b * n + i, mask=inside, other=0) != 0)
+            view_x, view_y, view_z = _view(means, centres, b, i, live)
+            slow = _slow(j, view_x, view_y, view_z)
+            g_0, g_1, g_2 = _triple(g_shown, (b * n + i) * 3, live)
+            residual_0 += g_0 * slow
+            residual_1 += g_1 * slow
+            residual_2 += g_2 * slow
+        tl.store(g_latents + at + (_RESIDUAL + j), _RESIDUAL_SCALE * residual_0, mask=inside)
+        tl.store(g_latents + at + (_RESIDUAL + 8 + j), _RESIDUAL_SCALE * residual_1, mask=inside)
+        tl.store(g_latents + at + (_RESIDUAL + 16 + j), _RESIDUAL_SCALE * residual_2, mask=inside)
