@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..cameras import Cameras
 from ..gaussians import Gaussians, rotation_matrices
-from ..specular import SpecularHead
+from ..specular import SpecularHead, in_view
 from ..specular.shading import LATENTS
 from .cloud import Cloud
 from .first_light import fit_first_light
@@ -125,14 +125,3 @@ class SpecularAppearance:
             bind_joints=torch.zeros(count, 4, dtype=torch.int64, device=device),
             bind_weights=weights,
         )
-
-
-@torch.no_grad()
-def in_view(means: Tensor, scales: Tensor, camera: Cameras) -> Tensor:
-    """Which Gaussians may reach into the image, [1,N] bool."""
-    pixels, depth = camera.project(means)
-    focal = camera.Ks[:, 0, 0, None]
-    reach = 4 * scales.amax(-1) * focal / depth.clamp_min(1e-3) + 2
-    x, y = pixels.unbind(-1)
-    inside = (x > -reach) & (y > -reach) & (x < camera.width + reach) & (y < camera.height + reach)
-    return inside & (depth > 1e-3)
