@@ -23,8 +23,8 @@ def rotation_matrices(quats: Tensor) -> Tensor:
 
 
 def turned_to(normals: Tensor, along: Tensor | None = None) -> Tensor:
-    """Quaternions [N,4] wxyz that turn z to `normals` [N,3] the short way, and x to `along` [N,3], unit and at
-    right angles to the normals, where that is given."""
+    """Quaternions [N,4] wxyz that turn z to `normals` [N,3]: the short way, or so that x turns to `along`
+    [N,3], unit and at right angles to the normals."""
     quats = torch.stack(
         [1 + normals[:, 2], -normals[:, 1], normals[:, 0], torch.zeros_like(normals[:, 0])], -1
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ..cameras import Cameras
 from ..gaussians import turned_to
 from ..posed_images import PosedImages, load_body_mesh, load_points, random_points
 from ..raster import rasterize
-from .worn import worn_things
+from .worn import Worn, worn_things
 
 FLATNESS = (0.7, 0.7, 0.15)
 """Scales of a Gaussian on a surface with a known normal, in spacings."""
@@ -70,26 +70,14 @@ def make_start(
     mesh = load_body_mesh(folder)
     if mesh is not None:
         points, normals, area = sample_mesh(*mesh, count, generator)
-        spacing = math.sqrt(area / count)
-        opacities = _opacities(count)
-        quats, log_scales = turned_to(normals), torch.log(torch.tensor(FLATNESS) * spacing).repeat(count, 1)
         stride = max(1, count // WORN_RAYS)  # points lie in the order of the faces
         worn = worn_things(points[::stride], normals[::stride], posed)
-        wanted = int(len(worn) * (WORN_DENSITY * worn.spacing / spacing) ** 2)
-        wanted = min(wanted, int(WORN_SHARE * count))
-        if wanted:
-            at = torch.randperm(count, generator=generator)[:wanted]
-            chosen = torch.randperm(max(wanted, len(worn)), generator=generator)[:wanted] % len(worn)
-            local = worn.spacing * math.sqrt(len(worn) / wanted)
-            n, along = worn.normals[chosen], worn.axes[chosen]
-            shift = 0.5 * local * torch.randn(wanted, 3, generator=generator)
-            points[at] = worn.points[chosen] + shift - (shift * n).sum(-1, keepdim=True) * n
-            normals[at], opacities[at], quats[at] = n, WORN_OPACITY_LOGIT, turned_to(n, along)
-            longer = 0.5 * worn.stretch[chosen].log()
-            log_scales[at] = torch.log(torch.tensor(FLATNESS) * local) + torch.stack(
-                [longer, -longer, torch.zeros_like(longer)], -1
-            )
-        return Start(points, normals, spacing, quats, log_scales, opacities, "mesh")
+        dense = WORN_DENSITY / math.sqrt(area / count)
+        extra = min(int(len(worn) * (dense * worn.spacing) ** 2), int(WORN_SHARE * count))
+        if extra:
+            points, normals, _ = sample_mesh(*mesh, count - extra, generator)
+        body = _on_surface(points, normals, math.sqrt(area / len(points)), "mesh")
+        return _joined(body, _on_worn(worn, extra, generator)) if extra else body
     given = load_points(folder)
     if given is not None:
         own = len(given[0])
@@ -109,6 +97,32 @@ def make_start(
     quats = F.normalize(torch.randn(count, 4, generator=generator), dim=-1)
     source = "random" if given is None else "points"
     return Start(points, None, spacing, quats, log_scales, _opacities(count), source)
+
+
+def _on_surface(points: Tensor, normals: Tensor, spacing: float, source: str) -> Start:
+    log_scales = torch.log(torch.tensor(FLATNESS) * spacing).repeat(len(points), 1)
+    quats, opacities = turned_to(normals), _opacities(len(points))
+    return Start(points, normals, spacing, quats, log_scales, opacities, source)
+
+
+def _on_worn(worn: Worn, count: int, generator: torch.Generator) -> Start:
+    """`count` points on what is worn, repeated with a shift in the surface where that has fewer."""
+    chosen = torch.randperm(max(count, len(worn)), generator=generator)[:count] % len(worn)
+    spacing = worn.spacing * math.sqrt(len(worn) / count)
+    normals = worn.normals[chosen]
+    shift = 0.5 * spacing * torch.randn(count, 3, generator=generator)
+    points = worn.points[chosen] + shift - (shift * normals).sum(-1, keepdim=True) * normals
+    start = _on_surface(points, normals, spacing, "mesh")
+    longer = 0.5 * worn.stretch[chosen].log()
+    start.log_scales += torch.stack([longer, -longer, torch.zeros_like(longer)], -1)
+    start.quats, start.opacity_logits[:] = turned_to(normals, worn.axes[chosen]), WORN_OPACITY_LOGIT
+    return start
+
+
+def _joined(a: Start, b: Start) -> Start:
+    """Both, with the spacing and the source of the first."""
+    pairs = {name: (value, getattr(b, name)) for name, value in vars(a).items() if isinstance(value, Tensor)}
+    return replace(a, **{name: torch.cat(pair) for name, pair in pairs.items()})
 
 
 def sample_mesh(

@@ -1,4 +1,4 @@
-"""What is worn away from the body, necklaces and belts: found in the silhouettes, where the mesh says nothing."""
+"""What is worn away from the body, necklaces and belts: found in the silhouettes, as the mesh lacks it."""
 
 from __future__ import annotations
 
