@@ -21,10 +21,9 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional as F
 
-from specularip.avatar import Avatar, shade
+from specularip.avatar import Avatar
 from specularip.cameras import Cameras
 from specularip.posed_images import PosedImages
-from specularip.raster import rasterize
 
 if TYPE_CHECKING:
     from specularip.losses import Lpips
@@ -240,28 +239,17 @@ def coherence(
 @torch.no_grad()
 def frames_per_second(avatar: Avatar, cameras: Cameras, frames: int = 20, warm_up: int = 3) -> float:
     """1 / median seconds of drawing one frame, highlights on, view after view; the first `warm_up` do not
-    count. Only the image is drawn, on the device of the avatar, and waited for."""
-    cloud = avatar.gaussians
-    cameras = cameras.to(cloud.means.device)
+    count. Only the image is drawn, as a viewer would: what depends on no camera is ready (`Avatar.prepare`),
+    all else is done anew for each frame, on the device of the avatar, and waited for."""
+    prepared = avatar.prepare()
+    cameras = cameras.to(prepared.means.device)
     seconds = []
     for frame in range(warm_up + frames):
         camera = cameras[frame % len(cameras)]
-        _finish_work(cloud.means)
+        _finish_work(prepared.means)
         began = time.perf_counter()
-        colors, _ = shade(cloud, avatar.head, camera)
-        rasterize(
-            cloud.means,
-            cloud.quats,
-            cloud.scales,
-            cloud.opacities,
-            colors,
-            camera.viewmats,
-            camera.Ks,
-            camera.width,
-            camera.height,
-            antialiased=avatar.antialiased,
-        )
-        _finish_work(cloud.means)
+        prepared.image(camera, 0.0)
+        _finish_work(prepared.means)
         seconds.append(time.perf_counter() - began)
     return 1 / float(np.median(seconds[warm_up:]))
 

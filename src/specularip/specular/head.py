@@ -111,6 +111,18 @@ class SpecularHead(nn.Module):
             ambient=AMBIENT_PACE * self.config.radiance * self.raw_ambient,
         )
 
+    def forward(
+        self,
+        latents: Tensor,
+        diffuse: Tensor,
+        normals: Tensor,
+        means: Tensor,
+        centres: Tensor,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """`prepare` and `shade` in one."""
+        return self.shade(self.prepare(latents, diffuse), normals, means, centres, visible)
+
     def shade(
         self, lobes: Lobes, normals: Tensor, means: Tensor, centres: Tensor, visible: Tensor | None = None
     ) -> Tensor:
