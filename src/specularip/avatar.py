@@ -89,8 +89,7 @@ def shade(
 @dataclass(frozen=True)
 class Prepared:
     """All of an avatar that depends on no camera, worked out once for whoever draws many frames: a viewer, a
-    film. Made by `Avatar.prepare`; changes of the avatar after that do not show. N Gaussians, none wants a
-    gradient.
+    film. Made by `Avatar.prepare`; once the avatar changes, make another. N Gaussians; no gradients.
 
     means, scales, diffuse, normals [N,3]; quats [N,4]; opacities [N]; as in `rasterize` and
     `SpecularHead.shade`. head and lobes None: diffuse only.

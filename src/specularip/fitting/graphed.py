@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,11 +25,13 @@ class Graphed:
         self._recorded_for: Any = None
 
     def __call__(self, *tensors: Tensor, **constants: Any) -> Tensor:
-        """`function(*tensors, **constants)`; recorded anew where shapes, types or constants change."""
+        """`function(*tensors, **constants)`; recorded anew for other shapes, types, constants or parameters."""
         wanted = [tensor.requires_grad for tensor in tensors]
         if not (tensors[0].is_cuda and torch.is_grad_enabled() and any(wanted)):
             return self.function(*tensors, **constants)
-        described = (constants, wanted, [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors])
+        kinds = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+        parameters = [tensor.data_ptr() for tensor in tensors if _is_parameter(tensor)]
+        described = (constants, wanted, kinds, parameters)
         if self._recorded is None or described != self._recorded_for:
             self._recorded = self._record(tensors, constants)
             self._recorded_for = described
@@ -38,7 +41,7 @@ class Graphed:
         # Where the graphs will read. A parameter is changed in place, so that a second tensor over the same
         # memory needs no copy; not itself, for its node among the gradients belongs to the usual stream.
         places = tuple(
-            (tensor.detach() if tensor.is_leaf and tensor.requires_grad else tensor.detach().clone())
+            (tensor.detach() if _is_parameter(tensor) else tensor.detach().clone())
             .requires_grad_(tensor.requires_grad)
             for tensor in tensors
         )  # fmt: skip
@@ -46,5 +49,12 @@ class Graphed:
         def function(*arguments: Tensor) -> Tensor:
             return self.function(*arguments, **constants)
 
-        recorded: Callable[..., Tensor] = torch.cuda.make_graphed_callables(function, places)  # type: ignore
+        with warnings.catch_warnings():
+            # torch tries the function on one stream and records it on another, and then warns of that.
+            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
+            recorded: Any = torch.cuda.make_graphed_callables(function, places)
         return recorded
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    return tensor.is_leaf and tensor.requires_grad
