@@ -5,8 +5,8 @@
 
 Random Gaussians, materials and lights. Forward alone and without a graph, then forward and backward with
 gradients for all inputs, on the calling thread as a fit has it. Rounds of the two alternate; a figure is the
-median over the rounds. A round on CUDA is CALLS calls in a row into an idle device, whose clock is read before
-and after, so that Python's time to start the kernels counts wherever it is longer than theirs. Prints
+median over the rounds. A round on CUDA is CALLS calls in a row into an idle device, whose clock is read
+before and after, so that Python's time to start the kernels counts wherever it is longer than theirs. Prints
 milliseconds a call and the ratio; `--share-visible` below 1 gives the fused kernels a mask.
 """
 

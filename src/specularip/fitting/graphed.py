@@ -25,7 +25,7 @@ class Graphed:
         self._recorded_for: Any = None
 
     def __call__(self, *tensors: Tensor, **constants: Any) -> Tensor:
-        """`function(*tensors, **constants)`; recorded anew for other shapes, types, constants or parameters."""
+        """`function(*tensors, **constants)`; recorded anew for others of any kind but numbers."""
         wanted = [tensor.requires_grad for tensor in tensors]
         if not (tensors[0].is_cuda and torch.is_grad_enabled() and any(wanted)):
             return self.function(*tensors, **constants)
