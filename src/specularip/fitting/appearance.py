@@ -64,7 +64,7 @@ class SpecularAppearance:
     ) -> None:
         """material_tie: weight of the difference of a Gaussian's material from its neighbour's."""
         self.head, self.first_light_steps, self.material_tie = head, first_light_steps, material_tie
-        self.rates = {"color_logits": 2e-2, "latents": 1e-2, "normal_residuals": 2e-3, **(rates or {})}
+        self.rates = {"color_logits": 2e-2, "latents": 1e-2, "normal_residuals": 1e-3, **(rates or {})}
         self._graphed_colors, self._graphed_penalty = Graphed(self._colors), Graphed(self._penalty)
 
     def begin(

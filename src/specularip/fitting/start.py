@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -121,8 +121,17 @@ def _on_worn(worn: Worn, count: int, generator: torch.Generator) -> Start:
 
 def _joined(a: Start, b: Start) -> Start:
     """Both, with the spacing and the source of the first."""
-    pairs = {name: (value, getattr(b, name)) for name, value in vars(a).items() if isinstance(value, Tensor)}
-    return replace(a, **{name: torch.cat(pair) for name, pair in pairs.items()})
+    if a.normals is None or b.normals is None:
+        raise ValueError("points with normals only")
+    return Start(
+        points=torch.cat([a.points, b.points]),
+        normals=torch.cat([a.normals, b.normals]),
+        spacing=a.spacing,
+        quats=torch.cat([a.quats, b.quats]),
+        log_scales=torch.cat([a.log_scales, b.log_scales]),
+        opacity_logits=torch.cat([a.opacity_logits, b.opacity_logits]),
+        source=a.source,
+    )
 
 
 def sample_mesh(

@@ -18,6 +18,8 @@ VIEWS = 2
 """Images that must show a place before it counts: what none shows is not worn but unknown."""
 VOXEL = 0.0025
 """Edge of the voxels that are carved there, as a share of the body's radius: some 2 mm."""
+MAX_VOXELS = 4_000_000
+"""Where few images leave more room than that open, voxels are larger."""
 INNER, SURFACE = 64, 24
 """Neighbours that tell the normal (voxels inside) and the curvature (on the surface): about 7 mm around."""
 MAX_STRETCH = 3.0
@@ -54,7 +56,11 @@ def worn_things(points: Tensor, normals: Tensor, posed: PosedImages) -> Worn:
         nothing = seeds[:0]
         return Worn(nothing, nothing, nothing, nothing[:, 0], 1.0)
     size = VOXEL * radius
-    surface, outward = _carve(seeds, posed, telling, size)
+    cells = _cells_around(seeds, size)
+    while 64 * len(cells) > MAX_VOXELS:
+        size *= 2
+        cells = _cells_around(seeds, size)
+    surface, outward = _carve(cells, posed, telling, size)
     apart = torch.from_numpy(tree.query(surface.numpy(), workers=-1)[0]) > 0.9 * NEAR * radius
     surface, outward = surface[apart], outward[apart]
     if len(surface) < SURFACE:
@@ -101,15 +107,19 @@ def _seeds(
     return found[there]
 
 
-def _carve(seeds: Tensor, posed: PosedImages, telling: list[int], size: float) -> tuple[Tensor, Tensor]:
-    """Surface points [M,3] of the visual hull around `seeds`, and their outward unit normals.
+def _cells_around(seeds: Tensor, size: float) -> Tensor:
+    """Whole numbers [M,3] of the cells, four voxels wide, that hold seeds or are at most two away from one."""
+    cells = torch.unique((seeds / (4 * size)).floor().long(), dim=0)
+    around = torch.cartesian_prod(*[torch.arange(-2, 3)] * 3)
+    return torch.unique((cells[:, None] + around).reshape(-1, 3), dim=0)
+
+
+def _carve(cells: Tensor, posed: PosedImages, telling: list[int], size: float) -> tuple[Tensor, Tensor]:
+    """Surface points [M,3] of the visual hull within `cells`, and their outward unit normals.
 
     Voxels of edge `size` fall where an image shows them empty, by alpha between pixels. A surface voxel's
     normal points away from the middle of the full ones around it.
     """
-    cells = torch.unique((seeds / (4 * size)).floor().long(), dim=0)
-    around = torch.cartesian_prod(*[torch.arange(-2, 3)] * 3)
-    cells = torch.unique((cells[:, None] + around).reshape(-1, 3), dim=0)
     within = torch.cartesian_prod(*[torch.arange(4)] * 3)
     voxels = (4 * cells[:, None] + within).reshape(-1, 3)
     centres = (voxels.float() + 0.5) * size
