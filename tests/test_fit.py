@@ -217,7 +217,7 @@ def test_without_a_mesh_it_starts_from_the_silhouettes(scene, tmp_path):
     assert report["metrics"]["psnr"] > 18
 
 
-@pytest.mark.parametrize("field", [{"points": 5}, {"iterations": -1}])
+@pytest.mark.parametrize("field", [{"points": 5}, {"iterations": -1}, {"lights": 2000}])
 def test_impossible_numbers_are_refused(scene, tmp_path, field):
     with pytest.raises(UserError, match="must lie between"):
         fit(scene, tmp_path / "x", config=replace(TINY, **field), device="cpu")
