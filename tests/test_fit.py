@@ -224,6 +224,16 @@ def test_impossible_numbers_are_refused(scene, tmp_path, field):
     assert not (tmp_path / "x").exists()
 
 
+def test_images_may_be_mere_stripes(scene, tmp_path):
+    """As long as their previews, 320 pixels wide, would be less than half a pixel high."""
+    shutil.copytree(scene, tmp_path / "data")
+    (tmp_path / "data" / "transforms_test.json").unlink()
+    for path in (tmp_path / "data" / "train").iterdir():
+        Image.open(path).resize((12_000, 16)).save(path)
+    fit(tmp_path / "data", tmp_path / "out", config=replace(TINY, iterations=2, points=100), device="cpu")
+    assert Image.open(tmp_path / "out" / "preview.png").size == (4 * 320, 1)
+
+
 def test_relocation_keeps_the_number_and_moves_the_faded(scene):
     generator = torch.Generator().manual_seed(0)
     start = make_start(scene, load_posed_images(scene, "train"), 200, generator)
