@@ -258,6 +258,16 @@ def test_relocation_keeps_the_number_and_moves_the_faded(scene):
     assert float(cloud.strain.sum()) == 0
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [0, 2, 1]])
+def test_normals_of_a_mesh_point_outwards(order):
+    vertices, faces = (torch.from_numpy(x) for x in ball_mesh())
+    moved = vertices + torch.tensor([5.0, -3.0, 2.0])
+    points, normals, area = sample_mesh(moved, faces[:, order], 300, torch.Generator().manual_seed(2))
+    directions = torch.nn.functional.normalize(points - moved.mean(0), dim=-1)
+    assert (normals * directions).sum(-1).min() > 0.9
+    assert abs(area - 4 * math.pi * RADIUS**2) < 0.02 * area
+
+
 def test_colors_of_the_unseen_come_from_the_nearest_seen():
     from specularip.fitting.start import Sightings
 
