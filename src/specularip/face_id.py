@@ -80,9 +80,9 @@ class Face:
 class Portrait:
     """All that FaceID-PlusV2 is told of a person.
 
-    embedding: float32 [512] of length 1 (insightface's `normed_embedding`). crop: float32 [3,224,224] in 0..1,
-    RGB, aligned by the five points, for CLIP. face: where it was. count: how many faces the photo shows. note:
-    a line for the user about the others, or "".
+    embedding: float32 [512] of length 1 (insightface's `normed_embedding`). crop: float32 [3,224,224] in
+    0..1, RGB, aligned by the five points, for CLIP. face: where it was. count: how many faces the photo
+    shows. note: a line for the user about the others, or "".
     """
 
     embedding: Tensor
@@ -106,7 +106,8 @@ class FaceId:
         (or "cuda:1") they run on the GPU if onnxruntime was built for it, else on the CPU, where a face takes
         well under a second and comes out the same.
 
-        Raises UserError, naming the file, where onnxruntime or a file is missing, cut short, or another model.
+        Raises UserError, naming the file, where onnxruntime or a file is missing, or the file is cut short
+        or of another model.
         """
         path = find_folder(folder)
         return FaceId(
@@ -129,7 +130,10 @@ class FaceId:
         return []
 
     def embed(self, image: np.ndarray, face: Face) -> Tensor:
-        """Whose face it is: float32 [512] of length 1, on the CPU. Two photos' dot product is their likeness."""
+        """Whose face it is: float32 [512] of length 1, on the CPU. Two photos' dot product is their likeness.
+
+        `face` as `find` returned it for this `image`, uint8 [H,W,3] RGB.
+        """
         import torch
 
         aligned = align(image, face, CROP).astype(np.float32)
@@ -137,8 +141,8 @@ class FaceId:
         length = float(np.linalg.norm(out))
         if out.size != EMBEDDING or not 0 < length < np.inf:
             raise UserError(
-                f"{self.folder / RECOGNISER} gives {out.size} numbers of length {length:.3g} for a face, not an "
-                f"embedding of {EMBEDDING}: it is not buffalo_l's recogniser"
+                f"{self.folder / RECOGNISER} answers with {out.size} numbers of length {length:.3g}, must be "
+                f"{EMBEDDING}: it is not buffalo_l's recogniser"
             )
         return torch.from_numpy(out.reshape(EMBEDDING).astype(np.float32) / np.float32(length))
 
@@ -178,8 +182,9 @@ class FaceId:
     def _detect(self, image: np.ndarray, size: int) -> list[Face]:
         """Faces of the photo shrunk or enlarged into the upper left of a black square of `size` pixels."""
         height, width = image.shape[:2]
-        scale = size / max(height, width)
-        small = _resize(image, max(1, int(height * scale)), max(1, int(width * scale)))
+        ratio = height / width
+        extent = (size, int(size / ratio)) if ratio > 1 else (int(size * ratio), size)
+        small = _resize(image, max(1, extent[0]), max(1, extent[1]))
         canvas = np.zeros((size, size, 3), np.float32)
         canvas[: small.shape[0], : small.shape[1]] = small
         path = self.folder / DETECTOR
@@ -234,16 +239,16 @@ def decode(outputs: list[np.ndarray], size: int, path: Path) -> tuple[np.ndarray
         parts = [outputs[level + 3 * part] for part in range(3)]
         if any(part.size != rows * columns for part, (rows, columns) in zip(parts, shapes)):
             raise UserError(
-                f"{path} answers with {', '.join(str(list(part.shape)) for part in parts)} at stride {stride}, "
-                f"must be {', '.join(str(list(shape)) for shape in shapes)}: it is not buffalo_l's detector"
+                f"{path} answers with {[list(part.shape) for part in parts]} at stride {stride}, "
+                f"must be {[list(shape) for shape in shapes]}: it is not buffalo_l's detector"
             )
         score, distance, point = (part.reshape(shape) for part, shape in zip(parts, shapes))
         sure = np.flatnonzero(score[:, 0] >= MIN_SCORE)
         cell = sure // ANCHORS
         corner = np.stack([cell % cells, cell // cells], 1) * float(stride)
-        distance, point = distance[sure] * stride, point[sure].reshape(-1, 5, 2) * stride
-        box = np.concatenate([corner - distance[:, :2], corner + distance[:, 2:]], 1)
-        kept.append((score[sure, 0], box, corner[:, None] + point))
+        reach, offset = distance[sure] * stride, point[sure].reshape(-1, 5, 2) * stride
+        box = np.concatenate([corner - reach[:, :2], corner + reach[:, 2:]], 1)
+        kept.append((score[sure, 0], box, corner[:, None] + offset))
     scores, boxes, points = (np.concatenate(parts) for parts in zip(*kept))
     return scores, boxes, points
 
@@ -265,22 +270,22 @@ def distinct(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
 
 
 def align(image: np.ndarray, face: Face, size: int = CROP) -> np.ndarray:
-    """The face turned, scaled and moved so that its five points lie where ArcFace wants them, scaled to `size`.
+    """The face turned, scaled and moved so that its five points lie where ArcFace wants them.
 
-    uint8 [H,W,3] -> uint8 [size,size,3]; black beyond the photo. The similarity is the least-squares one
-    (Umeyama, 1991), without mirroring.
+    uint8 [H,W,3] -> uint8 [size,size,3], FIVE_POINTS scaled along; black beyond the photo. The similarity is
+    the least-squares one (Umeyama, 1991) from the photo to the crop.
     """
     from scipy.ndimage import map_coordinates
     from skimage.transform import SimilarityTransform
 
     _check_image(image)
-    similarity = SimilarityTransform.from_estimate(FIVE_POINTS * (size / CROP), np.float64(face.points))
+    similarity = SimilarityTransform.from_estimate(np.float64(face.points), FIVE_POINTS * (size / CROP))
     if not similarity or not np.isfinite(similarity.params).all():
         raise UserError(
             f"the detector put the face's five points into one place, {face.points[0]}: use another photo"
         )
     x, y = np.meshgrid(np.arange(size), np.arange(size))
-    at = similarity(np.stack([x.ravel(), y.ravel()], 1))[:, ::-1].T.reshape(2, size, size)
+    at = similarity.inverse(np.stack([x.ravel(), y.ravel()], 1))[:, ::-1].T.reshape(2, size, size)
     channels = [
         map_coordinates(image[..., c], at, output=np.float32, order=1, mode="grid-constant", cval=0.0)
         for c in range(3)
@@ -318,7 +323,7 @@ def _session(path: Path, device: torch.device | str, outputs: int) -> Any:
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            "reading a face needs onnxruntime: pip install 'specularip[faces]' (onnxruntime-gpu serves as well)"
+            "reading a face needs onnxruntime: pip install 'specularip[faces]' (or onnxruntime-gpu)"
         ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; its warnings are about its own optimiser
