@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,23 +15,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__, raster, specular
+from .. import __version__
 from ..avatar import Avatar, Binding
-from ..body import Body, anny_body, phenotype_from_text
+from ..body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
 from ..cameras import FULL, HEAD, Cameras, orbit_views
-from ..config import Config, preset_config
+from ..config import Config, preset_config, with_low_memory
 from ..diffusion.prior import Prior, pick_dtype
 from ..diffusion.prompts import PromptBook, view_prompt
+from ..diffusion.sources import load_sd15
 from ..errors import UserError
 from ..export.video import to_uint8, turntable, write_video
+from ..face_id import FaceId
 from ..inputs import Inputs, check_inputs
-from ..losses import Perceptual
-from ..photo import align_face, face_mask
+from ..losses import LPIPS_FOLDER, LPIPS_VARIABLE, Lpips, Perceptual
+from ..parallel import Team, join
+from ..photo import align_face, face_mask, find_face, read_image
 from ..progress import Progress
 from ..run_folder import Checkpoint, RunFolder
 from ..stopping import StopRequest, polite_stop
-from .guide import Guide, PhotoAnchor, photo_anchor
-from .report import peak_memory_gib, plain, versions
+from .guide import Face, Guide, PhotoAnchor, photo_anchor
+from .machine import check_machine, warm_up
+from .report import peak_gpu_gib, peak_memory_gib, plain, versions
 from .scr import Targets, fit, make_targets, orbits
 from .seid import seid
 from .state import State, start
@@ -37,6 +43,7 @@ from .state import State, start
 PREVIEW_SECONDS, CHECKPOINT_SECONDS = 8.0, 45.0
 PHOTO_SIZE = 96
 MAX_SKIPPED = 3
+UNET_FEATURES = "no LPIPS weights found: the perceptual loss compares features of the prior's own UNet"
 
 
 def generate(
@@ -48,106 +55,210 @@ def generate(
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
-    photo_weight: float = 1.0,
+    photo_weight: float | None = None,
+    low_memory: bool = False,
     config: Config | None = None,
     progress: Progress | None = None,
 ) -> Avatar:
-    """Text and one face photo to a full-body avatar, written to the folder `out` and returned.
+    """Text and one face photo to a full-body avatar, written to the folder `out` and returned, on the CPU.
 
-    config overrides the preset's settings; seed and photo_weight are then taken from the arguments all the
-    same. Raises UserError for input that the user can mend (see `inputs.check_inputs`), KeyboardInterrupt
-    after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
+    config overrides the preset and its settings; seed is then taken from the arguments all the same, and so
+    are photo_weight and low_memory if given. Under torchrun, the processes share each step's views; see
+    `parallel`. Raises UserError for input that the user can mend (see `inputs.check_inputs`) and for a
+    machine that cannot do it, KeyboardInterrupt after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
     """
-    inputs = check_inputs(text, image, out, resume, overwrite)
-    if photo_weight < 0:
-        raise UserError(f"--photo-weight is {photo_weight}: it must be 0 or more")
-    config = replace(config or preset_config(preset), preset=preset, seed=seed, photo_weight=photo_weight)
-    folder = RunFolder.open(out, resume, overwrite)
-    with Progress() if progress is None else nullcontext(progress) as shown, polite_stop() as stop:
-        return _Run(inputs, config, folder, shown, stop).go()
+    config = replace(config or preset_config(preset), seed=seed)
+    if photo_weight is not None:
+        config = replace(config, photo_weight=photo_weight)
+    if low_memory:
+        config = with_low_memory(config)
+    inputs = check_inputs(text, image, out, resume, overwrite, looks_for_face(config))
+    if config.photo_weight < 0:
+        raise UserError(f"--photo-weight is {config.photo_weight}: it must be 0 or more")
+    check_machine(config)
+    team, device = join(config.device)
+    for views in (config.seid.views_per_step, config.scr.views_per_step):
+        team.share(views)
+    with ExitStack() as stack:
+        if progress is None or not team.leads:
+            silent = None if team.leads else stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            progress = stack.enter_context(Progress(silent))
+        stop = stack.enter_context(polite_stop())
+        began = time.perf_counter()
+        cast = _prepare(inputs, config, device, progress)
+        # What could still be wrong came to light before an old run is replaced.
+        folder = RunFolder.open(out, resume, overwrite) if team.leads else RunFolder(Path(out))
+        team.wait()
+        run = _Run(inputs, cast, folder, progress, stop, team)
+        run.seconds["load"] = time.perf_counter() - began
+        return run.go()
+
+
+def looks_for_face(config: Config) -> bool:
+    """Whether the package's own face detector is asked; insightface's needs no second opinion."""
+    return config.prior.path != "sd15" or config.photo_weight > 0
+
+
+@dataclass
+class _Cast:
+    """All that a run loads or makes before its first step."""
+
+    guide: Guide
+    photo: PhotoAnchor | None
+    perceptual: Perceptual | None
+    phenotype: Phenotype
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> Config:
+        return self.guide.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.guide.prior.device
+
+
+def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Progress) -> _Cast:
+    """Load the prior, read the words, cut out the face, make the body."""
+    notes: list[str] = []
+
+    def note(line: str) -> None:
+        if line:
+            notes.append(line)
+            progress.say(line)
+
+    for line in inputs.notes:
+        note(line)
+    perceptual: Perceptual | None = None
+    if config.scr.perceptual == "lpips" and config.scr.perceptual_weight:
+        perceptual = find_lpips(device)
+    warm_up(device)
+    prior = load_prior(config, device)
+    suffix = view_prompt("", "head", "overhead")
+    cut = prior.truncated(inputs.text, suffix)
+    text = inputs.text[: len(inputs.text) - len(cut)].strip() if cut else inputs.text
+    if cut:
+        note(f"the text is longer than the prior reads; this part is left out: '{cut}'")
+    unknown = [word for word in prior.unknown_words(text) if any(c.isalnum() for c in word)]
+    if unknown:
+        note(f"the prior does not know these words and ignores them: {', '.join(unknown)}")
+    phenotype = phenotype_from_text(inputs.text)
+    body = make_body(config, phenotype).to(device)
+    face, other = read_faces(prior, inputs, config, note)
+    guide = Guide(prior, PromptBook(prior), text, face, body, config, other)
+    for guidance in (config.guidance, config.scr.guidance or config.guidance):
+        guide.identity(guidance)
+    if device.type == "cuda":
+        prior.image_encoder = None  # a fifth of all weights, and the face has been read
+        torch.cuda.empty_cache()
+    photo = None
+    if config.photo_weight > 0:
+        assert inputs.face is not None
+        crop = align_face(inputs.photo, inputs.face, PHOTO_SIZE)
+        photo = photo_anchor(body, crop, face_mask(PHOTO_SIZE), config.photo_weight)
+    if perceptual is None and config.scr.perceptual_weight:
+        perceptual = Perceptual.load(prior)
+    return _Cast(guide, photo, perceptual, phenotype, notes)
+
+
+def read_faces(
+    prior: Prior, inputs: Inputs, config: Config, note: Callable[[str], None]
+) -> tuple[Face, Face | None]:
+    """The photo's face as the prior reads it, and that of `guidance.negative_face`, if there is one."""
+    photos = [(inputs.photo, str(inputs.image))]
+    if config.guidance.negative_face:
+        photos.append((read_image(config.guidance.negative_face), config.guidance.negative_face))
+    found: list[Face] = []
+    with torch.no_grad():
+        if prior.wants_face_embedding:
+            faces = FaceId.load(config.prior.faces, prior.device)
+            for photo, name in photos:
+                portrait = faces.portrait(photo, name)
+                note(portrait.note)
+                found.append(prior.encode_face(portrait.crop[None], portrait.embedding[None]))
+        else:
+            for index, (photo, name) in enumerate(photos):
+                face = (inputs.face if index == 0 else None) or find_face(photo, name)
+                found.append(prior.encode_face(align_face(photo, face, PHOTO_SIZE)[None]))
+    return found[0], found[1] if len(found) > 1 else None
+
+
+def find_lpips(device: torch.device) -> Perceptual:
+    """LPIPS; raises UserError where its weights are not."""
+    lpips = Lpips.find(device)
+    if lpips is None:
+        raise UserError(
+            f"LPIPS weights are not in {LPIPS_FOLDER}: put torch hub's VGG-16 and LPIPS' v0.1/vgg.pth there, "
+            f"or where {LPIPS_VARIABLE} says, or leave them out with --set scr.perceptual_weight=0"
+        )
+    return lpips
+
+
+def make_body(config: Config, phenotype: Phenotype) -> Body:
+    """Anny with this phenotype, or the mean SMPL-X body from the user's files."""
+    return anny_body(phenotype) if config.body == "anny" else smplx_body(config.body)
 
 
 class _Run:
     """The state of one run: where it is, and how long things took."""
 
     def __init__(
-        self, inputs: Inputs, config: Config, folder: RunFolder, progress: Progress, stop: StopRequest
+        self,
+        inputs: Inputs,
+        cast: _Cast,
+        folder: RunFolder,
+        progress: Progress,
+        stop: StopRequest,
+        team: Team,
     ) -> None:
-        self.inputs, self.config, self.folder, self.progress, self.stop = (
-            inputs,
-            config,
-            folder,
-            progress,
-            stop,
-        )
+        self.inputs, self.cast, self.folder, self.progress = inputs, cast, folder, progress
+        self.stop, self.team = stop, team
+        self.config, self.device = cast.config, cast.device
         self.seconds: dict[str, float] = {}
         self._running: tuple[str, float] | None = None  # the phase being timed, and since when
-        self.notes: list[str] = list(inputs.notes)
         self.last_preview = self.last_checkpoint = time.monotonic()
 
     def go(self) -> Avatar:
-        for note in self.inputs.notes:
-            self.progress.say(note)
-        with self._timed("load"):
-            guide, photo = self._prepare()
-            # May compile; the first step should not count it into its ETA.
-            raster.warm_up()
-            specular.warm_up()
+        guide, photo = self.cast.guide, self.cast.photo
         checkpoint = self._checkpoint()
         targets: Targets | None = None
         step = 0
         if checkpoint is None:
-            state = start(guide.body, self.config.seid.points, self.config.seed, self.config.seid.lights)
+            seid_config = self.config.seid
+            state = start(guide.body, seid_config.points, self.config.seed, seid_config.lights, self.device)
             phase = "seid"
         else:
             phase, step = checkpoint.name, int(checkpoint.meta["step"])
             self.seconds |= checkpoint.meta["seconds"]
-            state = State.unpack(checkpoint.state["state"])
+            state = State.unpack(checkpoint.state["state"], self.device)
             if phase == "fit":
-                targets = Targets(**checkpoint.state["targets"])
+                targets = Targets.unpack(checkpoint.state["targets"], self.device)
             self.progress.say(f"resuming {phase.upper()} at step {step}")
         if phase == "seid":
             self.progress.start("SEID", self.config.seid.steps, step)
             with self._timed("seid"):
-                seid(state, guide, photo, step, self._after("seid", state, guide, None))
+                seid(state, guide, photo, step, self._after("seid", state, guide, None), self.team)
             self._save("refine", 0, state, None)
             step = 0
         if targets is None:
-            total = self.config.scr.refine_steps * len(orbits(self.config.scr.orbit_views))
+            total = self.config.scr.refine_steps * len(orbits(self.config.scr))
             self.progress.start("SCR views", total)
             with self._timed("refine"):
                 targets = make_targets(state, guide, self._after_refining)
+                self.team.follow(targets.images)
             self._save("fit", 0, state, targets)
             step = 0
-        perceptual = Perceptual.load(guide.prior)
         self.progress.start("SCR fit", self.config.scr.fit_steps, step)
         with self._timed("fit"):
-            fit(state, guide, photo, targets, perceptual, step, self._after("fit", state, guide, targets))
-        return self._finish(state, guide, perceptual.name)
-
-    def _prepare(self) -> tuple[Guide, PhotoAnchor | None]:
-        """Load the prior, read the words, cut out the face, make the body."""
-        config = self.config
-        prior = load_prior(config)
-        suffix = view_prompt("", "head", "overhead")
-        cut = prior.truncated(self.inputs.text, suffix)
-        text = self.inputs.text[: len(self.inputs.text) - len(cut)].strip() if cut else self.inputs.text
-        if cut:
-            self._note(f"the text is longer than the prior reads; this part is left out: '{cut}'")
-        unknown = [word for word in prior.unknown_words(text) if any(c.isalnum() for c in word)]
-        if unknown:
-            self._note(f"the prior does not know these words and ignores them: {', '.join(unknown)}")
-        phenotype = phenotype_from_text(self.inputs.text)
-        body = anny_body(phenotype)
-        face = align_face(self.inputs.photo, self.inputs.face, PHOTO_SIZE)
-        guide = Guide(prior, PromptBook(prior), text, prior.encode_face(face[None]), body, config)
-        photo = None
-        if config.photo_weight > 0:
-            photo = photo_anchor(body, face, face_mask(PHOTO_SIZE), config.photo_weight)
-        return guide, photo
+            after = self._after("fit", state, guide, targets)
+            fit(state, guide, photo, targets, self.cast.perceptual, step, after, self.team)
+        avatar = self._finish(state, guide)
+        self.team.wait()
+        return avatar
 
     def _checkpoint(self) -> Checkpoint | None:
         checkpoint = self.folder.load_checkpoint()
+        self.team.wait()  # reading shortens metrics.jsonl to the checkpoint's
         if checkpoint is None:
             return None
         before, now = checkpoint.meta.get("inputs"), self._inputs_meta()
@@ -168,19 +279,19 @@ class _Run:
             "settings": plain(settings),
         }
 
-    def _note(self, text: str) -> None:
-        self.notes.append(text)
-        self.progress.say(text)
-
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
         self._running = name, began
         yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         self._running = None
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     def _save(self, name: str, step: int, state: State, targets: Targets | None) -> None:
+        if not self.team.leads:
+            return
         packed = {"state": state.pack()}
         if targets is not None:
             packed["targets"] = targets.pack()
@@ -198,15 +309,18 @@ class _Run:
     ) -> Callable[[int, dict[str, float]], None]:
         def after_step(done: int, log: dict[str, float]) -> None:
             self.progress.step(done, loss=log["loss"])
-            self.folder.add_metrics({"stage": name, "step": done, **log})
+            if self.team.leads:
+                self.folder.add_metrics({"stage": name, "step": done, **log})
             if state.skipped >= MAX_SKIPPED:
                 raise UserError(
                     f"the loss was not finite {MAX_SKIPPED} times in a row at step {done} of {name}; the "
                     f"last checkpoint in {self.folder.path} is kept: try another --seed"
                 )
-            if self.stop.requested:
+            if self.team.any(self.stop.requested, self.device):
                 self._save(name, done, state, targets)
                 raise KeyboardInterrupt
+            if not self.team.leads:
+                return
             if state.skipped == 0 and time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS:
                 self._save(name, done, state, targets)
             if time.monotonic() - self.last_preview > PREVIEW_SECONDS:
@@ -218,12 +332,14 @@ class _Run:
     def _after_refining(self, done: int, total: int) -> None:
         """Refinement takes seconds and has a checkpoint just before it, from which it starts again."""
         self.progress.step(done)
-        if self.stop.requested:
+        if self.team.any(self.stop.requested, self.device):
             raise KeyboardInterrupt
 
     def _avatar(self, state: State, guide: Guide) -> Avatar:
         body = guide.body
-        binding = Binding(list(body.joint_names), list(body.joint_parents), body.joints.detach().clone())
+        binding = Binding(
+            list(body.joint_names), list(body.joint_parents), body.joints.detach().cpu().clone()
+        )
         provenance = {
             "text": self.inputs.text,
             "photo": self.inputs.image.name,
@@ -234,12 +350,15 @@ class _Run:
         }
         return Avatar(state.gaussians, state.head, provenance, binding)
 
-    def _finish(self, state: State, guide: Guide, perceptual: str) -> Avatar:
+    def _finish(self, state: State, guide: Guide) -> Avatar:
         """Everything a run folder holds, the report last: a folder without one is unfinished."""
-        config = self.config
+        config, perceptual = self.config, self.cast.perceptual
         state.head.requires_grad_(False).eval()
-        detached = state.gaussians.select(torch.arange(len(state.gaussians)))
+        detached = state.gaussians.select(torch.arange(len(state.gaussians), device=self.device))
         avatar = replace(self._avatar(state, guide), gaussians=detached)
+        finished = replace(avatar, gaussians=detached.to("cpu"), head=copy.deepcopy(state.head).to("cpu"))
+        if not self.team.leads:
+            return finished
         self.progress.say("writing the avatar and its turntable")
         with self._timed("write"):
             avatar.save(self.folder.path)
@@ -255,32 +374,33 @@ class _Run:
                 "text": self.inputs.text,
                 "text_read": guide.text,
                 "image": str(self.inputs.image),
-                "notes": self.notes,
+                "notes": self.cast.notes,
                 "settings": config,
-                "phenotype": phenotype_from_text(self.inputs.text),
-                "perceptual_loss": perceptual,
-                "perceptual_note": ""
-                if perceptual.startswith("lpips")
-                else "no LPIPS weights found: the perceptual loss compares features of the prior's own UNet",
+                "phenotype": self.cast.phenotype,
+                "perceptual_loss": perceptual.name if perceptual is not None else "none",
+                "perceptual_note": UNET_FEATURES if type(perceptual) is Perceptual else "",
                 "gaussians": len(avatar.gaussians),
                 "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
                 "peak_memory_gib": round(peak_memory_gib(), 3),
+                "device": str(self.device),
+                "processes": self.team.size,
+                "peak_gpu_gib": peak_gpu_gib(self.device),
                 "dtype": str(guide.prior.dtype).removeprefix("torch."),
                 "threads": torch.get_num_threads(),
                 "versions": versions(),
             },
         )
-        return avatar
+        return finished
 
 
-def load_prior(config: Config) -> Prior:
-    """The prior that the configuration names, frozen; "compact" is the one in the package."""
-    path = (
-        str(files("specularip") / "assets" / "compact")
-        if config.prior.path == "compact"
-        else config.prior.path
-    )
-    return Prior.load(path, dtype=pick_dtype(config.prior.dtype, "cpu"))
+def load_prior(config: Config, device: torch.device | str = "cpu") -> Prior:
+    """The prior that the configuration names, frozen, on `device`."""
+    dtype = pick_dtype(config.prior.dtype, device)
+    if config.prior.path == "sd15":
+        return load_sd15(config.prior.sources, device=device, dtype=dtype)
+    shipped = str(files("specularip") / "assets" / "compact")
+    path = shipped if config.prior.path == "compact" else config.prior.path
+    return Prior.load(path, device=device, dtype=dtype)
 
 
 def preview(avatar: Avatar, body: Body, size: int) -> np.ndarray:
