@@ -2,11 +2,12 @@
 
 One .safetensors of Stable Diffusion 1.5 holds the UNet under `model.diffusion_model.`, the VAE under
 `first_stage_model.` and the text encoder under `cond_stage_model.transformer.`; a ControlNet's has
-`control_model.`. Each function here takes a key of diffusers' network and gives its name in such a file, so that
-an error can name what the user can find in the file.
+`control_model.`. Each function here takes a key of diffusers' network and gives its name in such a file, so
+that an error can name what the user can find in the file.
 
-Its layout is counted, not nested: with L resnets a block, `input_blocks` are the first convolution and then, for
-each block, L resnets and a downsampling; `output_blocks` are L + 1 resnets a block, the last with the upsampling.
+Its layout is counted, not nested: with L resnets a block, `input_blocks` are the first convolution and then,
+for each block, L resnets and a downsampling; `output_blocks` are L + 1 resnets a block, the last with the
+upsampling.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ _VAE = (
 
 
 def vae_name(key: str, blocks: int = 4) -> tuple[str, ...]:
-    """The name within a whole checkpoint, and in a file of the VAE alone. The original counts up blocks upwards."""
+    """The name in a whole checkpoint, and in a file of the VAE alone. Up blocks count the other way round."""
     path, leaf = _split(key)
     for pattern, put in _VAE:
         path = re.sub(pattern, put, path)

@@ -45,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def pick_weights(names: Iterable[str]) -> str | None:
-    """Which of a folder's file names holds the weights: whole before half precision, safetensors before pickles.
+    """Which of a folder's files holds the weights: whole before half precision, safetensors before pickles.
 
     An index (`*.safetensors.index.json`) stands for the pieces that it lists. None: there are no weights.
     """
@@ -93,7 +93,8 @@ def read_weights(path: Path) -> dict[str, Any]:
             raise UserError(f"{path} is not a whole safetensors file: {first_line(error)}") from error
     if path.suffix == ".ckpt":
         raise UserError(
-            f"{path} is a .ckpt pickle, which could run code when it is read: use the .safetensors of the same model"
+            f"{path} is a .ckpt pickle, which could run code when it is read: use the .safetensors of the "
+            "same model"
         )
     if path.suffix not in PICKLES:
         raise UserError(f"{path} is not a file of weights: use .safetensors, or a published .bin")
@@ -157,7 +158,7 @@ def recognise(state: Mapping[str, Any]) -> str:
 def complain(
     path: Path, missing: Sequence[str], extra: Sequence[str], shapes: Sequence[str], kind: str = ""
 ) -> None:
-    """Raise the one line about keys that are missing, unknown, or of the wrong shape; nothing if there are none.
+    """Raise the one line about keys that are missing, unknown, or of the wrong shape, if there are any.
 
     kind: what the file seems to be instead (see `recognise`).
     """
@@ -174,7 +175,7 @@ def complain(
         faults.append(f"has wrong shapes: {some(shapes)}")
     if faults:
         looks = f" (it looks like {kind})" if kind else ""
-        raise UserError(f"{path} does not fit its config.json{looks}: it " + "; it ".join(faults))
+        raise UserError(f"{path} does not fit its network{looks}: it " + "; it ".join(faults))
 
 
 Names = Callable[[str], Sequence[str]]
@@ -190,8 +191,8 @@ def fill(
 ) -> None:
     """Give a network the tensors of a file, as they are (no copy, the file's dtype), every key accounted for.
 
-    names: how the network's keys are called in the file. ignore: pattern of keys of the file that are known and
-    not needed. path: the file, for the error. The network may stand on torch's meta device.
+    names: how the network's keys are called in the file. ignore: pattern of keys of the file that are known
+    and not needed. path: the file, for the error. The network may stand on torch's meta device.
     """
     wanted = model.state_dict()
     found: dict[str, Tensor] = {}
