@@ -91,7 +91,8 @@ class PerceiverResampler(nn.Module):
 
     def forward(self, tokens: Tensor, features: Tensor) -> Tensor:
         features = self.proj_in(features)
-        for attention, mlp in self.layers:  # type: ignore[misc]
+        layers: Any = self.layers
+        for attention, mlp in layers:
             tokens = tokens + attention(features, tokens)
             tokens = tokens + mlp(tokens)
         return self.norm_out(self.proj_out(tokens))
