@@ -34,11 +34,13 @@ def generate(
     text: Annotated[Positional[str], arg(metavar="TEXT")],
     image: Annotated[Path, arg(metavar="FACE")],
     out: Annotated[Path, arg(metavar="DIR")],
-    preset: Literal["compact"] = "compact",
+    preset: Literal["compact", "sd15"] = "compact",
     seed: int = 0,
-    photo_weight: float = 1.0,
+    photo_weight: float | None = None,
+    low_memory: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    settings: Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")] = (),
 ) -> None:
     """Make an avatar from a sentence and a photo of a face.
 
@@ -53,19 +55,33 @@ def generate(
         image: Photo of one face looking at the camera (JPEG, PNG, WebP...), 48 pixels across or more. Of
             several faces the largest is taken.
         out: Folder for the results. It must be empty or new, unless --resume or --overwrite is given.
-        preset: compact ships with the package and needs no GPU and no download.
+        preset: compact ships with the package and needs no GPU and no download. sd15 is the method at full
+            size: it needs an NVIDIA GPU with 16 GB and downloaded models (see `specularip models`).
         seed: The same seed on the same machine makes the same avatar.
-        photo_weight: Pull of the photo on the front of the head. 0 leaves the face to the prior alone.
+        photo_weight: Pull of the photo on the front of the head. 0 leaves the face to the prior alone. Left
+            out, 1 for compact and 0 for sd15, which knows faces well.
+        low_memory: sd15 on a GPU with 12 GB: smaller batches, the same result, more time.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Only files that a run writes are deleted.
+        settings: Any setting of the preset by its name in report.json, such as seid.steps=1200 or
+            prior.sources.base=/models/realistic_vision.
     """
-    print(f'specularip {__version__}: "{" ".join(text.split())}", face from {image}', flush=True)
+    leads = os.environ.get("RANK", "0") == "0"  # torchrun starts several of these
+    if leads:
+        print(f'specularip {__version__}: "{" ".join(text.split())}", face from {image}', flush=True)
+    from dataclasses import replace
+
+    from specularip.config import preset_config, with_settings
     from specularip.inputs import check_inputs
     from specularip.progress import Progress
 
-    check_inputs(text, image, out, resume, overwrite)  # before torch loads: wrong input is told at once
+    config = with_settings(preset_config(preset), settings)
+    if photo_weight is not None:
+        config = replace(config, photo_weight=photo_weight)
+    # Before torch loads: wrong input is told at once.
+    check_inputs(text, image, out, resume, overwrite, config.looks_for_face)
     try:
-        with Progress() as progress:
+        with open(os.devnull, "w") as nowhere, Progress(None if leads else nowhere) as progress:
             progress.say("loading libraries")
             from specularip.stages.run import generate as run
 
@@ -77,13 +93,17 @@ def generate(
                 seed=seed,
                 resume=resume,
                 overwrite=overwrite,
-                photo_weight=photo_weight,
+                photo_weight=config.photo_weight,
+                low_memory=low_memory,
+                config=config,
                 progress=progress,
             )
     except KeyboardInterrupt:
-        _say_how_to_continue(out)
+        if leads:
+            _say_how_to_continue(out)
         raise SystemExit(STOPPED) from None
-    print(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply")
+    if leads:
+        print(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply")
 
 
 def fit(

@@ -234,6 +234,11 @@ class Config:
     turntable_frames: int = 120
     turntable_size: int = 480
 
+    @property
+    def looks_for_face(self) -> bool:
+        """Whether the package's own face detector is asked; insightface's needs no second opinion."""
+        return self.prior.path != "sd15" or self.photo_weight > 0
+
 
 NEGATIVE = (
     "cloned face, multi face, bad face, poorly drawn face, duplicate face, cropped, out of frame, "

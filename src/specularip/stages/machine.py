@@ -21,7 +21,7 @@ def check_machine(config: Config) -> None:
         return
     if not torch.cuda.is_available():
         raise UserError(
-            f"--preset {config.preset} needs an NVIDIA GPU with 16 GB of memory (12 GB with --low-memory), and "
+            f"--preset {config.preset} needs an NVIDIA GPU with 16 GB of memory (12 with --low-memory), and "
             "PyTorch finds none here: --preset compact needs no GPU"
         )
     if config.prior.path != "sd15":

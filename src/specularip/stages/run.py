@@ -43,6 +43,10 @@ from .state import State, start
 PREVIEW_SECONDS, CHECKPOINT_SECONDS = 8.0, 45.0
 PHOTO_SIZE = 96
 MAX_SKIPPED = 3
+MEMORY_SETTINGS = (
+    ("", "low_memory"), ("seid", "views_at_once"), ("scr", "refine_batch"), ("scr", "vae_batch"),
+)  # fmt: skip
+"""What a resumed run may change: it does not change the result."""
 UNET_FEATURES = "no LPIPS weights found: the perceptual loss compares features of the prior's own UNet"
 
 
@@ -72,7 +76,7 @@ def generate(
         config = replace(config, photo_weight=photo_weight)
     if low_memory:
         config = with_low_memory(config)
-    inputs = check_inputs(text, image, out, resume, overwrite, looks_for_face(config))
+    inputs = check_inputs(text, image, out, resume, overwrite, config.looks_for_face)
     if config.photo_weight < 0:
         raise UserError(f"--photo-weight is {config.photo_weight}: it must be 0 or more")
     check_machine(config)
@@ -80,9 +84,9 @@ def generate(
     for views in (config.seid.views_per_step, config.scr.views_per_step):
         team.share(views)
     with ExitStack() as stack:
-        if progress is None or not team.leads:
-            silent = None if team.leads else stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            progress = stack.enter_context(Progress(silent))
+        if progress is None:
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            progress = stack.enter_context(Progress(None if team.leads else nowhere))
         stop = stack.enter_context(polite_stop())
         began = time.perf_counter()
         cast = _prepare(inputs, config, device, progress)
@@ -91,12 +95,13 @@ def generate(
         team.wait()
         run = _Run(inputs, cast, folder, progress, stop, team)
         run.seconds["load"] = time.perf_counter() - began
-        return run.go()
-
-
-def looks_for_face(config: Config) -> bool:
-    """Whether the package's own face detector is asked; insightface's needs no second opinion."""
-    return config.prior.path != "sd15" or config.photo_weight > 0
+        try:
+            return run.go()
+        except torch.cuda.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU's memory ran out; {out} keeps the last checkpoint: end other programs on the GPU, "
+                "or continue with --resume --low-memory"
+            ) from error
 
 
 @dataclass
@@ -158,6 +163,9 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         photo = photo_anchor(body, crop, face_mask(PHOTO_SIZE), config.photo_weight)
     if perceptual is None and config.scr.perceptual_weight:
         perceptual = Perceptual.load(prior)
+        top, bottom, left, right = config.scr.crop
+        if type(perceptual) is Perceptual and bottom - top != right - left:
+            raise UserError("scr.crop must be square where LPIPS' weights are not: the prior reads squares")
     return _Cast(guide, photo, perceptual, phenotype, notes)
 
 
@@ -272,6 +280,8 @@ class _Run:
 
     def _inputs_meta(self) -> dict[str, Any]:
         settings = asdict(self.config)
+        for part, name in MEMORY_SETTINGS:
+            (settings[part] if part else settings).pop(name)
         return {
             "text": self.inputs.text,
             "seed": settings.pop("seed"),
