@@ -138,12 +138,14 @@ def read_adapter(path: Path) -> dict[str, Tensor]:
     return flat
 
 
-def load_identity(unet: nn.Module, path: Path, image_encoder: Any) -> ImageProjection | FaceIdProjection:
+def load_identity(
+    unet: nn.Module, path: Path, image_encoder: Any, *, lora_merged: bool
+) -> ImageProjection | FaceIdProjection:
     """Give `unet` the identity attention in a file, merge the file's LoRA into it, and return its projection.
 
     Both published layouts are read: the plain one (`image_proj.proj`, one linear layer on CLIP's image
-    embedding) and FaceID-PlusV2's. A FaceID-PlusV2 without LoRA is one whose UNet has it already, as
-    `save_prior` writes. Raises UserError that names keys which are missing, unknown, or of the wrong shape.
+    embedding) and FaceID-PlusV2's. lora_merged: a FaceID-PlusV2 may lack its LoRA, because the UNet was saved
+    with it. Raises UserError that names keys which are missing, unknown, or of the wrong shape.
     """
     state = read_adapter(path)
     projection: ImageProjection | FaceIdProjection
@@ -153,6 +155,8 @@ def load_identity(unet: nn.Module, path: Path, image_encoder: Any) -> ImageProje
                 f"{path} is FaceID-Plus of the first version: use FaceID-PlusV2 "
                 "(ip-adapter-faceid-plusv2_sd15.bin)"
             )
+        if not lora_merged and not any("_lora." in key for key in state):
+            raise UserError(f"{path} misses FaceID-PlusV2's LoRA (ip_adapter.0.to_q_lora.down.weight...)")
         projection = _face_id_projection(state, path, unet, image_encoder)
     else:
         projection = _plain_projection(state, path, int(image_encoder.config.projection_dim))

@@ -68,7 +68,16 @@ def load_prior(
         if nets["image_encoder"] is None:
             raise UserError(f"prior {root} has ip_adapter/ but no image_encoder/ folder")
         adapter = find_adapter(root / "ip_adapter")
-    return assemble(nets, tokenizer, scheduler, adapter, root / "image_encoder", device=device, dtype=dtype)
+    return assemble(
+        nets,
+        tokenizer,
+        scheduler,
+        adapter,
+        root / "image_encoder",
+        lora_merged=True,
+        device=device,
+        dtype=dtype,
+    )
 
 
 def assemble(
@@ -78,15 +87,16 @@ def assemble(
     adapter: Path | None,
     image_encoder: Path,
     *,
+    lora_merged: bool,
     device: torch.device | str,
     dtype: torch.dtype | str,
 ) -> Prior:
     """The prior of networks that were read: the adapter attached, frozen, on its device.
 
-    adapter: the identity adapter's file. image_encoder: where its preprocessor_config.json may lie.
+    adapter, lora_merged: see `load_identity`. image_encoder: where its preprocessor_config.json may lie.
     """
     unet, encoder = networks["unet"], networks["image_encoder"]
-    projection = None if adapter is None else load_identity(unet, adapter, encoder)
+    projection = None if adapter is None else load_identity(unet, adapter, encoder, lora_merged=lora_merged)
     mean, std = CLIP_MEAN, CLIP_STD
     if encoder is not None and (image_encoder / "preprocessor_config.json").is_file():
         preprocess = read_json(image_encoder / "preprocessor_config.json")

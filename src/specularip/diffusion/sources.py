@@ -128,7 +128,9 @@ def load_sd15(
     check_sd15(networks, names)
     check_together(networks, names)
     beside = places["image_encoder"] if places["image_encoder"].is_dir() else places["image_encoder"].parent
-    prior = assemble(networks, tokenizer, scheduler, adapter, beside, device=device, dtype=dtype)
+    prior = assemble(
+        networks, tokenizer, scheduler, adapter, beside, lora_merged=False, device=device, dtype=dtype
+    )
     if not prior.wants_face_embedding:
         raise UserError(
             f"{adapter} is an IP-Adapter for pictures: the sd15 preset needs FaceID-PlusV2 "
