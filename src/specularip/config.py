@@ -31,6 +31,9 @@ class PriorConfig:
     full-size one, whose parts come from `sources`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 where the processor multiplies it natively, float16 on CUDA, else float32."""
+    fast: bool = True
+    """On CUDA: fused kernels and recorded graphs, which change no result, for priors of Stable Diffusion 1's
+    shape."""
     sources: Sd15Sources = field(default_factory=Sd15Sources)
     """Where the networks of "sd15" come from."""
     faces: str = "~/.insightface/models/buffalo_l"

@@ -35,7 +35,6 @@ def branch_noise(
     """
     g = len(branches)
     text = torch.cat([getattr(condition, branch) for branch in branches])
-    pose = None if condition.pose is None else condition.pose.repeat(g, 1, 1, 1)
     identity = scale = None
     if condition.identity is not None and condition.null_identity is not None:
         avoided = condition.negative_identity
@@ -46,9 +45,7 @@ def branch_noise(
         }
         identity = torch.cat([tokens[branch] for branch in branches])
         scale = None if condition.identity_scale is None else condition.identity_scale.repeat(g)
-    noise = prior.predict_noise(
-        noisy.repeat(g, 1, 1, 1), timesteps.repeat(g), text, pose, identity, scale, key_views
-    )
+    noise = prior.predict_noise(noisy, timesteps, text, condition.pose, identity, scale, key_views)
     return noise.chunk(g)
 
 

@@ -50,6 +50,12 @@ def _resized(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
+def _for_branches(tensor: Tensor, count: int) -> Tensor:
+    """A tensor of V rows once for each branch of guidance, `count` rows."""
+    branches = count // len(tensor)
+    return tensor if branches == 1 else tensor.repeat(branches, *[1] * (tensor.ndim - 1))
+
+
 class Prior(nn.Module):
     """A text-, pose- and face-conditioned diffusion model.
 
@@ -316,10 +322,13 @@ class Prior(nn.Module):
     ) -> Tensor:
         """What the UNet itself predicts (ε or v, see `prediction_type`), float32 [B,C,h,w]. Differentiable.
 
-        noisy [B,C,h,w]; timesteps [B]; text [B,T,D]; pose [B,P,S,S] in 0..1, black where nothing is drawn;
-        identity [B,n,D] tokens (`identity_tokens`); identity_scale [B], 0 where the face is not seen.
+        noisy [V,C,h,w]; timesteps [V]; text [B,T,D]; pose [V,P,S,S] in 0..1, black where nothing is drawn;
+        identity [B,n,D] tokens (`identity_tokens`); identity_scale [B], 0 where the face is not seen. B is V,
+        or a multiple of it: several texts and faces for each noisy image, branch-major.
         """
         dtype = self.dtype
+        noisy, timesteps = _for_branches(noisy, len(text)), _for_branches(timesteps, len(text))
+        pose = None if pose is None else _for_branches(pose, len(text))
         sample, text, extra = noisy.to(dtype), text.to(dtype), {}
         if self.pose_channels and pose is None:
             raise ValueError(f"pose must be [B,{self.pose_channels},S,S]: this prior is pose-conditioned")
@@ -361,8 +370,8 @@ class Prior(nn.Module):
         out = self.model_output(noisy, timesteps, text, pose, identity, identity_scale, key_views)
         if self.scheduler.config.prediction_type == "epsilon":
             return out
-        alpha = self.alphas(timesteps)
-        return alpha.sqrt() * out + (1 - alpha).sqrt() * noisy.float()
+        alpha = self.alphas(_for_branches(timesteps, len(out)))
+        return alpha.sqrt() * out + (1 - alpha).sqrt() * _for_branches(noisy.float(), len(out))
 
     def predict_x0(self, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The one-step estimate of the clean latents for a predicted `noise`, clamped if `clip_sample`."""

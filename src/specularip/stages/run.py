@@ -20,6 +20,7 @@ from ..avatar import Avatar, Binding
 from ..body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
 from ..cameras import FULL, HEAD, Cameras, orbit_views
 from ..config import Config, preset_config, with_low_memory
+from ..diffusion.fast import accelerate, supports
 from ..diffusion.prior import Prior, pick_dtype
 from ..diffusion.prompts import PromptBook, view_prompt
 from ..diffusion.sources import load_sd15
@@ -407,10 +408,14 @@ def load_prior(config: Config, device: torch.device | str = "cpu") -> Prior:
     """The prior that the configuration names, frozen, on `device`."""
     dtype = pick_dtype(config.prior.dtype, device)
     if config.prior.path == "sd15":
-        return load_sd15(config.prior.sources, device=device, dtype=dtype)
-    shipped = str(files("specularip") / "assets" / "compact")
-    path = shipped if config.prior.path == "compact" else config.prior.path
-    return Prior.load(path, device=device, dtype=dtype)
+        prior = load_sd15(config.prior.sources, device=device, dtype=dtype)
+    else:
+        shipped = str(files("specularip") / "assets" / "compact")
+        path = shipped if config.prior.path == "compact" else config.prior.path
+        prior = Prior.load(path, device=device, dtype=dtype)
+    return (
+        accelerate(prior) if config.prior.fast and prior.device.type == "cuda" and supports(prior) else prior
+    )
 
 
 def preview(avatar: Avatar, body: Body, size: int) -> np.ndarray:
