@@ -1,4 +1,4 @@
-"""The sd15 preset's files as they are published: the same folders, names, keys and formats, every width small."""
+"""The sd15 preset's files as published: the same folders, names, keys and formats, every width small."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transformers import (
 from specularip.diffusion.sources import Sd15Sources
 
 CONTEXT, CLIP, EMBED, RANK = 128, 16, 12, 2
-"""Width of text, of CLIP's hidden states, of the face recogniser; rank of the LoRA. Published: 768, 1280, 512, 128."""
+"""Width of text, CLIP's hidden states, face embedding; rank of the LoRA. Published: 768, 1280, 512, 128."""
 CHANNELS = (8, 8, 16, 16)
 ADAPTER = "ip-adapter-faceid-plusv2_sd15.bin"
 
