@@ -60,7 +60,8 @@ def seid(
         timesteps = sample_timesteps(highest, len(views.framings), state.generator, minimum=lowest)
         noise = torch.randn(len(views.framings), *shape, generator=state.generator)
 
-        mine = part(views, rows)
+        # To the GPU before anything else: later the copy would wait for all that is under way there.
+        mine, noise = part(views, rows), noise[rows].to(prior.device)
         raster, specular = draw(state.gaussians, state.head, mine.cameras, guide.config.background, gain)
         raster.means2d.retain_grad()
         distilled = sds(
@@ -68,7 +69,7 @@ def seid(
             as_images(raster, prior.image_channels),
             guide.condition(mine),
             timesteps[rows],
-            noise[rows],
+            noise,
             guide.config.guidance,
             guide.config.guidance.rescale,
             at_once=config.views_at_once,
