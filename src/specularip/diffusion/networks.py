@@ -174,7 +174,7 @@ def _read_config(kind: Kind, path: Path) -> dict[str, Any]:
     given = config.get("_class_name") or next(iter(config.get("architectures") or []), wanted)
     # CLIP's towers are published with and without their projections.
     if str(given).replace("WithProjection", "") != wanted.replace("WithProjection", ""):
-        raise UserError(f"{path} describes a {given}, and a {wanted} is needed here")
+        raise UserError(f"{path} is of {given}, and {wanted} is needed here")
     return config
 
 

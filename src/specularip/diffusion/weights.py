@@ -23,6 +23,7 @@ from ..errors import UserError
 
 PICKLES = (".bin", ".pt", ".pth")
 """Files that torch.load reads with `weights_only=True`: tensors and nothing that could run."""
+LFS = b"version https://git-lfs"
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 """Names of weights in folders of diffusers and transformers."""
 
@@ -66,6 +67,8 @@ def find_weights(folder: Path) -> list[Path]:
     if name is None:
         pickled = [name for name in names if Path(name).suffix == ".ckpt"]
         hint = f" ({pickled[0]} is a pickle, which could run code: convert it)" if pickled else ""
+        if "snapshots" in folder.parts:  # the hub's cache
+            hint = ", its download is not complete: run `specularip models fetch --preset sd15`"
         raise UserError(f"{folder} holds no .safetensors weights{hint}")
     if not name.endswith(".index.json"):
         return [folder / name]
@@ -84,29 +87,36 @@ def read_weights(path: Path) -> dict[str, Any]:
 
     Raises UserError for a file that is cut short, of another kind, or a pickle of more than tensors.
     """
+    if path.suffix == ".ckpt":
+        raise UserError(
+            f"{path} is a .ckpt pickle, which could run code when it is read: use the .safetensors of the same "
+            "model"
+        )
+    if path.suffix not in (".safetensors", *PICKLES):
+        raise UserError(f"{path} is not a file of weights: use .safetensors, or a published .bin")
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LFS))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if not start:
+        raise UserError(f"{path} is empty: download it again")
+    if start == LFS:
+        raise UserError(f"{path} is only git's pointer to the file: run `git lfs pull`, or download it")
     if path.suffix == ".safetensors":
         try:
             with safe_open(str(path), "pt"):
                 pass
             return load_file(str(path))
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a whole safetensors file: {first_line(error)}") from error
-    if path.suffix == ".ckpt":
-        raise UserError(
-            f"{path} is a .ckpt pickle, which could run code when it is read: use the .safetensors of the "
-            "same model"
-        )
-    if path.suffix not in PICKLES:
-        raise UserError(f"{path} is not a file of weights: use .safetensors, or a published .bin")
+            raise UserError(
+                f"{path} is not a whole safetensors file: {first_line(error)}; download it again"
+            ) from error
+    whole = zipfile.is_zipfile(path)
+    if start.startswith(b"PK") and not whole:
+        raise UserError(f"{path} is not whole, its end is missing: download it again")
     try:
-        with path.open("rb") as file:
-            zipped = file.read(4) == b"PK\x03\x04"
-        whole = zipfile.is_zipfile(path)
-        if zipped and not whole:
-            raise UserError(f"{path} is not whole: its end is missing; download it again")
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
-    except UserError:
-        raise
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError, OSError...
         reason = "it holds more than tensors, which could run code; use a .safetensors of the same model"
         if "weights_only" not in str(error).lower() and "unsupported global" not in str(error).lower():
@@ -174,8 +184,8 @@ def complain(
     if shapes:
         faults.append(f"has wrong shapes: {some(shapes)}")
     if faults:
-        looks = f" (it looks like {kind})" if kind else ""
-        raise UserError(f"{path} does not fit its network{looks}: it " + "; it ".join(faults))
+        fit = f"looks like {kind}, not like what is needed here" if kind else "does not fit its network"
+        raise UserError(f"{path} {fit}: it " + "; it ".join(faults))
 
 
 Names = Callable[[str], Sequence[str]]
