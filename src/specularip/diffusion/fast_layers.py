@@ -15,7 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .fused import Features, Norm, Part, coefficients, join, normalize, normalize_backward
+from .fused import (
+    Features,
+    Norm,
+    Part,
+    coefficients,
+    join,
+    normalize,
+    normalize_backward,
+    patches,
+    patches_backward,
+    spread,
+)
 
 Tape = list[Any]
 """What the backward pass of a network needs, in the order in which it was computed."""
@@ -64,46 +75,36 @@ def mirrored(weight: Tensor) -> Tensor:
     return weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=torch.channels_last)
 
 
-def padded_channels(x: Tensor, channels: int) -> Tensor:
-    """x [B,H,W,C] with zero channels appended."""
-    return F.pad(x, (0, channels - x.shape[-1]))
-
-
 class EntryConvolution:
-    """A 3x3 convolution of a few channels: padded to eight, which tensor cores need, its bias among them.
-
-    Channel C of the padded input is 1, and its weight at the middle tap is the bias.
-    """
+    """A 3x3 convolution of a few channels, too narrow for the tensor cores: as a product with its patches."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         self.channels = conv.in_channels
-        width = -(-(self.channels + 1) // 8) * 8
-        weight = conv.weight.new_zeros(conv.out_channels, width, 3, 3)
-        weight[:, : self.channels] = conv.weight.data
-        if conv.bias is not None:
-            weight[:, self.channels, 1, 1] = conv.bias.data
-        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        width = -(-9 * self.channels // 8) * 8
+        weight = conv.weight.data.contiguous().flatten(1)
+        self.weight = F.pad(weight, (0, width - weight.shape[1]))
+        self.bias = None if conv.bias is None else conv.bias.data
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [B,C,H,W], any layout and float dtype -> [B,H,W,D]."""
-        wide = self.weight.new_zeros(len(x), *x.shape[2:], self.weight.shape[1])
-        wide[..., : self.channels] = x.permute(0, 2, 3, 1)
-        wide[..., self.channels] = 1
-        return convolve(wide, self.weight)
+    def __call__(self, x: Tensor, gain: float = 1.0, offset: float = 0.0) -> Tensor:
+        """x [B,C,H,W], any layout and float dtype -> the convolution of x·gain + offset, [B,H,W,D]."""
+        columns = patches(x, self.weight.shape[1], gain, offset, self.weight.dtype)
+        return F.linear(columns, self.weight, self.bias)
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """Gradient [B,C,H,W] float32 on its input at gain 1."""
+        return patches_backward(grad @ self.weight, self.channels)
 
 
 def group_norm(norm: nn.GroupNorm, x: Features, shift: Tensor | None = None) -> Norm:
     """Statistics of a diffusers group norm on x + shift."""
-    return coefficients(x, norm.weight.float(), norm.bias.float(), norm.num_groups, norm.eps, shift)
+    return coefficients(x, norm.weight, norm.bias, norm.num_groups, norm.eps, shift)
 
 
-def linear(x: Tensor, conv: nn.Module, bias: Tensor | None = None) -> Tensor:
-    """A linear layer, or a 1x1 convolution as one; `bias` is added to its own."""
-    weight: Tensor = conv.weight  # type: ignore[assignment]
-    own: Tensor | None = conv.bias  # type: ignore[assignment]
-    if bias is not None:
-        own = bias if own is None else own + bias
-    return F.linear(x, weight.flatten(1), own)
+def linear(x: Tensor, layer: nn.Module) -> Tensor:
+    """A linear layer, or a 1x1 convolution as one."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    bias: Tensor | None = layer.bias  # type: ignore[assignment]
+    return F.linear(x, weight.flatten(1), bias)
 
 
 def resnet(block: Any, x: Features, shift: Tensor | None = None, tape: Tape | None = None) -> Features:
@@ -111,13 +112,13 @@ def resnet(block: Any, x: Features, shift: Tensor | None = None, tape: Tape | No
     convolution's bias; None: there is no time. The result comes with its sums."""
     first = group_norm(block.norm1, x)
     hidden = convolve(normalize(x.x, first), block.conv1.weight)
-    second = group_norm(block.norm2, Features(hidden), block.conv1.bias.float() if shift is None else shift)
+    second = group_norm(block.norm2, Features(hidden), block.conv1.bias if shift is None else shift)
     if tape is not None:
         tape.append((block, x.x, first, hidden, second))
     hidden = convolve(normalize(hidden, second), block.conv2.weight)
     if block.conv_shortcut is None:
-        return join([Part(hidden, x.x, block.conv2.bias.float())])
-    return join([Part(hidden, linear(x.x, block.conv_shortcut, block.conv2.bias))])
+        return join([Part(hidden, x.x, block.conv2.bias)])
+    return join([Part(hidden, linear(x.x, block.conv_shortcut), block.conv2.bias)])
 
 
 class ResnetBackward:
@@ -161,12 +162,6 @@ class Upsampling:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [B,H,W,C] -> [B,2H,2W,C], with bias."""
-        images, height, width, _ = x.shape
         # Position (i,j) of this grid sees the pixels i-1..i: even rows of pixel i, and odd ones of pixel i-1.
-        grid = convolve(x, self.weight, padding=1).unflatten(-1, (2, 2, -1))
-        out = x.new_empty(images, height, 2, width, 2, grid.shape[-1])
-        for row in range(2):
-            for column in range(2):
-                part = grid[:, row : row + height, column : column + width, row, column]
-                out[:, :, row, :, column] = part if self.bias is None else part + self.bias
-        return out.view(images, 2 * height, 2 * width, -1)
+        grid = convolve(x, self.weight, padding=1)
+        return spread(grid, x.shape[1], x.shape[2], 1, self.bias)

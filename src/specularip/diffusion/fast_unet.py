@@ -25,7 +25,7 @@ from .fast_layers import (
     pack,
     resnet,
 )
-from .fused import Features, Part, add_layer_norm, cross_attention, geglu, join, normalize
+from .fused import Features, Part, add_layer_norm, bias_silu, cross_attention, geglu, join, normalize
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ class Transformer:
         self.module, self.block = module, module.transformer_blocks[0]
         attn = self.block.attn1
         self.qkv = concatenated([attn.to_q.weight, attn.to_k.weight, attn.to_v.weight])
+        # The feed-forward's last bias, seen through the projection that follows it.
+        self.exit = module.proj_out.weight.data.flatten(1)
+        carried = self.exit.float() @ self.block.ff.net[2].bias.data.float()
+        self.exit_bias = (module.proj_out.bias.data.float() + carried).to(self.exit.dtype)
 
     def _self_attention(self, x: Tensor, key_views: KeyViews | None) -> Tensor:
         attn = self.block.attn1
@@ -105,12 +109,8 @@ class Transformer:
         # The residual goes in as the matrix product's starting value.
         hidden = geglu(linear(normed, inner)).flatten(0, 1)
         tokens = torch.addmm(tokens.flatten(0, 1), hidden, outer.weight.T).unflatten(0, tokens.shape[:2])
-        out = linear(tokens, self.module.proj_out, self._carried(outer.bias))
+        out = F.linear(tokens, self.exit, self.exit_bias)
         return join([Part(out.unflatten(1, x.x.shape[1:3]), x.x)])
-
-    def _carried(self, bias: Tensor) -> Tensor:
-        """The feed-forward's bias, seen through the projection that follows."""
-        return self.module.proj_out.weight.flatten(1) @ bias
 
     @staticmethod
     def _add_norm(x: Tensor, delta: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
@@ -151,7 +151,7 @@ class Trunk:
         dtype = self.time_weight.dtype
         wave = self.network.time_proj(timesteps).to(dtype)
         time = F.silu(self.network.time_embedding(wave))
-        shifts = torch.addmm(self.time_bias, time.float(), self.time_weight.float().T)
+        shifts = F.linear(time, self.time_weight).float() + self.time_bias
         widths = [m.time_emb_proj.out_features for m in self.resnets]
         spans = [2 * b.attn2.to_k.out_features for b in self.blocks]
         words = F.linear(text.to(dtype), self.word_weight).split(spans, -1)
@@ -185,7 +185,7 @@ class Trunk:
                 skips.append(x.x)
             if block.downsamplers is not None:
                 conv = block.downsamplers[0].conv
-                x = join([Part(convolve(x.x, conv.weight, stride=2, padding=1), None, conv.bias.float())])
+                x = join([Part(convolve(x.x, conv.weight, stride=2, padding=1), None, conv.bias)])
                 skips.append(x.x)
         middle = self.network.mid_block
         first, second = middle.resnets
@@ -201,24 +201,25 @@ class ControlNet(Trunk):
         super().__init__(network)
         embedding = network.controlnet_cond_embedding
         self.hint_entry = EntryConvolution(embedding.conv_in)
+        self.hint_biases = [bias_silu(conv.bias.data) for conv in embedding.blocks]
 
     def hint(self, pose: Tensor) -> Tensor:
-        """pose [V,3,8h,8w] in 0..1 -> its embedding [V,h,w,C]."""
+        """pose [V,3,8h,8w] in 0..1 -> its embedding without the last bias, [V,h,w,C]."""
         embedding = self.network.controlnet_cond_embedding
         if self.network.config.controlnet_conditioning_channel_order == "bgr":
             pose = pose.flip(1)
         x = F.silu(self.hint_entry(pose))
-        for conv in embedding.blocks:
-            x = F.silu(convolve(x, conv.weight, stride=conv.stride[0], padding=1) + conv.bias)
-        last = embedding.conv_out
-        return convolve(x, last.weight) + last.bias
+        for conv, bias in zip(embedding.blocks, self.hint_biases):
+            x = normalize(convolve(x, conv.weight, stride=conv.stride[0], padding=1), bias)
+        return convolve(x, embedding.conv_out.weight)
 
     def __call__(
         self, noisy: Tensor, timesteps: Tensor, text: Tensor, pose: Tensor
     ) -> tuple[list[Tensor], Tensor]:
         """noisy [V,c,h,w], timesteps [V], text [G·V,T,D], pose [V,3,8h,8w]: residuals of skips and middle."""
         context = self.context(timesteps, text, None, None, None)
-        x, skips = self.down(join([Part(self.entry(noisy), self.hint(pose))]), context)
+        hint, bias = self.hint(pose), self.network.controlnet_cond_embedding.conv_out.bias
+        x, skips = self.down(join([Part(self.entry(noisy), hint, bias)]), context)
         residuals = [linear(s, conv) for s, conv in zip(skips, self.network.controlnet_down_blocks)]
         return residuals, linear(x.x, self.network.controlnet_mid_block)
 
@@ -232,6 +233,7 @@ class UNet(Trunk):
             None if block.upsamplers is None else Upsampling(block.upsamplers[0].conv)
             for block in network.up_blocks
         ]
+        self.side: torch.cuda.Stream | None = None
         last = network.conv_out
         weight = F.pad(last.weight.data, (0, 0, 0, 0, 0, 0, 0, -last.out_channels % 8))
         self.exit, self.bias = weight.contiguous(memory_format=torch.channels_last), last.bias.data.float()
@@ -255,7 +257,7 @@ class UNet(Trunk):
         if control is not None and pose is not None:
             if noisy.is_cuda:
                 # The two networks meet in the middle: until then they run side by side.
-                side = torch.cuda.Stream()
+                side = self.side = self.side or torch.cuda.Stream()
                 side.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(side):
                     residuals, middle = control(noisy, timesteps, text, pose)

@@ -33,6 +33,7 @@ from .fused import (
     normalize_backward,
     softmax,
     softmax_backward,
+    spread,
 )
 
 QUERIES_AT_ONCE = 4096
@@ -126,10 +127,7 @@ class Downsampling:
         return join([Part(out, None, self.bias)])
 
     def backward(self, grad: Tensor, record: tuple[Any, ...]) -> Tensor:
-        images, height, width, _ = grad.shape
-        kinds = convolve(grad, self.backward_weight, padding=1)[:, :height, :width].unflatten(-1, (2, 2, -1))
-        # [B,H,W,2,2,C] -> [B,H,2,W,2,C]
-        return kinds.permute(0, 1, 3, 2, 4, 5).reshape(images, 2 * height, 2 * width, -1)
+        return spread(convolve(grad, self.backward_weight, padding=1), *grad.shape[1:3], 0)
 
 
 class Encoder:
@@ -140,7 +138,6 @@ class Encoder:
         pack(encoder)
         self.scaling, self.shift = float(vae.config.scaling_factor), vae.config.shift_factor or 0.0
         self.entry = EntryConvolution(encoder.conv_in)
-        self.entry_backward = mirrored(self.entry.weight)
         self.encoder = encoder
         self.down = [
             None if block.downsamplers is None else Downsampling(block.downsamplers[0].conv)
@@ -162,7 +159,7 @@ class Encoder:
 
     def forward(self, images: Tensor, tape: Tape | None = None) -> Tensor:
         """images [B,3,H,W] in 0..1 -> latents [B,c,H/8,W/8] float32, those that denoisers work on."""
-        x = Features(self.entry(images.float() * 2 - 1))
+        x = Features(self.entry(images, 2.0, -1.0))
         for block, down in zip(self.encoder.down_blocks, self.down):
             for part in block.resnets:
                 x = resnet(part, x, tape=tape)
@@ -193,8 +190,7 @@ class Encoder:
                 flow = self.resnets[id(layer)](flow, record)
             else:
                 flow = layer.backward(flow, record)
-        flow = convolve(flow, self.entry_backward)[..., : self.entry.channels]
-        return flow.permute(0, 3, 1, 2).float() * (2 / scale)
+        return self.entry.backward(flow) * (2 / scale)
 
 
 class Decoder:

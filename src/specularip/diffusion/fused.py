@@ -30,7 +30,7 @@ def _kernels() -> Any:
 @dataclass(frozen=True)
 class Part:
     """One run of channels of `join`: x + other + bias. x and other [b,H,W,C], b a divisor of the result's
-    images (image i reads i mod b); bias [C] float32."""
+    images (image i reads i mod b); bias [C]."""
 
     x: Tensor
     other: Tensor | None = None
@@ -48,6 +48,8 @@ class Features:
 @dataclass(frozen=True)
 class Norm:
     """A group norm with its statistics: `values` [4,B,C] float32 holds scale, offset, centre, 1/deviation.
+
+    [4,1,C] serves all images.
 
     y = x·scale + offset, and (x − centre)/deviation is the value before weight and bias.
     """
@@ -81,7 +83,7 @@ def join(parts: list[Part], *, sums: bool = True) -> Features:
 def coefficients(
     features: Features, weight: Tensor, bias: Tensor, groups: int, eps: float, shift: Tensor | None = None
 ) -> Norm:
-    """Group norm of features + shift. weight, bias [C] float32; shift [C] or [b,C] float32, b | B."""
+    """Group norm of features + shift. weight, bias [C]; shift [C] or [b,C], b | B."""
     if features.sums is None:
         features = join([Part(features.x)])
     x, sums = features.x, features.sums
@@ -199,3 +201,45 @@ def softmax_backward(probabilities: Tensor, grad: Tensor, scale: float) -> Tenso
         return _kernels().softmax_backward(probabilities, grad, scale)
     product = probabilities.float() * grad.float()
     return (scale * (product - probabilities.float() * product.sum(-1, keepdim=True))).to(grad.dtype)
+
+
+def bias_silu(bias: Tensor) -> Norm:
+    """With `normalize`: SiLU of x + bias [C]."""
+    bias = bias.float()
+    ones, zeros = torch.ones_like(bias), torch.zeros_like(bias)
+    return Norm(torch.stack([ones, bias, zeros, ones])[:, None].contiguous(), ones, 1)
+
+
+def patches(x: Tensor, width: int, gain: float, offset: float, dtype: torch.dtype) -> Tensor:
+    """The 3x3 neighbourhoods of x·gain + offset, zeros outside: [B,C,H,W] -> [B,H,W,width], width >= 9C.
+
+    Channel 9c+k is tap k of channel c, as a convolution's weights are ordered; the rest is zero.
+    """
+    if x.is_cuda:
+        return _kernels().patches(x, width, gain, offset, dtype)
+    columns = F.unfold(x.float() * gain + offset, 3, padding=1).mT
+    return F.pad(columns, (0, width - columns.shape[-1])).unflatten(1, x.shape[2:]).to(dtype)
+
+
+def patches_backward(grad: Tensor, channels: int) -> Tensor:
+    """Gradient on x of `patches` with gain 1, [B,H,W,width] -> [B,C,H,W] float32."""
+    if grad.is_cuda:
+        return _kernels().patches_backward(grad, channels)
+    return F.fold(grad.float()[..., : 9 * channels].flatten(1, 2).mT, grad.shape[1:3], 3, padding=1)
+
+
+def spread(x: Tensor, height: int, width: int, step: int, bias: Tensor | None = None) -> Tensor:
+    """Channels to pixels: [B,H',W',4C] -> [B,2·height,2·width,C], plus bias [C].
+
+    Pixel (2i+r, 2j+s) is run 2r+s of the channels at (i + r·step, j + s·step).
+    """
+    if x.is_cuda:
+        return _kernels().spread(x, height, width, step, bias)
+    kinds = x.unflatten(-1, (2, 2, -1))
+    out = x.new_empty(len(x), height, 2, width, 2, kinds.shape[-1])
+    for row in range(2):
+        for column in range(2):
+            down, across = row * step, column * step
+            part = kinds[:, down : down + height, across : across + width, row, column]
+            out[:, :, row, :, column] = part if bias is None else part + bias
+    return out.view(len(x), 2 * height, 2 * width, -1)

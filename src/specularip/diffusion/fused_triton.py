@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 ROWS, CHANNELS = 64, 64
 """A tile: its rows are 128 bytes of float16."""
-PROGRAMS = 2048
+SUM_ROWS, SUM_WARPS = 32, 4
+"""The tile of reductions: lower, since they hold two accumulators."""
+PROGRAMS = 4096
 """About how many programs a reduction is cut into: several for each multiprocessor."""
 
 
@@ -34,7 +36,7 @@ def _dimensions(x: Tensor) -> tuple[int, int, int]:
 def _chunks(images: int, rows: int, channels: int) -> tuple[int, int]:
     """Into how many chunks a reduction cuts an image, and the rows of each."""
     wanted = max(1, PROGRAMS // (images * triton.cdiv(channels, CHANNELS)))
-    chunk = triton.cdiv(triton.cdiv(rows, wanted), ROWS) * ROWS
+    chunk = triton.cdiv(triton.cdiv(rows, wanted), SUM_ROWS) * SUM_ROWS
     return triton.cdiv(rows, chunk), chunk
 
 
@@ -53,7 +55,7 @@ def _join(
     squares = tl.zeros((ROWS, CHANNELS), tl.float32)
     shift = tl.zeros((CHANNELS,), tl.float32)
     if HAS_BIAS:
-        shift = tl.load(bias + column, inside, 0.0)
+        shift = tl.load(bias + column, inside, 0.0).to(tl.float32)
     for start in range(0, chunk, ROWS):
         row = part * chunk + start + tl.arange(0, ROWS)
         mask = (row < rows)[:, None] & inside[None, :]
@@ -91,7 +93,8 @@ def join(parts: list[Part], wants_sums: bool) -> tuple[Tensor, Tensor | None]:
         _join[(triton.cdiv(width, CHANNELS), chunks, images)](
             part.x, other, out if part.bias is None else part.bias, out, out if sums is None else sums,
             rows, width, len(part.x), len(other), chunk, channels, first,
-            part.other is not None, part.bias is not None, not plain, wants_sums, ROWS, CHANNELS,
+            part.other is not None, part.bias is not None, not plain, wants_sums, SUM_ROWS, CHANNELS,
+            num_warps=SUM_WARPS,
         )  # fmt: skip
         first += width
     return out, sums
@@ -116,7 +119,7 @@ def _coefficients(
     one, two = tl.sum(first, 0), tl.sum(second, 0)
     moved = tl.zeros((WIDTH,), tl.float32)
     if HAS_SHIFT:
-        moved = tl.load(shift + image % shift_images * channels + column, inside, 0.0)
+        moved = tl.load(shift + image % shift_images * channels + column, inside, 0.0).to(tl.float32)
     count = rows * width
     mean = tl.sum(one + rows * moved, 0) / count
     variance = tl.sum(two + 2 * moved * one + rows * moved * moved, 0) / count - mean * mean
@@ -151,16 +154,16 @@ def coefficients(
 
 @triton.jit
 def _normalize(
-    x, values, out, rows, channels, SILU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
+    x, values, out, rows, channels, norms, SILU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):
-    image, step = tl.program_id(2).to(tl.int64), tl.num_programs(2) * channels
+    image, step = tl.program_id(2).to(tl.int64), norms * channels
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     inside = column < channels
     mask = (row < rows)[:, None] & inside[None, :]
     at = image * rows * channels + row[:, None] * channels + column[None, :]
-    scale = tl.load(values + image * channels + column, inside, 0.0)
-    offset = tl.load(values + image * channels + step + column, inside, 0.0)
+    own = values + image % norms * channels + column
+    scale, offset = tl.load(own, inside, 0.0), tl.load(own + step, inside, 0.0)
     value = tl.load(x + at, mask, 0.0).to(tl.float32) * scale[None, :] + offset[None, :]
     if SILU:
         value = value * tl.sigmoid(value)
@@ -172,7 +175,7 @@ def normalize(x: Tensor, values: Tensor, silu: bool) -> Tensor:
     images, rows, channels = _dimensions(x)
     out = torch.empty_like(x)
     grid = (triton.cdiv(channels, CHANNELS), triton.cdiv(rows, ROWS), images)
-    _normalize[grid](x, values, out, rows, channels, silu, ROWS, CHANNELS)
+    _normalize[grid](x, values, out, rows, channels, values.shape[1], silu, ROWS, CHANNELS)
     return out
 
 
@@ -274,7 +277,7 @@ def normalize_backward(
     means = values.new_empty(2, images, channels)
     columns = triton.cdiv(channels, CHANNELS)
     _backward_sums[(columns, chunks, images)](
-        x, grad, values, sums, rows, channels, chunk, silu, ROWS, CHANNELS
+        x, grad, values, sums, rows, channels, chunk, silu, SUM_ROWS, CHANNELS, num_warps=SUM_WARPS
     )
     _backward_means[(groups, images)](
         sums, weight, values, means, rows, channels, width, chunks, *_blocks(chunks, width)
@@ -328,6 +331,23 @@ def add_layer_norm(
 
 
 @triton.jit
+def _erf(x):
+    """erf(x/√2) to 8e-6: an odd polynomial up to 4, where it is 1 but for 6e-5. A third of libdevice's time."""
+    x = tl.minimum(tl.maximum(x, -4.0), 4.0)
+    y = x * x
+    p = 1.6125951463708777e-10
+    p = p * y - 1.4006344636480591e-08
+    p = p * y + 5.432151410469923e-07
+    p = p * y - 1.2589765817942963e-05
+    p = p * y + 0.0001978142394211681
+    p = p * y - 0.0022678353302606454
+    p = p * y + 0.019754932060035264
+    p = p * y - 0.1328211667087206
+    p = p * y + 0.7978454118308579
+    return p * x
+
+
+@triton.jit
 def _geglu(x, out, rows, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     column = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
@@ -335,7 +355,7 @@ def _geglu(x, out, rows, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     at = row[:, None] * 2 * channels + column[None, :]
     value = tl.load(x + at, mask, 0.0).to(tl.float32)
     gate = tl.load(x + at + channels, mask, 0.0).to(tl.float32)
-    value = value * gate * 0.5 * (1 + tl.erf(gate * 0.7071067811865476))
+    value = value * gate * (0.5 + 0.5 * _erf(gate))
     tl.store(out + row[:, None] * channels + column[None, :], value, mask)
 
 
@@ -349,45 +369,54 @@ def geglu(x: Tensor) -> Tensor:
 
 
 @triton.jit
-def _attend(query, key, value, at_key, at_value, tokens, depth, scale, TOKENS: tl.constexpr,
-            DEPTH: tl.constexpr):  # fmt: skip
-    """Attention of a tile of queries over at most TOKENS keys, in one piece."""
+def _load_tokens(at, row, tokens, depth: tl.constexpr, TOKENS: tl.constexpr, DEPTH: tl.constexpr):
     token, column = tl.arange(0, TOKENS), tl.arange(0, DEPTH)
     mask = (token < tokens)[:, None] & (column < depth)[None, :]
-    keys = tl.load(key + token[:, None] * at_key + column[None, :], mask, 0.0)
-    scores = tl.dot(query, tl.trans(keys)) * scale
-    scores = tl.where((token < tokens)[None, :], scores, float("-inf"))
-    weights = tl.exp(scores - tl.max(scores, 1)[:, None])
-    values = tl.load(value + token[:, None] * at_value + column[None, :], mask, 0.0)
+    return tl.load(at + token[:, None] * row + column[None, :], mask, 0.0)
+
+
+@triton.jit
+def _attend(queries, keys, values, tokens, scale, TOKENS: tl.constexpr):
+    """Attention of a tile of queries over at most TOKENS keys, in one piece; scale for base 2."""
+    scores = tl.dot(queries, tl.trans(keys)) * scale
+    scores = tl.where((tl.arange(0, TOKENS) < tokens)[None, :], scores, float("-inf"))
+    weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
     return tl.dot(weights.to(values.dtype), values) / tl.sum(weights, 1)[:, None]
 
 
 @triton.jit
 def _cross_attention(
-    query, key, value, face_key, face_value, face_scale, out, length, images, tokens, face_tokens, depth, channels,
+    query, key, value, face_key, face_value, face_scale, out, length, images, tokens, face_tokens,
+    depth: tl.constexpr, channels,
     query_image, query_row, key_image, key_row, value_image, value_row,
-    face_key_image, face_key_row, face_value_image, face_value_row, scale,
+    face_key_image, face_key_row, face_value_image, face_value_row, scale, tiles,
     HAS_FACE: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, FACE_TOKENS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):  # fmt: skip
     image, head = tl.program_id(2).to(tl.int64), tl.program_id(1) * depth
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, DEPTH)
-    mask = (row < length)[:, None] & (column < depth)[None, :]
-    at = query + image % images * query_image + head
-    queries = tl.load(at + row[:, None] * query_row + column[None, :], mask, 0.0)
-    result = _attend(
-        queries, key + image * key_image + head, value + image * value_image + head, key_row, value_row,
-        tokens, depth, scale, TOKENS, DEPTH,
-    )  # fmt: skip
+    keys = _load_tokens(key + image * key_image + head, key_row, tokens, depth, TOKENS, DEPTH)
+    values = _load_tokens(value + image * value_image + head, value_row, tokens, depth, TOKENS, DEPTH)
     if HAS_FACE:
-        face = _attend(
-            queries, face_key + image * face_key_image + head, face_value + image * face_value_image + head,
-            face_key_row, face_value_row, face_tokens, depth, scale, FACE_TOKENS, DEPTH,
-        )  # fmt: skip
-        result += tl.load(face_scale + image) * face
-    to = out + image * length * channels + head
-    tl.store(to + row[:, None] * channels + column[None, :], result, mask)
+        at = face_key + image * face_key_image + head
+        face_keys = _load_tokens(at, face_key_row, face_tokens, depth, FACE_TOKENS, DEPTH)
+        at = face_value + image * face_value_image + head
+        face_values = _load_tokens(at, face_value_row, face_tokens, depth, FACE_TOKENS, DEPTH)
+        weight = tl.load(face_scale + image)
+    for tile in range(0, tiles):
+        row = (tl.program_id(0) * tiles + tile) * ROWS + tl.arange(0, ROWS)
+        mask = (row < length)[:, None] & (column < depth)[None, :]
+        at = query + image % images * query_image + head
+        queries = tl.load(at + row[:, None] * query_row + column[None, :], mask, 0.0)
+        result = _attend(queries, keys, values, tokens, scale, TOKENS)
+        if HAS_FACE:
+            result += weight * _attend(queries, face_keys, face_values, face_tokens, scale, FACE_TOKENS)
+        to = out + image * length * channels + head
+        tl.store(to + row[:, None] * channels + column[None, :], result, mask)
+
+
+CROSS_ROWS, CROSS_TILES = 64, 8
+"""Queries of a tile, and tiles that a program takes one after the other with the same keys."""
 
 
 def cross_attention(
@@ -399,17 +428,19 @@ def cross_attention(
     depth = channels // heads
     out = query.new_empty(images, length, channels)
     has_face = face_key is not None and face_value is not None and face_scale is not None
-    face_k, face_v, face_s = (key, value, key) if not has_face else (face_key, face_value, face_scale)
+    if face_key is None or face_value is None or face_scale is None:
+        face_key, face_value, face_scale = key, value, key
     wide = max(16, triton.next_power_of_2(depth))
-    tall = 128 if wide <= 128 else 64
-    _cross_attention[(triton.cdiv(length, tall), heads, images)](
-        query, key, value, face_k, face_v, face_s, out, length, len(query), key.shape[1],
-        face_k.shape[1] if has_face else 1, depth, channels,  # type: ignore[union-attr]
+    # Many heads and images are programs enough: only then is one worth several tiles.
+    tiles = min(CROSS_TILES, max(1, length * heads * images // (CROSS_ROWS * 1024)))
+    _cross_attention[(triton.cdiv(length, CROSS_ROWS * tiles), heads, images)](
+        query, key, value, face_key, face_value, face_scale, out, length, len(query), key.shape[1],
+        face_key.shape[1], depth, channels,
         query.stride(0), query.stride(1), key.stride(0), key.stride(1), value.stride(0), value.stride(1),
-        face_k.stride(0), face_k.stride(1), face_v.stride(0), face_v.stride(1),  # type: ignore[union-attr]
-        depth**-0.5, has_face, tall, max(16, triton.next_power_of_2(key.shape[1])),
-        max(16, triton.next_power_of_2(face_k.shape[1])) if has_face else 16,  # type: ignore[union-attr]
-        wide, num_warps=4 if wide <= 64 else 8,
+        face_key.stride(0), face_key.stride(1), face_value.stride(0), face_value.stride(1),
+        depth**-0.5 * 1.4426950408889634, tiles, has_face, CROSS_ROWS,
+        max(16, triton.next_power_of_2(key.shape[1])), max(16, triton.next_power_of_2(face_key.shape[1])),
+        wide, num_warps=4 if wide <= 128 else 8,
     )  # fmt: skip
     return out
 
@@ -451,4 +482,84 @@ def softmax_backward(probabilities: Tensor, grad: Tensor, scale: float) -> Tenso
     _softmax_backward[(grad.numel() // length,)](
         probabilities, grad, out, length, scale, wide, num_warps=8 if wide >= 2048 else 4
     )
+    return out
+
+
+@triton.jit
+def _patches(
+    x, out, channels, height, width, gain, offset, x_image, x_channel, x_row, x_column, out_channels,
+    PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    image = tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    column = tl.arange(0, CHANNELS)
+    tap = column % 9
+    row = pixel[:, None] // width + (tap // 3 - 1)[None, :]
+    across = pixel[:, None] % width + (tap % 3 - 1)[None, :]
+    inside = (pixel < height * width)[:, None] & (column < 9 * channels)[None, :]
+    inside = inside & (row >= 0) & (row < height) & (across >= 0) & (across < width)
+    at = x + image * x_image + (column // 9)[None, :] * x_channel + row * x_row + across * x_column
+    value = tl.where(inside, tl.load(at, inside, 0.0).to(tl.float32) * gain + offset, 0.0)
+    to = out + (image * height * width + pixel[:, None]) * out_channels + column[None, :]
+    tl.store(to, value, (pixel < height * width)[:, None] & (column < out_channels)[None, :])
+
+
+def patches(x: Tensor, width: int, gain: float, offset: float, dtype: torch.dtype) -> Tensor:
+    """See `fused.patches`."""
+    images, channels, tall, wide = x.shape
+    out = x.new_empty(images, tall, wide, width, dtype=dtype)
+    _patches[(triton.cdiv(tall * wide, 64), images)](
+        x, out, channels, tall, wide, gain, offset, *x.stride(), width, 64, triton.next_power_of_2(width)
+    )
+    return out
+
+
+@triton.jit
+def _patches_backward(grad, out, height, width, grad_channels, PIXELS: tl.constexpr):
+    image, channel = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    total = tl.zeros((PIXELS,), tl.float32)
+    for tap in tl.static_range(9):
+        row, across = pixel // width - (tap // 3 - 1), pixel % width - (tap % 3 - 1)
+        inside = (pixel < height * width) & (row >= 0) & (row < height) & (across >= 0) & (across < width)
+        at = (image * height * width + row * width + across) * grad_channels + channel * 9 + tap
+        total += tl.load(grad + at, inside, 0.0).to(tl.float32)
+    to = out + (image * tl.num_programs(1) + channel) * height * width + pixel
+    tl.store(to, total, pixel < height * width)
+
+
+def patches_backward(grad: Tensor, channels: int) -> Tensor:
+    """See `fused.patches_backward`."""
+    images, tall, wide, width = grad.shape
+    out = grad.new_empty(images, channels, tall, wide, dtype=torch.float32)
+    _patches_backward[(triton.cdiv(tall * wide, 256), channels, images)](grad, out, tall, wide, width, 256)
+    return out
+
+
+@triton.jit
+def _spread(
+    x, bias, out, height, width, x_image, x_row, x_column, channels, step,
+    HAS_BIAS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    image, kind = (tl.program_id(2) // 4).to(tl.int64), tl.program_id(2) % 4
+    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    column = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    mask = (pixel < height * width)[:, None] & (column < channels)[None, :]
+    row, across = pixel // width, pixel % width
+    at = image * x_image + (row + kind // 2 * step) * x_row + (across + kind % 2 * step) * x_column
+    value = tl.load(x + at[:, None] + kind * channels + column[None, :], mask, 0.0).to(tl.float32)
+    if HAS_BIAS:
+        value += tl.load(bias + column, column < channels, 0.0).to(tl.float32)[None, :]
+    to = (image * 2 * height + 2 * row + kind // 2) * 2 * width + 2 * across + kind % 2
+    tl.store(out + to[:, None] * channels + column[None, :], value, mask)
+
+
+def spread(x: Tensor, height: int, width: int, step: int, bias: Tensor | None) -> Tensor:
+    """See `fused.spread`."""
+    images, channels = len(x), x.shape[-1] // 4
+    out = x.new_empty(images, 2 * height, 2 * width, channels)
+    _spread[(triton.cdiv(channels, CHANNELS), triton.cdiv(height * width, ROWS), 4 * images)](
+        x, x if bias is None else bias, out, height, width, *x.stride()[:3], channels, step,
+        bias is not None, ROWS, CHANNELS,
+    )  # fmt: skip
     return out
