@@ -117,14 +117,6 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target)
 
 
-def test_faceid_plusv2_is_rejected_by_name(tmp_path: Path, folder: Path) -> None:
-    _copy(folder, tmp_path / "p")
-    file = tmp_path / "p" / "ip_adapter" / "ip_adapter.safetensors"
-    save_file({"image_proj.perceiver_resampler.proj_in.weight": torch.zeros(2, 2)}, str(file))
-    with pytest.raises(UserError, match="FaceID-PlusV2"):
-        Prior.load(tmp_path / "p")
-
-
 def test_pickles_truncated_files_and_missing_parts_are_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="no prior folder"):
         Prior.load(tmp_path / "nowhere")
@@ -138,10 +130,10 @@ def test_pickles_truncated_files_and_missing_parts_are_refused(tmp_path: Path, f
     with pytest.raises(UserError, match="not a whole safetensors file"):
         Prior.load(tmp_path / "p")
     file.unlink()
-    torch.save({}, file.with_suffix(".bin"))
+    torch.save({}, file.with_suffix(".ckpt"))
     with pytest.raises(UserError, match=r"pickle.*convert"):
         Prior.load(tmp_path / "p")
-    file.with_suffix(".bin").unlink()
+    file.with_suffix(".ckpt").unlink()
     file.write_bytes(content)
     index = json.loads((tmp_path / "p" / "model_index.json").read_text())
     (tmp_path / "p" / "model_index.json").write_text(

@@ -66,14 +66,19 @@ def resolve(source: str) -> Path:
 
 
 def cached(repository: str) -> Path | None:
-    """The folder of a hub's repository in the local cache, as far as it is downloaded; None if nothing is."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    """The folder of a hub's repository in the local cache, as far as it is downloaded; None if nothing is.
 
-    try:
-        return Path(snapshot_download(repository, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
+    Looked up by the cache's documented layout: the library's own look-up wants every file of a repository, and
+    only some are needed here.
+    """
+    from huggingface_hub import constants
+
+    home = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    main = home / "refs" / "main"
+    if not main.is_file():
         return None
+    snapshot = home / "snapshots" / main.read_text().strip()
+    return snapshot if snapshot.is_dir() else None
 
 
 def part_of(root: Path, part: str) -> Path:

@@ -89,8 +89,8 @@ def read_weights(path: Path) -> dict[str, Any]:
     """
     if path.suffix == ".ckpt":
         raise UserError(
-            f"{path} is a .ckpt pickle, which could run code when it is read: use the .safetensors of the same "
-            "model"
+            f"{path} is a .ckpt pickle, which could run code when it is read: "
+            "use the .safetensors of the same model"
         )
     if path.suffix not in (".safetensors", *PICKLES):
         raise UserError(f"{path} is not a file of weights: use .safetensors, or a published .bin")
