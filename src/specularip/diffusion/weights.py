@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .sources import pick_weights
 
 PICKLES = (".bin", ".pt", ".pth")
 """Files that torch.load reads with `weights_only=True`: tensors and nothing that could run."""
 LFS = b"version https://git-lfs"
-STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-"""Names of weights in folders of diffusers and transformers."""
 
 
 def first_line(error: BaseException) -> str:
@@ -43,21 +42,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object")
     return value
-
-
-def pick_weights(names: Iterable[str]) -> str | None:
-    """Which of a folder's files holds the weights: whole before half precision, safetensors before pickles.
-
-    An index (`*.safetensors.index.json`) stands for the pieces that it lists. None: there are no weights.
-    """
-    have = set(names)
-    endings = (".safetensors", ".safetensors.index.json", ".fp16.safetensors", ".bin", ".fp16.bin")
-    for ending in endings:
-        for stem in STEMS:
-            if stem + ending in have:
-                return stem + ending
-    others = sorted(name for name in have if name.endswith(".safetensors"))
-    return others[0] if len(others) == 1 else None
 
 
 def find_weights(folder: Path) -> list[Path]:
