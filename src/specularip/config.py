@@ -269,7 +269,7 @@ def sd15() -> Config:
     seid = SeidConfig(
         steps=steps,
         points=100_000,
-        max_points=200_000,
+        max_points=150_000,
         lights=64,
         render_size=1024,
         views_per_step=4,

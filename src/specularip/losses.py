@@ -105,6 +105,10 @@ class Lpips(Perceptual):
     def __init__(self, weights: dict[str, Tensor], device: torch.device | str = "cpu") -> None:
         """weights: `features.N.weight`, `features.N.bias` and `linK` [C], see `_lpips_weights`."""
         self.weights = {k: v.to(device, torch.float32) for k, v in weights.items()}
+        if torch.device(device).type == "cuda":
+            for name, weight in self.weights.items():
+                if weight.ndim == 4:
+                    self.weights[name] = weight.contiguous(memory_format=torch.channels_last)
 
     @staticmethod
     def find(device: torch.device | str = "cpu") -> Lpips | None:
@@ -118,6 +122,8 @@ class Lpips(Perceptual):
         """As of the base class, from the image's colours alone; a pixel's channels are weighted by LPIPS."""
         shift, scale = (images.new_tensor(v)[:, None, None] for v in (VGG_SHIFT, VGG_SCALE))
         x = (images[:, :3].float() * 2 - 1 - shift) / scale
+        if x.is_cuda:  # the layout that its convolutions are fast in
+            x = x.contiguous(memory_format=torch.channels_last)
         found = []
         for k, group in enumerate(VGG_CONVOLUTIONS):
             if k:

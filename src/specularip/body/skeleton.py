@@ -78,30 +78,43 @@ def draw_skeleton(keypoints: Tensor, head: HeadEllipsoid | None, cameras: Camera
     cameras = cameras.resized(size, size)
     xy = cameras.project(keypoints)[0]
     visible = visible_keypoints(keypoints, head, cameras)
+    some = max(1, PIXELS_AT_ONCE // size**2)
+    parts = zip(xy.split(some), visible.split(some))
+    return torch.cat([_draw(places, seen, size) for places, seen in parts])
+
+
+PIXELS_AT_ONCE = 2**20
+"""Of all drawings together: their limbs are drawn side by side, which takes memory."""
+
+
+def _draw(xy: Tensor, visible: Tensor, size: int) -> Tensor:
+    """Drawings [B,3,size,size] of joints at xy [B,18,2], as far as they are visible [B,18]."""
     radius = max(STICK * size / 512, THINNEST)
-    palette = keypoints.new_tensor(COLORS) / 255
-    centres = torch.arange(size, device=keypoints.device, dtype=torch.float32) + 0.5
+    palette = xy.new_tensor(COLORS) / 255
+    centres = torch.arange(size, device=xy.device, dtype=torch.float32) + 0.5
     py, px = torch.meshgrid(centres, centres, indexing="ij")
-    canvas = keypoints.new_zeros(len(xy), 3, size, size)
-    for color, (i, j) in zip(palette, LIMBS):
-        cover = _ellipse(px, py, xy[:, i], xy[:, j], radius) * (visible[:, i] & visible[:, j])[:, None, None]
-        canvas = torch.lerp(canvas, 0.6 * color[:, None, None], cover[:, None])
-    for k, color in enumerate(palette):
-        distance = torch.hypot(px - xy[:, k, 0, None, None], py - xy[:, k, 1, None, None]) - radius
-        cover = (0.5 - distance).clamp(0, 1) * visible[:, k, None, None]
-        canvas = torch.lerp(canvas, color[:, None, None], cover[:, None])
+    first, second = torch.tensor(LIMBS, device=xy.device).unbind(1)
+    # All limbs, then all joints, in one go: on a GPU hundreds of small kernels wait for the processor.
+    limbs = _ellipse(px, py, xy[:, first], xy[:, second], radius)
+    limbs = limbs * (visible[:, first] & visible[:, second])[..., None, None]
+    distance = torch.hypot(px - xy[..., 0, None, None], py - xy[..., 1, None, None]) - radius
+    joints = (0.5 - distance).clamp(0, 1) * visible[..., None, None]
+    colors = torch.cat([0.6 * palette[: len(LIMBS)], palette])[..., None, None]
+    canvas = xy.new_zeros(len(xy), 3, size, size)
+    for color, cover in zip(colors, torch.cat([limbs, joints], 1).split(1, 1)):
+        canvas = torch.lerp(canvas, color, cover)
     return canvas
 
 
 def _ellipse(px: Tensor, py: Tensor, a: Tensor, b: Tensor, half_width: float) -> Tensor:
-    """Coverage [B,H,W] of ellipses whose long axes run from a to b, [B,2] each."""
+    """Coverage [...,H,W] of ellipses whose long axes run from a to b, [...,2] each."""
     middle, axis = (a + b) / 2, b - a
     half_length = (axis.norm(dim=-1) / 2).clamp_min(half_width)
     along = torch.nn.functional.normalize(axis, dim=-1)
-    dx, dy = px - middle[:, 0, None, None], py - middle[:, 1, None, None]
-    u = dx * along[:, 0, None, None] + dy * along[:, 1, None, None]
-    v = dy * along[:, 0, None, None] - dx * along[:, 1, None, None]
-    long = half_length[:, None, None]
+    dx, dy = px - middle[..., 0, None, None], py - middle[..., 1, None, None]
+    u = dx * along[..., 0, None, None] + dy * along[..., 1, None, None]
+    v = dy * along[..., 0, None, None] - dx * along[..., 1, None, None]
+    long = half_length[..., None, None]
     # Distance to the outline to first order: f / |grad f| of f = |(u/a, v/b)| - 1.
     level = torch.hypot(u / long, v / half_width)
     gradient = torch.hypot(u / long**2, v / half_width**2) / level.clamp_min(1e-6)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..cameras import HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
 from ..config import ScrConfig
 from ..diffusion.refine import refine
-from ..losses import Perceptual
+from ..losses import Lpips, Perceptual
 from ..parallel import ALONE, Team
 from .guide import Guide, PhotoAnchor, as_images, draw
 from .seid import PHOTO_WEIGHT, numbers, specular_penalty
@@ -161,8 +161,7 @@ def fit(
     """
     config, regularise = guide.config.scr, guide.config.seid
     mine = team.share(config.views_per_step)
-    height, width = targets.images.shape[-2:]
-    wanted = [] if perceptual is None else features_of(perceptual, targets.images)
+    compare = comparison(targets, perceptual, mine.stop - mine.start)
     for step in range(first_step, config.fit_steps):
         factor = 1.0 - RATES_FALL * step / config.fit_steps
         set_rates(state.optimizer.param_groups, regularise.rates, factor, SLOWED)
@@ -173,13 +172,8 @@ def fit(
             .to(targets.images.device)
         )
         raster, specular = draw(state.gaussians, state.head, targets.cameras(rows), guide.config.background)
-        images = resized(as_images(raster, targets.images.shape[1]), (height, width))
-        photometric = (images - targets.images[rows]).abs().mean()
-        loss = config.l1_weight * photometric
-        likeness = None
-        if perceptual is not None:
-            likeness = perceptual.distance(perceptual.features(images), [feature[rows] for feature in wanted])
-            loss = loss + config.perceptual_weight * likeness
+        photometric, likeness = compare(as_images(raster, targets.images.shape[1]), rows)
+        loss = config.l1_weight * photometric + config.perceptual_weight * likeness
         loss = loss + regularise.specular_weight * specular_penalty(specular, state.gaussians.regions)
         face = ownership = None
         if photo is not None:
@@ -189,6 +183,36 @@ def fit(
         after_step(
             step + 1, numbers({"loss": loss, "l1": photometric, "perceptual": likeness, "photo": face})
         )
+
+
+Comparison = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def comparison(targets: Targets, perceptual: Perceptual | None, views: int) -> Comparison:
+    """A function of renders [B,C,H,W] of B = `views` targets and of these targets' numbers [B]: the mean
+    absolute difference and the perceptual distance (0 without `perceptual`).
+
+    On a GPU its kernels and those of its gradient are recorded once: there are hundreds of them, and it takes
+    longer to start them one by one than to run them.
+    """
+    size = (targets.images.shape[2], targets.images.shape[3])
+    wanted = [] if perceptual is None else features_of(perceptual, targets.images)
+
+    def compare(renders: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        images = resized(renders, size)
+        photometric = (images - targets.images[rows]).abs().mean()
+        if perceptual is None:
+            return photometric, torch.zeros_like(photometric)
+        near = [feature[rows] for feature in wanted]
+        return photometric, perceptual.distance(perceptual.features(images), near)
+
+    if not targets.images.is_cuda or not (perceptual is None or isinstance(perceptual, Lpips)):
+        return compare  # a prior's own features come from recordings already
+    # The rasteriser's pictures have their channels last.
+    blank = targets.images.new_zeros(views, targets.height, targets.width, targets.images.shape[1])
+    rows = torch.zeros(views, dtype=torch.int64, device=blank.device)
+    recorded = torch.cuda.make_graphed_callables(compare, (blank.permute(0, 3, 1, 2).requires_grad_(), rows))
+    return cast(Comparison, recorded)
 
 
 @torch.no_grad()

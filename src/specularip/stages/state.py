@@ -143,13 +143,16 @@ def take_step(
         p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None
     ]
     team.average(gradients)
-    # One look for all: on a GPU each makes the processor wait. The largest of each gradient is NaN or
-    # infinite if any of it is.
+    # One look for all: the largest of each gradient is NaN or infinite if any of it is.
     largest = torch._foreach_norm(gradients, torch.inf)
-    losses = [loss.detach()] if own_loss is None else [loss.detach(), own_loss.detach()]
-    if team.size > 1:
-        losses = []  # the others' may differ, and all must decide alike; the gradients tell
-    if not bool(torch.stack([*largest, *losses]).isfinite().all()):
+    losses = [] if team.size > 1 else [loss.detach()]  # the others' differ, and all must decide alike
+    if own_loss is not None:
+        losses.append(own_loss.detach())
+    finite = torch.stack([*largest, *losses]).isfinite().all()
+    if gradients[0].is_cuda:
+        # The GPU itself leaves the step out: the processor need not wait for the answer before it goes on.
+        state.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    elif not bool(finite):
         state.optimizer.zero_grad(set_to_none=True)
         state.skipped += 1
         return False
@@ -162,5 +165,5 @@ def take_step(
         for name, old in before.items():
             # Adam takes full steps on any gradient, however faded, so the step itself has to fade as well.
             fields[name].lerp_(old, ownership.reshape(-1, *[1] * (old.ndim - 1)))  # type: ignore[union-attr]
-    state.skipped = 0
-    return True
+    state.skipped = 0 if bool(finite) else state.skipped + 1
+    return state.skipped == 0
