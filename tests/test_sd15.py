@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import types
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sd15_files import EMBED, write_sources
 from test_diffusion_sds import make_condition
 from tiny_prior import sd15_prior
 
@@ -245,6 +248,33 @@ def test_the_whole_run(prior: Prior, tmp_path: Path) -> None:
     )
     difference = (again.gaussians.color_logits - made.gaussians.color_logits).abs().mean()
     assert float(difference) < 1e-3, SEED
+
+
+def test_the_run_from_files_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources, _ = write_sources(tmp_path / "models", SEED)
+    asked: list[str] = []
+
+    class Recogniser:
+        """In place of insightface's models: an embedding as long as the small adapter's."""
+
+        def portrait(self, photo: np.ndarray, name: str) -> types.SimpleNamespace:
+            asked.append(name)
+            generator = torch.Generator().manual_seed(SEED + len(asked))
+            embedding = torch.nn.functional.normalize(torch.randn(EMBED, generator=generator), dim=0)
+            crop = torch.rand(3, 224, 224, generator=generator)
+            return types.SimpleNamespace(embedding=embedding, crop=crop, note="2 faces, of which the largest")
+
+    monkeypatch.setattr(run_module.FaceId, "load", staticmethod(lambda folder, device: Recogniser()))
+    config = with_settings(small(tmp_path), ["prior.path=sd15", "seid.steps=2", "scr.fit_steps=1"])
+    config = replace(config, prior=replace(config.prior, sources=sources))
+    config = with_settings(config, [f"guidance.negative_face={FACE}", "scr.guidance.identity_structure=0.9"])
+    generate("A man in a suit", FACE, out=tmp_path / "run", config=config)
+    assert asked == [str(FACE), str(FACE)]
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert "2 faces, of which the largest" in report["notes"]
+    assert report["settings"]["prior"]["sources"]["vae"] == sources.vae
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(line["loss"]) for line in lines) and len(lines) == 3
 
 
 def test_what_is_missing_is_told_before_the_first_step(
