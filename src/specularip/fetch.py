@@ -1,17 +1,25 @@
-"""Downloads of what a preset needs, as far as that needs no person: huggingface_hub's cache, torch's hub."""
+"""Downloads of what a preset needs, as far as that needs no person: huggingface_hub's cache, torch's hub.
+
+huggingface_hub keeps what it has finished, but begins a file that broke off again. A UNet is 3.4 GB, so large
+files are downloaded here, into the very place where huggingface_hub then finds them.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .diffusion.sources import hub_id
+from .diffusion.sources import hub_id, repository_folder
 from .errors import UserError
-from .models import Model, needed
+from .models import ADAPTER, Model, needed, sha256
 
 SPARE = 1 << 30
 """Bytes that a download leaves free on the disk."""
+LARGE = 1 << 20
+"""Bytes from which on a file's download goes on where it stopped."""
 
 
 def fetch(models: Sequence[Model], say: Callable[[str], None] = print, endpoint: str | None = None) -> None:
@@ -22,10 +30,14 @@ def fetch(models: Sequence[Model], say: Callable[[str], None] = print, endpoint:
     the hub does not answer, does not have the files, or the disk is too small.
     """
     for model in models:
-        if model.whole:
+        if model.optional:
+            say(
+                f"{model.name}: optional, and needs you. It is {model.licence}; {model.page}: {model.by_hand}"
+            )
+        elif model.whole:
             say(f"{model.name}: here and whole")
         elif model.by_hand:
-            say(f"{model.name}: needs you. It is {model.licence}; {model.by_hand}")
+            say(f"{model.name}: needs you. It is {model.licence}; {model.page}: {model.by_hand}")
         elif model.part and (name := hub_id(model.source)):
             _fetch_repository(model, *name, say, endpoint)
         elif model.urls:
@@ -53,6 +65,8 @@ def _fetch_repository(
         _check_room(Path(constants.HF_HUB_CACHE), total, model.name)
         say(f"{model.name}: {len(names)} files, {total / 1e6:.0f} MB, from {model.page} ({model.licence})")
         for name in names:
+            if sizes[name] >= LARGE:
+                _fetch_large(repository, name, endpoint)
             hf_hub_download(repository, name, endpoint=endpoint)
     except GatedRepoError as error:
         raise UserError(
@@ -60,8 +74,8 @@ def _fetch_repository(
         ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"the hub has no public repository {repository}: check the name, or get the files elsewhere and give "
-            "their folder"
+            f"the hub has no public repository {repository}: check the name, or get the files elsewhere and "
+            "give their folder"
         ) from error
     except UserError:
         raise
@@ -72,6 +86,37 @@ def _fetch_repository(
         ) from error
 
 
+def _fetch_large(repository: str, name: str, endpoint: str | None) -> None:
+    """Download a file to where the cache keeps its content, by its checksum, going on where that stopped."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from tqdm.auto import tqdm
+
+    about = get_hf_file_metadata(hf_hub_url(repository, name, endpoint=endpoint))
+    if not about.etag or not about.size:
+        return  # then huggingface_hub does it as it can
+    blob = repository_folder(repository) / "blobs" / about.etag
+    if blob.is_file():
+        return
+    part = blob.with_name(f"{blob.name}.incomplete")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    have = part.stat().st_size if part.is_file() else 0
+    if have < about.size:
+        request = urllib.request.Request(about.location, headers={"Range": f"bytes={have}-"} if have else {})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            goes_on = answer.status == 206
+            bar = tqdm(total=about.size, initial=have if goes_on else 0, unit="B", unit_scale=True, desc=name)
+            with bar, part.open("ab" if goes_on else "wb") as file:
+                while chunk := answer.read(1 << 20):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    if part.stat().st_size < about.size:
+        raise OSError("the connection broke off")
+    if part.stat().st_size > about.size or (len(about.etag) == 64 and sha256(part) != about.etag):
+        part.unlink()
+        raise OSError(f"what came as {name} is damaged and was deleted")
+    os.replace(part, blob)
+
+
 def _wanted(model: Model, inside: str, sizes: dict[str, int]) -> list[str]:
     """The repository's files to download. `inside`: the file or folder in it that the source names, or ""."""
     if inside in sizes:
@@ -79,8 +124,7 @@ def _wanted(model: Model, inside: str, sizes: dict[str, int]) -> list[str]:
     prefix = f"{inside}/" if inside else ""
     names = [name.removeprefix(prefix) for name in sizes if name.startswith(prefix)]
     if model.part == "ip_adapter":
-        names, lacking = [name for name in names if name == "ip-adapter-faceid-plusv2_sd15.bin"], [inside]
-        lacking = [] if names else ["ip-adapter-faceid-plusv2_sd15.bin"]
+        names, lacking = ([ADAPTER], []) if ADAPTER in names else ([], [ADAPTER])
     else:
         names, lacking = needed(model.part, names)
     if lacking:

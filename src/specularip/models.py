@@ -8,11 +8,11 @@ import os
 import re
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .config import Config
-from .diffusion.sources import Sd15Sources, hub_id, pick_weights, resolve
+from .diffusion.sources import Sd15Sources, hub_id, pick_weights, repository_folder, resolve
 from .errors import UserError
 from .face_id import DETECTOR, RECOGNISER
 from .face_id import LICENCE as FACES_LICENCE
@@ -23,8 +23,9 @@ ASSETS = Path(__file__).parent / "assets"
 PRIOR_PARTS = ("unet", "scheduler", "text_encoder", "tokenizer")
 """Folders without which nothing is a prior; see diffusion/folder.py."""
 
+ADAPTER = "ip-adapter-faceid-plusv2_sd15.bin"
 PUBLISHED_FILES = {
-    "ip-adapter-faceid-plusv2_sd15.bin": (
+    ADAPTER: (
         156_558_509,
         "26d0d86a1d60d6cc811d3b8862178b461e1eeb651e6fe2b72ba17aa95411e313",
     ),
@@ -51,22 +52,25 @@ class ModelFile:
 class Model:
     """Something a preset needs: the files of it, and where a person or `fetch` gets them.
 
-    source: where it is looked for. part: its field in Sd15Sources, "" if it is not on the hub. urls: files
-    that can be downloaded without asking anybody. by_hand: what a person must do instead, "" if nothing.
+    source: where it is looked for, and `root`, which folder or file that is. part: its field in Sd15Sources,
+    "" if it is not on the hub. urls: files that can be downloaded without asking anybody. by_hand: what a
+    person must do instead, "" if nothing. optional: the preset runs without it.
     """
 
     name: str
     source: str
+    root: Path
     licence: str
     page: str
     files: tuple[ModelFile, ...]
     part: str = ""
     urls: tuple[str, ...] = ()
     by_hand: str = ""
+    optional: bool = False
 
     @property
     def whole(self) -> bool:
-        return not any(file.problem for file in self.files)
+        return self.optional or not any(file.problem for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -148,11 +152,15 @@ def preset_models(config: Config, *, checksums: bool = True) -> list[Model]:
         return [_body(config), _compact()]
     if config.prior.path != "sd15":
         files = tuple(inspect_file(path) for path in sorted(Path(config.prior.path).rglob("*.*")))
-        return [_body(config), Model("prior", config.prior.path, "", "", files)]
+        return [
+            _body(config),
+            Model("prior", config.prior.path, Path(config.prior.path), "your own files", "", files),
+        ]
     sources = config.prior.sources
     parts = [part for part in NEEDS if part != "tokenizer" or _is_file(sources.base)]
     models = [_network(part, getattr(sources, part), checksums) for part in parts]
-    return [*models, _faces(config, checksums), _lpips(checksums), _body(config)]
+    models += [_faces(config, checksums), _lpips(checksums), _body(config)]
+    return [*models, _smplx(config.body, optional=True)] if config.body == "anny" else models
 
 
 def _is_file(source: str) -> bool:
@@ -170,35 +178,27 @@ def _network(part: str, source: str, checksums: bool) -> Model:
     licence = needs.licence if published else "see its page" if page else "your own files"
     try:
         root = resolve(source)
-    except UserError:
-        path = Path(source if name is None else name[1] or ".")
-        missing = ModelFile(path, 0, "missing" + _partial(name[0] if name else ""))
-        return Model(needs.name, source, licence, page, (missing,), part)
-    if root.is_file():
+    except UserError:  # where it would be
+        root = Path(source) if name is None else repository_folder(name[0]) / name[1]
+    if root.is_file() or root.suffix in (".bin", ".safetensors", ".pt", ".pth"):
         files = [root]
     elif part == "ip_adapter":
-        files = [root / "ip-adapter-faceid-plusv2_sd15.bin"]
+        files = [root / ADAPTER]
     else:
         names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
         found, lacking = needed(part, names)
         files = [root / name for name in (*found, *lacking)]
+    begun = _begun(name[0]) if name else ""
     looked = [inspect_file(path, checksums=checksums) for path in files]
-    if name:
-        looked = [
-            ModelFile(f.path, f.size, f.problem + _partial(name[0])) if f.problem == "missing" else f
-            for f in looked
-        ]
-    return Model(needs.name, source, licence, page, tuple(looked), part)
+    looked = [
+        replace(file, problem="missing" + begun) if file.problem == "missing" else file for file in looked
+    ]
+    return Model(needs.name, source, root, licence, page, tuple(looked), part)
 
 
-def _partial(repository: str) -> str:
-    """How much of a download of this repository was begun, as an addition to "missing"."""
-    if not repository:
-        return ""
-    from huggingface_hub import constants
-
-    blobs = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs"
-    size = sum(path.stat().st_size for path in blobs.glob("*.incomplete"))
+def _begun(repository: str) -> str:
+    """How much of this repository lies half downloaded, as an addition to "missing"."""
+    size = sum(path.stat().st_size for path in repository_folder(repository).glob("blobs/*.incomplete"))
     return f", {size / 1e6:.0f} MB of it downloaded: fetch goes on there" if size else ""
 
 
@@ -210,6 +210,7 @@ def _faces(config: Config, checksums: bool) -> Model:
     return Model(
         "insightface buffalo_l",
         config.prior.faces,
+        folder,
         FACES_LICENCE,
         "https://github.com/deepinsight/insightface/tree/master/model_zoo",
         files,
@@ -227,6 +228,7 @@ def _lpips(checksums: bool) -> Model:
     return Model(
         "LPIPS on VGG-16",
         str(folder),
+        folder,
         "BSD-2-Clause, VGG-16 BSD-3-Clause",
         "https://github.com/richzhang/PerceptualSimilarity",
         files,
@@ -237,24 +239,30 @@ def _lpips(checksums: bool) -> Model:
 def _body(config: Config) -> Model:
     if config.body == "anny":
         files = (inspect_file(ASSETS / "anny.safetensors"),)
-        return Model("body Anny", str(ASSETS), "CC0", "https://github.com/naver/anny", files)
-    root = Path(config.body).expanduser()
+        return Model("body Anny", "the package", ASSETS, "CC0", "https://github.com/naver/anny", files)
+    return _smplx(config.body)
+
+
+def _smplx(source: str, optional: bool = False) -> Model:
+    root = Path("." if optional else source).expanduser()
     file = "SMPLX_NEUTRAL.npz"
     paths = (root, root / file, root / "smplx" / file)
     path = next((path for path in paths if path.is_file()), root / file)
     return Model(
         "body SMPL-X",
-        config.body,
-        "registration, non-commercial",
+        "--set body=FOLDER" if optional else source,
+        root,
+        "for non-commercial research only",
         "https://smpl-x.is.tue.mpg.de",
-        (inspect_file(path),),
-        by_hand=f"register there, download SMPL-X and put {file} into {config.body}",
+        () if optional else (inspect_file(path),),
+        by_hand=f"register there, download SMPL-X and put {file} into {'a folder' if optional else source}",
+        optional=optional,
     )
 
 
 def _compact() -> Model:
     files = tuple(file for file in compact_files() if file.path.name != "anny.safetensors")
-    return Model("compact prior", str(ASSETS / "compact"), "Apache-2.0", "", files)
+    return Model("compact prior", "the package", ASSETS / "compact", "Apache-2.0", "", files)
 
 
 def compact_files(assets: Path = ASSETS) -> list[ModelFile]:
@@ -271,8 +279,8 @@ def compact_files(assets: Path = ASSETS) -> list[ModelFile]:
 def inspect_file(path: Path, *, checksums: bool = False) -> ModelFile:
     """Look at a file without loading it.
 
-    JSON must parse, safetensors must be as long as their header says, zipped pickles must have their end, and a
-    file of which the size is published must have that.
+    JSON must parse, safetensors must be as long as their header says, zipped pickles must have their end, and
+    a file of which the size is published must have that.
 
     checksums: also compare its SHA-256 with the published one, where there is one.
     """

@@ -66,15 +66,20 @@ def resolve(source: str) -> Path:
     return path
 
 
+def repository_folder(repository: str) -> Path:
+    """Where the hub's local cache keeps a repository."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+
+
 def cached(repository: str) -> Path | None:
     """A hub repository's folder in the local cache, as far as it is downloaded; None if nothing is.
 
     Looked up by the cache's documented layout: the library's own look-up wants every file of a repository,
     and only some are needed here.
     """
-    from huggingface_hub import constants
-
-    home = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    home = repository_folder(repository)
     main = home / "refs" / "main"
     if not main.is_file():
         return None
