@@ -358,7 +358,7 @@ def with_low_memory(config: Config) -> Config:
     return replace(
         config,
         low_memory=True,
-        seid=replace(config.seid, views_at_once=1),
+        seid=replace(config.seid, views_at_once=2),
         scr=replace(config.scr, refine_batch=2, vae_batch=1),
     )
 

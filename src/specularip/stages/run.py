@@ -20,7 +20,7 @@ from ..avatar import Avatar, Binding
 from ..body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
 from ..cameras import FULL, HEAD, Cameras, orbit_views
 from ..config import Config, preset_config, with_low_memory
-from ..diffusion.fast import accelerate, supports
+from ..diffusion.fast import FastPrior, accelerate, supports
 from ..diffusion.prior import Prior, pick_dtype
 from ..diffusion.prompts import PromptBook, view_prompt
 from ..diffusion.sources import load_sd15
@@ -249,6 +249,7 @@ class _Run:
                 seid(state, guide, photo, step, self._after("seid", state, guide, None), self.team)
             self._save("refine", 0, state, None)
             step = 0
+            self._let_go()
         if targets is None:
             total = self.config.scr.refine_steps * len(orbits(self.config.scr))
             self.progress.start("SCR views", total)
@@ -257,6 +258,7 @@ class _Run:
                 self.team.follow(targets.images)
             self._save("fit", 0, state, targets)
             step = 0
+            self._let_go()
         self.progress.start("SCR fit", self.config.scr.fit_steps, step)
         with self._timed("fit"):
             after = self._after("fit", state, guide, targets)
@@ -264,6 +266,13 @@ class _Run:
         avatar = self._finish(state, guide)
         self.team.wait()
         return avatar
+
+    def _let_go(self) -> None:
+        """Between stages: memory that the last one recorded or cached, and the next one cannot use."""
+        if isinstance(self.cast.guide.prior, FastPrior):
+            self.cast.guide.prior.forget()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _checkpoint(self) -> Checkpoint | None:
         checkpoint = self.folder.load_checkpoint()
