@@ -6,6 +6,7 @@ through `fast_vae` and `fast_unet`. On CUDA the calls that a stage repeats are r
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +14,13 @@ from torch import Tensor
 
 from . import fast_unet, fast_vae
 from .attention import KeyViews
-from .fast_layers import Tape, fast_kernels
+from .fast_layers import Tape, abreast, fast_kernels
 from .prior import Prior, _resized
 from .replay import Recording, signature
+
+
+ENCODE_LANES, DENOISE_LANES = 2, 2
+"""Into how many parts recorded calls split their views, to run side by side."""
 
 
 class FastPrior(Prior):
@@ -26,6 +31,10 @@ class FastPrior(Prior):
     encoder: fast_vae.Encoder
     decoder: fast_vae.Decoder
     graphs: bool
+
+    def forget(self) -> None:
+        """Let go of what was recorded and of its memory, when other shapes come."""
+        self._recordings.clear()
 
     def encode_image(self, images: Tensor, size: int | None = None) -> Tensor:
         """As `Prior.encode_image`. With gradients and graphs, its backward pass must come before the next call."""
@@ -94,9 +103,22 @@ class FastPrior(Prior):
         pose: Tensor | None,
         key_views: KeyViews | None = None,
     ) -> Tensor:
-        return self.fast_unet(
-            noisy, timesteps, text, identity, identity_scale, key_views, self.fast_control, pose
-        )
+        lanes = DENOISE_LANES if self.graphs and key_views is None else 1
+        views, branches = len(noisy), len(text) // len(noisy)
+        parts = [slice(int(i[0]), int(i[-1]) + 1) for i in torch.arange(views).chunk(lanes)]
+
+        def some(tensor: Tensor | None, rows: slice) -> Tensor | None:
+            """The rows of a part's views, in every branch that the tensor has."""
+            if tensor is None or len(parts) == 1:
+                return tensor
+            return tensor.unflatten(0, (-1, views))[:, rows].flatten(0, 1)
+
+        def denoise(rows: slice) -> Tensor:
+            mine = [some(t, rows) for t in (noisy, timesteps, text, identity, identity_scale)]
+            return self.fast_unet(*mine, key_views, self.fast_control, some(pose, rows))  # type: ignore[arg-type]
+
+        noise = abreast([partial(denoise, rows) for rows in parts])
+        return torch.cat([n.unflatten(0, (branches, -1)) for n in noise], 1).flatten(0, 1)
 
 
 class _Encode(torch.autograd.Function):
@@ -126,14 +148,20 @@ class _Encode(torch.autograd.Function):
 
 
 def _record_encoder(prior: FastPrior, images: Tensor) -> tuple[Recording, Recording]:
-    def encode(images: Tensor) -> tuple[Tensor, Tape]:
-        tape: Tape = []
-        return prior.encoder.forward(images, tape), tape
+    def encode(images: Tensor) -> tuple[Tensor, list[Tape]]:
+        parts = images.chunk(ENCODE_LANES)
+        tapes: list[Tape] = [[] for _ in parts]
+        latents = abreast([partial(prior.encoder.forward, *each) for each in zip(parts, tapes)])
+        return torch.cat(latents), tapes
 
     forward = Recording(encode, (images,), prior._pool)
-    latents, tape = forward.replay(images)
-    grad = torch.randn_like(latents)
-    return forward, Recording(lambda g: prior.encoder.backward(g, tape), (grad,), prior._pool)
+    latents, tapes = forward.replay(images)
+
+    def backward(grad: Tensor) -> Tensor:
+        parts = grad.chunk(ENCODE_LANES)
+        return torch.cat(abreast([partial(prior.encoder.backward, *each) for each in zip(parts, tapes)]))
+
+    return forward, Recording(backward, (torch.randn_like(latents),), prior._pool)
 
 
 def supports(prior: Prior) -> bool:

@@ -6,9 +6,9 @@ tensor cores want) and compute what the modules compute, up to rounding, in fewe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from .fused import (
     spread,
 )
 
+T = TypeVar("T")
 Tape = list[Any]
 """What the backward pass of a network needs, in the order in which it was computed."""
 
@@ -44,6 +45,35 @@ def fast_kernels() -> Iterator[None]:
     flags = torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True)
     with flags, sdpa_kernel(order, set_priority=True):
         yield
+
+
+_SIDE_STREAMS: dict[tuple[int, int], torch.cuda.Stream] = {}
+"""By the stream that they branch off, and their number. Always the same ones: each keeps memory of its own."""
+
+
+def abreast(works: list[Callable[[], T]]) -> list[T]:
+    """The results of independent works. On CUDA they run side by side: while one moves memory another computes.
+
+    What works share must outlive the call, since they only queue it: keep it in variables of the caller.
+    """
+    if len(works) == 1 or not torch.cuda.is_available():
+        return [work() for work in works]
+    current = torch.cuda.current_stream()
+    sides = []
+    for number in range(1, len(works)):
+        key = current.cuda_stream, number
+        if key not in _SIDE_STREAMS:
+            _SIDE_STREAMS[key] = torch.cuda.Stream()
+        sides.append(_SIDE_STREAMS[key])
+    results: dict[int, T] = {}
+    for number, side in enumerate(sides, 1):
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            results[number] = works[number]()
+    results[0] = works[0]()
+    for side in sides:
+        current.wait_stream(side)
+    return [results[number] for number in range(len(works))]
 
 
 def pack(network: nn.Module) -> None:

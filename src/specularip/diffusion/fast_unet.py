@@ -18,6 +18,7 @@ from .attention import IdentityCrossAttention, KeyViews, SharedSelfAttention
 from .fast_layers import (
     EntryConvolution,
     Upsampling,
+    abreast,
     concatenated,
     convolve,
     group_norm,
@@ -106,9 +107,8 @@ class Transformer:
         )
         tokens, normed = self._add_norm(tokens, linear(attended, block.attn2.to_out[0]), block.norm3)
         inner, outer = block.ff.net[0].proj, block.ff.net[2]
-        # The residual goes in as the matrix product's starting value.
-        hidden = geglu(linear(normed, inner)).flatten(0, 1)
-        tokens = torch.addmm(tokens.flatten(0, 1), hidden, outer.weight.T).unflatten(0, tokens.shape[:2])
+        hidden = geglu(normed, inner.weight, inner.bias).flatten(0, 1)
+        tokens = tokens.flatten(0, 1).addmm_(hidden, outer.weight.T).view_as(tokens)
         out = F.linear(tokens, self.exit, self.exit_bias)
         return join([Part(out.unflatten(1, x.x.shape[1:3]), x.x)])
 
@@ -215,13 +215,13 @@ class ControlNet(Trunk):
 
     def __call__(
         self, noisy: Tensor, timesteps: Tensor, text: Tensor, pose: Tensor
-    ) -> tuple[list[Tensor], Tensor]:
-        """noisy [V,c,h,w], timesteps [V], text [G·V,T,D], pose [V,3,8h,8w]: residuals of skips and middle."""
+    ) -> tuple[Features, list[Tensor]]:
+        """noisy [V,c,h,w], timesteps [V], text [G·V,T,D], pose [V,3,8h,8w]: residuals of middle and skips."""
         context = self.context(timesteps, text, None, None, None)
         hint, bias = self.hint(pose), self.network.controlnet_cond_embedding.conv_out.bias
         x, skips = self.down(join([Part(self.entry(noisy), hint, bias)]), context)
         residuals = [linear(s, conv) for s, conv in zip(skips, self.network.controlnet_down_blocks)]
-        return residuals, linear(x.x, self.network.controlnet_mid_block)
+        return Features(linear(x.x, self.network.controlnet_mid_block)), residuals
 
 
 class UNet(Trunk):
@@ -233,7 +233,6 @@ class UNet(Trunk):
             None if block.upsamplers is None else Upsampling(block.upsamplers[0].conv)
             for block in network.up_blocks
         ]
-        self.side: torch.cuda.Stream | None = None
         last = network.conv_out
         weight = F.pad(last.weight.data, (0, 0, 0, 0, 0, 0, 0, -last.out_channels % 8))
         self.exit, self.bias = weight.contiguous(memory_format=torch.channels_last), last.bias.data.float()
@@ -251,23 +250,22 @@ class UNet(Trunk):
     ) -> Tensor:
         """Arguments of `Prior.model_output`, but noisy, timesteps and pose hold V views and text, identity and
         identity_scale G·V -> [G·V,c,h,w] float32."""
-        residuals: list[Tensor] = []
-        middle = None
-        side = None
-        if control is not None and pose is not None:
-            if noisy.is_cuda:
-                # The two networks meet in the middle: until then they run side by side.
-                side = self.side = self.side or torch.cuda.Stream()
-                side.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(side):
-                    residuals, middle = control(noisy, timesteps, text, pose)
-            else:
-                residuals, middle = control(noisy, timesteps, text, pose)
-        context = self.context(timesteps, text, identity, identity_scale, key_views)
-        x, skips = self.down(Features(self.entry(noisy)), context)
-        if side is not None:
-            torch.cuda.current_stream().wait_stream(side)
-        value, other = x.x, middle
+
+        def own() -> tuple[Features, list[Tensor]]:
+            context = self.context(timesteps, text, identity, identity_scale, key_views)
+            contexts.append(context)
+            return self.down(Features(self.entry(noisy)), context)
+
+        def steering() -> tuple[Features, list[Tensor]]:
+            assert control is not None and pose is not None
+            return control(noisy, timesteps, text, pose)
+
+        contexts: list[Context] = []
+        steered = control is not None and pose is not None
+        # The two networks meet in the middle: until then they run side by side.
+        (x, skips), *rest = abreast([own, steering] if steered else [own])
+        residuals = rest[0][1] if steered else []
+        context, value, other = contexts[0], x.x, rest[0][0].x if steered else None
         for block, up in zip(self.network.up_blocks, self.up):
             for index in range(len(block.resnets)):
                 skip = Part(skips.pop(), residuals.pop() if residuals else None)

@@ -154,11 +154,14 @@ def add_layer_norm(
     return total, F.layer_norm(total, total.shape[-1:], weight, bias, eps)
 
 
-def geglu(x: Tensor) -> Tensor:
-    """First half of the channels times the GELU of the second, [...,2C] -> [...,C]."""
-    if x.is_cuda:
-        return _kernels().geglu(x)
-    value, gate = x.chunk(2, -1)
+def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer's first half of channels times the GELU of its second, [...,D] -> [...,C].
+
+    weight [2C,D], bias [2C].
+    """
+    if x.is_cuda and x.dtype != torch.float32:
+        return _kernels().geglu(x, weight, bias)
+    value, gate = F.linear(x, weight, bias).chunk(2, -1)
     return value * F.gelu(gate)
 
 

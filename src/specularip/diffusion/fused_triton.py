@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 ROWS, CHANNELS = 64, 64
 """A tile: its rows are 128 bytes of float16."""
-SUM_ROWS, SUM_WARPS = 32, 4
-"""The tile of reductions: lower, since they hold two accumulators."""
-PROGRAMS = 4096
+SUM_ROWS, SUM_WARPS = 64, 2
+"""The tile of reductions, and few warps: what warps add up in the end costs more than the reading."""
+PROGRAMS = 2048
 """About how many programs a reduction is cut into: several for each multiprocessor."""
+BACKWARD_ROWS = 32
+"""The tile of `_normalize_backward`, which reads up to three tensors."""
 
 
 def _dimensions(x: Tensor) -> tuple[int, int, int]:
@@ -283,9 +285,9 @@ def normalize_backward(
         sums, weight, values, means, rows, channels, width, chunks, *_blocks(chunks, width)
     )
     out = torch.empty_like(x)
-    _normalize_backward[(columns, triton.cdiv(rows, ROWS), images)](
+    _normalize_backward[(columns, triton.cdiv(rows, BACKWARD_ROWS), images)](
         x, grad, values, means, x if residual is None else residual, out, rows, channels,
-        silu, residual is not None, ROWS, CHANNELS,
+        silu, residual is not None, BACKWARD_ROWS, CHANNELS,
     )  # fmt: skip
     return out
 
@@ -312,6 +314,9 @@ def _add_layer_norm(
     tl.store(out + at, centred * rate[:, None] * gain[None, :] + offset[None, :], mask)
 
 
+LAYER_NORM_TILE = 2048
+
+
 def add_layer_norm(
     x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
@@ -322,7 +327,7 @@ def add_layer_norm(
     total = x if delta is None else torch.empty_like(delta)
     out = torch.empty_like(like)
     wide = triton.next_power_of_2(channels)
-    tall = max(1, 2048 // wide)
+    tall = max(1, LAYER_NORM_TILE // wide)
     _add_layer_norm[(triton.cdiv(rows, tall),)](
         x, like, weight, bias, total, out, rows, x.numel() // channels, channels, eps,
         delta is not None, tall, wide,
@@ -348,23 +353,36 @@ def _erf(x):
 
 
 @triton.jit
-def _geglu(x, out, rows, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    column = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    mask = (row < rows)[:, None] & (column < channels)[None, :]
-    at = row[:, None] * 2 * channels + column[None, :]
-    value = tl.load(x + at, mask, 0.0).to(tl.float32)
-    gate = tl.load(x + at + channels, mask, 0.0).to(tl.float32)
-    value = value * gate * (0.5 + 0.5 * _erf(gate))
-    tl.store(out + row[:, None] * channels + column[None, :], value, mask)
+def _geglu(
+    x, weight, bias, out, depth, width, ROWS: tl.constexpr, CHANNELS: tl.constexpr, DEPTH: tl.constexpr
+):
+    blocks = tl.cdiv(width, CHANNELS)
+    row, first = tl.program_id(0) // blocks * ROWS, tl.program_id(0) % blocks * CHANNELS
+    value = tl.zeros((ROWS, CHANNELS), tl.float32)
+    gate = tl.zeros((ROWS, CHANNELS), tl.float32)
+    for k in range(0, depth, DEPTH):
+        tile = x.load([row, k])
+        value = tl.dot(tile, weight.load([first, k]).T, value)
+        gate = tl.dot(tile, weight.load([width + first, k]).T, gate)
+    column = first + tl.arange(0, CHANNELS)
+    value += tl.load(bias + column, column < width, 0.0).to(tl.float32)[None, :]
+    gate += tl.load(bias + width + column, column < width, 0.0).to(tl.float32)[None, :]
+    out.store([row, first], (value * gate * (0.5 + 0.5 * _erf(gate))).to(out.dtype))
 
 
-def geglu(x: Tensor) -> Tensor:
-    """See `fused.geglu`."""
-    channels = x.shape[-1] // 2
-    out = x.new_empty(*x.shape[:-1], channels)
-    rows = out.numel() // channels
-    _geglu[(triton.cdiv(channels, 128), triton.cdiv(rows, 32))](x, out, rows, channels, 32, 128)
+def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See `fused.geglu`. Both halves of a tile stay in registers, so the wide product is never written."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    depth, width = x.shape[-1], len(weight) // 2
+    rows = x.numel() // depth
+    out = x.new_empty(*x.shape[:-1], width)
+    _geglu[(triton.cdiv(rows, 128) * triton.cdiv(width, 64),)](
+        TensorDescriptor.from_tensor(x.view(rows, depth), [128, 64]),
+        TensorDescriptor.from_tensor(weight, [64, 64]),
+        bias, TensorDescriptor.from_tensor(out.view(rows, width), [128, 64]),
+        depth, width, 128, 64, 64, num_warps=4, num_stages=3,
+    )  # fmt: skip
     return out
 
 
@@ -415,7 +433,7 @@ def _cross_attention(
         tl.store(to + row[:, None] * channels + column[None, :], result, mask)
 
 
-CROSS_ROWS, CROSS_TILES = 64, 8
+CROSS_ROWS, CROSS_TILES = 64, 4
 """Queries of a tile, and tiles that a program takes one after the other with the same keys."""
 
 
@@ -440,7 +458,7 @@ def cross_attention(
         face_key.stride(0), face_key.stride(1), face_value.stride(0), face_value.stride(1),
         depth**-0.5 * 1.4426950408889634, tiles, has_face, CROSS_ROWS,
         max(16, triton.next_power_of_2(key.shape[1])), max(16, triton.next_power_of_2(face_key.shape[1])),
-        wide, num_warps=4 if wide <= 128 else 8,
+        wide, num_warps=4 if wide <= 128 else 8, num_stages=2 if wide <= 128 else 1,
     )  # fmt: skip
     return out
 
