@@ -348,8 +348,9 @@ def test_pickles_never_run(
     assert str(root / ADAPTER) in told(sources)
     ckpt = root / "model.ckpt"
     torch.save({"state_dict": {}}, ckpt)
-    line = told(replace(sources, vae=str(ckpt)))
-    assert ".ckpt pickle" in line and ".safetensors" in line
+    for part in ("base", "vae"):
+        line = told(replace(sources, tokenizer="/nowhere", **{part: str(ckpt)}))
+        assert ".ckpt pickle" in line and ".safetensors" in line
     assert not (tmp_path / "evil").exists()
 
 

@@ -129,6 +129,7 @@ def load_sd15(
     """
     from .folder import assemble, find_adapter, load_tokenizer, make_scheduler
     from .networks import Kind, check_sd15, check_together, load_network
+    from .weights import check_file
 
     sources = sources or Sd15Sources()
     # All are found before any is read: reading takes long.
@@ -144,6 +145,9 @@ def load_sd15(
     if adapter.is_dir():
         published = adapter / "ip-adapter-faceid-plusv2_sd15.bin"
         adapter = published if published.is_file() else find_adapter(adapter)
+    for place in (*places.values(), adapter):
+        if place.is_file():
+            check_file(place)
     words = base
     if base.is_file():
         words = resolve(sources.tokenizer)

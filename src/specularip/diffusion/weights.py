@@ -66,11 +66,16 @@ def find_weights(folder: Path) -> list[Path]:
     return pieces
 
 
-def read_weights(path: Path) -> dict[str, Any]:
-    """What a file of weights holds: tensors by name, in a published .bin perhaps dicts of them.
+def _begins(path: Path, count: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
-    Raises UserError for a file that is cut short, of another kind, or a pickle of more than tensors.
-    """
+
+def check_file(path: Path) -> None:
+    """UserError for what is no file of weights, or cannot be one, without reading it."""
     if path.suffix == ".ckpt":
         raise UserError(
             f"{path} is a .ckpt pickle, which could run code when it is read: "
@@ -78,15 +83,19 @@ def read_weights(path: Path) -> dict[str, Any]:
         )
     if path.suffix not in (".safetensors", *PICKLES):
         raise UserError(f"{path} is not a file of weights: use .safetensors, or a published .bin")
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(LFS))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    start = _begins(path, len(LFS))
     if not start:
         raise UserError(f"{path} is empty: download it again")
     if start == LFS:
         raise UserError(f"{path} is only git's pointer to the file: run `git lfs pull`, or download it")
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """What a file of weights holds: tensors by name, in a published .bin perhaps dicts of them.
+
+    Raises UserError for a file that is cut short, of another kind, or a pickle of more than tensors.
+    """
+    check_file(path)
     if path.suffix == ".safetensors":
         try:
             with safe_open(str(path), "pt"):
@@ -97,7 +106,7 @@ def read_weights(path: Path) -> dict[str, Any]:
                 f"{path} is not a whole safetensors file: {first_line(error)}; download it again"
             ) from error
     whole = zipfile.is_zipfile(path)
-    if start.startswith(b"PK") and not whole:
+    if not whole and _begins(path, 2) == b"PK":
         raise UserError(f"{path} is not whole, its end is missing: download it again")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
