@@ -8,6 +8,7 @@ import re
 import types
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,11 @@ from specularip.diffusion.prior import Prior
 from specularip.diffusion.refine import refine
 from specularip.diffusion.sds import sds
 from specularip.errors import UserError
+from specularip.losses import VGG_CONVOLUTIONS, Lpips
 from specularip.stages import machine
 from specularip.stages import run as run_module
 from specularip.stages.run import generate
-from specularip.stages.scr import cropped
+from specularip.stages.scr import Targets, comparison, cropped
 from specularip.stages.seid import timestep_range
 from specularip.stages.views import step_views
 
@@ -300,6 +302,71 @@ def test_what_is_missing_is_told_before_the_first_step(
     assert "SMPLX_NEUTRAL.npz" in told(smplx)
     crop = with_settings(small(tmp_path / "prior"), ["scr.crop=0,1,0.25,0.75"])
     assert "square" in told(crop)
+
+
+def test_the_command_takes_the_preset_and_any_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from specularip.cli import main
+
+    command = ["generate", "a man", "--image", str(FACE), "--out", str(tmp_path / "out"), "--preset", "sd15"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for options, words in (
+        ([], "--preset compact needs no GPU"),
+        (["--set", "seid.step=1"], "no setting 'step'"),
+        (["--low-memory", "--set", "seid.steps=many"], "whole number"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, *options])
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2 and words in error and error.count("\n") == 1, error
+    assert not (tmp_path / "out").exists()
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(run_module, "generate", lambda *arguments, **options: given.update(options))
+    main([*command, "--low-memory", "--photo-weight", "0.5", "--set", "seid.steps=9", "body=/models/smplx"])
+    assert given["low_memory"] and given["photo_weight"] == 0.5
+    assert given["config"].seid.steps == 9 and given["config"].body == "/models/smplx"
+    assert given["config"].prior.path == "sd15" and given["config"].looks_for_face
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_whole_run_on_a_gpu(prior: Prior, tmp_path: Path) -> None:
+    prior.save(tmp_path / "prior", torch.float32)
+    config = with_settings(small(tmp_path / "prior"), ["device=cuda", "prior.fast=false"])
+    made = generate("A woman in a red dress", FACE, out=tmp_path / "run", config=config)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["device"].startswith("cuda") and report["peak_gpu_gib"] > 0
+    assert made.gaussians.means.device.type == "cpu" and len(made.gaussians) == report["gaussians"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_recorded_comparison_is_the_plain_one() -> None:
+    device = torch.device("cuda")
+    generator = torch.Generator().manual_seed(SEED)
+    weights: dict[str, torch.Tensor] = {}
+    channels = 3
+    for k, (group, width) in enumerate(zip(VGG_CONVOLUTIONS, (64, 128, 256, 512, 512))):
+        for n in group:
+            weights[f"features.{n}.weight"] = 0.1 * torch.randn(width, channels, 3, 3, generator=generator)
+            weights[f"features.{n}.bias"], channels = torch.zeros(width), width
+        weights[f"lin{k}"] = torch.rand(width, generator=generator)
+    lpips = Lpips(weights, device)
+    images = torch.rand(6, 3, 24, 32, generator=generator).to(device)
+    targets = Targets(torch.eye(4).expand(6, 4, 4), torch.eye(3).expand(6, 3, 3), images, 64, 48)
+    compare = comparison(targets, lpips, 2)
+    for rows in (torch.tensor([0, 4]), torch.tensor([5, 1])):
+        renders = torch.rand(2, 3, 48, 64, generator=generator).to(device).requires_grad_()
+        found = compare(renders, rows.to(device))
+        small_renders = torch.nn.functional.avg_pool2d(renders, 2)
+        wanted = (
+            (small_renders - images[rows]).abs().mean(),
+            lpips.distance(lpips.features(small_renders), lpips.features(images[rows])),
+        )
+        for a, b in zip(found, wanted):
+            assert float((a - b).abs() / b) < 1e-3, SEED
+        gradients = [torch.autograd.grad(sum(pair), renders)[0] for pair in (found, wanted)]
+        assert float((gradients[0] - gradients[1]).norm() / gradients[1].norm()) < 1e-2, SEED
 
 
 def test_memory_is_told_with_what_fits() -> None:

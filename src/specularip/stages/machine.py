@@ -15,18 +15,19 @@ FULL_GIB, LOW_GIB = 15.0, 11.0
 """What the sd15 preset takes of a GPU's memory at most, and with --low-memory."""
 
 
-def check_machine(config: Config) -> None:
-    """Raise UserError, saying what would fit, where there is no GPU or not enough free memory on it."""
-    if config.device != "cuda":
-        return
-    if not torch.cuda.is_available():
+def check_gpu(config: Config) -> None:
+    """Raise UserError, saying what would do, where the run wants a GPU and there is none."""
+    if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             f"--preset {config.preset} needs an NVIDIA GPU with 16 GB of memory (12 with --low-memory), and "
             "PyTorch finds none here: --preset compact needs no GPU"
         )
-    if config.prior.path != "sd15":
+
+
+def check_memory(config: Config, device: torch.device) -> None:
+    """Raise UserError, saying what would fit, where too little memory is free for the sd15 prior."""
+    if device.type != "cuda" or config.prior.path != "sd15":
         return
-    device = torch.cuda.current_device()
     free, _ = torch.cuda.mem_get_info(device)
     told = memory_problem(free / 2**30, torch.cuda.get_device_name(device), config.low_memory)
     if told:

@@ -35,7 +35,7 @@ from ..progress import Progress
 from ..run_folder import Checkpoint, RunFolder
 from ..stopping import StopRequest, polite_stop
 from .guide import Face, Guide, PhotoAnchor, photo_anchor
-from .machine import check_machine, warm_up
+from .machine import check_gpu, check_memory, warm_up
 from .report import peak_gpu_gib, peak_memory_gib, plain, versions
 from .scr import Targets, fit, make_targets, orbits
 from .seid import seid
@@ -80,8 +80,9 @@ def generate(
     inputs = check_inputs(text, image, out, resume, overwrite, config.looks_for_face)
     if config.photo_weight < 0:
         raise UserError(f"--photo-weight is {config.photo_weight}: it must be 0 or more")
-    check_machine(config)
+    check_gpu(config)
     team, device = join(config.device)
+    check_memory(config, device)
     for views in (config.seid.views_per_step, config.scr.views_per_step):
         team.share(views)
     with ExitStack() as stack:
