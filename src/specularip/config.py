@@ -304,7 +304,8 @@ def sd15() -> Config:
             head=3e-3,
         ),
         sds_weight=1.0,
-        size_weight=1.0,
+        # Weight 1.0 on how far a Gaussian exceeds twice the size that those of the start have.
+        size_weight=1.0 / 0.01,
         size_free=0.01,
         anchor_weight=0.0,
         sparsity_weight=1.0,
