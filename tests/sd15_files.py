@@ -201,7 +201,7 @@ def write_sources(root: Path, seed: int = 0) -> tuple[Sd15Sources, dict[str, Any
     _json(control, root / "controlnet" / "config.json")
     _save(parts["controlnet"].state_dict(), root / "controlnet" / "diffusion_pytorch_model.safetensors")
     clip = {"model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": VISION["projection_dim"]}
-    vision = {key: value for key, value in VISION.items() if key != "projection_dim"}
+    vision = VISION | {"projection_dim": 512, "model_type": "clip_vision_model", "num_beams": 1}
     _json(clip | {"vision_config": vision, "text_config": {}}, root / "clip" / "config.json")
     _save(clip_keys(parts["image_encoder"].state_dict()), root / "clip" / "model.safetensors")
     torch.save(adapter_state(seed), root / ADAPTER)

@@ -164,12 +164,10 @@ def _read_config(kind: Kind, path: Path) -> dict[str, Any]:
     """The network's sizes, after a look at whether they are this kind of network's at all."""
     config = read_json(path)
     if config.get("model_type") == "clip":  # a whole CLIP, described tower by tower
-        tower = "vision_config" if kind == "image_encoder" else "text_config"
-        inner = config.get(tower)
-        config = {"projection_dim": config.get("projection_dim", 512)} | (
-            inner if isinstance(inner, dict) else {}
-        )
-        return config
+        inner = config.get("vision_config" if kind == "image_encoder" else "text_config")
+        # The whole CLIP has one projection_dim; a tower's own is whatever the default once was.
+        shared = {key: config[key] for key in ("projection_dim",) if key in config}
+        return (inner if isinstance(inner, dict) else {}) | shared
     wanted = CLASSES[kind]
     given = config.get("_class_name") or next(iter(config.get("architectures") or []), wanted)
     # CLIP's towers are published with and without their projections.
