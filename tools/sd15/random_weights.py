@@ -53,7 +53,7 @@ def network(kind: Kind, device: torch.device | str = "cpu", **changed: Any) -> n
 
 
 def tokenizer(folder: Path) -> Any:
-    """CLIP's byte-pair tokenizer over a vocabulary of single bytes: a token a letter, as long as the real one."""
+    """CLIP's byte-pair tokenizer over a vocabulary of single bytes: a token a letter."""
     from transformers import AutoTokenizer
 
     # The printable alphabet that byte-level BPE maps bytes to (Radford et al., 2019).

@@ -1,12 +1,11 @@
 """A prior of Stable Diffusion's shape, made fast without changing its results.
 
-`accelerate(prior)` turns a `Prior` into a `FastPrior` in place: the same weights and answers (up to rounding),
-through `fast_vae` and `fast_unet`. On CUDA the calls that a stage repeats are recorded as graphs.
+`accelerate(prior)` turns a `Prior` into a `FastPrior` in place: the same weights and, up to rounding, the
+same answers, through `fast_vae` and `fast_unet`. On CUDA the calls that a stage repeats are recorded as graphs.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,30 +13,29 @@ from torch import Tensor
 
 from . import fast_unet, fast_vae
 from .attention import KeyViews
-from .fast_layers import Tape, abreast, fast_kernels
+from .fast_layers import Tape, fast_kernels
 from .prior import Prior, _resized
 from .replay import Recording, signature
-
-
-ENCODE_LANES, DENOISE_LANES = 2, 2
-"""Into how many parts recorded calls split their views, to run side by side."""
 
 
 class FastPrior(Prior):
     """See `accelerate`. What it does not cover (gradients through the denoiser) `Prior` computes."""
 
-    fast_unet: fast_unet.UNet
-    fast_control: fast_unet.ControlNet | None
+    denoiser: fast_unet.UNet
+    steering: fast_unet.ControlNet | None
     encoder: fast_vae.Encoder
     decoder: fast_vae.Decoder
     graphs: bool
+    _recordings: dict[Any, Any]
+    _pool: Any
+    _encoded: int
 
     def forget(self) -> None:
         """Let go of what was recorded and of its memory, when other shapes come."""
         self._recordings.clear()
 
     def encode_image(self, images: Tensor, size: int | None = None) -> Tensor:
-        """As `Prior.encode_image`. With gradients and graphs, its backward pass must come before the next call."""
+        """As `Prior.encode_image`. Where it is recorded, its backward pass must come before the next call."""
         if images.ndim != 4 or images.shape[1] != self.image_channels or images.shape[2] != images.shape[3]:
             raise ValueError(f"images must be [B,{self.image_channels},S,S], got {list(images.shape)}")
         images = _resized(images.float(), size or self.image_size)
@@ -63,8 +61,8 @@ class FastPrior(Prior):
         identity_scale: Tensor | None = None,
         key_views: KeyViews | None = None,
     ) -> Tensor:
-        """As `Prior.model_output`; and if noisy, timesteps and pose hold V views and the others G·V, branch-major,
-        then the answer holds G·V: what the branches share is computed once."""
+        """As `Prior.model_output`. Where there are several texts for each noisy image, what they share is
+        computed once."""
         wants = [t for t in (noisy, text, pose, identity, identity_scale) if t is not None]
         if torch.is_grad_enabled() and (
             any(t.requires_grad for t in wants) or any(p.requires_grad for p in self.unet.parameters())
@@ -77,7 +75,7 @@ class FastPrior(Prior):
         if pose is not None:
             pose = (
                 None
-                if self.fast_control is None
+                if self.steering is None
                 else _resized(pose, noisy.shape[-1] * self.image_size // self.latent_size)
             )
         if self.image_projection is None:
@@ -103,22 +101,7 @@ class FastPrior(Prior):
         pose: Tensor | None,
         key_views: KeyViews | None = None,
     ) -> Tensor:
-        lanes = DENOISE_LANES if self.graphs and key_views is None else 1
-        views, branches = len(noisy), len(text) // len(noisy)
-        parts = [slice(int(i[0]), int(i[-1]) + 1) for i in torch.arange(views).chunk(lanes)]
-
-        def some(tensor: Tensor | None, rows: slice) -> Tensor | None:
-            """The rows of a part's views, in every branch that the tensor has."""
-            if tensor is None or len(parts) == 1:
-                return tensor
-            return tensor.unflatten(0, (-1, views))[:, rows].flatten(0, 1)
-
-        def denoise(rows: slice) -> Tensor:
-            mine = [some(t, rows) for t in (noisy, timesteps, text, identity, identity_scale)]
-            return self.fast_unet(*mine, key_views, self.fast_control, some(pose, rows))  # type: ignore[arg-type]
-
-        noise = abreast([partial(denoise, rows) for rows in parts])
-        return torch.cat([n.unflatten(0, (branches, -1)) for n in noise], 1).flatten(0, 1)
+        return self.denoiser(noisy, timesteps, text, identity, identity_scale, key_views, self.steering, pose)
 
 
 class _Encode(torch.autograd.Function):
@@ -148,20 +131,14 @@ class _Encode(torch.autograd.Function):
 
 
 def _record_encoder(prior: FastPrior, images: Tensor) -> tuple[Recording, Recording]:
-    def encode(images: Tensor) -> tuple[Tensor, list[Tape]]:
-        parts = images.chunk(ENCODE_LANES)
-        tapes: list[Tape] = [[] for _ in parts]
-        latents = abreast([partial(prior.encoder.forward, *each) for each in zip(parts, tapes)])
-        return torch.cat(latents), tapes
+    def encode(images: Tensor) -> tuple[Tensor, Tape]:
+        tape: Tape = []
+        return prior.encoder.forward(images, tape), tape
 
     forward = Recording(encode, (images,), prior._pool)
-    latents, tapes = forward.replay(images)
-
-    def backward(grad: Tensor) -> Tensor:
-        parts = grad.chunk(ENCODE_LANES)
-        return torch.cat(abreast([partial(prior.encoder.backward, *each) for each in zip(parts, tapes)]))
-
-    return forward, Recording(backward, (torch.randn_like(latents),), prior._pool)
+    latents, tape = forward.replay(images)
+    grad = torch.randn_like(latents)
+    return forward, Recording(lambda g: prior.encoder.backward(g, tape), (grad,), prior._pool)
 
 
 def supports(prior: Prior) -> bool:
@@ -183,8 +160,8 @@ def accelerate(prior: Prior, *, graphs: bool | None = None) -> FastPrior:
     prior.__class__ = FastPrior
     assert isinstance(prior, FastPrior)
     state = prior.__dict__  # past nn.Module, which would list these as parts of the prior
-    state["fast_unet"] = fast_unet.UNet(prior.unet)
-    state["fast_control"] = None if prior.controlnet is None else fast_unet.ControlNet(prior.controlnet)
+    state["denoiser"] = fast_unet.UNet(prior.unet)
+    state["steering"] = None if prior.controlnet is None else fast_unet.ControlNet(prior.controlnet)
     state["encoder"], state["decoder"] = fast_vae.Encoder(prior.vae), fast_vae.Decoder(prior.vae)
     state["graphs"] = prior.device.type == "cuda" if graphs is None else graphs
     state["_recordings"], state["_encoded"] = {}, 0

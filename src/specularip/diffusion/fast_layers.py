@@ -48,11 +48,11 @@ def fast_kernels() -> Iterator[None]:
 
 
 _SIDE_STREAMS: dict[tuple[int, int], torch.cuda.Stream] = {}
-"""By the stream that they branch off, and their number. Always the same ones: each keeps memory of its own."""
+"""By the stream that they branch off, and their number. Always the same: each keeps memory of its own."""
 
 
 def abreast(works: list[Callable[[], T]]) -> list[T]:
-    """The results of independent works. On CUDA they run side by side: while one moves memory another computes.
+    """The results of independent works. On CUDA they run side by side, and fill each other's gaps.
 
     What works share must outlive the call, since they only queue it: keep it in variables of the caller.
     """
@@ -169,12 +169,12 @@ class Upsampling:
     """Nearest-neighbour doubling and a 3x3 convolution, as one 2x2 convolution at the small size.
 
     Of the nine taps that an output pixel sees on the doubled image, those on equal pixels add up: four are
-    left, others for even and odd rows and columns. All four kinds are computed as channels of one convolution.
+    left, others for even and odd rows and columns. All four kinds are channels of one convolution.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         weight = conv.weight.data.float()
-        # An even pixel sees its left neighbour once and itself twice; an odd one itself twice and its right once.
+        # An even pixel sees its left neighbour once, itself twice; an odd one itself twice, its right once.
         rows = (weight[:, :, :1], weight[:, :, 1:].sum(2, keepdim=True))
         even = torch.cat(rows, 2)
         odd = torch.cat([weight[:, :, :2].sum(2, keepdim=True), weight[:, :, 2:]], 2)
@@ -192,6 +192,6 @@ class Upsampling:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [B,H,W,C] -> [B,2H,2W,C], with bias."""
-        # Position (i,j) of this grid sees the pixels i-1..i: even rows of pixel i, and odd ones of pixel i-1.
+        # Position i of this grid sees pixels i-1 and i: for the even row of i, and the odd one of i-1.
         grid = convolve(x, self.weight, padding=1)
         return spread(grid, x.shape[1], x.shape[2], 1, self.bias)

@@ -1,8 +1,8 @@
 """UNet and ControlNet of Stable Diffusion without gradients, all branches of guidance in one pass.
 
-What the branches share is computed once: they differ in their words and faces alone, which first speak in the
-first transformer's cross-attention. Until there the batch is the V views, after it the G·V evaluations,
-branch-major. Keys and values of all words, and the time embeddings of all blocks, are one matrix product each.
+What the branches share is computed once: they differ in their words and faces alone, which first speak in
+the first transformer's cross-attention. Until there the batch is the V views, after it the G·V evaluations,
+branch-major. Keys and values of all words are one matrix product, and so are all time embeddings.
 """
 
 from __future__ import annotations
@@ -248,8 +248,8 @@ class UNet(Trunk):
         control: ControlNet | None = None,
         pose: Tensor | None = None,
     ) -> Tensor:
-        """Arguments of `Prior.model_output`, but noisy, timesteps and pose hold V views and text, identity and
-        identity_scale G·V -> [G·V,c,h,w] float32."""
+        """Arguments of `Prior.model_output`: noisy, timesteps and pose of V views; text, identity and
+        identity_scale of G·V evaluations -> [G·V,c,h,w] float32."""
 
         def own() -> tuple[Features, list[Tensor]]:
             context = self.context(timesteps, text, identity, identity_scale, key_views)

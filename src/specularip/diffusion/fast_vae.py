@@ -127,7 +127,8 @@ class Downsampling:
         return join([Part(out, None, self.bias)])
 
     def backward(self, grad: Tensor, record: tuple[Any, ...]) -> Tensor:
-        return spread(convolve(grad, self.backward_weight, padding=1), *grad.shape[1:3], 0)
+        _, height, width, _ = grad.shape
+        return spread(convolve(grad, self.backward_weight, padding=1), height, width, 0)
 
 
 class Encoder:

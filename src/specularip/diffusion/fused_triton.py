@@ -337,7 +337,7 @@ def add_layer_norm(
 
 @triton.jit
 def _erf(x):
-    """erf(x/√2) to 8e-6: an odd polynomial up to 4, where it is 1 but for 6e-5. A third of libdevice's time."""
+    """erf(x/√2): to 8e-6 an odd polynomial up to 4, where it is 1 but for 6e-5. Faster than libdevice's."""
     x = tl.minimum(tl.maximum(x, -4.0), 4.0)
     y = x * x
     p = 1.6125951463708777e-10

@@ -12,9 +12,9 @@ from torch import Tensor
 class Recording:
     """One recorded call: `replay(*inputs)` computes `result` anew, in place.
 
-    make: a function of tensors; what it returns stays where it is, so copy what must outlive the next replay.
-    The tensors of `inputs` give shapes and types; None stays None. pool: memory that recordings may share when
-    they never run at the same time and each one's result is read before the next one starts.
+    make: a function of tensors; what it returns stays where it is, so copy what must outlive the next
+    replay. The tensors of `inputs` give shapes and types; None stays None. pool: memory that recordings
+    share; they must never run at the same time.
     """
 
     def __init__(self, make: Callable[..., Any], inputs: tuple[Tensor | None, ...], pool: Any) -> None:
