@@ -309,6 +309,8 @@ def main() -> None:
             "error of SDS' gradient": relative(sds_gradient(prior, images, noise, given), truth[1]),
         })  # fmt: skip
         if arguments.refine:
+            if isinstance(prior, FastPrior):
+                prior.forget()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()

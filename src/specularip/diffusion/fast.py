@@ -1,7 +1,8 @@
 """A prior of Stable Diffusion's shape, made fast without changing its results.
 
 `accelerate(prior)` turns a `Prior` into a `FastPrior` in place: the same weights and, up to rounding, the
-same answers, through `fast_vae` and `fast_unet`. On CUDA the calls that a stage repeats are recorded as graphs.
+same answers, through `fast_vae` and `fast_unet`. On CUDA the calls that a stage repeats are recorded as
+graphs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from . import fast_unet, fast_vae
 from .attention import KeyViews
 from .fast_layers import Tape, fast_kernels
@@ -152,10 +154,17 @@ def accelerate(prior: Prior, *, graphs: bool | None = None) -> FastPrior:
     """Make `prior` fast, in place; its weights are reordered and frozen, not copied.
 
     graphs: record what is repeated as CUDA graphs; None: on CUDA. Raises ValueError for a prior of another
-    shape (see `supports`).
+    shape (see `supports`), UserError where Triton is missing on CUDA.
     """
     if not supports(prior):
         raise ValueError("accelerate is for Stable Diffusion 1's networks: see supports()")
+    if prior.device.type == "cuda":
+        try:
+            from . import fused_triton as _  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                "the fast kernels need Triton: pip install triton, or --set prior.fast=false"
+            ) from error
     prior.requires_grad_(False)
     prior.__class__ = FastPrior
     assert isinstance(prior, FastPrior)
