@@ -4,6 +4,11 @@
         [--views all 32] [--iterations 7000] [--points 100000] [--concurrent 3] [--out specular.json]
     python benchmarks/specular.py DATA --speed
 
+`--speed` times each model alone: a training step at the images' size, as `stages/fit.py` takes it; and the
+image of a whole body at 1024², as a viewer would draw it. For that, what depends on no camera is worked out
+before, for all models alike: activations, and for ours what `Avatar.prepare` holds. SH-3 is drawn by gsplat's
+own `rasterization`, in its faster layout, the unpacked one.
+
 DATA holds a folder for each scene, in NeRF-synthetic's layout. Every model starts from the same points and
 first colours and goes through the same loop: the same steps, images, losses, moves of Gaussians and number of
 Gaussians; only what gives them their colours differs. 32 views are every third one, from the second.
@@ -35,6 +40,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from specularip.avatar import Avatar
 from specularip.cameras import Cameras
 from specularip.config import FitConfig
 from specularip.fitting.appearance import Appearance, SpecularAppearance, start_colors
@@ -43,6 +49,7 @@ from specularip.fitting.start import Sightings, Start, make_start
 from specularip.gaussians import rotation_matrices
 from specularip.metrics import highlight_error, psnr, ssim
 from specularip.posed_images import load_posed_images
+from specularip.raster import rasterize
 from specularip.raster.cuda import pick_device
 from specularip.specular import SpecularConfig, SpecularHead
 from specularip.stages.fit import Fitting, begin, draw, resolved, train_step
@@ -264,11 +271,30 @@ def milliseconds(action: Callable[[], object], device: torch.device, count: int,
 
 
 @torch.no_grad()
-def render(model: str, fitting: Fitting, camera: Cameras) -> None:
+def renderer(model: str, fitting: Fitting, camera: Cameras) -> Callable[[], object]:
+    """What draws one image, with all that depends on no camera worked out."""
+    cloud, appearance = fitting.cloud, fitting.appearance
+    if isinstance(appearance, SpecularAppearance):
+        prepared = Avatar(appearance.gaussians(cloud), appearance.head, antialiased=True).prepare()
+        return lambda: prepared.image(camera, 0.0)
+    means, quats, scales, opacities = cloud.means, cloud.fields["quats"], cloud.scales, cloud.opacities
+    splats = [tensor.detach() for tensor in (means, quats, scales, opacities)]
+    size = (camera.width, camera.height)
     if model == "sh3" and camera.viewmats.is_cuda:
-        render_harmonics(fitting.cloud, camera)
-    else:
-        draw(fitting.cloud, fitting.appearance.colors(fitting.cloud, camera, 1.0), camera)
+        from gsplat import rasterization
+
+        coefficients = torch.cat([cloud.fields["sh_base"], cloud.fields["sh_rest"]], 1)
+        return lambda: rasterization(
+            *splats, coefficients, camera.viewmats, camera.Ks, *size, sh_degree=3, packed=False,
+            rasterize_mode="antialiased",
+        )  # fmt: skip
+
+    def draw_colors() -> object:
+        with torch.no_grad():
+            colors = appearance.colors(cloud, camera, 1.0)
+            return rasterize(*splats, colors, camera.viewmats, camera.Ks, *size, antialiased=True)
+
+    return draw_colors
 
 
 def speed(folder: Path, models: list[str], config: FitConfig, device: torch.device, seed: int) -> list[dict]:
@@ -281,25 +307,13 @@ def speed(folder: Path, models: list[str], config: FitConfig, device: torch.devi
             train_step(fitting, images, cameras, config)
         fitting.step = int(0.5 * (config.iterations or 0))
         step = partial(train_step, fitting, images, cameras, replace(config, relocate_every=10**9))
-        frame = partial(render, model, fitting, cameras[1].resized(1024, 1024))
+        frame = renderer(model, fitting, cameras[1].resized(1024, 1024))
         step_ms, frame_ms = milliseconds(step, device, 60, 5), milliseconds(frame, device, 20, 7)
         rows.append(
             {"scene": folder.name, "model": model, "step_ms": step_ms, "frame_ms": frame_ms,
              "frames_per_second": 1e3 / frame_ms, "gaussians": len(fitting.cloud)}
         )  # fmt: skip
     return rows
-
-
-def render_harmonics(cloud: Cloud, camera: Cameras) -> Tensor:
-    """SH-3 as gsplat draws it by itself, colours only."""
-    from gsplat import rasterization
-
-    fields = cloud.fields
-    coefficients = torch.cat([fields["sh_base"], fields["sh_rest"]], 1)
-    return rasterization(
-        cloud.means, fields["quats"], cloud.scales, cloud.opacities, coefficients, camera.viewmats, camera.Ks,
-        camera.width, camera.height, sh_degree=3, packed=False, rasterize_mode="antialiased",
-    )[0]  # fmt: skip
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

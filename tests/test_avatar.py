@@ -101,6 +101,33 @@ def test_shade_is_what_render_draws_and_carries_gradients(seed):
         )
 
 
+@pytest.mark.parametrize("with_head", [True, False])
+def test_a_prepared_avatar_draws_the_same(seed, with_head):
+    avatar, cameras = random_avatar(with_head), views()
+    prepared = avatar.prepare()
+    for background in (0.0, 0.6, [0.1, 0.2, 0.3]):
+        frame = avatar.render(cameras, background)
+        for camera in range(2):  # one by one, as a viewer does
+            image = prepared.image(cameras[camera], background)
+            assert torch.allclose(image[0], frame.image[camera], atol=1e-6), seed
+    assert not any(
+        value.requires_grad for value in vars(prepared).values() if isinstance(value, torch.Tensor)
+    )
+    with pytest.raises(ValueError, match="background"):
+        prepared.image(cameras, [0.1, 0.2])
+
+
+def test_a_camera_is_taken_from_a_batch():
+    cameras = views(3)
+    for index in (0, 2, -1):
+        assert torch.equal(cameras[index].viewmats, cameras[[index]].viewmats)
+        assert torch.equal(cameras[index].Ks, cameras[[index]].Ks)
+    with pytest.raises(IndexError):
+        cameras[3]
+    origins = (cameras.viewmats[:, :3, :3] @ cameras.positions[..., None])[..., 0]
+    assert torch.allclose(origins, -cameras.viewmats[:, :3, 3], atol=1e-5)
+
+
 def same(first: Avatar, second: Avatar) -> None:
     for name, tensor in first.gaussians.tensors().items():
         assert torch.equal(tensor.detach(), second.gaussians.tensors()[name]), name
@@ -175,7 +202,7 @@ def damage(tensors: dict, header: dict, kind: str) -> None:
             tensors["gaussians.regions"] = tensors["gaussians.regions"].int()
         case r"not \[150\]":
             tensors["gaussians.opacity_logits"] = tensors["gaussians.opacity_logits"][:-1].clone()
-        case r"not \[150, 19\]":
+        case r"not \[150, 34\]":
             tensors["gaussians.latents"] = tensors["gaussians.latents"][:, :5].clone()
         case "no Gaussians":
             for name in [n for n in tensors if n.startswith("gaussians.")]:
@@ -195,7 +222,7 @@ def damage(tensors: dict, header: dict, kind: str) -> None:
         case "radiance must be":
             header["head"]["radiance"] = -1
         case "earlier version":
-            header["format"] = 1
+            header["format"] = 2
         case "names and parents":
             header["binding"]["joint_names"].pop()
         case "point nowhere":
@@ -218,7 +245,7 @@ KINDS = [
     r"not \[150\]",
 ]
 KINDS += [
-    r"not \[150, 19\]",
+    r"not \[150, 34\]",
     "no Gaussians",
     "format 99",
     "provenance",

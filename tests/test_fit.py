@@ -20,14 +20,15 @@ from specularip.avatar import Avatar, load, shade
 from specularip.cameras import Cameras
 from specularip.config import FitConfig
 from specularip.errors import UserError
-from specularip.fitting.appearance import SpecularAppearance, in_view
+from specularip.fitting.appearance import SpecularAppearance
 from specularip.fitting.cloud import Cloud, relocate
-from specularip.fitting.start import make_start, quantile_colors, sample_mesh, turned_to, worn_things
-from specularip.gaussians import Gaussians
+from specularip.fitting.start import make_start, quantile_colors, sample_mesh
+from specularip.fitting.worn import worn_things
+from specularip.gaussians import Gaussians, turned_to
 from specularip.posed_images import load_posed_images
 from specularip.progress import Progress
 from specularip.run_folder import FILES
-from specularip.specular import SpecularConfig, SpecularHead
+from specularip.specular import LATENTS, SpecularConfig, SpecularHead, in_view
 from specularip.stages.fit import begin, fit
 
 SIZE, RADIUS = 48, 0.4
@@ -56,7 +57,7 @@ def ball() -> Avatar:
         head.axes.copy_(torch.tensor([[0.3, -0.8, 0.5]]))
         head.raw_colors.fill_(math.log(6.0) / 3)
         head.raw_widths.fill_(math.log(0.01) / 3)
-    latents = torch.zeros(count, 19)
+    latents = torch.zeros(count, LATENTS)
     latents[:, :2] = math.log(0.22 / 0.12)
     latents[:, 3:6] = 1.5
     spacing = math.sqrt(area / count)
@@ -142,7 +143,7 @@ def test_the_finished_avatar_shades_as_the_cloud_did_in_training():
     """Brushed surfaces, normals on either side of the shortest axis: turning one would mirror its tangent."""
     g = torch.Generator().manual_seed(int.from_bytes(os.urandom(4)))
     count = 60
-    latents = torch.randn(count, 19, generator=g)
+    latents = torch.randn(count, LATENTS, generator=g)
     latents[:, 0] += 2  # much rougher along the tangent than across
     fields = {
         "means": 0.3 * torch.randn(count, 3, generator=g),
@@ -285,7 +286,7 @@ def test_images_without_an_empty_pixel_show_nothing_worn(scene):
     vertices, faces = (torch.from_numpy(x) for x in ball_mesh())
     points, normals, _ = sample_mesh(vertices, faces, 400, torch.Generator().manual_seed(3))
     opaque = replace(posed, alphas=torch.ones_like(posed.alphas))
-    assert len(worn_things(points, normals, opaque)[0]) == 0
+    assert len(worn_things(points, normals, opaque)) == 0
 
 
 def test_first_light_leaves_no_gradients_behind(scene):

@@ -24,6 +24,8 @@ from specularip.metrics import (
     BLOB_SHARE,
     HIGHLIGHT,
     REACH_DEG,
+    _blur,
+    _blur_by_products,
     coherence,
     evaluate,
     find_lpips,
@@ -88,6 +90,13 @@ def test_psnr_and_ssim_are_scikit_images(rng):
         ssim(same[:, :10], same[:, :10])
     with pytest.raises(ValueError, match="alike"):
         psnr(same, same[:1])
+
+
+@pytest.mark.parametrize("size", [(11, 11), (12, 40), (33, 17)])
+def test_both_ways_to_blur_agree(size):
+    """The GPU's way, here on the CPU, where ssim takes the other."""
+    images = torch.rand(2, 6, *size, dtype=torch.float64)
+    assert torch.allclose(_blur_by_products(images), _blur(images), atol=1e-12)
 
 
 def test_ssim_has_gradients_to_train_with(rng):

@@ -246,24 +246,29 @@ def twin(head: SpecularHead, latents, diffuse, normals, means, centres):
             up = torch.linalg.cross(normal, level)
             t = z[2].cos() * level + z[2].sin() * up
             b = z[2].cos() * up - z[2].sin() * level
+            f0 = torch.sigmoid(z[3:6] + math.log(0.08 / 0.92))
+            f90 = torch.maximum(1 - (ax * ay).sqrt(), f0)
             sent = 0
             for axis, width, light in zip(p["axes"], p["raw_widths"], p["raw_colors"]):
                 l, width = axis / axis.norm(), (pace * width).exp()
                 h = l + v
-                ia, ib = 1 / (ax**2 + width), 1 / (ay**2 + width)
+                half = h.norm() / 2  # the cosine between h and v
+                spread = width * (1 / half**2).clamp_max(20)
+                ia, ib = 1 / (ax**2 + spread), 1 / (ay**2 + spread)
                 lobe = (ia * ib).sqrt() / math.pi * (-(ia * (h @ t) ** 2 + ib * (h @ b) ** 2) / (h @ h)).exp()
-                sent = sent + (pace * light).exp() * (n @ l).clamp_min(0) / (h @ h) * lobe
+                fresnel = f0 + (f90 - f0) * (1 - half) ** 5
+                sent = sent + fresnel * (pace * light).exp() * (n @ l).clamp_min(0) / (h @ h) * lobe
             r = 2 * cosine * n - v
             harmonics = head_module.harmonics(r)
-            sent = sent + sum(harmonics[i] * ambient[i] for i in range(9)).clamp_min(0)
-            f0 = torch.sigmoid(z[3:6] + math.log(0.08 / 0.92))
-            f90 = torch.maximum(1 - (ax * ay).sqrt(), f0)
+            sky = sum(harmonics[i] * ambient[i] for i in range(9)).clamp_min(0)
+            sent = sent + (f0 + (f90 - f0) * (1 - cosine) ** 5) * sky
             visibility = torch.sigmoid(3 + z[6] + z[7:10] @ r)
-            lit = visibility * (f0 + (f90 - f0) * (1 - cosine) ** 5) * sent
+            lit = visibility * sent
+            slow = torch.cat([v, head_module.harmonics(v)[4:]])
             for c in range(3):
                 shown = 1.055 * (linear(color[c]) + lit[c]) ** (1 / 2.4) - 0.055
                 shown = 1 + 0.05 * (shown - 1) if shown > 1 else shown
-                out.append(shown - color[c] + 0.03 * (z[10 + 3 * c : 13 + 3 * c] @ v))
+                out.append(shown - color[c] + 0.03 * (z[10 + 8 * c : 18 + 8 * c] @ slow))
     return torch.stack(out).reshape(len(centres), len(latents), 3)
 
 

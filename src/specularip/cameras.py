@@ -40,15 +40,15 @@ class Cameras:
         return len(self.viewmats)
 
     def __getitem__(self, index: int | slice | Tensor | list[int]) -> Cameras:
-        if isinstance(index, int):
-            index = [index]
+        if isinstance(index, int):  # views into this batch: nothing to launch
+            return Cameras(self.viewmats[index][None], self.Ks[index][None], self.width, self.height)
         return Cameras(self.viewmats[index], self.Ks[index], self.width, self.height)
 
     @property
     def positions(self) -> Tensor:
         """Camera centres in the world, [B,3]."""
         rotation, translation = self.viewmats[:, :3, :3], self.viewmats[:, :3, 3]
-        return -(rotation.transpose(1, 2) @ translation[..., None])[..., 0]
+        return -(rotation * translation[..., None]).sum(1)
 
     def to(self, device: torch.device | str) -> Cameras:
         return Cameras(self.viewmats.to(device), self.Ks.to(device), self.width, self.height)

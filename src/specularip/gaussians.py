@@ -22,13 +22,21 @@ def rotation_matrices(quats: Tensor) -> Tensor:
     return torch.stack(rows, -1).reshape(-1, 3, 3)
 
 
-def turned_to(normals: Tensor) -> Tensor:
-    """Quaternions [N,4] wxyz that turn z to `normals` [N,3] the short way."""
+def turned_to(normals: Tensor, along: Tensor | None = None) -> Tensor:
+    """Quaternions [N,4] wxyz that turn z to `normals` [N,3]: the short way, or so that x turns to `along`
+    [N,3], unit and at right angles to the normals."""
     quats = torch.stack(
         [1 + normals[:, 2], -normals[:, 1], normals[:, 0], torch.zeros_like(normals[:, 0])], -1
     )
     quats[quats.norm(dim=-1) < 1e-3] = quats.new_tensor([0.0, 1.0, 0.0, 0.0])
-    return torch.nn.functional.normalize(quats, dim=-1)
+    quats = torch.nn.functional.normalize(quats, dim=-1)
+    if along is None:
+        return quats
+    x, y, _ = (rotation_matrices(quats) * along[..., None]).sum(1).unbind(-1)  # `along` before the turn
+    half = 0.5 * torch.atan2(y, x)
+    cos, sin = half.cos(), half.sin()
+    w, i, j, k = quats.unbind(-1)  # a turn about z first
+    return torch.stack([w * cos - k * sin, i * cos + j * sin, j * cos - i * sin, w * sin + k * cos], -1)
 
 
 @dataclass

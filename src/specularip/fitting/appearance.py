@@ -7,14 +7,16 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..cameras import Cameras
 from ..gaussians import Gaussians, rotation_matrices
-from ..specular import SpecularHead
+from ..specular import SpecularHead, in_view
 from ..specular.shading import LATENTS
 from .cloud import Cloud
 from .first_light import fit_first_light
+from .graphed import Graphed
 from .start import Sightings, Start, quantile_colors
 
 
@@ -62,7 +64,8 @@ class SpecularAppearance:
     ) -> None:
         """material_tie: weight of the difference of a Gaussian's material from its neighbour's."""
         self.head, self.first_light_steps, self.material_tie = head, first_light_steps, material_tie
-        self.rates = {"color_logits": 2e-2, "latents": 1e-2, "normal_residuals": 2e-3, **(rates or {})}
+        self.rates = {"color_logits": 2e-2, "latents": 1e-2, "normal_residuals": 1e-3, **(rates or {})}
+        self._graphed_colors, self._graphed_penalty = Graphed(self._colors), Graphed(self._penalty)
 
     def begin(
         self, start: Start, sightings: Sightings, cameras: Cameras, generator: torch.Generator
@@ -96,14 +99,47 @@ class SpecularAppearance:
 
     def colors(self, cloud: Cloud, camera: Cameras, share: float) -> Tensor:
         fields = cloud.fields
-        diffuse = fields["color_logits"].sigmoid()
-        lobes = self.head.prepare(fields["latents"], diffuse)
-        means = cloud.means.detach()
-        visible = in_view(means, cloud.scales.detach(), camera)
-        return diffuse + self.head.shade(lobes, self.normals(cloud), means, camera.positions, visible)
+        return self._graphed_colors(
+            fields["color_logits"],
+            fields["latents"],
+            fields["normal_residuals"],
+            cloud.ties["start_normals"],
+            cloud.means.detach(),
+            fields["log_scales"].detach(),
+            camera.viewmats,
+            camera.Ks,
+            *self.head.parameters(),
+            width=camera.width,
+            height=camera.height,
+        )
+
+    def _colors(
+        self,
+        color_logits: Tensor,
+        latents: Tensor,
+        normal_residuals: Tensor,
+        start_normals: Tensor,
+        means: Tensor,
+        log_scales: Tensor,
+        viewmats: Tensor,
+        Ks: Tensor,
+        *parameters: Tensor,
+        width: int,
+        height: int,
+    ) -> Tensor:
+        camera = Cameras(viewmats, Ks, width, height)
+        diffuse = color_logits.sigmoid()
+        normals = F.normalize(start_normals + normal_residuals, dim=-1)
+        visible = in_view(means, log_scales.exp(), camera)
+        named = {name: value for (name, _), value in zip(self.head.named_parameters(), parameters)}
+        return diffuse + functional_call(
+            self.head, named, (latents, diffuse, normals, means, camera.positions, visible)
+        )
 
     def penalty(self, cloud: Cloud, near: Tensor) -> Tensor:
-        latents, colors = cloud.fields["latents"], cloud.fields["color_logits"]
+        return self._graphed_penalty(cloud.fields["latents"], cloud.fields["color_logits"], near)
+
+    def _penalty(self, latents: Tensor, colors: Tensor, near: Tensor) -> Tensor:
         difference = (latents[:, :10] - latents[:, :10].detach()[near]).abs().mean()
         difference = difference + 0.3 * (colors - colors.detach()[near]).abs().mean()
         return self.material_tie * difference + 1e-5 * latents[:, 10:].square().mean()
@@ -125,14 +161,3 @@ class SpecularAppearance:
             bind_joints=torch.zeros(count, 4, dtype=torch.int64, device=device),
             bind_weights=weights,
         )
-
-
-@torch.no_grad()
-def in_view(means: Tensor, scales: Tensor, camera: Cameras) -> Tensor:
-    """Which Gaussians may reach into the image, [1,N] bool."""
-    pixels, depth = camera.project(means)
-    focal = camera.Ks[:, 0, 0, None]
-    reach = 4 * scales.amax(-1) * focal / depth.clamp_min(1e-3) + 2
-    x, y = pixels.unbind(-1)
-    inside = (x > -reach) & (y > -reach) & (x < camera.width + reach) & (y < camera.height + reach)
-    return inside & (depth > 1e-3)

@@ -37,7 +37,7 @@ def fit_first_light(
     steps: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Fit `head` and `color_logits` [N,3] in place; returns latents [N,19]. start must have normals.
+    """Fit `head` and `color_logits` [N,3] in place; returns latents [N,34]. start must have normals.
 
     cameras: of the sightings, on the start's device. generator: on the CPU.
     """

@@ -17,17 +17,14 @@ from ..cameras import Cameras
 from ..gaussians import turned_to
 from ..posed_images import PosedImages, load_body_mesh, load_points, random_points
 from ..raster import rasterize
+from .worn import Worn, worn_things
 
 FLATNESS = (0.7, 0.7, 0.15)
 """Scales of a Gaussian on a surface with a known normal, in spacings."""
 OPACITY_LOGIT = 2.0
-WORN_NEAR, WORN_FAR, WORN_STEPS = 0.013, 0.05, 14
-"""Distances from the mesh, as shares of the body's largest radius, between which things may be worn."""
 WORN_RAYS = 40_000
-"""Points followed outwards to find them, about."""
-WORN_VIEWS = 2
-"""Images that must show a place before it counts: what none shows is not worn but unknown."""
-WORN_DENSITY, WORN_SHARE, WORN_OPACITY_LOGIT = 2.5, 0.15, 0.0
+"""Points of the mesh followed outwards to find what is worn, about."""
+WORN_DENSITY, WORN_SHARE, WORN_OPACITY_LOGIT = 2.5, 0.3, 0.0
 """How much closer points lie there than on the mesh, for thin round things mirror all of the room within
 millimetres; of all points, how many at most. They start half transparent, for the hull of the silhouettes is
 too wide where the body is hollow."""
@@ -73,21 +70,14 @@ def make_start(
     mesh = load_body_mesh(folder)
     if mesh is not None:
         points, normals, area = sample_mesh(*mesh, count, generator)
-        spacing = math.sqrt(area / count)
-        opacities = _opacities(count)
         stride = max(1, count // WORN_RAYS)  # points lie in the order of the faces
-        places, outward = worn_things(points[::stride], normals[::stride], posed)
-        worn = min(int(WORN_DENSITY * stride * len(places)), int(WORN_SHARE * count))
-        if worn:
-            replaced = torch.randperm(count, generator=generator)[:worn]
-            chosen = torch.randperm(max(worn, len(places)), generator=generator)[:worn] % len(places)
-            shift = 0.5 * spacing * torch.randn(worn, 3, generator=generator)
-            n = outward[chosen]
-            points[replaced] = places[chosen] + shift - (shift * n).sum(-1, keepdim=True) * n
-            normals[replaced], opacities[replaced] = n, WORN_OPACITY_LOGIT
-        quats = turned_to(normals)
-        log_scales = torch.log(torch.tensor(FLATNESS) * spacing).repeat(count, 1)
-        return Start(points, normals, spacing, quats, log_scales, opacities, "mesh")
+        worn = worn_things(points[::stride], normals[::stride], posed)
+        dense = WORN_DENSITY / math.sqrt(area / count)
+        extra = min(int(len(worn) * (dense * worn.spacing) ** 2), int(WORN_SHARE * count))
+        if extra:
+            points, normals, _ = sample_mesh(*mesh, count - extra, generator)
+        body = _on_surface(points, normals, math.sqrt(area / len(points)), "mesh")
+        return _joined(body, _on_worn(worn, extra, generator)) if extra else body
     given = load_points(folder)
     if given is not None:
         own = len(given[0])
@@ -107,6 +97,41 @@ def make_start(
     quats = F.normalize(torch.randn(count, 4, generator=generator), dim=-1)
     source = "random" if given is None else "points"
     return Start(points, None, spacing, quats, log_scales, _opacities(count), source)
+
+
+def _on_surface(points: Tensor, normals: Tensor, spacing: float, source: str) -> Start:
+    log_scales = torch.log(torch.tensor(FLATNESS) * spacing).repeat(len(points), 1)
+    quats, opacities = turned_to(normals), _opacities(len(points))
+    return Start(points, normals, spacing, quats, log_scales, opacities, source)
+
+
+def _on_worn(worn: Worn, count: int, generator: torch.Generator) -> Start:
+    """`count` points on what is worn, repeated with a shift in the surface where that has fewer."""
+    chosen = torch.randperm(max(count, len(worn)), generator=generator)[:count] % len(worn)
+    spacing = worn.spacing * math.sqrt(len(worn) / count)
+    normals = worn.normals[chosen]
+    shift = 0.5 * spacing * torch.randn(count, 3, generator=generator)
+    points = worn.points[chosen] + shift - (shift * normals).sum(-1, keepdim=True) * normals
+    start = _on_surface(points, normals, spacing, "mesh")
+    longer = 0.5 * worn.stretch[chosen].log()
+    start.log_scales += torch.stack([longer, -longer, torch.zeros_like(longer)], -1)
+    start.quats, start.opacity_logits[:] = turned_to(normals, worn.axes[chosen]), WORN_OPACITY_LOGIT
+    return start
+
+
+def _joined(a: Start, b: Start) -> Start:
+    """Both, with the spacing and the source of the first."""
+    if a.normals is None or b.normals is None:
+        raise ValueError("points with normals only")
+    return Start(
+        points=torch.cat([a.points, b.points]),
+        normals=torch.cat([a.normals, b.normals]),
+        spacing=a.spacing,
+        quats=torch.cat([a.quats, b.quats]),
+        log_scales=torch.cat([a.log_scales, b.log_scales]),
+        opacity_logits=torch.cat([a.opacity_logits, b.opacity_logits]),
+        source=a.source,
+    )
 
 
 def sample_mesh(
@@ -133,47 +158,6 @@ def sample_mesh(
     points = (corners[face] * weights[..., None]).sum(1)
     normals = F.normalize((vertex_normals[faces[face]] * weights[..., None]).sum(1), dim=-1)
     return points.float(), normals.float(), total
-
-
-def worn_things(points: Tensor, normals: Tensor, posed: PosedImages) -> tuple[Tensor, Tensor]:
-    """Where silhouettes reach beyond the mesh: points [M,3] on the hull of what is worn, unit normals [M,3].
-
-    points and normals [N,3], of the mesh. Each is followed outwards; the farthest place that no image shows
-    empty counts, if WORN_VIEWS images show it and it is farther from all of the mesh than clothes lie on it.
-    Images without an empty pixel say nothing.
-    """
-    radius = float((points - points.mean(0)).norm(dim=-1).max())
-    tree = cKDTree(points.numpy())
-    masks = (posed.alphas[..., 0] > 0.5).flatten(1)
-    telling = (~masks).any(1).nonzero()[:, 0].tolist()
-    cameras = posed.cameras
-    found, there = torch.zeros_like(points), torch.zeros(len(points), dtype=torch.bool)
-    for distance in torch.linspace(WORN_NEAR, WORN_FAR, WORN_STEPS) * radius:
-        tried = points + distance * normals
-        apart = torch.from_numpy(tree.query(tried.numpy(), workers=-1)[0]) > max(
-            0.75 * float(distance), WORN_NEAR * radius * 0.9
-        )
-        index = apart.nonzero()[:, 0]
-        looks = torch.zeros(len(points), dtype=torch.long)
-        for view in telling:
-            if not len(index):
-                break
-            pixels, depth = cameras[view].project(tried[index])
-            x, y = pixels[0].clamp(-1, 1e6).floor().long().unbind(-1)
-            inside = (depth[0] > 1e-3) & (x >= 0) & (y >= 0) & (x < cameras.width) & (y < cameras.height)
-            full = masks[view][(y * cameras.width + x).clamp(0, masks.shape[1] - 1)]
-            looks[index[inside]] += 1
-            index = index[~inside | full]
-        index = index[looks[index] >= WORN_VIEWS]
-        found[index], there[index] = tried[index], True
-    found, outward = found[there], normals[there]
-    if len(found) < 32:
-        return found[:0], outward[:0]
-    near = found[torch.from_numpy(cKDTree(found.numpy()).query(found.numpy(), 12, workers=-1)[1])]
-    spread = near - near.mean(1, keepdim=True)
-    plane = torch.linalg.eigh(spread.transpose(1, 2) @ spread)[1][..., 0]  # least spread: across the surface
-    facing = (plane * outward).sum(-1, keepdim=True)
-    return found, torch.where(facing < 0, -plane, plane)
 
 
 def neighbour_distances(points: np.ndarray, count: int = 3) -> np.ndarray:

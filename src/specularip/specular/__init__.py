@@ -1,5 +1,6 @@
 """The specular branch: one light for all, a material for each Gaussian, and the formula where they meet."""
 
+from .culling import in_view
 from .fused import warm_up
 from .head import Lobes, SpecularConfig, SpecularHead, facing, fibonacci_directions, shading_normals
 from .shading import LATENTS, specular_reference
@@ -11,6 +12,7 @@ __all__ = [
     "SpecularHead",
     "facing",
     "fibonacci_directions",
+    "in_view",
     "shading_normals",
     "specular_reference",
     "warm_up",

@@ -28,7 +28,7 @@ AMBIENT_PACE = 2.5
 """The ambient is parameters times this times the radiance of the start: a dim one changes slowly."""
 AMBIENT_SHARE = 0.25
 """The ambient's radiance at the start, relative to the lobes'."""
-GROUPS = (3, 3, 4, 9)
+GROUPS = (3, 3, 4, 24)
 """What the attention sees as one token each: shape, reflectance, visibility and residual of a latent."""
 
 
@@ -95,7 +95,7 @@ class SpecularHead(nn.Module):
                 self.attention = MutualAttention(config.token)
 
     def prepare(self, latents: Tensor, diffuse: Tensor) -> Lobes:
-        """All that depends on no view. latents [N,19], see `shading.LATENTS`; diffuse [N,3] in 0..1."""
+        """All that depends on no view. latents [N,34], see `shading.LATENTS`; diffuse [N,3] in 0..1."""
         if latents.ndim != 2 or latents.shape[1] != LATENTS:
             raise ValueError(f"latents must be [N,{LATENTS}], got {list(latents.shape)}")
         if diffuse.shape != (len(latents), 3):
@@ -110,6 +110,18 @@ class SpecularHead(nn.Module):
             light_colors=(PACE * self.raw_colors).exp(),
             ambient=AMBIENT_PACE * self.config.radiance * self.raw_ambient,
         )
+
+    def forward(
+        self,
+        latents: Tensor,
+        diffuse: Tensor,
+        normals: Tensor,
+        means: Tensor,
+        centres: Tensor,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """`prepare` and `shade` in one."""
+        return self.shade(self.prepare(latents, diffuse), normals, means, centres, visible)
 
     def shade(
         self, lobes: Lobes, normals: Tensor, means: Tensor, centres: Tensor, visible: Tensor | None = None
@@ -135,7 +147,7 @@ class SpecularHead(nn.Module):
 
 
 class MutualAttention(nn.Module):
-    """Diffuse and specular look at each other: a change of the latents [N,19].
+    """Diffuse and specular look at each other: a change of the latents [N,34].
 
     The diffuse colour is one token, each of GROUPS another. The diffuse token attends to all of them, each
     specular token to the diffuse one and itself. The change is zero at the start.

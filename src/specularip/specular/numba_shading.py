@@ -1,7 +1,7 @@
 """The specular colour on the CPU: `shading.specular_reference`, sixteen Gaussians at a time, in numba.
 
 Only the Gaussians that are wanted are touched: a list names them, sixteen of them are laid out number by
-number, and all arithmetic is on lanes of raster/simd.py. With a = αx² + width and c = αy² + width
+number, and all arithmetic is on lanes of raster/simd.py. With a = αx² + spread and c = αy² + spread
 
     d = 1 / (a c |h|²),  E = (c (h·t)² + a (h·b)²) d,  weight = max(n·l, 0) √(a c) d e^(−E) / π
 
@@ -64,13 +64,15 @@ _RESIDUAL_SCALE, _SHOULDER, _POLE = (
 )
 _MIN_COSINE, _BELOW_MIN_COSINE = _f32(1e-3), np.nextafter(_f32(1e-3), _f32(0))
 _MIN_H2, _BELOW_MIN_H2 = _f32(1e-4), np.nextafter(_f32(1e-4), _f32(0))
+_MAX_STRETCH = _f32(shading.MAX_STRETCH)
 _BELOW_ZERO, _ABOVE_ONE = _f32(-1e-37), np.nextafter(_f32(1), _f32(2))
 _SH0, _SH1, _SH2 = _f32(0.28209479177387814), _f32(0.4886025119029199), _f32(1.0925484305920792)
 _SH2_POLAR, _SH2_PLANE = _f32(0.31539156525252005), _f32(0.5462742152960396)
 
 # Rows of a group's scratch, sixteen numbers each.
-_DIFFUSE, _NORMAL, _MEAN = 19, 22, 25
-_ROWS = 28
+_LATENTS, _RESIDUAL = shading.LATENTS, shading.RESIDUAL
+_DIFFUSE, _NORMAL, _MEAN = _LATENTS, _LATENTS + 3, _LATENTS + 6
+_ROWS = _LATENTS + 9
 _LIGHT = 8
 """Floats of a light: axis, width, colour, nothing."""
 _LIGHT_SUMS = 7
@@ -111,7 +113,7 @@ class _Shade(torch.autograd.Function):
         n, count = len(means), len(centres)
         keep = any(ctx.needs_input_grad)
         shown = np.zeros((count, n, 3), np.float32)
-        lobes = np.zeros((count, n, 3), np.float32) if keep else shown
+        lobes = np.zeros((count, n, 6), np.float32) if keep else shown
         places = _array(centres)
         if visible is None:
             wanted = [np.arange(n)] * count
@@ -133,7 +135,7 @@ class _Shade(torch.autograd.Function):
         wanted, places, inputs, lobes = ctx.plan
         upstream = _array(g_shown)
         n, lights = lobes.shape[1], len(inputs[4]) // _LIGHT
-        grads = [np.zeros((n, size), np.float32) for size in (19, 3, 3)]
+        grads = [np.zeros((n, size), np.float32) for size in (_LATENTS, 3, 3)]
         g_lights = np.zeros((lights, _LIGHT_SUMS))
         g_ambient = np.zeros((9, 3))
         for b, indices in enumerate(wanted):
@@ -236,8 +238,8 @@ def _gather(indices, start, size, latents, diffuse, normals, means, rows):
     for lane in range(LANES):
         i = np.uint64(indices[start + min(lane, size - 1)])
         at = np.uint64(lane)
-        for k in range(19):
-            rows[at] = latents[i * np.uint64(19) + np.uint64(k)]
+        for k in range(_LATENTS):
+            rows[at] = latents[i * np.uint64(_LATENTS) + np.uint64(k)]
             at += np.uint64(LANES)
         three = i * np.uint64(3)
         for k in range(3):
@@ -336,7 +338,7 @@ def _to_shown(linear):
 
 @njit(error_model="numpy", forceinline=True)
 def _surface(rows, mirrored, cosine, smoothness):
-    """Visibility, Schlick's power of the cosine, Fresnel's term and reflectance head on of each colour."""
+    """Visibility, Schlick's power of the cosine; of each colour reflectance head on and what grazing adds."""
     tilt = _dot(_triple(rows, 7), mirrored)
     unshadowed = _sigmoid(fill(_VISIBILITY) + load(rows, 6 * LANES) + tilt)
     rest = fill(_f32(1)) - cosine
@@ -345,12 +347,12 @@ def _surface(rows, mirrored, cosine, smoothness):
     zero, offset = fill(_f32(0)), fill(_REFLECTANCE_LOGIT)
     free = _triple(rows, 3)
     head = (_sigmoid(free[0] + offset), _sigmoid(free[1] + offset), _sigmoid(free[2] + offset))
-    fresnel = (
-        head[0] + maximum(smoothness - head[0], zero) * schlick,
-        head[1] + maximum(smoothness - head[1], zero) * schlick,
-        head[2] + maximum(smoothness - head[2], zero) * schlick,
+    gain = (
+        maximum(smoothness - head[0], zero),
+        maximum(smoothness - head[1], zero),
+        maximum(smoothness - head[2], zero),
     )
-    return unshadowed, schlick, fresnel, head
+    return unshadowed, schlick, head, gain
 
 
 @njit(error_model="numpy", forceinline=True)
@@ -359,35 +361,101 @@ def _axis(lights, at):
 
 
 @njit(error_model="numpy", forceinline=True)
-def _light_sum(lights, n, view, tangent, bitangent, square_along, square_across):
-    """Sum over lights of colour times lobe."""
-    zero, one, two, smallest = fill(_f32(0)), fill(_f32(1)), fill(_f32(2)), fill(_MIN_H2)
-    view_tangent, view_bitangent = _dot(view, tangent), _dot(view, bitangent)
-    r, g, b = zero, zero, zero
-    for at in range(0, len(lights), _LIGHT):
-        axis = _axis(lights, at)
-        width = fill(lights[at + 3])
-        h_x, h_y = view_tangent + _dot(tangent, axis), view_bitangent + _dot(bitangent, axis)
-        h_2 = maximum(two + two * _dot(view, axis), smallest)
-        a, c = square_along + width, square_across + width
-        product = a * c
-        d = one / (product * h_2)
-        falloff = exp2((c * h_x * h_x + a * h_y * h_y) * d * fill(-_LOG2E))
-        weight = maximum(_dot(n, axis), zero) * sqrt(product) * d * falloff
-        r = r + weight * fill(lights[at + 4])
-        g = g + weight * fill(lights[at + 5])
-        b = b + weight * fill(lights[at + 6])
-    return _times(fill(_INV_PI), (r, g, b))
+def _grazing(h_2):
+    """One minus the cosine |h| / 2 to the power of four, that cosine, and Schlick's power of it."""
+    one = fill(_f32(1))
+    cosine = sqrt(h_2) * fill(_f32(0.5))
+    rest = maximum(one - cosine, fill(_f32(0)))
+    square = rest * rest
+    return square * square, cosine, square * square * rest
 
 
 @njit(error_model="numpy", forceinline=True)
-def _color(rows, c, view, harmonics, ambient, reflected, light):
-    """One colour of what the highlight adds; reflected: visibility times Fresnel's term."""
+def _light_sum(lights, n, view, tangent, bitangent, square_along, square_across):
+    """Sums over lights of colour times lobe, and of that times Schlick's power."""
+    zero, one, two, smallest = fill(_f32(0)), fill(_f32(1)), fill(_f32(2)), fill(_MIN_H2)
+    four, most = fill(_f32(4)), fill(_MAX_STRETCH)
+    view_tangent, view_bitangent = _dot(view, tangent), _dot(view, bitangent)
+    steady, rising = (zero, zero, zero), (zero, zero, zero)
+    for at in range(0, len(lights), _LIGHT):
+        axis = _axis(lights, at)
+        h_x, h_y = view_tangent + _dot(tangent, axis), view_bitangent + _dot(bitangent, axis)
+        h_2 = maximum(two + two * _dot(view, axis), smallest)
+        inverse = one / h_2
+        spread = fill(lights[at + 3]) * minimum(four * inverse, most)
+        a, c = square_along + spread, square_across + spread
+        product = a * c
+        d = inverse / product
+        falloff = exp2((c * h_x * h_x + a * h_y * h_y) * d * fill(-_LOG2E))
+        weight = maximum(_dot(n, axis), zero) * sqrt(product) * d * falloff
+        color = _axis(lights, at + 4)
+        _, _, grazing = _grazing(h_2)
+        steady = _sum(steady, _times(weight, color))
+        rising = _sum(rising, _times(weight * grazing, color))
+    return _times(fill(_INV_PI), steady), _times(fill(_INV_PI), rising)
+
+
+@njit(error_model="numpy", forceinline=True)
+def _residual(rows, c, view, slow):
+    """The residual of one colour; slow: harmonics of the view direction."""
+    at = (_RESIDUAL + 8 * c) * LANES
+    total = load(rows, at) * view[0] + load(rows, at + LANES) * view[1] + load(rows, at + 2 * LANES) * view[2]
+    total = total + load(rows, at + 3 * LANES) * slow[4] + load(rows, at + 4 * LANES) * slow[5]
+    total = total + load(rows, at + 5 * LANES) * slow[6] + load(rows, at + 6 * LANES) * slow[7]
+    return fill(_RESIDUAL_SCALE) * (total + load(rows, at + 7 * LANES) * slow[8])
+
+
+@njit(error_model="numpy", forceinline=True)
+def _residual_backward(out, c, view, slow, g):
+    at = (_RESIDUAL + 8 * c) * LANES
+    store(out, at, g * view[0])
+    store(out, at + LANES, g * view[1])
+    store(out, at + 2 * LANES, g * view[2])
+    store(out, at + 3 * LANES, g * slow[4])
+    store(out, at + 4 * LANES, g * slow[5])
+    store(out, at + 5 * LANES, g * slow[6])
+    store(out, at + 6 * LANES, g * slow[7])
+    store(out, at + 7 * LANES, g * slow[8])
+
+
+@njit(error_model="numpy", forceinline=True)
+def _reflected(head, gain, steady, rising, sky, schlick):
+    """One colour of the mirrored light: Fresnel's term times all there is."""
+    return head * (steady + sky) + gain * (rising + schlick * sky)
+
+
+@njit(error_model="numpy", forceinline=True)
+def _color(rows, c, light):
+    """One colour of what the mirrored light adds."""
     base = load(rows, (_DIFFUSE + c) * LANES)
-    light = light + maximum(_radiance(harmonics, ambient, c), fill(_f32(0)))
     linear, _ = _to_linear(base)
-    shown, _ = _to_shown(linear + reflected * light)
-    return shown - base + fill(_RESIDUAL_SCALE) * _dot(view, _triple(rows, 10 + 3 * c))
+    shown, _ = _to_shown(linear + light)
+    return shown - base
+
+
+@njit(error_model="numpy", forceinline=True)
+def _sky(harmonics, ambient):
+    """Ambient light, before negative values are cut off."""
+    return (
+        _radiance(harmonics, ambient, 0),
+        _radiance(harmonics, ambient, 1),
+        _radiance(harmonics, ambient, 2),
+    )
+
+
+@njit(error_model="numpy", forceinline=True)
+def _positive(a):
+    zero = fill(_f32(0))
+    return maximum(a[0], zero), maximum(a[1], zero), maximum(a[2], zero)
+
+
+@njit(error_model="numpy", forceinline=True)
+def _all_reflected(head, gain, steady, rising, sky, schlick):
+    return (
+        _reflected(head[0], gain[0], steady[0], rising[0], sky[0], schlick),
+        _reflected(head[1], gain[1], steady[1], rising[1], sky[1], schlick),
+        _reflected(head[2], gain[2], steady[2], rising[2], sky[2], schlick),
+    )
 
 
 @njit(error_model="numpy", forceinline=True)
@@ -404,9 +472,9 @@ def _forward(
     share, shares, indices, centre, latents, diffuse, normals, means, lights, ambient, keep, shown, lobes
 ):
     """Shade the listed Gaussians for one camera. All arrays flat; lights: _LIGHT floats each; shown and lobes
-    (with `keep`: the sum over lights) [N 3]."""
+    [N 3], with `keep` lobes [N 6], the sums over lights."""
     rows = np.empty(_ROWS * LANES, np.float32)
-    out = np.empty(3 * LANES, np.float32)
+    out = np.empty(6 * LANES, np.float32)
     count = len(indices)
     one = fill(_f32(1))
     for chunk in range(share, (count + CHUNK - 1) // CHUNK, shares):
@@ -419,23 +487,21 @@ def _forward(
             _, _, cosine, n, mirrored = _facing(normal, view)
             _, rough_along = _roughness(load(rows, 0))
             _, rough_across = _roughness(load(rows, LANES))
-            light = _light_sum(
+            steady, rising = _light_sum(
                 lights, n, view, tangent, bitangent, rough_along * rough_along, rough_across * rough_across
             )
             smoothness = one - minimum(sqrt(rough_along * rough_across), one)
-            unshadowed, _, fresnel, _ = _surface(rows, mirrored, cosine, smoothness)
-            harmonics = _harmonics(mirrored)
-            store(out, 0, _color(rows, 0, view, harmonics, ambient, unshadowed * fresnel[0], light[0]))
-            store(out, LANES, _color(rows, 1, view, harmonics, ambient, unshadowed * fresnel[1], light[1]))
-            store(
-                out, 2 * LANES, _color(rows, 2, view, harmonics, ambient, unshadowed * fresnel[2], light[2])
-            )
+            unshadowed, schlick, head, gain = _surface(rows, mirrored, cosine, smoothness)
+            sky, slow = _positive(_sky(_harmonics(mirrored), ambient)), _harmonics(view)
+            light = _times(unshadowed, _all_reflected(head, gain, steady, rising, sky, schlick))
+            store(out, 0, _color(rows, 0, light[0]) + _residual(rows, 0, view, slow))
+            store(out, LANES, _color(rows, 1, light[1]) + _residual(rows, 1, view, slow))
+            store(out, 2 * LANES, _color(rows, 2, light[2]) + _residual(rows, 2, view, slow))
             _scatter(out, 0, 3, indices, start, size, shown)
             if keep:
-                store(out, 0, light[0])
-                store(out, LANES, light[1])
-                store(out, 2 * LANES, light[2])
-                _scatter(out, 0, 3, indices, start, size, lobes)
+                _store_triple(out, 0, steady)
+                _store_triple(out, 3, rising)
+                _scatter(out, 0, 6, indices, start, size, lobes)
 
 
 @njit(error_model="numpy", forceinline=True)
@@ -461,11 +527,10 @@ def _color_backward(rows, c, specular, g):
 
 
 @njit(error_model="numpy", forceinline=True)
-def _fresnel_backward(head, smoothness, schlick, g):
-    """Gradients of the reflectance's logit, of the smoothness and of Schlick's power."""
-    zero, gain = fill(_f32(0)), smoothness - head
-    g_grazing = keep_above(g * schlick, gain, zero)
-    return (g - g_grazing) * head * (fill(_f32(1)) - head), g_grazing, g * maximum(gain, zero)
+def _fresnel_backward(head, gain, schlick, steady, rising, sky, g):
+    """Backward through `_reflected`: gradients of reflectance's logit, smoothness and Schlick's power."""
+    g_gain = keep_above(g * (rising + schlick * sky), gain, fill(_f32(0)))
+    return (g * (steady + sky) - g_gain) * head * (fill(_f32(1)) - head), g_gain, g * gain * sky
 
 
 @njit(error_model="numpy", forceinline=True)
@@ -505,13 +570,16 @@ def _ambient_row(h, g, sums, first):
 
 
 @njit(error_model="numpy", forceinline=True)
-def _lights_backward(lights, n, view, tangent, bitangent, square_along, square_across, g_light, sums):
+def _lights_backward(
+    lights, n, view, tangent, bitangent, square_along, square_across, g_steady, g_rising, sums
+):
     """Gradients of n, tangent, bitangent and the two squares; adds seven rows a light to `sums`."""
     zero, one, two, smallest = fill(_f32(0)), fill(_f32(1)), fill(_f32(2)), fill(_MIN_H2)
     half, below_smallest, below_zero = fill(_f32(0.5)), fill(_BELOW_MIN_H2), fill(_BELOW_ZERO)
     minus_two, minus_log2e = fill(_f32(-2)), fill(-_LOG2E)
     view_tangent, view_bitangent = _dot(view, tangent), _dot(view, bitangent)
-    g_light = _times(fill(_INV_PI), g_light)
+    g_steady, g_rising = _times(fill(_INV_PI), g_steady), _times(fill(_INV_PI), g_rising)
+    four, most, steep = fill(_f32(4)), fill(_MAX_STRETCH), fill(_f32(0.625))
     nothing = (zero, zero, zero)
     g_n, g_tangent, g_bitangent = nothing, nothing, nothing
     total_x, total_y, g_a, g_c = zero, zero, zero, zero
@@ -522,23 +590,34 @@ def _lights_backward(lights, n, view, tangent, bitangent, square_along, square_a
         h_x, h_y = view_tangent + _dot(tangent, axis), view_bitangent + _dot(bitangent, axis)
         raw = two + two * _dot(view, axis)
         h_2 = maximum(raw, smallest)
-        a, c = square_along + width, square_across + width
+        inverse = one / h_2
+        stretch = minimum(four * inverse, most)
+        a, c = square_along + width * stretch, square_across + width * stretch
         product = a * c
-        d = one / (product * h_2)
+        d = inverse / product
         u_x, u_y = c * h_x * d, a * h_y * d
         e_x, e_y = h_x * u_x, h_y * u_y
         falloff = exp2((e_x + e_y) * minus_log2e)
         per_facing = sqrt(product) * d * falloff
         facing = _dot(n, axis)
         weight = maximum(facing, zero) * per_facing
-        g_weight = _dot(g_light, (fill(lights[at + 4]), fill(lights[at + 5]), fill(lights[at + 6])))
+        color = _axis(lights, at + 4)
+        rest_4, cosine, grazing = _grazing(h_2)
+        g_grazing = _dot(g_rising, color)
+        g_weight = _dot(g_steady, color) + grazing * g_grazing
         g_log = g_weight * weight
         g_facing = keep_above(g_weight * per_facing, facing, below_zero)
         doubled = minus_two * g_log
         g_x, g_y = doubled * u_x, doubled * u_y
         g_inverse = g_log * d * h_2  # over the product, that is
         lobe_a, lobe_c = g_inverse * c * (e_x - half), g_inverse * a * (e_y - half)
-        g_view = keep_above(two * g_log * d * product * (e_x + e_y - one), raw, below_smallest)
+        lobe = lobe_a + lobe_c
+        # |h|² acts on the lobe, on its spread where that is not cut off, and on Fresnel's term.
+        g_h_2 = (
+            g_log * inverse * (e_x + e_y - one) - keep_above(lobe * width * stretch, most, stretch) * inverse
+        )
+        g_h_2 = g_h_2 - steep * rest_4 * weight * g_grazing / cosine
+        g_view = keep_above(two * g_h_2, raw, below_smallest)
         g_n = _sum(g_n, _times(g_facing, axis))
         g_tangent = _sum(g_tangent, _times(g_x, axis))
         g_bitangent = _sum(g_bitangent, _times(g_y, axis))
@@ -548,10 +627,10 @@ def _lights_backward(lights, n, view, tangent, bitangent, square_along, square_a
         _add(sums, row, g_axis[0])
         _add(sums, row + 1, g_axis[1])
         _add(sums, row + 2, g_axis[2])
-        _add(sums, row + 3, lobe_a + lobe_c)
-        _add(sums, row + 4, weight * g_light[0])
-        _add(sums, row + 5, weight * g_light[1])
-        _add(sums, row + 6, weight * g_light[2])
+        _add(sums, row + 3, lobe * stretch)
+        _add(sums, row + 4, weight * (g_steady[0] + grazing * g_rising[0]))
+        _add(sums, row + 5, weight * (g_steady[1] + grazing * g_rising[1]))
+        _add(sums, row + 6, weight * (g_steady[2] + grazing * g_rising[2]))
         row += _LIGHT_SUMS
     g_tangent = _sum(g_tangent, _times(total_x, view))
     return g_n, g_tangent, _sum(g_bitangent, _times(total_y, view)), g_a, g_c
@@ -580,13 +659,13 @@ def _backward(
     share, shares, indices, centre, latents, diffuse, normals, means, lights, ambient, g_shown, lobes,
     g_latents, g_diffuse, g_normals, partials,
 ):  # fmt: skip
-    """Add the listed Gaussians' gradients for one camera to g_latents [N 19], g_diffuse and g_normals [N 3],
+    """Add the listed Gaussians' gradients for one camera to g_latents [N 34], g_diffuse and g_normals [N 3],
     all flat; and write each chunk's row of partials: axis, width and colour of each light, then ambient."""
     columns = partials.shape[1]
-    rows, out = np.empty(_ROWS * LANES, np.float32), np.empty(25 * LANES, np.float32)
-    upstream, sums = np.empty(6 * LANES, np.float32), np.empty(columns * LANES, np.float32)
+    rows, out = np.empty(_ROWS * LANES, np.float32), np.empty((_LATENTS + 6) * LANES, np.float32)
+    upstream, sums = np.empty(9 * LANES, np.float32), np.empty(columns * LANES, np.float32)
     count = len(indices)
-    zero, one, two = fill(_f32(0)), fill(_f32(1)), fill(_f32(2))
+    one, two = fill(_f32(1)), fill(_f32(2))
     for chunk in range(share, (count + CHUNK - 1) // CHUNK, shares):
         sums[:] = _f32(0)
         for start in range(chunk * CHUNK, min(count, (chunk + 1) * CHUNK), LANES):
@@ -596,7 +675,8 @@ def _backward(
                 i = np.uint64(indices[start + min(lane, size - 1)]) * np.uint64(3)
                 for c in range(3):
                     upstream[c * LANES + lane] = g_shown[i + np.uint64(c)] if lane < size else _f32(0)
-                    upstream[(c + 3) * LANES + lane] = lobes[i + np.uint64(c)]
+                for c in range(6):
+                    upstream[(c + 3) * LANES + lane] = lobes[np.uint64(2) * i + np.uint64(c)]
             normal = _triple(rows, _NORMAL)
             tangent, bitangent, cos, sin, along, inverse = _tangents(normal, load(rows, 2 * LANES))
             view = _view(rows, centre)
@@ -606,46 +686,50 @@ def _backward(
             square_along, square_across = rough_along * rough_along, rough_across * rough_across
             geometric = sqrt(rough_along * rough_across)
             smoothness = one - minimum(geometric, one)
-            unshadowed, schlick, fresnel, head = _surface(rows, mirrored, cosine, smoothness)
-            g, light = _triple(upstream, 0), _triple(upstream, 3)
+            unshadowed, schlick, head, gain = _surface(rows, mirrored, cosine, smoothness)
+            g, steady, rising = _triple(upstream, 0), _triple(upstream, 3), _triple(upstream, 6)
 
             # From the shown colour to the light, and all that scales it.
             harmonics = _harmonics(mirrored)
-            sky = (
-                _radiance(harmonics, ambient, 0),
-                _radiance(harmonics, ambient, 1),
-                _radiance(harmonics, ambient, 2),
-            )
-            light = _sum(light, (maximum(sky[0], zero), maximum(sky[1], zero), maximum(sky[2], zero)))
-            lit = (fresnel[0] * light[0], fresnel[1] * light[1], fresnel[2] * light[2])
-            g_0, diffuse_0 = _color_backward(rows, 0, unshadowed * lit[0], g[0])
-            g_1, diffuse_1 = _color_backward(rows, 1, unshadowed * lit[1], g[1])
-            g_2, diffuse_2 = _color_backward(rows, 2, unshadowed * lit[2], g[2])
+            raw_sky = _sky(harmonics, ambient)
+            sky = _positive(raw_sky)
+            light = _all_reflected(head, gain, steady, rising, sky, schlick)
+            g_0, diffuse_0 = _color_backward(rows, 0, unshadowed * light[0], g[0])
+            g_1, diffuse_1 = _color_backward(rows, 1, unshadowed * light[1], g[1])
+            g_2, diffuse_2 = _color_backward(rows, 2, unshadowed * light[2], g[2])
             _store_triple(out, _DIFFUSE, (diffuse_0, diffuse_1, diffuse_2))
-            g_shadow = _dot((g_0, g_1, g_2), lit) * unshadowed * (one - unshadowed)
+            g_shadow = _dot((g_0, g_1, g_2), light) * unshadowed * (one - unshadowed)
             store(out, 6 * LANES, g_shadow)
             _store_triple(out, 7, _times(g_shadow, mirrored))
             g_0, g_1, g_2 = g_0 * unshadowed, g_1 * unshadowed, g_2 * unshadowed
-            logit_0, smooth_0, schlick_0 = _fresnel_backward(head[0], smoothness, schlick, g_0 * light[0])
-            logit_1, smooth_1, schlick_1 = _fresnel_backward(head[1], smoothness, schlick, g_1 * light[1])
-            logit_2, smooth_2, schlick_2 = _fresnel_backward(head[2], smoothness, schlick, g_2 * light[2])
+            logit_0, smooth_0, schlick_0 = _fresnel_backward(
+                head[0], gain[0], schlick, steady[0], rising[0], sky[0], g_0
+            )
+            logit_1, smooth_1, schlick_1 = _fresnel_backward(
+                head[1], gain[1], schlick, steady[1], rising[1], sky[1], g_1
+            )
+            logit_2, smooth_2, schlick_2 = _fresnel_backward(
+                head[2], gain[2], schlick, steady[2], rising[2], sky[2], g_2
+            )
             _store_triple(out, 3, (logit_0, logit_1, logit_2))
-            g_light = (g_0 * fresnel[0], g_1 * fresnel[1], g_2 * fresnel[2])
+            g_steady = (g_0 * head[0], g_1 * head[1], g_2 * head[2])
+            g_rising = (g_0 * gain[0], g_1 * gain[1], g_2 * gain[2])
             below_zero, scale = fill(_BELOW_ZERO), fill(_RESIDUAL_SCALE)
             g_sky = (
-                keep_above(g_light[0], sky[0], below_zero),
-                keep_above(g_light[1], sky[1], below_zero),
-                keep_above(g_light[2], sky[2], below_zero),
+                keep_above(g_steady[0] + schlick * g_rising[0], raw_sky[0], below_zero),
+                keep_above(g_steady[1] + schlick * g_rising[1], raw_sky[1], below_zero),
+                keep_above(g_steady[2] + schlick * g_rising[2], raw_sky[2], below_zero),
             )
             g_mirrored = _ambient_backward(harmonics, mirrored, ambient, g_sky, sums, columns - 27)
             g_mirrored = _mix(one, g_mirrored, g_shadow, _triple(rows, 7))
-            _store_triple(out, 10, _times(scale * g[0], view))
-            _store_triple(out, 13, _times(scale * g[1], view))
-            _store_triple(out, 16, _times(scale * g[2], view))
+            slow = _harmonics(view)
+            _residual_backward(out, 0, view, slow, scale * g[0])
+            _residual_backward(out, 1, view, slow, scale * g[1])
+            _residual_backward(out, 2, view, slow, scale * g[2])
 
             # The lobes again, then roughness, normal and angle.
             g_n, g_tangent, g_bitangent, g_a, g_c = _lights_backward(
-                lights, n, view, tangent, bitangent, square_along, square_across, g_light, sums
+                lights, n, view, tangent, bitangent, square_along, square_across, g_steady, g_rising, sums
             )
             shared = (smooth_0 + smooth_1 + smooth_2) * geometric * fill(_f32(-0.5))
             shared = keep_above(shared, fill(_ABOVE_ONE), geometric)
@@ -663,7 +747,7 @@ def _backward(
             )
             store(out, 2 * LANES, turn)
             _store_triple(out, _NORMAL, _mix(one, g_normal, side, g_n))
-            _scatter(out, 0, 19, indices, start, size, g_latents)
+            _scatter(out, 0, _LATENTS, indices, start, size, g_latents)
             _scatter(out, _DIFFUSE, 3, indices, start, size, g_diffuse)
             _scatter(out, _NORMAL, 3, indices, start, size, g_normals)
         for column in range(columns):

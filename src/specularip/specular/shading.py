@@ -4,10 +4,13 @@ One light for all Gaussians, one material each. The light is K lobes (direction,
 ambient; the material is an anisotropic spherical Gaussian over half vectors. A lobe of the light widens the
 material's lobe (convolution of Gaussians: their variances add), so that highlights need no integral:
 
-    S = Σ_k colour_k · max(n·l_k, 0) / |h|² · √(ia·ib) / π · exp(−(ia·(h·t)² + ib·(h·b)²) / |h|²)
-    h = l_k + ω_o,  ia = 1 / (αx² + width_k),  ib = 1 / (αy² + width_k)
-    specular = visibility(ω_r) · Fresnel(n·ω_o) · (S + ambient(ω_r))        in linear light
-    shown    = sRGB(linear(diffuse) + specular) − diffuse + residual · ω_o
+    S_k = colour_k · max(n·l_k, 0) / |h|² · √(ia·ib) / π · exp(−(ia·(h·t)² + ib·(h·b)²) / |h|²)
+    h = l_k + ω_o,  ia = 1 / (αx² + spread_k),  ib = 1 / (αy² + spread_k),  spread_k = width_k · 4 / |h|²
+    specular = visibility(ω_r) · (Σ_k Fresnel(|h| / 2) · S_k + Fresnel(n·ω_o) · ambient(ω_r))  in linear light
+    shown    = sRGB(linear(diffuse) + specular) − diffuse + residual · (ω_o, its quadratic harmonics)
+
+|h| / 2 is the cosine between h and either direction. The more grazing a light, the more half vectors it takes
+up: 4 / |h|² times as many (their Jacobian).
 
 ASG: Xu et al., "Anisotropic Spherical Gaussians", SIGGRAPH Asia 2013; as a distribution of half vectors and
 its convolution with spherical Gaussian lights: Wang et al., "All-Frequency Rendering of Dynamic,
@@ -22,16 +25,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LATENTS = 19
+LATENTS, RESIDUAL = 34, 10
 """A Gaussian's latent: 0-1 log roughness along and across the tangent, relative to ROUGHNESS; 2 the tangent's
 angle from the horizontal; 3-5 logits of the colour reflected head on, relative to REFLECTANCE; 6-9 logit of
-the visibility, constant and along the mirrored direction; 10-18 residual, three numbers a colour."""
+the visibility, constant and along the mirrored direction; 10-33 residual, eight numbers a colour."""
 ROUGHNESS, REFLECTANCE, VISIBILITY = 0.12, 0.08, 3.0
 """What zeros mean: a start that is too rough never sharpens, one that is too sharp does widen."""
 MIN_ROUGHNESS, MAX_ROUGHNESS = 0.01, 1.5
 RESIDUAL_SCALE = 0.03
 SHOULDER = 0.05
 """Slope of the shown colour above 1: pictures are clipped there, but gradients must find their way back."""
+MAX_STRETCH = 20.0
+"""Of a light's width at grazing angles, where the Jacobian of half vectors grows beyond all bounds."""
 POLE = 1e-3
 """Keeps the tangent defined where the normal is vertical."""
 
@@ -49,10 +54,10 @@ def specular_reference(
 ) -> Tensor:
     """What the highlight adds to the diffuse colour, [B,N,3], for B cameras.
 
-    latents [N,19], see LATENTS. diffuse [N,3] in 0..1, as shown (sRGB). normals [N,3]: unit, either side.
+    latents [N,34], see LATENTS. diffuse [N,3] in 0..1, as shown (sRGB). normals [N,3]: unit, either side.
     means [N,3] and centres [B,3]: positions of Gaussians and cameras. light_axes [K,3]: unit, to the light.
-    light_widths [K] > 0: variance of the lobe in half-vector space. light_colors [K,3] ≥ 0: radiance times
-    solid angle. ambient [9,3]: radiance as spherical harmonics to degree 2.
+    light_widths [K] > 0: variance of the lobe in half-vector space, seen head on. light_colors [K,3] ≥ 0:
+    radiance times solid angle. ambient [9,3]: radiance as spherical harmonics to degree 2.
     """
     view = F.normalize(centres[:, None] - means, dim=-1)  # ω_o
     signed = (normals * view).sum(-1, keepdim=True)
@@ -65,23 +70,27 @@ def specular_reference(
     h_x = tangent @ light_axes.T + (view * tangent).sum(-1, keepdim=True)
     h_y = bitangent @ light_axes.T + (view * bitangent).sum(-1, keepdim=True)
     h_2 = (2 + 2 * view @ light_axes.T).clamp_min(1e-4)
-    inverse = 1 / (alpha.square()[:, :, None] + light_widths)  # [N,2,K]
-    along, across = inverse.unbind(1)
+    spread = light_widths * (4 / h_2).clamp_max(MAX_STRETCH)
+    along, across = (1 / (square[:, None] + spread) for square in alpha.square().unbind(-1))
     falloff = torch.exp(-(along * h_x * h_x + across * h_y * h_y) / h_2)
     weight = (n @ light_axes.T).clamp_min(0) / h_2 * (along * across).sqrt() / math.pi * falloff
     mirrored = 2 * cosine * n - view  # ω_r
-    light = weight @ light_colors + (harmonics(mirrored) @ ambient).clamp_min(0)
+    ambient_light = (harmonics(mirrored) @ ambient).clamp_min(0)
 
     head_on = torch.sigmoid(latents[:, 3:6] + math.log(REFLECTANCE / (1 - REFLECTANCE)))
     smoothness = 1 - alpha.prod(-1, keepdim=True).sqrt().clamp_max(1)
-    grazing = torch.maximum(smoothness, head_on)
-    fresnel = head_on + (grazing - head_on) * (1 - cosine) ** 5
+    gain = (smoothness - head_on).clamp_min(0)  # from head on to grazing, Schlick's
+    light = head_on * (weight @ light_colors) + gain * (
+        (weight * (1 - h_2.sqrt() / 2).clamp_min(0) ** 5) @ light_colors
+    )
+    light = light + (head_on + gain * (1 - cosine) ** 5) * ambient_light
     visible = torch.sigmoid(
         VISIBILITY + latents[:, 6:7] + (latents[:, 7:10] * mirrored).sum(-1, keepdim=True)
     )
-    shown = to_srgb(to_linear(diffuse) + visible * fresnel * light)
+    shown = to_srgb(to_linear(diffuse) + visible * light)
     shown = torch.where(shown > 1, 1 + SHOULDER * (shown - 1), shown)
-    residual = RESIDUAL_SCALE * torch.einsum("bnj,ncj->bnc", view, latents[:, 10:19].reshape(-1, 3, 3))
+    slow = torch.cat([view, harmonics(view)[..., 4:]], -1)
+    residual = RESIDUAL_SCALE * torch.einsum("bnj,ncj->bnc", slow, latents[:, RESIDUAL:].reshape(-1, 3, 8))
     return shown - diffuse + residual
 
 

@@ -4,7 +4,7 @@ Every lane owns a Gaussian and walks through the lights, whose numbers are the s
 size [B,N,K] is ever written: the backward kernel evaluates the lobes again. What lights receive is summed in
 each program, over its Gaussians, and over the programs afterwards, so that results repeat bit for bit.
 
-With a = αx² + width and c = αy² + width a lobe costs two reciprocals and an exponential,
+With a = αx² + spread and c = αy² + spread a lobe costs two reciprocals and an exponential,
 
     r = 1/√(a c),  1/a = c r²,  1/c = a r²,  E = (h·t)² / (a |h|²) + (h·b)² / (c |h|²)
     weight = max(n·l, 0) r e^(−E) / (π |h|²)
@@ -17,7 +17,6 @@ and all its derivatives are products of these numbers. Importing this module nee
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from specularip.specular import shading
+from specularip.specular.triton_launch import launch
 
 FORWARD_BLOCK, BACKWARD_BLOCK = 64, 32
 """Gaussians of a program, which is one warp: sums over its Gaussians then need no barrier. More than one a
@@ -37,9 +37,10 @@ _MIN_ROUGHNESS = tl.constexpr(shading.MIN_ROUGHNESS)
 _MAX_ROUGHNESS = tl.constexpr(shading.MAX_ROUGHNESS)
 _REFLECTANCE_LOGIT = tl.constexpr(math.log(shading.REFLECTANCE / (1 - shading.REFLECTANCE)))
 _VISIBILITY = tl.constexpr(shading.VISIBILITY)
+_LATENTS, _RESIDUAL = tl.constexpr(shading.LATENTS), tl.constexpr(shading.RESIDUAL)
 _RESIDUAL_SCALE = tl.constexpr(shading.RESIDUAL_SCALE)
 _SHOULDER = tl.constexpr(shading.SHOULDER)
-_POLE = tl.constexpr(shading.POLE)
+_POLE, _MAX_STRETCH = tl.constexpr(shading.POLE), tl.constexpr(shading.MAX_STRETCH)
 _SH0 = tl.constexpr(0.28209479177387814)
 _SH1 = tl.constexpr(0.4886025119029199)
 _SH2 = tl.constexpr(1.0925484305920792)
@@ -64,57 +65,63 @@ def shade_triton(
     Gradients reach latents, diffuse, normals and the four tensors of the light; means and centres count as
     constants, and gradients cannot be differentiated again.
     """
-    return _Shade.apply(
-        latents, diffuse, normals, means.detach(), centres.detach(), light_axes, light_widths, light_colors,
-        ambient, visible,
-    )  # fmt: skip
+    means, centres = means.detach(), centres.detach()
+    inputs = (latents, diffuse, normals, means, centres, light_axes, light_widths, light_colors, ambient)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        return _Shade.apply(*inputs, visible)
+    return _draw([tensor.contiguous() for tensor in inputs], _bytes(visible), keep=False)[0]
+
+
+def _draw(inputs: list[Tensor], visible: Tensor | None, keep: bool) -> tuple[Tensor, Tensor]:
+    """The colours [B,N,3] and, with `keep`, the sums over lights [B,N,6]. All are contiguous."""
+    means, centres, light_widths = inputs[3], inputs[4], inputs[6]
+    n, count = len(means), len(centres)
+    shown = means.new_empty(count, n, 3)
+    lobes = means.new_empty(count, n, 6) if keep else shown
+    if n and count:
+        launch(
+            _forward,
+            (-(-n // FORWARD_BLOCK), count, 1),
+            (*inputs, shown if visible is None else visible, shown, lobes, n, len(light_widths)),
+            (visible is not None, keep, FORWARD_BLOCK),
+        )
+    return shown, lobes
+
+
+def _bytes(visible: Tensor | None) -> Tensor | None:
+    return None if visible is None else visible.contiguous().view(torch.uint8)
 
 
 class _Shade(torch.autograd.Function):
+    """The nine inputs of `shade_triton` and `visible` -> colours."""
+
     @staticmethod
-    def forward(
-        ctx: Any, latents, diffuse, normals, means, centres, light_axes, light_widths, light_colors, ambient,
-        visible,
-    ):  # fmt: skip
-        gaussians = (_rows(latents), _rows(diffuse), _rows(normals), means.contiguous())
-        lights = [t.contiguous() for t in (centres, light_axes, light_widths, light_colors, ambient)]
-        if visible is not None:
-            visible = visible.contiguous().view(torch.uint8)
-        n, count = len(means), len(centres)
-        shown = means.new_empty(count, n, 3)
-        keep = any(ctx.needs_input_grad)
-        lobes = torch.empty_like(shown) if keep else shown
-        if n and count:
-            with _on_device_of(means):
-                _forward[(triton.cdiv(n, FORWARD_BLOCK), count)](
-                    *gaussians, *lights, shown if visible is None else visible, shown, lobes,
-                    gaussians[0].stride(0), gaussians[1].stride(0), gaussians[2].stride(0),
-                    n, len(light_widths), visible is not None, keep, FORWARD_BLOCK, num_warps=1,
-                )  # fmt: skip
-        if keep:
-            ctx.has_visible = visible is not None
-            ctx.save_for_backward(*gaussians, *lights, lobes, *([] if visible is None else [visible]))
+    def forward(ctx: Any, *arguments):
+        inputs, visible = [tensor.contiguous() for tensor in arguments[:9]], _bytes(arguments[9])
+        shown, lobes = _draw(inputs, visible, keep=True)
+        ctx.has_visible = visible is not None
+        ctx.save_for_backward(*inputs, lobes, *([] if visible is None else [visible]))
         return shown
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_shown):
-        *inputs, lobes = ctx.saved_tensors[:10]
-        latents, diffuse, normals, means, centres, _, light_widths, _, _ = inputs
+        saved = ctx.saved_tensors
+        *inputs, lobes = saved[:10]
+        means, centres, light_widths = inputs[3], inputs[4], inputs[6]
         n, count, lights = len(means), len(centres), len(light_widths)
         lit = any(ctx.needs_input_grad[5:9])
-        block = BACKWARD_BLOCK
-        programs = triton.cdiv(n, block)
-        grads = [means.new_empty(n, size) for size in (19, 3, 3)]
+        programs = -(-n // BACKWARD_BLOCK)
+        grads = [means.new_empty(n, size) for size in (shading.LATENTS, 3, 3)]
         new = means.new_zeros if ctx.has_visible else means.new_empty
         partials = new(count * programs if lit else 0, lights * 7 + 27)
         if n and count:
-            with _on_device_of(means):
-                _backward[(programs,)](
-                    *inputs, ctx.saved_tensors[-1], g_shown.contiguous(), lobes, *grads, partials,
-                    latents.stride(0), diffuse.stride(0), normals.stride(0),
-                    n, count, lights, ctx.has_visible, lit, block, num_warps=1,
-                )  # fmt: skip
+            launch(
+                _backward,
+                (programs, 1, 1),
+                (*inputs, saved[-1], g_shown.contiguous(), lobes, *grads, partials, n, count, lights),
+                (ctx.has_visible, lit, BACKWARD_BLOCK),
+            )
         else:
             grads = [torch.zeros_like(grad) for grad in grads]
         light_grads: list[Tensor | None] = [None] * 4
@@ -122,18 +129,6 @@ class _Shade(torch.autograd.Function):
             axes, widths, colors, ambient = partials.sum(0).split([lights * 3, lights, lights * 3, 27])
             light_grads = [axes.view(-1, 3), widths, colors.view(-1, 3), ambient.view(9, 3)]
         return *grads, None, None, *light_grads, None
-
-
-def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, which nearly always is the right one: asking is cheaper."""
-    if tensor.get_device() == torch.cuda.current_device():
-        return nullcontext()
-    return torch.cuda.device(tensor.get_device())
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """The tensor itself where the numbers of a row are neighbours, else a copy."""
-    return tensor if tensor.stride(1) == 1 else tensor.contiguous()
 
 
 @triton.jit
@@ -234,13 +229,68 @@ def _to_shown(linear):
 @triton.jit
 def _residual(latents, at, x, y, z, live):
     a, b, c = _triple(latents, at, live)
-    return _RESIDUAL_SCALE * (a * x + b * y + c * z)
+    total = a * x + b * y + c * z
+    a, b, c = _triple(latents, at + 3, live)
+    total += _SH2 * (a * x * y + b * y * z) + _SH2_POLAR * (c * (3.0 * z * z - 1.0))
+    d = tl.load(latents + at + 6, mask=live, other=0.0)
+    e = tl.load(latents + at + 7, mask=live, other=0.0)
+    return _RESIDUAL_SCALE * (total + _SH2 * (d * x * z) + _SH2_PLANE * (e * (x * x - y * y)))
 
 
-@triton.jit(do_not_specialize=["n", "lights"])
+@triton.jit
+def _slow(j: tl.constexpr, x, y, z):
+    """The residual's j-th function of the view direction."""
+    if j == 0:
+        value = x
+    elif j == 1:
+        value = y
+    elif j == 2:
+        value = z
+    elif j == 3:
+        value = _SH2 * x * y
+    elif j == 4:
+        value = _SH2 * y * z
+    elif j == 5:
+        value = _SH2_POLAR * (3.0 * z * z - 1.0)
+    elif j == 6:
+        value = _SH2 * x * z
+    else:
+        value = _SH2_PLANE * (x * x - y * y)
+    return value
+
+
+@triton.jit
+def _grazing(h_2):
+    """The cosine |h| / 2, and Schlick's power of it."""
+    cosine = 0.5 * tl.sqrt(h_2)
+    rest = tl.maximum(1.0 - cosine, 0.0)
+    square = rest * rest
+    return cosine, square * square * rest
+
+
+@triton.jit
+def _reflected(head, smoothness, steady, rising, sky, schlick):
+    """One colour of the mirrored light: Fresnel's term times all there is."""
+    return head * (steady + sky) + tl.maximum(smoothness - head, 0.0) * (rising + schlick * sky)
+
+
+@triton.jit
+def _fresnel(logit, smoothness, schlick, steady, rising, sky, gradient):
+    """Backward through `_reflected`: the gradients of the logit, of the smoothness and of `schlick`."""
+    head = _sigmoid(logit + _REFLECTANCE_LOGIT)
+    gain = smoothness - head
+    g_gain = tl.where(gain > 0.0, gradient * (rising + schlick * sky), 0.0)
+    return (
+        (gradient * (steady + sky) - g_gain) * head * (1.0 - head),
+        g_gain,
+        gradient * tl.maximum(gain, 0.0) * sky,
+    )
+
+
+@triton.jit(do_not_specialize=list(range(14)))
 def _forward(
     latents, diffuse, normals, means, centres, light_axes, light_widths, light_colors, ambient, visible,
-    shown, lobes, latents_row, diffuse_row, normals_row, n, lights,
+    shown, lobes, n, lights,
     HAS_VISIBLE: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A block of Gaussians in one camera: `shown`, and with KEEP the sum over lights in `lobes`."""
@@ -255,8 +305,8 @@ def _forward(
     zero = tl.zeros([BLOCK], tl.float32)
     out_0, out_1, out_2 = zero, zero, zero
     if some:
-        x, y, z = _triple(normals, i * normals_row, live)
-        log_along, log_across, angle = _triple(latents, i * latents_row, live)
+        x, y, z = _triple(normals, i * 3, live)
+        log_along, log_across, angle = _triple(latents, i * _LATENTS, live)
         tangent_x, tangent_y, tangent_z, bitangent_x, bitangent_y, bitangent_z, _, _, _, _ = _tangents(
             x, y, z, angle
         )
@@ -269,7 +319,8 @@ def _forward(
         square_along, square_across = rough_along * rough_along, rough_across * rough_across
         view_tangent = view_x * tangent_x + view_y * tangent_y + view_z * tangent_z
         view_bitangent = view_x * bitangent_x + view_y * bitangent_y + view_z * bitangent_z
-        light_0, light_1, light_2 = zero, zero, zero
+        steady_0, steady_1, steady_2 = zero, zero, zero
+        rising_0, rising_1, rising_2 = zero, zero, zero
         for k in range(lights):
             axis_x = tl.load(light_axes + k * 3)
             axis_y = tl.load(light_axes + k * 3 + 1)
@@ -280,69 +331,64 @@ def _forward(
             h_y = view_bitangent + bitangent_x * axis_x + bitangent_y * axis_y + bitangent_z * axis_z
             h_2 = tl.maximum(2.0 + 2.0 * (view_x * axis_x + view_y * axis_y + view_z * axis_z), 1e-4)
             inverse = 1.0 / h_2
-            a, c = square_along + width, square_across + width
+            spread = width * tl.minimum(4.0 * inverse, _MAX_STRETCH)
+            a, c = square_along + spread, square_across + spread
             r = tl.rsqrt(a * c)
             r_2 = r * r
             # The constants: -log2 e and 1/π.
             exponent = (c * h_x * h_x + a * h_y * h_y) * (r_2 * inverse * -1.4426950408889634)
             weight = facing * (inverse * 0.3183098861837907) * r * tl.exp2(exponent)
-            light_0 += weight * tl.load(light_colors + k * 3)
-            light_1 += weight * tl.load(light_colors + k * 3 + 1)
-            light_2 += weight * tl.load(light_colors + k * 3 + 2)
+            color_0 = tl.load(light_colors + k * 3)
+            color_1 = tl.load(light_colors + k * 3 + 1)
+            color_2 = tl.load(light_colors + k * 3 + 2)
+            steady_0 += weight * color_0
+            steady_1 += weight * color_1
+            steady_2 += weight * color_2
+            _, grazing = _grazing(h_2)
+            weight *= grazing
+            rising_0 += weight * color_0
+            rising_1 += weight * color_1
+            rising_2 += weight * color_2
         if KEEP:
-            _store_triple(lobes, (b * n + i) * 3, light_0, light_1, light_2, live)
+            _store_triple(lobes, (b * n + i) * 6, steady_0, steady_1, steady_2, live)
+            _store_triple(lobes, (b * n + i) * 6 + 3, rising_0, rising_1, rising_2, live)
         mirror_x = 2.0 * cosine * x - view_x
         mirror_y = 2.0 * cosine * y - view_y
         mirror_z = 2.0 * cosine * z - view_z
-        light_0 += tl.maximum(_ambient(ambient, mirror_x, mirror_y, mirror_z), 0.0)
-        light_1 += tl.maximum(_ambient(ambient + 1, mirror_x, mirror_y, mirror_z), 0.0)
-        light_2 += tl.maximum(_ambient(ambient + 2, mirror_x, mirror_y, mirror_z), 0.0)
-        constant = tl.load(latents + i * latents_row + 6, mask=live, other=0.0)
-        tilt_x, tilt_y, tilt_z = _triple(latents, i * latents_row + 7, live)
+        sky_0 = tl.maximum(_ambient(ambient, mirror_x, mirror_y, mirror_z), 0.0)
+        sky_1 = tl.maximum(_ambient(ambient + 1, mirror_x, mirror_y, mirror_z), 0.0)
+        sky_2 = tl.maximum(_ambient(ambient + 2, mirror_x, mirror_y, mirror_z), 0.0)
+        constant = tl.load(latents + i * _LATENTS + 6, mask=live, other=0.0)
+        tilt_x, tilt_y, tilt_z = _triple(latents, i * _LATENTS + 7, live)
         unshadowed = _sigmoid(
             _VISIBILITY + constant + tilt_x * mirror_x + tilt_y * mirror_y + tilt_z * mirror_z
         )
         smoothness = 1.0 - tl.minimum(tl.sqrt(rough_along * rough_across), 1.0)
         rest = 1.0 - cosine
         schlick = rest * rest * rest * rest * rest
-        logit_0, logit_1, logit_2 = _triple(latents, i * latents_row + 3, live)
+        logit_0, logit_1, logit_2 = _triple(latents, i * _LATENTS + 3, live)
         head_0 = _sigmoid(logit_0 + _REFLECTANCE_LOGIT)
         head_1 = _sigmoid(logit_1 + _REFLECTANCE_LOGIT)
         head_2 = _sigmoid(logit_2 + _REFLECTANCE_LOGIT)
-        fresnel_0 = head_0 + tl.maximum(smoothness - head_0, 0.0) * schlick
-        fresnel_1 = head_1 + tl.maximum(smoothness - head_1, 0.0) * schlick
-        fresnel_2 = head_2 + tl.maximum(smoothness - head_2, 0.0) * schlick
-        base_0, base_1, base_2 = _triple(diffuse, i * diffuse_row, live)
+        light_0 = _reflected(head_0, smoothness, steady_0, rising_0, sky_0, schlick)
+        light_1 = _reflected(head_1, smoothness, steady_1, rising_1, sky_1, schlick)
+        light_2 = _reflected(head_2, smoothness, steady_2, rising_2, sky_2, schlick)
+        base_0, base_1, base_2 = _triple(diffuse, i * 3, live)
         linear_0, _ = _to_linear(base_0)
         linear_1, _ = _to_linear(base_1)
         linear_2, _ = _to_linear(base_2)
-        shown_0, _ = _to_shown(linear_0 + unshadowed * fresnel_0 * light_0)
-        shown_1, _ = _to_shown(linear_1 + unshadowed * fresnel_1 * light_1)
-        shown_2, _ = _to_shown(linear_2 + unshadowed * fresnel_2 * light_2)
-        at = i * latents_row + 10
+        shown_0, _ = _to_shown(linear_0 + unshadowed * light_0)
+        shown_1, _ = _to_shown(linear_1 + unshadowed * light_1)
+        shown_2, _ = _to_shown(linear_2 + unshadowed * light_2)
+        at = i * _LATENTS + _RESIDUAL
         out_0 = shown_0 - base_0 + _residual(latents, at, view_x, view_y, view_z, live)
-        out_1 = shown_1 - base_1 + _residual(latents, at + 3, view_x, view_y, view_z, live)
-        out_2 = shown_2 - base_2 + _residual(latents, at + 6, view_x, view_y, view_z, live)
+        out_1 = shown_1 - base_1 + _residual(latents, at + 8, view_x, view_y, view_z, live)
+        out_2 = shown_2 - base_2 + _residual(latents, at + 16, view_x, view_y, view_z, live)
         if HAS_VISIBLE:
             out_0 = tl.where(live, out_0, 0.0)
             out_1 = tl.where(live, out_1, 0.0)
             out_2 = tl.where(live, out_2, 0.0)
     _store_triple(shown, (b * n + i) * 3, out_0, out_1, out_2, inside)
-
-
-@triton.jit
-def _fresnel(logit, smoothness, schlick, specular, gradient):
-    """Backward through one colour of Fresnel's term, where `gradient` is that of the product with `specular`:
-    the gradients of the logit, of the smoothness and of `schlick`."""
-    head = _sigmoid(logit + _REFLECTANCE_LOGIT)
-    gain = smoothness - head
-    gradient = gradient * specular
-    g_grazing = gradient * schlick
-    return (
-        (gradient - tl.where(gain > 0.0, g_grazing, 0.0)) * head * (1.0 - head),
-        tl.where(gain > 0.0, g_grazing, 0.0),
-        gradient * tl.maximum(gain, 0.0),
-    )
 
 
 @triton.jit
@@ -359,11 +405,11 @@ def _store_ambient(pointer, j, harmonic, g_0, g_1, g_2):
     tl.store(pointer + j * 3 + 2, tl.sum(harmonic * g_2, 0))
 
 
-@triton.jit(do_not_specialize=["n", "lights"])
+@triton.jit(do_not_specialize=list(range(19)))
 def _backward(
     latents, diffuse, normals, means, centres, light_axes, light_widths, light_colors, ambient, visible,
     g_shown, lobes, g_latents, g_diffuse, g_normals, partials,
-    latents_row, diffuse_row, normals_row, n, count, lights,
+    n, count, lights,
     HAS_VISIBLE: tl.constexpr, LIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A block of Gaussians in all cameras. With LIT a row of `partials` for each block and camera: its share
@@ -377,8 +423,8 @@ def _backward(
         seen = inside & (i < 0)
         for b in range(count):
             seen = seen | (tl.load(visible + b * n + i, mask=inside, other=0) != 0)
-    normal_x, normal_y, normal_z = _triple(normals, i * normals_row, seen)
-    log_along, log_across, angle = _triple(latents, i * latents_row, seen)
+    normal_x, normal_y, normal_z = _triple(normals, i * 3, seen)
+    log_along, log_across, angle = _triple(latents, i * _LATENTS, seen)
     (
         tangent_x, tangent_y, tangent_z, bitangent_x, bitangent_y, bitangent_z,
         cos, sin, along, inverse_level,
@@ -396,9 +442,6 @@ def _backward(
     diffuse_0, diffuse_1, diffuse_2 = zero, zero, zero
     logit_0, logit_1, logit_2 = zero, zero, zero
     shadow_0, shadow_1, shadow_2, shadow_3 = zero, zero, zero, zero
-    residual_0, residual_1, residual_2 = zero, zero, zero
-    residual_3, residual_4, residual_5 = zero, zero, zero
-    residual_6, residual_7, residual_8 = zero, zero, zero
 
     for b in range(count):
         live = inside
@@ -417,68 +460,62 @@ def _backward(
             mirror_y = 2.0 * cosine * y - view_y
             mirror_z = 2.0 * cosine * z - view_z
 
-            residual_0 += g_0 * view_x
-            residual_1 += g_0 * view_y
-            residual_2 += g_0 * view_z
-            residual_3 += g_1 * view_x
-            residual_4 += g_1 * view_y
-            residual_5 += g_1 * view_z
-            residual_6 += g_2 * view_x
-            residual_7 += g_2 * view_y
-            residual_8 += g_2 * view_z
-
             # From the shown colour back to linear light.
             ambient_0 = _ambient(ambient, mirror_x, mirror_y, mirror_z)
             ambient_1 = _ambient(ambient + 1, mirror_x, mirror_y, mirror_z)
             ambient_2 = _ambient(ambient + 2, mirror_x, mirror_y, mirror_z)
-            light_0, light_1, light_2 = _triple(lobes, (b * n + i) * 3, live)
-            light_0 += tl.maximum(ambient_0, 0.0)
-            light_1 += tl.maximum(ambient_1, 0.0)
-            light_2 += tl.maximum(ambient_2, 0.0)
-            constant = tl.load(latents + i * latents_row + 6, mask=live, other=0.0)
-            tilt_x, tilt_y, tilt_z = _triple(latents, i * latents_row + 7, live)
+            sky_0 = tl.maximum(ambient_0, 0.0)
+            sky_1 = tl.maximum(ambient_1, 0.0)
+            sky_2 = tl.maximum(ambient_2, 0.0)
+            steady_0, steady_1, steady_2 = _triple(lobes, (b * n + i) * 6, live)
+            rising_0, rising_1, rising_2 = _triple(lobes, (b * n + i) * 6 + 3, live)
+            constant = tl.load(latents + i * _LATENTS + 6, mask=live, other=0.0)
+            tilt_x, tilt_y, tilt_z = _triple(latents, i * _LATENTS + 7, live)
             unshadowed = _sigmoid(
                 _VISIBILITY + constant + tilt_x * mirror_x + tilt_y * mirror_y + tilt_z * mirror_z
             )
             rest = 1.0 - cosine
             rest_4 = rest * rest * rest * rest
             schlick = rest_4 * rest
-            free_0, free_1, free_2 = _triple(latents, i * latents_row + 3, live)
+            free_0, free_1, free_2 = _triple(latents, i * _LATENTS + 3, live)
             head_0 = _sigmoid(free_0 + _REFLECTANCE_LOGIT)
             head_1 = _sigmoid(free_1 + _REFLECTANCE_LOGIT)
             head_2 = _sigmoid(free_2 + _REFLECTANCE_LOGIT)
-            fresnel_0 = head_0 + tl.maximum(smoothness - head_0, 0.0) * schlick
-            fresnel_1 = head_1 + tl.maximum(smoothness - head_1, 0.0) * schlick
-            fresnel_2 = head_2 + tl.maximum(smoothness - head_2, 0.0) * schlick
-            base_0, base_1, base_2 = _triple(diffuse, i * diffuse_row, live)
+            gain_0 = tl.maximum(smoothness - head_0, 0.0)
+            gain_1 = tl.maximum(smoothness - head_1, 0.0)
+            gain_2 = tl.maximum(smoothness - head_2, 0.0)
+            light_0 = _reflected(head_0, smoothness, steady_0, rising_0, sky_0, schlick)
+            light_1 = _reflected(head_1, smoothness, steady_1, rising_1, sky_1, schlick)
+            light_2 = _reflected(head_2, smoothness, steady_2, rising_2, sky_2, schlick)
+            base_0, base_1, base_2 = _triple(diffuse, i * 3, live)
             linear_0, base_slope_0 = _to_linear(base_0)
             linear_1, base_slope_1 = _to_linear(base_1)
             linear_2, base_slope_2 = _to_linear(base_2)
-            _, slope_0 = _to_shown(linear_0 + unshadowed * fresnel_0 * light_0)
-            _, slope_1 = _to_shown(linear_1 + unshadowed * fresnel_1 * light_1)
-            _, slope_2 = _to_shown(linear_2 + unshadowed * fresnel_2 * light_2)
+            _, slope_0 = _to_shown(linear_0 + unshadowed * light_0)
+            _, slope_1 = _to_shown(linear_1 + unshadowed * light_1)
+            _, slope_2 = _to_shown(linear_2 + unshadowed * light_2)
             linear_g_0, linear_g_1, linear_g_2 = g_0 * slope_0, g_1 * slope_1, g_2 * slope_2
             diffuse_0 += linear_g_0 * base_slope_0 - g_0
             diffuse_1 += linear_g_1 * base_slope_1 - g_1
             diffuse_2 += linear_g_2 * base_slope_2 - g_2
 
             # Visibility and Fresnel.
-            g_shadow = linear_g_0 * fresnel_0 * light_0
-            g_shadow += linear_g_1 * fresnel_1 * light_1
-            g_shadow += linear_g_2 * fresnel_2 * light_2
+            g_shadow = linear_g_0 * light_0
+            g_shadow += linear_g_1 * light_1
+            g_shadow += linear_g_2 * light_2
             g_shadow *= unshadowed * (1.0 - unshadowed)
             shadow_0 += g_shadow
             shadow_1 += g_shadow * mirror_x
             shadow_2 += g_shadow * mirror_y
             shadow_3 += g_shadow * mirror_z
             add_0, smooth_0, schlick_0 = _fresnel(
-                free_0, smoothness, schlick, unshadowed * light_0, linear_g_0
+                free_0, smoothness, schlick, steady_0, rising_0, sky_0, linear_g_0 * unshadowed
             )
             add_1, smooth_1, schlick_1 = _fresnel(
-                free_1, smoothness, schlick, unshadowed * light_1, linear_g_1
+                free_1, smoothness, schlick, steady_1, rising_1, sky_1, linear_g_1 * unshadowed
             )
             add_2, smooth_2, schlick_2 = _fresnel(
-                free_2, smoothness, schlick, unshadowed * light_2, linear_g_2
+                free_2, smoothness, schlick, steady_2, rising_2, sky_2, linear_g_2 * unshadowed
             )
             logit_0 += add_0
             logit_1 += add_1
@@ -486,13 +523,15 @@ def _backward(
             g_smoothness += smooth_0 + smooth_1 + smooth_2
             g_cosine = -5.0 * rest_4 * (schlick_0 + schlick_1 + schlick_2)
 
-            # The light's two parts.
-            light_g_0 = linear_g_0 * unshadowed * fresnel_0
-            light_g_1 = linear_g_1 * unshadowed * fresnel_1
-            light_g_2 = linear_g_2 * unshadowed * fresnel_2
-            ambient_g_0 = tl.where(ambient_0 >= 0.0, light_g_0, 0.0)
-            ambient_g_1 = tl.where(ambient_1 >= 0.0, light_g_1, 0.0)
-            ambient_g_2 = tl.where(ambient_2 >= 0.0, light_g_2, 0.0)
+            # The light's parts.
+            light_g_0 = linear_g_0 * unshadowed
+            light_g_1 = linear_g_1 * unshadowed
+            light_g_2 = linear_g_2 * unshadowed
+            ambient_g_0 = tl.where(ambient_0 >= 0.0, light_g_0 * (head_0 + gain_0 * schlick), 0.0)
+            ambient_g_1 = tl.where(ambient_1 >= 0.0, light_g_1 * (head_1 + gain_1 * schlick), 0.0)
+            ambient_g_2 = tl.where(ambient_2 >= 0.0, light_g_2 * (head_2 + gain_2 * schlick), 0.0)
+            steady_g_0, steady_g_1, steady_g_2 = light_g_0 * head_0, light_g_1 * head_1, light_g_2 * head_2
+            rising_g_0, rising_g_1, rising_g_2 = light_g_0 * gain_0, light_g_1 * gain_1, light_g_2 * gain_2
             row = partials + (b * tl.num_programs(0) + program) * (lights * 7 + 27)
             if LIT:
                 end = row + lights * 7
@@ -537,8 +576,10 @@ def _backward(
                 h_x = view_tangent + tangent_x * axis_x + tangent_y * axis_y + tangent_z * axis_z
                 h_y = view_bitangent + bitangent_x * axis_x + bitangent_y * axis_y + bitangent_z * axis_z
                 h_2 = 2.0 + 2.0 * (view_x * axis_x + view_y * axis_y + view_z * axis_z)
-                inverse = 1.0 / tl.maximum(h_2, 1e-4)
-                a, c = square_along + width, square_across + width
+                bounded = tl.maximum(h_2, 1e-4)
+                inverse = 1.0 / bounded
+                stretch = tl.minimum(4.0 * inverse, _MAX_STRETCH)
+                a, c = square_along + width * stretch, square_across + width * stretch
                 r = tl.rsqrt(a * c)
                 r_2 = r * r
                 inverse_a, inverse_c = c * r_2, a * r_2
@@ -546,7 +587,10 @@ def _backward(
                 e_x, e_y = h_x * u_x, h_y * u_y
                 per_facing = (inverse * 0.3183098861837907) * r * tl.exp2(-1.4426950408889634 * (e_x + e_y))
                 weight = tl.maximum(facing, 0.0) * per_facing
-                g_weight = light_g_0 * color_0 + light_g_1 * color_1 + light_g_2 * color_2
+                half, grazing = _grazing(bounded)
+                g_grazing = rising_g_0 * color_0 + rising_g_1 * color_1 + rising_g_2 * color_2
+                g_weight = steady_g_0 * color_0 + steady_g_1 * color_1 + steady_g_2 * color_2
+                g_weight += grazing * g_grazing
                 g_log = g_weight * weight
                 g_facing = tl.where(facing >= 0.0, g_weight * per_facing, 0.0)
                 g_x, g_y = -2.0 * g_log * u_x, -2.0 * g_log * u_y
@@ -566,17 +610,26 @@ def _backward(
                 g_a += lobe_a
                 g_c += lobe_c
                 if LIT:
-                    g_view = tl.where(h_2 >= 1e-4, 2.0 * g_log * inverse * (e_x + e_y - 1.0), 0.0)
+                    # |h|² acts on the lobe, on its spread where that is not cut off, and on Fresnel's term.
+                    g_h_2 = g_log * inverse * (e_x + e_y - 1.0)
+                    g_spread = tl.where(stretch < _MAX_STRETCH, (lobe_a + lobe_c) * width * stretch, 0.0)
+                    rest = tl.maximum(1.0 - half, 0.0)
+                    rest *= rest
+                    g_h_2 -= inverse * g_spread + 0.625 * rest * rest / half * weight * g_grazing
+                    g_view = tl.where(h_2 >= 1e-4, 2.0 * g_h_2, 0.0)
                     axis_g_x = g_facing * x + g_x * tangent_x + g_y * bitangent_x + g_view * view_x
                     axis_g_y = g_facing * y + g_x * tangent_y + g_y * bitangent_y + g_view * view_y
                     axis_g_z = g_facing * z + g_x * tangent_z + g_y * bitangent_z + g_view * view_z
                     tl.store(row + k * 3, tl.sum(axis_g_x, 0))
                     tl.store(row + k * 3 + 1, tl.sum(axis_g_y, 0))
                     tl.store(row + k * 3 + 2, tl.sum(axis_g_z, 0))
-                    tl.store(row + lights * 3 + k, tl.sum(lobe_a + lobe_c, 0))
-                    tl.store(row + lights * 4 + k * 3, tl.sum(weight * light_g_0, 0))
-                    tl.store(row + lights * 4 + k * 3 + 1, tl.sum(weight * light_g_1, 0))
-                    tl.store(row + lights * 4 + k * 3 + 2, tl.sum(weight * light_g_2, 0))
+                    tl.store(row + lights * 3 + k, tl.sum((lobe_a + lobe_c) * stretch, 0))
+                    color_g = weight * (steady_g_0 + grazing * rising_g_0)
+                    tl.store(row + lights * 4 + k * 3, tl.sum(color_g, 0))
+                    color_g = weight * (steady_g_1 + grazing * rising_g_1)
+                    tl.store(row + lights * 4 + k * 3 + 1, tl.sum(color_g, 0))
+                    color_g = weight * (steady_g_2 + grazing * rising_g_2)
+                    tl.store(row + lights * 4 + k * 3 + 2, tl.sum(color_g, 0))
             tangent_0 += along_x + along_sum * view_x
             tangent_1 += along_y + along_sum * view_y
             tangent_2 += along_z + along_sum * view_z
@@ -594,7 +647,7 @@ def _backward(
     raw_along, raw_across = _ROUGHNESS * tl.exp(log_along), _ROUGHNESS * tl.exp(log_across)
     free_along = (raw_along >= _MIN_ROUGHNESS) & (raw_along <= _MAX_ROUGHNESS)
     free_across = (raw_across >= _MIN_ROUGHNESS) & (raw_across <= _MAX_ROUGHNESS)
-    at = i * 19
+    at = i * _LATENTS
     tl.store(g_latents + at, tl.where(free_along, 2.0 * square_along * g_a + shared, 0.0), mask=inside)
     tl.store(g_latents + at + 1, tl.where(free_across, 2.0 * square_across * g_c + shared, 0.0), mask=inside)
 
@@ -634,7 +687,19 @@ def _backward(
     _store_triple(g_latents, at + 3, logit_0, logit_1, logit_2, inside)
     tl.store(g_latents + at + 6, shadow_0, mask=inside)
     _store_triple(g_latents, at + 7, shadow_1, shadow_2, shadow_3, inside)
-    scale = _RESIDUAL_SCALE
-    _store_triple(g_latents, at + 10, scale * residual_0, scale * residual_1, scale * residual_2, inside)
-    _store_triple(g_latents, at + 13, scale * residual_3, scale * residual_4, scale * residual_5, inside)
-    _store_triple(g_latents, at + 16, scale * residual_6, scale * residual_7, scale * residual_8, inside)
+    # Of the residual's eight functions one after the other: all at once would not fit the registers.
+    for j in tl.static_range(8):
+        residual_0, residual_1, residual_2 = zero, zero, zero
+        for b in range(count):
+            live = inside
+            if HAS_VISIBLE:
+                live = inside & (tl.load(visible + b * n + i, mask=inside, other=0) != 0)
+            view_x, view_y, view_z = _view(means, centres, b, i, live)
+            slow = _slow(j, view_x, view_y, view_z)
+            g_0, g_1, g_2 = _triple(g_shown, (b * n + i) * 3, live)
+            residual_0 += g_0 * slow
+            residual_1 += g_1 * slow
+            residual_2 += g_2 * slow
+        tl.store(g_latents + at + (_RESIDUAL + j), _RESIDUAL_SCALE * residual_0, mask=inside)
+        tl.store(g_latents + at + (_RESIDUAL + 8 + j), _RESIDUAL_SCALE * residual_1, mask=inside)
+        tl.store(g_latents + at + (_RESIDUAL + 16 + j), _RESIDUAL_SCALE * residual_2, mask=inside)

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..config import FitConfig
 from ..errors import UserError
 from ..fitting.appearance import Appearance, SpecularAppearance
 from ..fitting.cloud import Cloud, relocate
+from ..fitting.graphed import Graphed
 from ..fitting.start import Start, look_up, make_start, neighbours
 from ..losses import Lpips
 from ..metrics import SSIM_WINDOW, evaluate, find_lpips, ssim_map
@@ -99,7 +100,8 @@ class Fitting:
     """One fit in progress, and all that a checkpoint must hold for a resumed one to go the same way.
 
     near [N,8]: neighbours, for ties between materials. order: views still to come before all have been shown.
-    generator: the only source of random numbers, on the CPU.
+    generator: the only source of random numbers, on the CPU. image_loss: the function of that name; only how
+    it is run is remembered here, and no checkpoint keeps it.
     """
 
     cloud: Cloud
@@ -110,6 +112,7 @@ class Fitting:
     generator: torch.Generator
     spacing: float
     step: int = 0
+    image_loss: Graphed = field(default_factory=lambda: Graphed(image_loss))
 
     def pack(self) -> dict[str, Any]:
         return {
@@ -156,8 +159,11 @@ def make_optimizer(cloud: Cloud, appearance: Appearance) -> torch.optim.Adam:
         {"params": [tensor], "lr": rates[name], "base": rates[name], "name": name}
         for name, tensor in cloud.fields.items()
     ]
+    shared: dict[float, list[Tensor]] = {}
     for parameter, rate in appearance.shared():
-        groups.append({"params": [parameter], "lr": rate, "base": rate, "name": "shared"})
+        shared.setdefault(rate, []).append(parameter)
+    for rate, parameters in shared.items():
+        groups.append({"params": parameters, "lr": rate, "base": rate, "name": "shared"})
     return torch.optim.Adam(groups, eps=1e-15, fused=means.is_cuda)
 
 
@@ -212,10 +218,11 @@ def train_step(fitting: Fitting, images: Tensor, cameras: Cameras, config: FitCo
     camera, target = cameras[view], images[view : view + 1].to(cloud.means.device)
     drawn = draw(cloud, fitting.appearance.colors(cloud, camera, share), camera)
     drawn.means2d.retain_grad()
-    loss = image_loss(drawn.image, target, config.ssim_weight)
+    loss = fitting.image_loss(drawn.image, target, ssim_weight=config.ssim_weight)
     if fitting.near.shape[1]:
         loss = loss + fitting.appearance.penalty(cloud, fitting.near[:, step % fitting.near.shape[1]])
-    loss.backward()
+    with torch.autograd.set_multithreading_enabled(False):  # handing over to another thread takes longer
+        loss.backward()
     if drawn.means2d.grad is not None:
         cloud.note(drawn.means2d.grad, drawn.radii)
     fitting.optimizer.step()
@@ -228,7 +235,7 @@ def train_step(fitting: Fitting, images: Tensor, cameras: Cameras, config: FitCo
         last = step + every >= config.relocate_until * total
         if fitting.near.shape[1] and (last or (step + 1) % (10 * every) == 0):
             fitting.near = neighbours(cloud.means, fitting.near.shape[1])
-    return loss.detach()
+    return loss.detach().clone()  # the next step may write where it lies
 
 
 def image_loss(images: Tensor, targets: Tensor, ssim_weight: float) -> Tensor:

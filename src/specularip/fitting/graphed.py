@@ -1,0 +1,60 @@
+"""Many small kernels started as one, where a step of the fit would wait for Python."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Graphed:
+    """A function of tensors; on CUDA, once gradients are wanted, its kernels and those of its gradients are
+    recorded in two CUDA graphs, and then only replayed.
+
+    The function must do the same whatever the numbers are: no look at a value, no random numbers, no shape
+    that depends on them. What it returns lies where the next call will write, as do the gradients: use them
+    before, with one `backward` a call.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+        self._recorded: Callable[..., Tensor] | None = None
+        self._recorded_for: Any = None
+
+    def __call__(self, *tensors: Tensor, **constants: Any) -> Tensor:
+        """`function(*tensors, **constants)`; recorded anew for others of any kind but numbers."""
+        wanted = [tensor.requires_grad for tensor in tensors]
+        if not (tensors[0].is_cuda and torch.is_grad_enabled() and any(wanted)):
+            return self.function(*tensors, **constants)
+        kinds = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+        parameters = [tensor.data_ptr() for tensor in tensors if _is_parameter(tensor)]
+        described = (constants, wanted, kinds, parameters)
+        if self._recorded is None or described != self._recorded_for:
+            self._recorded = self._record(tensors, constants)
+            self._recorded_for = described
+        return self._recorded(*tensors)
+
+    def _record(self, tensors: tuple[Tensor, ...], constants: dict[str, Any]) -> Callable[..., Tensor]:
+        # Where the graphs will read. A parameter is changed in place, so that a second tensor over the same
+        # memory needs no copy; not itself, for its node among the gradients belongs to the usual stream.
+        places = tuple(
+            (tensor.detach() if _is_parameter(tensor) else tensor.detach().clone())
+            .requires_grad_(tensor.requires_grad)
+            for tensor in tensors
+        )  # fmt: skip
+
+        def function(*arguments: Tensor) -> Tensor:
+            return self.function(*arguments, **constants)
+
+        with warnings.catch_warnings():
+            # torch tries the function on one stream and records it on another, and then warns of that.
+            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
+            recorded: Any = torch.cuda.make_graphed_callables(function, places)
+        return recorded
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    return tensor.is_leaf and tensor.requires_grad

@@ -1,0 +1,63 @@
+"""CUDA graphs: the same numbers as without, for any inputs, and for other shapes and constants too."""
+
+import pytest
+import torch
+
+from specularip.fitting.graphed import Graphed
+
+
+def weighed(first: torch.Tensor, second: torch.Tensor, factor: float) -> torch.Tensor:
+    return (first.sin() * second * factor).sum(-1)
+
+
+def check(graphed: Graphed, first: torch.Tensor, second: torch.Tensor, factor: float) -> None:
+    """One call: the value, and gradients of what wants them, as autograd has them."""
+    wanted = [tensor for tensor in (first, second) if tensor.requires_grad]
+    value = graphed(first, second, factor=factor)
+    upstream = torch.rand_like(value)
+    found = [value.detach().clone()]
+    found += [g.clone() for g in (torch.autograd.grad(value, wanted, upstream) if wanted else [])]
+    value = weighed(first, second, factor)
+    true = [value, *(torch.autograd.grad(value, wanted, upstream) if wanted else [])]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, true, strict=True))
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+        ),
+    ],
+)
+def test_it_gives_what_the_function_gives(device):
+    calls = []
+
+    def counted(*tensors, **constants):
+        calls.append(1)
+        return weighed(*tensors, **constants)
+
+    graphed = Graphed(counted)
+    parameter = torch.rand(5, 3, device=device).requires_grad_()
+    for _ in range(3):
+        check(graphed, parameter, torch.rand(5, 3, device=device), 2.0)
+        with torch.no_grad():
+            parameter.add_(0.5)  # in place, as optimisers do
+    before = parameter.detach().clone()
+    leaf = torch.rand(5, 3, device=device).requires_grad_()
+    check(graphed, leaf + 1, torch.rand(5, 3, device=device), 2.0)
+    after = len(calls)
+    check(graphed, leaf + 2, torch.rand(5, 3, device=device), 2.0)  # another tensor, and no leaf
+    if device == "cuda":
+        assert len(calls) == after, "it was not replayed"
+    assert torch.equal(parameter, before), "a parameter was written to"
+    kept = torch.rand(5, 3, device=device)
+    check(graphed, parameter, kept, 3.0)
+    before = kept.clone()
+    check(graphed, parameter, torch.rand(5, 3, device=device), 3.0)
+    assert torch.equal(kept, before), "an input was written to"
+    check(graphed, torch.rand(7, 3, device=device).requires_grad_(), torch.rand(7, 3, device=device), 3.0)
+    check(graphed, torch.rand(7, 3, device=device), torch.rand(7, 3, device=device), 3.0)
+    with torch.no_grad():
+        assert not graphed(parameter, kept, factor=1.0).requires_grad
