@@ -372,6 +372,127 @@ def test_half_downloaded_files(copied: tuple[Path, Sd15Sources], part: str, shar
     assert "pointer" in told(sources)
 
 
+def _weights(part: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    """Writes the part's file again, as a .bin, which can hold anything."""
+
+    def spoil_bin(root: Path) -> None:
+        path = root / WEIGHTS[part]
+        state: dict[str, Any] = dict(load_file(str(path)))
+        change(state)
+        path.unlink()
+        name = "pytorch_model.bin" if path.name == "model.safetensors" else "diffusion_pytorch_model.bin"
+        torch.save(state, path.with_name(name))
+
+    return spoil_bin
+
+
+def _adapter(group: str, key: str, value: Any) -> Callable[[Path], None]:
+    def spoil_adapter(root: Path) -> None:
+        state: dict[str, dict[str, Any]] = adapter_state(SEED)
+        state[group][key] = value
+        torch.save(state, root / ADAPTER)
+
+    return spoil_adapter
+
+
+def _json_file(name: str, text: str) -> Callable[[Path], object]:
+    return lambda root: (root / name).write_text(text)
+
+
+def _index(value: Any) -> Callable[[Path], None]:
+    def list_pieces(root: Path) -> None:
+        path = root / WEIGHTS["vae"]
+        shutil.copy(path, root / "elsewhere.safetensors")
+        path.unlink()
+        path.with_name(path.name + ".index.json").write_text(json.dumps({"weight_map": value}))
+
+    return list_pieces
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "quantised": (
+        _weights("vae", lambda s: s.update({"quant_conv.bias": s["quant_conv.bias"].to(torch.int8)})),
+        ("quant_conv.bias is torch.int8",),
+    ),
+    "numbered": (_weights("unet", lambda s: s.update({7: torch.ones(1)})), ("no tensors by name",)),
+    "another value": (_weights("unet", lambda s: s.update(step=3)), ("step", "not a tensor")),
+    "scalar tokens": (
+        _adapter("image_proj", "proj.2.weight", torch.ones(())),
+        (ADAPTER, "image_proj.proj.2.weight is []"),
+    ),
+    "scalar embedding": (
+        _adapter("image_proj", "proj.0.weight", torch.ones(())),
+        (ADAPTER, "image_proj.proj.0.weight is []"),
+    ),
+    "scalar LoRA": (
+        _adapter("ip_adapter", "0.to_q_lora.down.weight", torch.ones(())),
+        (ADAPTER, "ip_adapter.0.to_q_lora.down.weight is []"),
+    ),
+    "a layer too deep": (
+        _adapter("image_proj", "perceiver_resampler.layers.999999999.0.to_q.weight", torch.ones(1)),
+        (ADAPTER, "unknown image_proj.perceiver_resampler.layers.999999999.0.to_q.weight"),
+    ),
+    "index of lists": (_index({"a": ["b"]}), ("index.json", "lists no weights")),
+    "index elsewhere": (_index({"a": "../elsewhere.safetensors"}), ("../elsewhere.safetensors",)),
+    "nested JSON": (_json_file("vae/config.json", "[" * 100_000), ("cannot read", "config.json")),
+    "architectures": (_json_file("vae/config.json", '{"architectures": 5}'), ("does not fit",)),
+    "normalisation": (
+        _json_file("clip/preprocessor_config.json", '{"image_std": 0.5}'),
+        ("preprocessor_config.json", "image_std must be three numbers"),
+    ),
+    "no tokenizer": (lambda root: shutil.rmtree(root / "base" / "tokenizer"), ("holds no tokenizer",)),
+    "no padding": (
+        lambda root: edit(root / "base/tokenizer/tokenizer_config.json", pad_token=None),
+        ("tokenizer", "no pad_token"),
+    ),
+    "more words": (
+        lambda root: edit(root / "base/tokenizer/vocab.json", **{f"word{i}": 10_000 + i for i in range(9)}),
+        ("tokenizer of another model", "the text encoder knows"),
+    ),
+}
+"""By what is wrong: how the files get there, and what the line says."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_else_may_lie_there(copied: tuple[Path, Sd15Sources], fault: str) -> None:
+    root, sources = copied
+    change, words = FAULTS[fault]
+    change(root)
+    line = told(sources)
+    assert all(word in line for word in words), line
+
+
+def test_programs_beside_a_tokenizer_never_run(
+    copied: tuple[Path, Sd15Sources], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it asked whether they should, which would stop a run in the night."""
+    root, sources = copied
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "y")
+    folder = root / "base" / "tokenizer"
+    (folder / "program.py").write_text(
+        f"import os\n\nos.mkdir({str(tmp_path / 'evil')!r})\n\n\nclass Tok: ...\n"
+    )
+    (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["program.Tok", null]}}')
+    assert "cannot read the tokenizer" in told(sources)
+    assert not asked and not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("name", ["", "~nobody-of-that-name/vae", "x" * 5000, "models/vae.safetensors"])
+def test_names_of_nothing(name: str) -> None:
+    with pytest.raises(UserError, match="no file or folder"):
+        resolve(name)
+
+
+def test_a_text_encoder_with_its_projection(copied: tuple[Path, Sd15Sources]) -> None:
+    """As SDXL's second one and some exports have it: its size tells whether it is the right one."""
+    root, sources = copied
+    whole = load_sd15(sources, dtype="float32")
+    spoil(root / WEIGHTS["text_encoder"], lambda s: s.update({"text_projection.weight": torch.ones(3, 3)}))
+    edit(root / "base/text_encoder/config.json", architectures=["CLIPTextModelWithProjection"])
+    same(load_sd15(sources, dtype="float32"), whole)
+
+
 def test_networks_of_other_models(copied: tuple[Path, Sd15Sources], tmp_path: Path) -> None:
     root, sources = copied
     base = Path(sources.base)

@@ -165,22 +165,26 @@ def load_identity(
     return projection
 
 
-def _rows(state: Mapping[str, Tensor], path: Path, key: str, context: int) -> int:
-    """How many tokens of `context` numbers a projection makes."""
+def _size(state: Mapping[str, Tensor], path: Path, key: str, axis: int, axes: int) -> int:
+    """Length of an axis of a tensor that must be there and have so many."""
     if key not in state:
         raise UserError(f"{path} misses {key}: it is not an IP-Adapter file")
-    rows = len(state[key])
+    if state[key].ndim != axes or not state[key].numel():
+        raise UserError(f"{path}: {key} is {list(state[key].shape)}: it is not an IP-Adapter file")
+    return state[key].shape[axis]
+
+
+def _tokens(state: Mapping[str, Tensor], path: Path, key: str, context: int) -> int:
+    """How many tokens of `context` numbers a projection makes."""
+    rows = _size(state, path, key, 0, 2)
     if rows % context:
         raise UserError(f"{path}: {key} has {rows} rows, not a multiple of {context}")
     return rows // context
 
 
 def _plain_projection(state: Mapping[str, Tensor], path: Path, embed_dim: int) -> ImageProjection:
-    for key in ("image_proj.proj.weight", "image_proj.norm.weight"):
-        if key not in state:
-            raise UserError(f"{path} misses {key}: it is not an IP-Adapter file")
-    context = len(state["image_proj.norm.weight"])
-    return ImageProjection(embed_dim, context, _rows(state, path, "image_proj.proj.weight", context))
+    context = _size(state, path, "image_proj.norm.weight", 0, 1)
+    return ImageProjection(embed_dim, context, _tokens(state, path, "image_proj.proj.weight", context))
 
 
 def _face_id_projection(
@@ -188,12 +192,9 @@ def _face_id_projection(
 ) -> FaceIdProjection:
     """A projection to fill, its sizes from the networks around it, so that a file for others does not fit."""
     context = int(unet.config.cross_attention_dim)
-    tokens = _rows(state, path, "image_proj.proj.2.weight", context)
-    layers = [re.match(r"image_proj\.perceiver_resampler\.layers\.(\d+)\.", key) for key in state]
-    depth = 1 + max((int(match[1]) for match in layers if match), default=-1)
-    embeds = state.get("image_proj.proj.0.weight")
-    embed_dim = 512 if embeds is None else int(embeds.shape[-1])
-    return FaceIdProjection(embed_dim, int(image_encoder.config.hidden_size), context, tokens, depth)
+    tokens = _tokens(state, path, "image_proj.proj.2.weight", context)
+    embed_dim = _size(state, path, "image_proj.proj.0.weight", 1, 2)
+    return FaceIdProjection(embed_dim, int(image_encoder.config.hidden_size), context, tokens)
 
 
 def lora_shapes(unet: Any, rank: int) -> dict[str, tuple[int, int]]:
@@ -229,8 +230,7 @@ def _pour(
     }
     lora: dict[str, tuple[int, int]] = {}
     if any("_lora." in key for key in state):
-        down = state.get("ip_adapter.0.to_q_lora.down.weight")
-        lora = lora_shapes(unet, 128 if down is None else len(down))
+        lora = lora_shapes(unet, _size(state, path, "ip_adapter.0.to_q_lora.down.weight", 0, 2))
         wanted |= lora
     shapes = [
         f"{k} is {list(state[k].shape)}, must be {list(shape)}"

@@ -97,11 +97,16 @@ def assemble(
     """
     unet, encoder = networks["unet"], networks["image_encoder"]
     projection = None if adapter is None else load_identity(unet, adapter, encoder, lora_merged=lora_merged)
-    mean, std = CLIP_MEAN, CLIP_STD
+    words, known = len(tokenizer), int(networks["text_encoder"].config.vocab_size)
+    if words > known:
+        raise UserError(
+            f"{tokenizer.name_or_path} is the tokenizer of another model: it has {words} words, and the text "
+            f"encoder knows {known}"
+        )
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
     if encoder is not None and (image_encoder / "preprocessor_config.json").is_file():
-        preprocess = read_json(image_encoder / "preprocessor_config.json")
-        mean = tuple(preprocess.get("image_mean", mean))
-        std = tuple(preprocess.get("image_std", std))
+        mean, std = read_normalisation(image_encoder / "preprocessor_config.json")
     prior = Prior(
         unet,
         networks["text_encoder"],
@@ -120,15 +125,35 @@ def assemble(
     return prior.eval().requires_grad_(False)
 
 
+def read_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of red, green and blue in a preprocessor_config.json; CLIP's where it is silent."""
+    config = read_json(path)
+    values = []
+    for key, usual in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)):
+        value = config.get(key, usual)
+        try:
+            red, green, blue = value
+            values.append((float(red), float(green), float(blue)))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: {key} must be three numbers, not {value}") from error
+    return values[0], values[1]
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder. Raises UserError."""
     # Imported here: it takes seconds, and `--help` or a wrong argument should not wait for it.
     from transformers import AutoTokenizer
 
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise UserError(f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json with merges.txt")
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        # Left open, trust_remote_code would ask whether to run a program that the folder names.
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises anything from KeyError to its own classes here
         raise UserError(f"cannot read the tokenizer in {folder}: {first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"the tokenizer in {folder} has no pad_token: it is of another model")
+    return tokenizer
 
 
 def load_scheduler(folder: Path, *, clip_sample: bool) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -91,10 +92,18 @@ _ORIGINAL: dict[Kind, str] = {
 
 _POSITIONS = r"(.*\.)?embeddings\.position_ids$"  # older checkpoints store what counts itself
 _IGNORE: dict[Kind, str] = {
-    "text_encoder": _POSITIONS,
+    "text_encoder": rf"text_projection\.|{_POSITIONS}",
     # laion's repository has the whole CLIP, of which this is the vision tower.
     "image_encoder": rf"text_model\.|text_projection\.|logit_scale$|{_POSITIONS}",
 }
+_RECOGNISED: dict[Kind, str] = {
+    "unet": "a UNet",
+    "vae": "a VAE",
+    "controlnet": "a ControlNet",
+    "text_encoder": "a text encoder",
+    "image_encoder": "a CLIP vision tower",
+}
+"""What `weights.recognise` calls them."""
 _OLD_VAE_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
@@ -107,8 +116,8 @@ def load_network(kind: Kind, path: Path) -> Any:
     """
     if path.is_dir():
         config_path, files = path / "config.json", []
-        if not config_path.is_file():
-            raise UserError(f"{config_path} is missing")
+        if not os.path.isfile(config_path):  # unlike Path.is_file, False where it may not be looked at
+            raise UserError(f"{config_path} is missing, or may not be read")
     else:
         config_path, files = path.parent / "config.json", [path]
     config = _read_config(kind, config_path) if config_path.is_file() else dict(PUBLISHED[kind])
@@ -120,7 +129,7 @@ def load_network(kind: Kind, path: Path) -> Any:
         config, names, ignore = dict(PUBLISHED[kind]), _original_names(kind), _POSITIONS
         state = {key: value for key, value in state.items() if re.match(pattern, key)}
     model = _build(kind, config, config_path if config_path.is_file() else path)
-    fill(model, state, files[0], names, ignore)
+    fill(model, state, files[0], names, ignore, _RECOGNISED[kind])
     return model
 
 
@@ -163,13 +172,14 @@ def _original_names(kind: Kind) -> Names:
 def _read_config(kind: Kind, path: Path) -> dict[str, Any]:
     """The network's sizes, after a look at whether they are this kind of network's at all."""
     config = read_json(path)
-    if config.get("model_type") == "clip":  # a whole CLIP, described tower by tower
-        inner = config.get("vision_config" if kind == "image_encoder" else "text_config")
+    if config.get("model_type") == "clip" and kind == "image_encoder":  # a whole CLIP, tower by tower
+        inner = config.get("vision_config")
         # The whole CLIP has one projection_dim; a tower's own is whatever the default once was.
         shared = {key: config[key] for key in ("projection_dim",) if key in config}
         return (inner if isinstance(inner, dict) else {}) | shared
     wanted = CLASSES[kind]
-    given = config.get("_class_name") or next(iter(config.get("architectures") or []), wanted)
+    named = config.get("architectures")
+    given = config.get("_class_name") or (named[0] if isinstance(named, list) and named else wanted)
     # CLIP's towers are published with and without their projections.
     if str(given).replace("WithProjection", "") != wanted.replace("WithProjection", ""):
         raise UserError(f"{path} is of {given}, and {wanted} is needed here")
@@ -197,25 +207,23 @@ def _build(kind: Kind, config: dict[str, Any], path: Path) -> Any:
 def check_together(networks: Mapping[Kind, Any], names: Mapping[Kind, str]) -> None:
     """UserError unless the networks are of one model. names: where each came from."""
     unet, vae, controlnet = networks["unet"], networks["vae"], networks["controlnet"]
-    context = int(unet.config.cross_attention_dim)
+    context = unet.config.cross_attention_dim
     width = int(networks["text_encoder"].config.hidden_size)
     if width != context:
         raise UserError(
             f"{names['text_encoder']} is a text encoder of another model: it gives {width} numbers a word, "
-            "and the "
-            f"UNet in {names['unet']} reads {context}"
+            f"and the UNet in {names['unet']} reads {context}"
         )
     if vae is not None and int(vae.config.latent_channels) != int(unet.config.out_channels):
         raise UserError(
             f"{names['vae']} is a VAE of another model: it has {vae.config.latent_channels} latent "
-            "channels, and "
-            f"the UNet in {names['unet']} makes {unet.config.out_channels}"
+            f"channels, and the UNet in {names['unet']} makes {unet.config.out_channels}"
         )
     if controlnet is not None:
         sizes = [
             (
                 list(net.config.block_out_channels),
-                int(net.config.cross_attention_dim),
+                net.config.cross_attention_dim,
                 int(net.config.in_channels),
             )
             for net in (controlnet, unet)
@@ -227,7 +235,7 @@ def check_together(networks: Mapping[Kind, Any], names: Mapping[Kind, str]) -> N
             )
 
 
-def _sizes(sizes: tuple[list[int], int, int]) -> str:
+def _sizes(sizes: tuple[list[int], Any, int]) -> str:
     return f"{'/'.join(str(size) for size in sizes[0])}, {sizes[1]} and {sizes[2]}"
 
 
@@ -241,13 +249,12 @@ def check_sd15(networks: Mapping[Kind, Any], names: Mapping[Kind, str]) -> None:
     if int(unet.in_channels) != int(unet.out_channels):
         raise UserError(
             f"{names['unet']} reads {unet.in_channels} channels, an inpainting or editing model: the sd15 "
-            "preset "
-            "needs one that makes images from text"
+            "preset needs one that makes images from text"
         )
     wanted = PUBLISHED["vae"]["scaling_factor"]
-    if abs(float(vae.scaling_factor) - wanted) > 1e-4:
+    if abs(float(vae.scaling_factor or 0) - wanted) > 1e-4:
         raise UserError(
-            f"{names['vae']} is a VAE of another model: its scaling_factor is {vae.scaling_factor:g}, Stable "
+            f"{names['vae']} is a VAE of another model: its scaling_factor is {vae.scaling_factor}, Stable "
             f"Diffusion 1.5's is {wanted}"
         )
     if int(controlnet.conditioning_channels) != 3:

@@ -7,6 +7,7 @@ or a single file of weights.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Sd15Sources:
 
 def hub_id(source: str) -> tuple[str, str] | None:
     """Repository and path in it (perhaps "") of a source that may be on the hub; None for a path on disk."""
-    if Path(source).expanduser().exists():
+    if os.path.exists(on_disk(source)):
         return None
     match = re.fullmatch(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/([\w./-]+))?", source)
     if match is None or (match[2] is None and re.search(r"\.(safetensors|bin|ckpt|pth?)$", source)):
@@ -49,14 +50,19 @@ def hub_id(source: str) -> tuple[str, str] | None:
     return match[1], (match[2] or "").strip("/")
 
 
+def on_disk(source: str) -> Path:
+    """A source as a path; "~" is the home folder, and stays "~" where there is none."""
+    return Path(os.path.expanduser(source))
+
+
 def resolve(source: str) -> Path:
     """The folder or file of a source, on disk or in the hub's local cache. Raises UserError."""
-    path = Path(source).expanduser()
-    if path.exists():
+    path = on_disk(source)
+    if source and os.path.exists(path):  # unlike Path.exists, False for whatever can be no path
         return path
     name = hub_id(source)
     if name is None:
-        raise UserError(f"there is no file or folder {source}")
+        raise UserError(f"there is no file or folder '{source}'")
     snapshot = cached(name[0])
     if snapshot is None:
         raise UserError(f"{source} is neither a file nor a folder here, nor downloaded from the hub: {FETCH}")
@@ -108,9 +114,10 @@ def pick_weights(names: Iterable[str]) -> str | None:
 
 def part_of(root: Path, part: str) -> Path:
     """Where one network lies: `root` itself if it is a file or holds that network, else its folder `part`."""
-    if root.is_file() or ((root / "config.json").is_file() and not (root / part).is_dir()):
+    inside = os.path.isdir(root / part)  # unlike Path.is_dir, False where it may not be looked at
+    if os.path.isfile(root) or (os.path.isfile(root / "config.json") and not inside):
         return root
-    if not (root / part).is_dir():
+    if not inside:
         hint = f": {FETCH}" if "snapshots" in root.parts else ""
         raise UserError(f"{root} holds neither a config.json nor a folder {part}/{hint}")
     return root / part

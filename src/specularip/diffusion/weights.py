@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: a prior is a folder in diffusers' layout") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {first_line(error)}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object")
@@ -46,7 +47,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def find_weights(folder: Path) -> list[Path]:
     """The files of weights in a folder of one network: one, or the pieces that its index lists."""
-    names = sorted(path.name for path in folder.iterdir())
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}") from error
     name = pick_weights(names)
     if name is None:
         pickled = [name for name in names if Path(name).suffix == ".ckpt"]
@@ -57,13 +61,13 @@ def find_weights(folder: Path) -> list[Path]:
     if not name.endswith(".index.json"):
         return [folder / name]
     index = read_json(folder / name).get("weight_map")
-    if not isinstance(index, dict) or not index:
+    pieces = list(index.values()) if isinstance(index, dict) else []
+    if not pieces or not all(isinstance(piece, str) for piece in pieces):
         raise UserError(f"{folder / name} lists no weights")
-    pieces = [folder / str(piece) for piece in sorted(set(index.values()))]
-    for piece in pieces:
-        if not piece.is_file():
-            raise UserError(f"{folder / name} lists {piece.name}, which is missing")
-    return pieces
+    for piece in sorted(set(pieces)):
+        if piece not in names:  # in this folder: not where a path in the index may lead
+            raise UserError(f"{folder / name} lists {piece}, which is missing")
+    return [folder / piece for piece in sorted(set(pieces))]
 
 
 def _begins(path: Path, count: int) -> bytes:
@@ -98,8 +102,6 @@ def read_weights(path: Path) -> dict[str, Any]:
     check_file(path)
     if path.suffix == ".safetensors":
         try:
-            with safe_open(str(path), "pt"):
-                pass
             return load_file(str(path))
         except (SafetensorError, OSError) as error:
             raise UserError(
@@ -109,15 +111,19 @@ def read_weights(path: Path) -> dict[str, Any]:
     if not whole and _begins(path, 2) == b"PK":
         raise UserError(f"{path} is not whole, its end is missing: download it again")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is then raised
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError, OSError...
         reason = "it holds more than tensors, which could run code; use a .safetensors of the same model"
         if "weights_only" not in str(error).lower() and "unsupported global" not in str(error).lower():
             reason = first_line(error)
         raise UserError(f"cannot read {path} as tensors: {reason}") from error
-    if not isinstance(state, dict):
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise UserError(f"{path} holds no tensors by name")
-    return state["state_dict"] if isinstance(state.get("state_dict"), dict) else state
+    return state
 
 
 def read_tensors(paths: Sequence[Path]) -> dict[str, Tensor]:
@@ -127,7 +133,7 @@ def read_tensors(paths: Sequence[Path]) -> dict[str, Tensor]:
         part = read_weights(path)
         wrong = [key for key, value in part.items() if not isinstance(value, Tensor)]
         if wrong:
-            raise UserError(f"{path} holds {wrong[0]!s:.60}, which is not a tensor")
+            raise UserError(f"{path} holds {wrong[0]:.60}, which is not a tensor")
         state |= part
     return state
 
@@ -191,11 +197,13 @@ def fill(
     path: Path,
     names: Names = lambda key: (key,),
     ignore: str | None = None,
+    itself: str = "",
 ) -> None:
     """Give a network the tensors of a file, as they are (no copy, the file's dtype), every key accounted for.
 
     names: how the network's keys are called in the file. ignore: pattern of keys of the file that are known
-    and not needed. path: the file, for the error. The network may stand on torch's meta device.
+    and not needed. path: the file, for the error. itself: what `recognise` calls such a network. The network
+    may stand on torch's meta device.
     """
     wanted = model.state_dict()
     found: dict[str, Tensor] = {}
@@ -212,10 +220,13 @@ def fill(
             tensor = tensor[..., 0, 0]  # old VAEs have their attention's linear layers as 1x1 convolutions
         if tensor.shape != value.shape:
             shapes.append(f"{name} is {list(tensor.shape)}, must be {list(value.shape)}")
+        if not tensor.is_floating_point():
+            raise UserError(f"{path}: {name} is {tensor.dtype}: weights that are not quantised are needed")
         found[key] = tensor
     extra = sorted(k for k in state.keys() - used if ignore is None or not re.match(ignore, k))
     faulty = len(missing) + len(extra) > 8 or len(shapes) > 8
-    complain(path, sorted(missing), extra, sorted(shapes), recognise(state) if faulty else "")
+    kind = recognise(state) if faulty else ""
+    complain(path, sorted(missing), extra, sorted(shapes), kind if kind != itself else "")
     model.load_state_dict(found, assign=True)
     for name, buffer in model.named_buffers():
         if buffer.is_meta:
