@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +22,7 @@ from specularip import cli, models
 from specularip.config import Config, preset_config
 from specularip.diffusion.sources import Sd15Sources, load_sd15
 from specularip.errors import UserError
-from specularip.fetch import fetch
+from specularip.fetch import SPARE, fetch
 from specularip.models import Model, inspect_file, needed, preset_models
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -35,6 +36,7 @@ class Hub:
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
     served: list[tuple[str, str]] = field(default_factory=list)
+    slow: float = 0.0
 
     def serve(self, request: BaseHTTPRequestHandler, head: bool) -> None:
         parts = unquote(urlsplit(request.path).path).strip("/").split("/")
@@ -62,11 +64,16 @@ class Hub:
             request.wfile.write(body)
             return
         repository, name = "/".join(parts[:2]), "/".join(parts[4:])
+        if repository not in self.files or name not in self.files[repository]:
+            request.send_error(404)
+            return
         data = self.files[repository][name]
         start = int((request.headers.get("Range") or "bytes=0-").split("=")[1].split("-")[0])
         request.send_response(206 if start else 200)
         request.send_header("X-Repo-Commit", COMMIT)
-        digest = hashlib.sha256(data).hexdigest()
+        # Files in large storage go by their SHA-256, others by git's.
+        small = name.endswith((".json", ".txt", ".md"))
+        digest = (hashlib.sha1 if small else hashlib.sha256)(data).hexdigest()
         request.send_header("ETag", f'"{digest}"')
         if start:
             request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
@@ -75,6 +82,7 @@ class Hub:
         if head:
             return
         self.served.append((name, request.headers.get("Range") or ""))
+        time.sleep(self.slow)
         if name in self.cut:
             self.cut.discard(name)
             request.wfile.write(data[start : start + (len(data) - start) // 2])
@@ -228,6 +236,80 @@ def test_a_download_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
     assert adapter().whole
 
 
+def test_an_empty_file_is_downloaded_again(hub: Hub, tmp_path: Path) -> None:
+    fill(hub, tmp_path / "files")
+
+    def vae() -> Model:
+        (model,) = [model for model in preset_models(sd15(tmp_path)) if model.part == "vae"]
+        return model
+
+    fetch([vae()], lambda line: None, hub.url)
+    for file in vae().files:
+        file.path.resolve().write_bytes(b"")
+    assert [file.problem for file in vae().files] == ["empty", "empty"]
+    fetch([vae()], lambda line: None, hub.url)
+    assert vae().whole
+
+
+@pytest.mark.usefixtures("no_published_adapter")
+def test_two_at_once_download_once(hub: Hub, tmp_path: Path) -> None:
+    fill(hub, tmp_path / "files")
+    (adapter,) = [model for model in preset_models(sd15(tmp_path)) if model.part == "ip_adapter"]
+    hub.slow = 0.3
+    both = [threading.Thread(target=fetch, args=([adapter], lambda line: None, hub.url)) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join(30)
+    assert [name for name, _ in hub.served] == [ADAPTER]
+    assert [model.whole for model in preset_models(sd15(tmp_path)) if model.part == "ip_adapter"] == [True]
+
+
+def test_lpips_goes_on_too_and_leaves_other_files(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"PK" + bytes(3_000_000)
+    vgg = f"vgg16-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+    hub.files["a/b"] = {vgg: data, "vgg.pth": b"PK" + bytes(99)}
+    monkeypatch.setattr(
+        models, "LPIPS_URLS", tuple(f"{hub.url}/a/b/raw/main/{name}" for name in hub.files["a/b"])
+    )
+    monkeypatch.setattr(models.zipfile, "is_zipfile", lambda path: True)
+    folder = tmp_path / "lpips"
+    folder.mkdir()
+    (folder / "lpips.safetensors").write_bytes(b"half of it")
+
+    def lpips() -> Model:
+        (model,) = [model for model in preset_models(sd15(tmp_path)) if model.urls]
+        return model
+
+    assert not lpips().whole
+    hub.cut.add(vgg)
+    with pytest.raises(UserError, match="goes on where it stopped"):
+        fetch([lpips()], lambda line: None, hub.url)
+    assert not (folder / vgg).exists()
+    fetch([lpips()], lambda line: None, hub.url)
+    assert lpips().whole and (folder / vgg).read_bytes() == data
+    assert hub.served == [(vgg, ""), (vgg, f"bytes={len(data) // 2}-"), ("vgg.pth", "")]
+    assert (folder / "lpips.safetensors").read_bytes() == b"half of it"
+    assert sorted(path.name for path in folder.iterdir()) == sorted([vgg, "vgg.pth", "lpips.safetensors"])
+
+
+def test_room_is_for_what_is_not_here_yet(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(hub, tmp_path / "files")
+
+    def vae() -> Model:
+        (model,) = [model for model in preset_models(sd15(tmp_path)) if model.part == "vae"]
+        return model
+
+    fetch([vae()], lambda line: None, hub.url)
+    vae().files[0].path.unlink()
+    free = SPARE + 10_000  # for the missing JSON, not for the weights
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(free, 0, free))  # type: ignore[attr-defined]
+    fetch([vae()], lambda line: None, hub.url)
+    assert vae().whole
+
+
 def test_what_a_hub_can_answer(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = sd15(tmp_path)
     found = [model for model in preset_models(config) if model.part == "vae"]
@@ -244,6 +326,9 @@ def test_what_a_hub_can_answer(hub: Hub, tmp_path: Path, monkeypatch: pytest.Mon
     hub.files["stabilityai/sd-vae-ft-mse"] = {"config.json": b"{}", "diffusion_pytorch_model.bin": b"x" * 9}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
     assert "GB free" in told() and not hub.served
+    found = [replace(found[0], source="a/b/model.ckpt")]
+    assert ".ckpt pickle" in told() and not hub.served
+    found = [replace(found[0], source="stabilityai/sd-vae-ft-mse")]
     hub.url = "http://127.0.0.1:9"
     assert "cannot download stabilityai/sd-vae-ft-mse" in told()
 
@@ -266,6 +351,8 @@ def test_needed_files_of_a_repository() -> None:
     index = "diffusion_pytorch_model.safetensors.index.json"
     pieces = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     assert needed("controlnet", ["config.json", index, *pieces])[0] == ["config.json", index, *pieces]
+    found, lacking = needed("controlnet", ["config.json", index, pieces[1]])
+    assert found == ["config.json", index, pieces[1]] and lacking == [pieces[0]]
     found, lacking = needed("base", ["unet/config.json", "tokenizer/tokenizer.json"])
     assert found == ["unet/config.json", "tokenizer/tokenizer.json"]
     assert lacking == [
@@ -315,6 +402,60 @@ def test_the_command(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as stopped:
         cli.main(["models", "check", "--set", "seed=1"])
     assert stopped.value.code == 2 and "--preset" in capsys.readouterr().err
+
+
+def _lines(capsys: pytest.CaptureFixture[str], preset: str, *settings: str) -> tuple[object, str]:
+    """Exit code and output of `models check`."""
+    code: object = 0
+    try:
+        cli.main(["models", "check", "--preset", preset, "--set", *settings])
+    except SystemExit as stopped:
+        code = stopped.code
+    return code, capsys.readouterr().out
+
+
+def test_wrong_paths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (str(tmp_path / "nowhere"), str(Path(__file__)), "~nobody-of-that-name/prior"):
+        code, text = _lines(capsys, "compact", f"prior.path={name}")
+        assert code == 1 and "model_index.json  missing" in text and "complete" not in text
+    for name in ("~nobody-of-that-name/vae", "x" * 5000, ""):
+        code, text = _lines(
+            capsys, "sd15", f"prior.sources.vae={name}", f"prior.faces={name}", f"body={name}"
+        )
+        assert code == 1 and "missing" in text
+    (tmp_path / "model.ckpt").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_bytes(b"x")
+    text = _lines(capsys, "sd15", "prior.sources.base=model.ckpt", "prior.sources.vae=notes.txt")[1]
+    assert "model.ckpt  refused: a pickle" in text and "notes.txt  no file of weights" in text
+    # A file has no tokenizer, also while it is not downloaded.
+    assert "clip-vit-large-patch14" in _lines(capsys, "sd15", "prior.sources.base=a/b/c.safetensors")[1]
+    assert "clip-vit-large-patch14" not in _lines(capsys, "sd15", "prior.sources.base=a/b")[1]
+
+
+def test_fetch_is_advised_only_where_it_helps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources, _ = write_sources(tmp_path / "files", 3)
+    monkeypatch.setenv("SPECULARIP_LPIPS", str(tmp_path / "files" / "vae"))
+    settings = [f"prior.sources.{name}={path}" for name, path in vars(sources).items()]
+    code, text = _lines(capsys, "sd15", *settings)
+    assert code == 1 and "not whole: FaceID" in text and "models fetch" not in text
+    text = _lines(capsys, "sd15", *settings, "prior.sources.vae=a/b")[1]
+    assert "models fetch" in text
+
+
+def test_headers_of_any_length(tmp_path: Path) -> None:
+    """What a file says of itself is not believed: no gigabyte is read because of eight bytes."""
+    path = tmp_path / "x.safetensors"
+    with path.open("wb") as file:
+        file.write((1 << 40).to_bytes(8, "little"))
+        file.truncate((1 << 40) + 8)  # sparse
+    assert "header unreadable" in inspect_file(path).problem
+    path.write_bytes((20_000).to_bytes(8, "little") + b"[" * 20_000)
+    assert "header unreadable" in inspect_file(path).problem
 
 
 def test_local_files_are_looked_at_too(tmp_path: Path) -> None:

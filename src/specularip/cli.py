@@ -412,7 +412,7 @@ def _print_models(preset: str, found: Sequence[Model]) -> None:
     print(f"  not whole: {', '.join(model.name for model in broken)}")
     if preset == "compact":
         print("  install the package again")
-    elif any(model.part or model.urls for model in broken):
+    elif any(model.urls or (model.part and model.page) for model in broken):
         print(f"  specularip models fetch --preset {preset} downloads what needs nobody's consent")
 
 

@@ -11,6 +11,7 @@ WebFace600K.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,29 +201,35 @@ class FaceId:
         ]
 
 
+def folders(folder: str | Path) -> tuple[Path, Path, Path]:
+    """Where the files may lie if this folder is given: in it, or as insightface lays them out."""
+    root = Path(os.path.expanduser(folder))
+    return root, root / "buffalo_l", root / "models" / "buffalo_l"
+
+
 def find_folder(folder: str | Path = DEFAULT_FOLDER) -> Path:
-    """The folder that holds both files: `folder`, or its buffalo_l or models/buffalo_l.
+    """The one of `folders` that holds both files.
 
     Raises UserError, which says where to get them, if either is missing.
     """
-    root = Path(folder).expanduser()
-    places = (root, root / "buffalo_l", root / "models" / "buffalo_l")
-    for place in places:
-        if (place / DETECTOR).is_file() and (place / RECOGNISER).is_file():
-            return place
-    got = f"download {URL} (insightface's models, {LICENCE}) and unpack it there"
-    if root.is_file():
+    places = folders(folder)
+    # os.path, because it answers no for whatever can be no path.
+    missing = {
+        place: [name for name in (DETECTOR, RECOGNISER) if not os.path.isfile(place / name)]
+        for place in places
+    }
+    best = min(places, key=lambda place: len(missing[place]))
+    if not missing[best]:
+        return best
+    if os.path.isfile(places[0]):
         raise UserError(
-            f"{root} is a file, not the folder of {DETECTOR} and {RECOGNISER}: unpack it, give the folder"
+            f"{places[0]} is a file, not a folder of {DETECTOR} and {RECOGNISER}: unpack it, name the folder"
         )
-    packed = next((zipped for place in places for zipped in place.glob("buffalo_l*.zip")), None)
-    if packed is not None:
-        got = f"unpack {packed}"
-    partly = next(
-        (place for place in places if (place / DETECTOR).is_file() or (place / RECOGNISER).is_file()), root
+    packed = [zipped for place in places if os.path.isdir(place) for zipped in place.glob("buffalo_l*.zip")]
+    got = f"download {URL} (insightface's models, {LICENCE}) and unpack it there"
+    raise UserError(
+        f"{best} holds no {' and no '.join(missing[best])}: {f'unpack {packed[0]}' if packed else got}"
     )
-    missing = [name for name in (DETECTOR, RECOGNISER) if not (partly / name).is_file()]
-    raise UserError(f"{partly} holds no {' and no '.join(missing)}: {got}")
 
 
 def decode(outputs: list[np.ndarray], size: int, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

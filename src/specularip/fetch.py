@@ -1,4 +1,4 @@
-"""Downloads of what a preset needs, as far as that needs no person: huggingface_hub's cache, torch's hub.
+"""Downloads of what a preset needs, as far as that needs no person.
 
 huggingface_hub keeps what it has finished, but begins a file that broke off again. A UNet is 3.4 GB, so large
 files are downloaded here, into the very place where huggingface_hub then finds them.
@@ -7,19 +7,19 @@ files are downloaded here, into the very place where huggingface_hub then finds 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import urllib.request
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 
-from .diffusion.sources import hub_id, repository_folder
+from .diffusion.sources import cached, hub_id, repository_folder
 from .errors import UserError
-from .models import ADAPTER, Model, needed, sha256
+from .models import ADAPTER, Model, begun, inspect_file, needed, published, sha256
 
 SPARE = 1 << 30
 """Bytes that a download leaves free on the disk."""
-LARGE = 1 << 20
-"""Bytes from which on a file's download goes on where it stopped."""
 
 
 def fetch(models: Sequence[Model], say: Callable[[str], None] = print, endpoint: str | None = None) -> None:
@@ -43,7 +43,7 @@ def fetch(models: Sequence[Model], say: Callable[[str], None] = print, endpoint:
         elif model.urls:
             _fetch_urls(model, say)
         else:
-            say(f"{model.name}: {model.source} is a path of yours and is left alone")
+            say(f"{model.name}: nothing to download, {model.source} is left alone")
 
 
 def _fetch_repository(
@@ -52,21 +52,24 @@ def _fetch_repository(
     from huggingface_hub import HfApi, constants, hf_hub_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    # A damaged file would be taken for downloaded: its blob goes first.
-    for file in model.files:
-        if file.problem.startswith("damaged") and file.path.resolve().parent.name == "blobs":
-            file.path.resolve().unlink()
-            file.path.unlink(missing_ok=True)
+    if inside.endswith(".ckpt"):
+        raise UserError(f"{model.source} is a .ckpt pickle, which is not read: name a .safetensors")
     try:
+        # A damaged file would be taken for downloaded: it goes first, and so does what its link leads to.
+        for file in model.files:
+            if file.problem and file.path.is_file():
+                file.path.resolve().unlink()
+                file.path.unlink(missing_ok=True)
         info = HfApi(endpoint=endpoint).model_info(repository, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         names = _wanted(model, inside, sizes)
-        total = sum(sizes[name] for name in names)
+        here = cached(repository)
+        new = [name for name in names if here is None or not (here / name).is_file()]
+        total = sum(sizes[name] for name in new) - begun(repository_folder(repository) / "blobs")
         _check_room(Path(constants.HF_HUB_CACHE), total, model.name)
-        say(f"{model.name}: {len(names)} files, {total / 1e6:.0f} MB, from {model.page} ({model.licence})")
+        say(f"{model.name}: {len(new)} files, {total / 1e6:.0f} MB, from {model.page} ({model.licence})")
         for name in names:
-            if sizes[name] >= LARGE:
-                _fetch_large(repository, name, endpoint)
+            _fetch_large(repository, name, endpoint)
             hf_hub_download(repository, name, endpoint=endpoint)
     except GatedRepoError as error:
         raise UserError(
@@ -80,41 +83,60 @@ def _fetch_repository(
     except UserError:
         raise
     except Exception as error:  # the hub's errors, or those of whichever library it speaks HTTP with
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"cannot download {repository}: {reason}; the same command goes on where it stopped"
-        ) from error
+        raise UserError(_broke_off(repository, error)) from error
+
+
+def _broke_off(what: str, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"cannot download {what}: {reason}; the same command goes on where it stopped"
 
 
 def _fetch_large(repository: str, name: str, endpoint: str | None) -> None:
-    """Download a file to where the cache keeps its content, by its checksum, going on where that stopped."""
+    """Download a large file to where the cache keeps its content, which is named by its SHA-256."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from tqdm.auto import tqdm
 
     about = get_hf_file_metadata(hf_hub_url(repository, name, endpoint=endpoint))
-    if not about.etag or not about.size:
-        return  # then huggingface_hub does it as it can
-    blob = repository_folder(repository) / "blobs" / about.etag
-    if blob.is_file():
-        return
-    part = blob.with_name(f"{blob.name}.incomplete")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    have = part.stat().st_size if part.is_file() else 0
-    if have < about.size:
-        request = urllib.request.Request(about.location, headers={"Range": f"bytes={have}-"} if have else {})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            goes_on = answer.status == 206
-            bar = tqdm(total=about.size, initial=have if goes_on else 0, unit="B", unit_scale=True, desc=name)
-            with bar, part.open("ab" if goes_on else "wb") as file:
-                while chunk := answer.read(1 << 20):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-    if part.stat().st_size < about.size:
-        raise OSError("the connection broke off")
-    if part.stat().st_size > about.size or (len(about.etag) == 64 and sha256(part) != about.etag):
-        part.unlink()
-        raise OSError(f"what came as {name} is damaged and was deleted")
-    os.replace(part, blob)
+    if about.size and about.etag and re.fullmatch("[0-9a-f]{64}", about.etag):  # else huggingface_hub does it
+        blob = repository_folder(repository) / "blobs" / about.etag
+        if not blob.is_file():
+            download(about.location, blob, name, about.size, about.etag)
+
+
+def download(url: str, target: Path, name: str, size: int = 0, digest: str = "") -> None:
+    """Download a file, going on where an earlier try stopped; `target` appears only once it is whole.
+
+    size: its bytes, 0 if only the server knows. digest: its SHA-256 or that one's beginning, "" if unknown.
+    Raises OSError.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import WeakFileLock
+    from tqdm.auto import tqdm
+
+    part = target.with_name(f"{target.name}.incomplete")
+    lock = Path(constants.HF_HUB_CACHE) / ".locks" / "specularip" / f"{target.name}.lock"
+    for folder in (part.parent, lock.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):
+        if target.is_file():  # by another process, while this one waited
+            return
+        have = part.stat().st_size if part.is_file() else 0
+        if not size or have < size:
+            request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                have = have if answer.status == 206 else 0
+                size = size or have + int(answer.headers.get("Content-Length") or 0)
+                bar = tqdm(total=size or None, initial=have, unit="B", unit_scale=True, desc=name)
+                with bar, part.open("ab" if have else "wb") as file:
+                    while chunk := answer.read(1 << 20):
+                        file.write(chunk)
+                        bar.update(len(chunk))
+        have = part.stat().st_size
+        if have < size:
+            raise OSError("the connection broke off")
+        if (size and have > size) or (digest and not sha256(part).startswith(digest)):
+            part.unlink()
+            raise OSError(f"what came as {name} is damaged and was deleted")
+        os.replace(part, target)
 
 
 def _wanted(model: Model, inside: str, sizes: dict[str, int]) -> list[str]:
@@ -138,21 +160,18 @@ def _check_room(folder: Path, size: int, name: str) -> None:
     if free < size + SPARE:
         raise UserError(
             f"{name} takes {size / 1e9:.1f} GB and {place} has {free / 1e9:.1f} GB free: make room, or set "
-            "HF_HOME to "
-            "another disk"
+            "HF_HOME to another disk"
         )
 
 
 def _fetch_urls(model: Model, say: Callable[[str], None]) -> None:
-    from torch.hub import download_url_to_file
-
-    for url, file in zip(model.urls, model.files):
-        if not file.problem:
+    for url in model.urls:
+        target = model.root / url.rpartition("/")[2]
+        if target.is_file() and not inspect_file(target, checksums=True).problem:
             continue
         say(f"{model.name}: {url} ({model.licence})")
-        file.path.parent.mkdir(parents=True, exist_ok=True)
-        stem = file.path.stem.rpartition("-")[2]
         try:
-            download_url_to_file(url, str(file.path), hash_prefix=stem if len(stem) == 8 else None)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"cannot download {url}: {error}") from error
+            target.unlink(missing_ok=True)
+            download(url, target, target.name, digest=published(target)[1])
+        except (OSError, HTTPException) as error:
+            raise UserError(_broke_off(url, error)) from error

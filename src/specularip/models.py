@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .config import Config
-from .diffusion.sources import Sd15Sources, hub_id, pick_weights, repository_folder, resolve
+from .diffusion.sources import Sd15Sources, hub_id, on_disk, pick_weights, repository_folder, resolve
 from .errors import UserError
-from .face_id import DETECTOR, RECOGNISER
+from .face_id import DETECTOR, RECOGNISER, folders
 from .face_id import LICENCE as FACES_LICENCE
 from .face_id import PUBLISHED as PUBLISHED_FACES
 from .face_id import URL as FACES_URL
@@ -32,6 +32,11 @@ PUBLISHED_FILES = {
     **PUBLISHED_FACES,
 }
 """Bytes and SHA-256 of files that have one published version, by name. The hub's cache tells the others."""
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""Endings of single files of weights; a .ckpt is recognised to be refused."""
+LONGEST_HEADER = 100_000_000
+"""Bytes of a safetensors header, as its own library has it."""
 
 LPIPS_URLS = (
     "https://download.pytorch.org/models/vgg16-397923af.pth",
@@ -131,8 +136,12 @@ def needed(part: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
         ask(prefix + weights)
         if weights.endswith(".index.json"):
             stem = weights.removesuffix(".safetensors.index.json")
-            pieces = [name for name in inside if re.fullmatch(rf"{stem}-\d+-of-\d+\.safetensors", name)]
-            found += [prefix + name for name in sorted(pieces)]
+            for name in sorted(inside):
+                if match := re.fullmatch(rf"{stem}-(\d+)-of-(\d+)\.safetensors", name):
+                    digits, count = len(match[1]), min(int(match[2]), 1000)
+                    for i in range(1, count + 1):
+                        ask(f"{prefix}{stem}-{i:0{digits}}-of-{match[2]}.safetensors")
+                    break
         if f"{prefix}preprocessor_config.json" in have:
             found.append(f"{prefix}preprocessor_config.json")
     if needs.tokenizer:
@@ -151,11 +160,9 @@ def preset_models(config: Config, *, checksums: bool = True) -> list[Model]:
     if config.prior.path == "compact":
         return [_body(config), _compact()]
     if config.prior.path != "sd15":
-        files = tuple(inspect_file(path) for path in sorted(Path(config.prior.path).rglob("*.*")))
-        return [
-            _body(config),
-            Model("prior", config.prior.path, Path(config.prior.path), "your own files", "", files),
-        ]
+        root = on_disk(config.prior.path)
+        files = tuple(prior_files(root))
+        return [_body(config), Model("prior", config.prior.path, root, "your own files", "", files)]
     sources = config.prior.sources
     parts = [part for part in NEEDS if part != "tokenizer" or _is_file(sources.base)]
     models = [_network(part, getattr(sources, part), checksums) for part in parts]
@@ -165,10 +172,7 @@ def preset_models(config: Config, *, checksums: bool = True) -> list[Model]:
 
 def _is_file(source: str) -> bool:
     """Whether a source names one file of weights, which has no tokenizer beside it."""
-    try:
-        return resolve(source).is_file()
-    except UserError:
-        return False
+    return source.endswith(WEIGHTS) and not on_disk(source).is_dir()
 
 
 def _network(part: str, source: str, checksums: bool) -> Model:
@@ -179,33 +183,40 @@ def _network(part: str, source: str, checksums: bool) -> Model:
     try:
         root = resolve(source)
     except UserError:  # where it would be
-        root = Path(source) if name is None else repository_folder(name[0]) / name[1]
-    if root.is_file() or root.suffix in (".bin", ".safetensors", ".pt", ".pth"):
+        root = on_disk(source) if name is None else repository_folder(name[0]) / name[1]
+    if os.path.isfile(root) or _is_file(source):
         files = [root]
     elif part == "ip_adapter":
         files = [root / ADAPTER]
     else:
-        names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-        found, lacking = needed(part, names)
+        found, lacking = needed(part, _listing(root))
         files = [root / name for name in (*found, *lacking)]
-    begun = _begun(name[0]) if name else ""
     looked = [inspect_file(path, checksums=checksums) for path in files]
-    looked = [
-        replace(file, problem="missing" + begun) if file.problem == "missing" else file for file in looked
-    ]
+    if name and (size := begun(repository_folder(name[0]) / "blobs")):
+        missing = f"missing, {size / 1e6:.0f} MB of it downloaded: fetch goes on there"
+        looked = [replace(file, problem=missing) if file.problem == "missing" else file for file in looked]
+    if looked[0].path.suffix not in (".json", *WEIGHTS):
+        looked[0] = replace(looked[0], problem="no file of weights")
     return Model(needs.name, source, root, licence, page, tuple(looked), part)
 
 
-def _begun(repository: str) -> str:
-    """How much of this repository lies half downloaded, as an addition to "missing"."""
-    size = sum(path.stat().st_size for path in repository_folder(repository).glob("blobs/*.incomplete"))
-    return f", {size / 1e6:.0f} MB of it downloaded: fetch goes on there" if size else ""
+def _listing(root: Path) -> list[str]:
+    """Files in a folder and in its folders, as paths in it; deeper ones are of no concern here."""
+    if not os.path.isdir(root):
+        return []
+    paths = [*root.glob("*"), *root.glob("*/*")]
+    return sorted(path.relative_to(root).as_posix() for path in paths if os.path.isfile(path))
+
+
+def begun(folder: Path) -> int:
+    """Bytes of downloads that `fetch` will go on with; huggingface_hub's own unfinished ones are not used."""
+    names = [path for path in folder.glob("*.incomplete") if re.fullmatch(r"[0-9a-f]{64}", path.stem)]
+    return sum(path.stat().st_size for path in names)
 
 
 def _faces(config: Config, checksums: bool) -> Model:
-    folder = Path(config.prior.faces).expanduser()
-    places = (folder, folder / "buffalo_l", folder / "models" / "buffalo_l")
-    folder = next((place for place in places if (place / DETECTOR).is_file()), folder)
+    places = folders(config.prior.faces)
+    folder = next((place for place in places if os.path.isfile(place / DETECTOR)), places[0])
     files = tuple(inspect_file(folder / name, checksums=checksums) for name in (DETECTOR, RECOGNISER))
     return Model(
         "insightface buffalo_l",
@@ -219,7 +230,7 @@ def _faces(config: Config, checksums: bool) -> Model:
 
 
 def _lpips(checksums: bool) -> Model:
-    folder = Path(os.environ.get("SPECULARIP_LPIPS") or "~/.cache/specularip/lpips").expanduser()
+    folder = on_disk(os.environ.get("SPECULARIP_LPIPS") or "~/.cache/specularip/lpips")
     paths = [folder / url.rpartition("/")[2] for url in LPIPS_URLS]
     others = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if others and not any(path.is_file() for path in paths):
@@ -244,10 +255,10 @@ def _body(config: Config) -> Model:
 
 
 def _smplx(source: str, optional: bool = False) -> Model:
-    root = Path("." if optional else source).expanduser()
+    root = on_disk("." if optional else source)
     file = "SMPLX_NEUTRAL.npz"
     paths = (root, root / file, root / "smplx" / file)
-    path = next((path for path in paths if path.is_file()), root / file)
+    path = next((path for path in paths if os.path.isfile(path)), root / file)
     return Model(
         "body SMPL-X",
         "--set body=FOLDER" if optional else source,
@@ -267,13 +278,16 @@ def _compact() -> Model:
 
 def compact_files(assets: Path = ASSETS) -> list[ModelFile]:
     """Every file of the compact preset: the body and the prior, whole or not."""
-    prior = assets / "compact"
-    paths = [assets / "anny.safetensors", prior / "model_index.json"]
-    for part in PRIOR_PARTS:
-        inside = [path for path in (prior / part).rglob("*") if path.is_file()]
-        paths += inside or [prior / part]
-    paths += [path for path in prior.rglob("*") if path.is_file()]
-    return [inspect_file(path) for path in dict.fromkeys(sorted(paths))]
+    return [inspect_file(assets / "anny.safetensors"), *prior_files(assets / "compact")]
+
+
+def prior_files(folder: Path) -> list[ModelFile]:
+    """Every file of a prior's folder, and as missing what every prior has; see diffusion/folder.py."""
+    names = _listing(folder)
+    lacking = [part for part in PRIOR_PARTS if not any(name.startswith(f"{part}/") for name in names)]
+    if "model_index.json" not in names:
+        lacking.append("model_index.json")
+    return [inspect_file(folder / name) for name in sorted((*names, *lacking))]
 
 
 def inspect_file(path: Path, *, checksums: bool = False) -> ModelFile:
@@ -284,19 +298,28 @@ def inspect_file(path: Path, *, checksums: bool = False) -> ModelFile:
 
     checksums: also compare its SHA-256 with the published one, where there is one.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         return ModelFile(path, 0, "missing")
     size = path.stat().st_size
+    try:
+        return ModelFile(path, size, _problem(path, size, checksums))
+    except OSError as error:
+        return ModelFile(path, size, f"cannot be read: {error.strerror}")
+
+
+def _problem(path: Path, size: int, checksums: bool) -> str:
     expected, digest = published(path)
     problem = ""
-    if size == 0:
+    if path.suffix == ".ckpt":
+        problem = "refused: a pickle, which could run code; use the .safetensors of the same model"
+    elif size == 0:
         problem = "empty"
     elif expected and size != expected:
         problem = f"damaged: {size} bytes, {expected} expected"
     elif path.suffix == ".json":
         try:
             json.loads(path.read_bytes())
-        except ValueError:
+        except (ValueError, RecursionError):
             problem = "damaged: not JSON"
     elif path.suffix == ".safetensors":
         problem = _safetensors_problem(path, size)
@@ -307,7 +330,7 @@ def inspect_file(path: Path, *, checksums: bool = False) -> ModelFile:
             problem = "damaged: cut short, or only a pointer to the file"
     if not problem and checksums and digest and not sha256(path).startswith(digest):
         problem = "damaged: its SHA-256 is not the published one"
-    return ModelFile(path, size, problem)
+    return problem
 
 
 def published(path: Path) -> tuple[int, str]:
@@ -337,9 +360,9 @@ def _safetensors_problem(path: Path, size: int) -> str:
         if size < 8 or length > size - 8:
             return "damaged: cut short, or only a pointer to the file"
         try:
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length) if length <= LONGEST_HEADER else b"")
             entries = [entry for name, entry in header.items() if name != "__metadata__"]
             expected = 8 + length + max((entry["data_offsets"][1] for entry in entries), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             return "damaged: header unreadable"
     return "" if size == expected else f"damaged: {size} bytes, {expected} expected"
