@@ -171,8 +171,10 @@ class Prior(nn.Module):
     @property
     def alphas_cumprod(self) -> Tensor:
         """The schedule's cumulative products, ᾱ [T] float32, on the UNet's device."""
+        # It stays there: a copy would wait for all that is under way on a GPU, several times a step.
+        known = self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)
         # The floor keeps 1/sqrt(alpha) finite under a zero-terminal-SNR schedule.
-        return self.scheduler.alphas_cumprod.to(self.device, torch.float32).clamp(min=1e-8)
+        return known.float().clamp(min=1e-8)
 
     def alphas(self, timesteps: Tensor) -> Tensor:
         """ᾱ at timesteps [B], shaped [B,1,1,1] to multiply images."""

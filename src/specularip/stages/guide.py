@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..avatar import shade
-from ..body import Body
+from ..body import Body, HeadEllipsoid
 from ..body.skeleton import draw_skeleton
 from ..cameras import Cameras, Views, face_camera
 from ..config import Config, GuidanceConfig
@@ -17,6 +18,7 @@ from ..diffusion.identity import Condition, Identity, condition_views, face_weig
 from ..diffusion.prior import Prior
 from ..diffusion.prompts import PromptBook
 from ..gaussians import Gaussians
+from ..late import send
 from ..raster import Raster, rasterize
 from ..specular import SpecularHead, facing, shading_normals
 
@@ -47,6 +49,11 @@ class Guide:
             )
         return self._identities[key]
 
+    @cached_property
+    def _skeleton(self) -> tuple[Tensor, HeadEllipsoid]:
+        """Keypoints and skull, on the CPU: so few numbers are projected there sooner than on a GPU."""
+        return self.body.keypoints.cpu(), self.body.head.to("cpu")
+
     def condition(
         self, views: Views, guidance: GuidanceConfig | None = None, size: int | None = None
     ) -> Condition:
@@ -56,7 +63,7 @@ class Guide:
         pose = None
         if self.prior.pose_channels:
             size = size or self.prior.image_size
-            pose = draw_skeleton(self.body.keypoints, self.body.head, views.cameras, size)
+            pose = draw_skeleton(*self._skeleton, views.cameras, size, self.prior.device)
         scale = face_weight(views.azimuth_deg, guidance.identity_weight, guidance.identity_hidden)
         return condition_views(
             self.book,
@@ -65,7 +72,7 @@ class Guide:
             views,
             pose,
             self.identity(guidance),
-            scale,
+            send(scale, self.prior.device),
             null=guidance.null,
         )
 

@@ -28,6 +28,7 @@ from ..errors import UserError
 from ..export.video import to_uint8, turntable, write_video
 from ..face_id import FaceId
 from ..inputs import Inputs, check_inputs
+from ..late import Log
 from ..losses import LPIPS_FOLDER, LPIPS_VARIABLE, Lpips, Perceptual
 from ..parallel import Team, join
 from ..photo import align_face, face_mask, find_face, read_image
@@ -44,6 +45,8 @@ from .state import State, start
 PREVIEW_SECONDS, CHECKPOINT_SECONDS = 8.0, 45.0
 PHOTO_SIZE = 96
 MAX_SKIPPED = 3
+ASK_EVERY = 8
+"""Steps between two times that several processes ask each other whether to stop: they wait for the answer."""
 MEMORY_SETTINGS = (
     ("", "low_memory"), ("seid", "views_at_once"), ("scr", "refine_batch"), ("scr", "vae_batch"),
 )  # fmt: skip
@@ -226,6 +229,10 @@ class _Run:
         self.config, self.device = cast.config, cast.device
         self.seconds: dict[str, float] = {}
         self._running: tuple[str, float] | None = None  # the phase being timed, and since when
+        self._unread: tuple[str, int, Log] | None = (
+            None  # of the last step, and the loss of the last one read
+        )
+        self._loss: float | None = None
         self.last_preview = self.last_checkpoint = time.monotonic()
 
     def go(self) -> Avatar:
@@ -264,6 +271,7 @@ class _Run:
         with self._timed("fit"):
             after = self._after("fit", state, guide, targets)
             fit(state, guide, photo, targets, self.cast.perceptual, step, after, self.team)
+        self._read()
         avatar = self._finish(state, guide)
         self.team.wait()
         return avatar
@@ -310,7 +318,25 @@ class _Run:
         self._running = None
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
+    def _read(self) -> None:
+        """Note the numbers of the last step, and raise UserError if too many were not finite. It waits for
+        that step: to be called once the next one has started, or where the state itself is looked at."""
+        if self._unread is None:
+            return
+        (name, done, log), self._unread = self._unread, None
+        numbers = dict(log)
+        skipped = numbers.pop("skipped")
+        self._loss = numbers["loss"]
+        if self.team.leads:
+            self.folder.add_metrics({"stage": name, "step": done, **numbers})
+        if skipped >= MAX_SKIPPED:
+            raise UserError(
+                f"the loss was not finite {MAX_SKIPPED} times in a row at step {done} of {name}; the "
+                f"last checkpoint in {self.folder.path} is kept: try another --seed"
+            )
+
     def _save(self, name: str, step: int, state: State, targets: Targets | None) -> None:
+        self._read()
         if not self.team.leads:
             return
         packed = {"state": state.pack()}
@@ -327,22 +353,20 @@ class _Run:
 
     def _after(
         self, name: str, state: State, guide: Guide, targets: Targets | None
-    ) -> Callable[[int, dict[str, float]], None]:
-        def after_step(done: int, log: dict[str, float]) -> None:
-            self.progress.step(done, loss=log["loss"])
-            if self.team.leads:
-                self.folder.add_metrics({"stage": name, "step": done, **log})
-            if state.skipped >= MAX_SKIPPED:
-                raise UserError(
-                    f"the loss was not finite {MAX_SKIPPED} times in a row at step {done} of {name}; the "
-                    f"last checkpoint in {self.folder.path} is kept: try another --seed"
-                )
-            if self.team.any(self.stop.requested, self.device):
+    ) -> Callable[[int, Log], None]:
+        self._loss = None
+
+        def after_step(done: int, log: Log) -> None:
+            self._read()
+            self._unread = name, done, log
+            self.progress.step(done, loss=self._loss)
+            asked = self.team.size == 1 or done % ASK_EVERY == 0
+            if asked and self.team.any(self.stop.requested, self.device):
                 self._save(name, done, state, targets)
                 raise KeyboardInterrupt
             if not self.team.leads:
                 return
-            if state.skipped == 0 and time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS:
+            if time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS and not int(state.skipped):
                 self._save(name, done, state, targets)
             if time.monotonic() - self.last_preview > PREVIEW_SECONDS:
                 self.folder.write_png("preview.png", preview(self._avatar(state, guide), guide.body, 192))

@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from ..cameras import HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
 from ..config import ScrConfig
 from ..diffusion.refine import refine
+from ..late import Log, send
 from ..losses import Lpips, Perceptual
 from ..parallel import ALONE, Team
 from .guide import Guide, PhotoAnchor, as_images, draw
-from .seid import PHOTO_WEIGHT, numbers, specular_penalty
+from .seid import PHOTO_WEIGHT, specular_penalty
 from .state import State, set_rates, take_step
 from .views import full_body
 
@@ -152,7 +153,7 @@ def fit(
     targets: Targets,
     perceptual: Perceptual | None,
     first_step: int,
-    after_step: Callable[[int, dict[str, float]], None],
+    after_step: Callable[[int, Log], None],
     team: Team = ALONE,
 ) -> None:
     """Fit Gaussians and head to the targets from `first_step` on, changing `state` in place.
@@ -165,12 +166,8 @@ def fit(
     for step in range(first_step, config.fit_steps):
         factor = 1.0 - RATES_FALL * step / config.fit_steps
         set_rates(state.optimizer.param_groups, regularise.rates, factor, SLOWED)
-        rows = (
-            torch.randperm(len(targets.images), generator=state.generator)[: config.views_per_step]
-            .sort()
-            .values[mine]
-            .to(targets.images.device)
-        )
+        drawn = torch.randperm(len(targets.images), generator=state.generator)[: config.views_per_step]
+        rows = send(drawn.sort().values[mine], targets.images.device)
         raster, specular = draw(state.gaussians, state.head, targets.cameras(rows), guide.config.background)
         photometric, likeness = compare(as_images(raster, targets.images.shape[1]), rows)
         loss = config.l1_weight * photometric + config.perceptual_weight * likeness
@@ -180,9 +177,16 @@ def fit(
             ownership = photo.ownership(state.gaussians)
             face = PHOTO_WEIGHT * photo.loss(state.gaussians, state.head, ownership, guide.config.background)
         take_step(state, loss, face, ownership, team)
-        after_step(
-            step + 1, numbers({"loss": loss, "l1": photometric, "perceptual": likeness, "photo": face})
+        log = Log(
+            {
+                "loss": loss,
+                "l1": photometric,
+                "perceptual": likeness,
+                "photo": face,
+                "skipped": state.skipped,
+            }
         )
+        after_step(step + 1, log)
 
 
 Comparison = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -9,17 +9,21 @@ growing gain, so that what changes with the view has somewhere to go but into th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..body.regions import HAND, NECK
 from ..body.regions import HEAD as HEAD_REGION
+from ..cameras import Cameras
 from ..config import SeidConfig
 from ..density import DensityConfig, DensityStats, accumulate, densify_and_prune, prune
+from ..diffusion.identity import Condition
 from ..diffusion.sds import sds
 from ..diffusion.timesteps import ahds_bounds, sample_timesteps
+from ..late import Log, send
 from ..parallel import ALONE, Team
 from ..raster import Raster
 from .guide import Guide, PhotoAnchor, as_images, draw
@@ -39,37 +43,33 @@ def seid(
     guide: Guide,
     photo: PhotoAnchor | None,
     first_step: int,
-    after_step: Callable[[int, dict[str, float]], None],
+    after_step: Callable[[int, Log], None],
     team: Team = ALONE,
 ) -> None:
     """Run the steps from `first_step` on, changing `state` in place.
 
     after_step(done, log) is called after every step; it may save `state`, or raise to stop the stage. With a
     `team`, each process takes its share of the views.
+
+    On a GPU, only the rasteriser waits for the step before, to know how many pairs of splats and tiles there
+    are. By then all that this step asks is there, and its Gaussians are shaded.
     """
     config, body, prior = guide.config.seid, guide.body, guide.prior
     rows = team.share(config.views_per_step)
-    shape = (prior.latent_channels, prior.latent_size, prior.latent_size)
     bounds = ahds_bounds(config.steps, top=config.top_timestep, bottom=config.bottom_timestep).tolist()
     for step in range(first_step, config.steps):
         share = step / config.steps
         gain = specular_gain(share, config.specular_from)
         set_rates(state.optimizer.param_groups, config.rates, 1.0 - RATES_FALL * share, steady=("head",))
-        views = step_views(config, step, body.height, state.generator)
-        lowest, highest = timestep_range(config, share, bounds[step])
-        timesteps = sample_timesteps(highest, len(views.framings), state.generator, minimum=lowest)
-        noise = torch.randn(len(views.framings), *shape, generator=state.generator)
-
-        # To the GPU before anything else: later the copy would wait for all that is under way there.
-        mine, noise = part(views, rows), noise[rows].to(prior.device)
-        raster, specular = draw(state.gaussians, state.head, mine.cameras, guide.config.background, gain)
+        ask = question(guide, step, bounds[step], rows, state.generator)
+        raster, specular = draw(state.gaussians, state.head, ask.cameras, guide.config.background, gain)
         raster.means2d.retain_grad()
         distilled = sds(
             prior,
             as_images(raster, prior.image_channels),
-            guide.condition(mine),
-            timesteps[rows],
-            noise,
+            ask.condition,
+            ask.timesteps,
+            ask.noise,
             guide.config.guidance,
             guide.config.guidance.rescale,
             at_once=config.views_at_once,
@@ -83,21 +83,51 @@ def seid(
             likeness = PHOTO_WEIGHT * photo.loss(
                 state.gaussians, state.head, ownership, guide.config.background
             )
-        stepped = take_step(state, loss, likeness, ownership, team)
-        log = numbers(
-            {"loss": loss, "sds": distilled.loss, "gradient": distilled.grad_norm, "photo": likeness}
+        finite = take_step(state, loss, likeness, ownership, team)
+        log = Log(
+            {
+                "loss": loss,
+                "sds": distilled.loss,
+                "gradient": distilled.grad_norm,
+                "photo": likeness,
+                "skipped": state.skipped,
+            },
+            points=len(state.gaussians),
         )
-        log["points"] = len(state.gaussians)
-        if stepped:
-            watch_strain(state, raster, config.render_size, team)
+        watch_strain(state, raster, finite, config.render_size, team)
         control_density(state, config, step, body.vertices)
         after_step(step + 1, log)
 
 
-def numbers(values: Mapping[str, Tensor | None]) -> dict[str, float]:
-    """Scalars brought to the processor together; None is left out."""
-    there = {name: value.detach() for name, value in values.items() if value is not None}
-    return dict(zip(there, torch.stack(list(there.values())).tolist()))
+@dataclass(frozen=True)
+class Question:
+    """What a step asks the prior, but for the renders: V views of one process, on the prior's device.
+
+    timesteps [V] int64; noise [V,c,h,w].
+    """
+
+    cameras: Cameras
+    condition: Condition
+    timesteps: Tensor
+    noise: Tensor
+
+
+def question(guide: Guide, step: int, bound: int, rows: slice, generator: torch.Generator) -> Question:
+    """Draw a step's views, timesteps and noise; keep those of `rows`, with their condition. bound: AHDS's."""
+    config, prior = guide.config.seid, guide.prior
+    views = step_views(config, step, guide.body.height, generator)
+    lowest, highest = timestep_range(config, step / config.steps, bound)
+    timesteps = sample_timesteps(highest, len(views.framings), generator, minimum=lowest)
+    shape = (prior.latent_channels, prior.latent_size, prior.latent_size)
+    noise = torch.randn(len(views.framings), *shape, generator=generator)
+    mine, device = part(views, rows), prior.device
+    looks = mine.cameras
+    return Question(
+        Cameras(send(looks.viewmats, device), send(looks.Ks, device), looks.width, looks.height),
+        guide.condition(mine),
+        send(timesteps[rows], device),
+        send(noise[rows], device),
+    )
 
 
 def timestep_range(config: SeidConfig, share: float, bound: int) -> tuple[int, int]:
@@ -133,16 +163,18 @@ def _regularise(state: State, raster: Raster, share: float, config: SeidConfig) 
     return loss
 
 
-def watch_strain(state: State, raster: Raster, size: int, team: Team) -> None:
-    """Add the screen gradients of all processes' views to the statistics that density control reads."""
+def watch_strain(state: State, raster: Raster, finite: Tensor, size: int, team: Team) -> None:
+    """Add the screen gradients of all processes' views to the statistics that density control reads, but not
+    those of a step that was not `finite`, see `take_step`."""
     if raster.means2d.grad is None:
         return
+    radii = raster.radii * finite  # 0: not drawn, so not counted
     if team.size == 1:
-        accumulate(state.stats, raster.means2d.grad, raster.radii, (size, size))
+        accumulate(state.stats, raster.means2d.grad, radii, (size, size))
         return
-    seen = DensityStats.zeros(len(state.gaussians), raster.radii.device)
+    seen = DensityStats.zeros(len(state.gaussians), radii.device)
     # A process' loss is the mean over its own views, the joint one over all.
-    accumulate(seen, raster.means2d.grad / team.size, raster.radii, (size, size))
+    accumulate(seen, raster.means2d.grad / team.size, radii, (size, size))
     team.average([seen.grad_sum, seen.views])
     state.stats.grad_sum += seen.grad_sum * team.size
     state.stats.views += seen.views * team.size

@@ -26,7 +26,8 @@ class State:
     """Gaussians and head under one Adam, and what goes with them.
 
     anchors [N,3]: where on the body each Gaussian (or its ancestor) started. generator: the only source of
-    random numbers, on the CPU. skipped: non-finite losses in a row. All tensors are on one device.
+    random numbers, on the CPU. skipped: non-finite losses in a row, a scalar int64; a GPU counts them itself.
+    All tensors are on one device.
     """
 
     gaussians: Gaussians
@@ -35,7 +36,7 @@ class State:
     optimizer: torch.optim.Adam
     stats: DensityStats
     generator: torch.Generator
-    skipped: int = 0
+    skipped: Tensor
 
     def pack(self) -> dict[str, Any]:
         """Everything, as nested dicts of tensors."""
@@ -47,7 +48,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "stats": self.stats.tensors(),
             "generator": self.generator.get_state(),
-            "skipped": self.skipped,
+            "skipped": int(self.skipped),
         }
 
     @staticmethod
@@ -67,7 +68,7 @@ class State:
             optimizer,
             DensityStats(**{name: tensor.to(device) for name, tensor in packed["stats"].items()}),
             generator,
-            packed["skipped"],
+            torch.tensor(packed["skipped"], device=device),
         )
 
 
@@ -116,7 +117,8 @@ def start(body: Body, points: int, seed: int, lights: int = 24, device: torch.de
     gaussians = gaussians.to(device).requires_grad_()
     optimizer = make_optimizer(gaussians, head)
     stats = DensityStats.zeros(points, device)
-    return State(gaussians, head, samples.points.clone().to(device), optimizer, stats, generator)
+    anchors, skipped = samples.points.clone().to(device), torch.tensor(0, device=device)
+    return State(gaussians, head, anchors, optimizer, stats, generator, skipped)
 
 
 def take_step(
@@ -125,8 +127,9 @@ def take_step(
     own_loss: Tensor | None = None,
     ownership: Tensor | None = None,
     team: Team = ALONE,
-) -> bool:
-    """Backward and one step of Adam; False where loss or gradient is not finite and nothing was changed.
+) -> Tensor:
+    """Backward and one step of Adam; a scalar, False where loss or gradient is not finite and nothing was
+    changed. On a GPU nothing waits for it.
 
     own_loss speaks for the Gaussians by their `ownership` [N] in 0..1: there the gradients of `loss` fade out
     before those of own_loss are added. Gradients are averaged over the `team`. The caller stops the run when
@@ -150,12 +153,12 @@ def take_step(
         losses.append(own_loss.detach())
     finite = torch.stack([*largest, *losses]).isfinite().all()
     if gradients[0].is_cuda:
-        # The GPU itself leaves the step out: the processor need not wait for the answer before it goes on.
+        # The GPU itself leaves the step out: nobody waits for the answer.
         state.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
     elif not bool(finite):
         state.optimizer.zero_grad(set_to_none=True)
-        state.skipped += 1
-        return False
+        state.skipped = state.skipped + 1
+        return finite
     fields = state.gaussians.parameters()
     # Colours and latents have gradients of own_loss to follow; what else the photo owns stays where it is.
     free = ("color_logits", "latents")
@@ -165,5 +168,5 @@ def take_step(
         for name, old in before.items():
             # Adam takes full steps on any gradient, however faded, so the step itself has to fade as well.
             fields[name].lerp_(old, ownership.reshape(-1, *[1] * (old.ndim - 1)))  # type: ignore[union-attr]
-    state.skipped = 0 if bool(finite) else state.skipped + 1
-    return state.skipped == 0
+    state.skipped = torch.where(finite, 0, state.skipped + 1)
+    return finite
