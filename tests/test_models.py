@@ -421,6 +421,7 @@ def test_wrong_paths(
     for name in (str(tmp_path / "nowhere"), str(Path(__file__)), "~nobody-of-that-name/prior"):
         code, text = _lines(capsys, "compact", f"prior.path={name}")
         assert code == 1 and "model_index.json  missing" in text and "complete" not in text
+        assert "install the package" not in text
     for name in ("~nobody-of-that-name/vae", "x" * 5000, ""):
         code, text = _lines(
             capsys, "sd15", f"prior.sources.vae={name}", f"prior.faces={name}", f"body={name}"

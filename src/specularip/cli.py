@@ -410,9 +410,9 @@ def _print_models(preset: str, found: Sequence[Model]) -> None:
         print("  complete")
         return
     print(f"  not whole: {', '.join(model.name for model in broken)}")
-    if preset == "compact":
+    if any(model.source == "the package" for model in broken):
         print("  install the package again")
-    elif any(model.urls or (model.part and model.page) for model in broken):
+    if any(model.urls or (model.part and model.page) for model in broken):
         print(f"  specularip models fetch --preset {preset} downloads what needs nobody's consent")
 
 
