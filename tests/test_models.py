@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from sd15_files import ADAPTER, write_sources
 
 from specularip import cli, models
+from specularip import fetch as fetching
 from specularip.config import Config, preset_config
 from specularip.diffusion.sources import Sd15Sources, load_sd15
 from specularip.errors import UserError
@@ -37,6 +38,8 @@ class Hub:
     cut: set[str] = field(default_factory=set)
     served: list[tuple[str, str]] = field(default_factory=list)
     slow: float = 0.0
+    silent: str = "file"
+    """What is slow: answers of the "api", or a large "file"."""
 
     def serve(self, request: BaseHTTPRequestHandler, head: bool) -> None:
         parts = unquote(urlsplit(request.path).path).strip("/").split("/")
@@ -56,6 +59,7 @@ class Hub:
                 }
                 for name, data in self.files[repository].items()
             ]
+            time.sleep(self.slow if self.silent == "api" else 0.0)
             body = json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings}).encode()
             request.send_response(200)
             request.send_header("Content-Type", "application/json")
@@ -82,7 +86,7 @@ class Hub:
         if head:
             return
         self.served.append((name, request.headers.get("Range") or ""))
-        time.sleep(self.slow)
+        time.sleep(0.0 if small or self.silent == "api" else self.slow)
         if name in self.cut:
             self.cut.discard(name)
             request.wfile.write(data[start : start + (len(data) - start) // 2])
@@ -331,6 +335,20 @@ def test_what_a_hub_can_answer(hub: Hub, tmp_path: Path, monkeypatch: pytest.Mon
     found = [replace(found[0], source="stabilityai/sd-vae-ft-mse")]
     hub.url = "http://127.0.0.1:9"
     assert "cannot download stabilityai/sd-vae-ft-mse" in told()
+
+
+@pytest.mark.parametrize("silent", ["api", "file"])
+def test_a_silent_server_is_given_up(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    fill(hub, tmp_path / "files")
+    monkeypatch.setattr(fetching, "TIMEOUT", 0.5)
+    (vae,) = [model for model in preset_models(sd15(tmp_path)) if model.part == "vae"]
+    hub.slow, hub.silent = 3.0, silent
+    began = time.monotonic()
+    with pytest.raises(UserError, match="cannot download stabilityai/sd-vae-ft-mse"):
+        fetch([vae], lambda line: None, hub.url)
+    assert time.monotonic() - began < 2.5
 
 
 def test_what_needs_a_person_is_said(hub: Hub, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from diffusers.loaders import single_file_utils as theirs
 from safetensors.torch import load_file, save_file
 from sd15_files import (
     ADAPTER,
+    CONTEXT,
     EMBED,
     HINTS,
     UNET,
@@ -549,5 +550,14 @@ def test_sdxl_and_inpainting_and_other_adapters(copied: tuple[Path, Sd15Sources]
     plain = {"image_proj": {"proj.weight": torch.zeros(8, EMBED), "norm.weight": torch.zeros(2)}}
     torch.save(plain | {"ip_adapter": {}}, root / "ip-adapter_sd15.bin")
     assert "ip-adapter_sd15.bin" in told(replace(sources, ip_adapter=str(root / "ip-adapter_sd15.bin")))
+    wide = adapter_state(SEED)
+    wide["image_proj"]["proj.2.weight"] = torch.zeros(4 * CONTEXT + 8, 2 * EMBED)
+    torch.save(wide, root / "ip-adapter-faceid-plusv2_sdxl.bin")
+    line = told(replace(sources, ip_adapter=str(root / "ip-adapter-faceid-plusv2_sdxl.bin")))
+    assert "adapter for another model" in line
+    mlp = {"image_proj": {"proj.0.weight": torch.zeros(8, EMBED), "norm.weight": torch.zeros(2)}}
+    torch.save(mlp | {"ip_adapter": {}}, root / "ip-adapter-faceid_sd15.bin")
+    line = told(replace(sources, ip_adapter=str(root / "ip-adapter-faceid_sd15.bin")))
+    assert "misses image_proj.proj.weight: only plain IP-Adapters and FaceID-PlusV2 are read" in line
     line = told(replace(sources, ip_adapter=str(root / WEIGHTS["vae"])))
     assert "not an IP-Adapter" in line and "VAE" in line

@@ -20,6 +20,8 @@ from .models import ADAPTER, Model, begun, inspect_file, needed, published, sha2
 
 SPARE = 1 << 30
 """Bytes that a download leaves free on the disk."""
+TIMEOUT = 60.0
+"""Seconds without an answer after which a server is given up."""
 
 
 def fetch(models: Sequence[Model], say: Callable[[str], None] = print, endpoint: str | None = None) -> None:
@@ -29,7 +31,7 @@ def fetch(models: Sequence[Model], say: Callable[[str], None] = print, endpoint:
     the same models finds them. Paths on disk are left alone. endpoint: another hub. Raises UserError where
     the hub does not answer, does not have the files, or the disk is too small.
     """
-    for model in models:
+    for model in sorted(models, key=lambda model: not model.by_hand):  # before hours of downloads
         if model.optional:
             say(
                 f"{model.name}: optional, and needs you. It is {model.licence}; {model.page}: {model.by_hand}"
@@ -60,7 +62,7 @@ def _fetch_repository(
             if file.problem and file.path.is_file():
                 file.path.resolve().unlink()
                 file.path.unlink(missing_ok=True)
-        info = HfApi(endpoint=endpoint).model_info(repository, files_metadata=True)
+        info = HfApi(endpoint=endpoint).model_info(repository, files_metadata=True, timeout=TIMEOUT)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         names = _wanted(model, inside, sizes)
         here = cached(repository)
@@ -122,7 +124,7 @@ def download(url: str, target: Path, name: str, size: int = 0, digest: str = "")
         have = part.stat().st_size if part.is_file() else 0
         if not size or have < size:
             request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
                 have = have if answer.status == 206 else 0
                 size = size or have + int(answer.headers.get("Content-Length") or 0)
                 bar = tqdm(total=size or None, initial=have, unit="B", unit_scale=True, desc=name)

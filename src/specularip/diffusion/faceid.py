@@ -25,6 +25,7 @@ from .weights import complain, read_weights, recognise
 
 HEAD_WIDTH = 64
 """Width of one head of the resampler's attention."""
+READ = "only plain IP-Adapters and FaceID-PlusV2 are read"
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out")
 
 
@@ -168,9 +169,9 @@ def load_identity(
 def _size(state: Mapping[str, Tensor], path: Path, key: str, axis: int, axes: int) -> int:
     """Length of an axis of a tensor that must be there and have so many."""
     if key not in state:
-        raise UserError(f"{path} misses {key}: it is not an IP-Adapter file")
+        raise UserError(f"{path} misses {key}: {READ}")
     if state[key].ndim != axes or not state[key].numel():
-        raise UserError(f"{path}: {key} is {list(state[key].shape)}: it is not an IP-Adapter file")
+        raise UserError(f"{path}: {key} is {list(state[key].shape)}: {READ}")
     return state[key].shape[axis]
 
 
@@ -178,7 +179,9 @@ def _tokens(state: Mapping[str, Tensor], path: Path, key: str, context: int) -> 
     """How many tokens of `context` numbers a projection makes."""
     rows = _size(state, path, key, 0, 2)
     if rows % context:
-        raise UserError(f"{path}: {key} has {rows} rows, not a multiple of {context}")
+        raise UserError(
+            f"{path} is an adapter for another model: {key} has {rows} rows, not a multiple of {context}"
+        )
     return rows // context
 
 
