@@ -5,8 +5,8 @@
 Random weights of the published sizes (tools/sd15) cost what the real ones do. Both sides run `stages.seid`
 at the preset's settings, one after the other on the same GPU: 100,000 Gaussians, four renders of 1024², 512²
 into the autoencoder, guidance in three branches, regularisers, Adam. The reference has diffusers' modules in
-float16 with PyTorch's fused attention, nothing compiled or recorded, renders camera by camera, and has the
-published network for highlights, in plain PyTorch (see specular.py). Then the parts of each step alone, the
+float16 with PyTorch's fused attention, nothing compiled or recorded, renders camera by camera, draws poses and
+has the published network for highlights in plain PyTorch (see specular.py), and shows each step's loss. Then the parts of each step alone, the
 gradient of both against float32, the allocator's peak, and with `--refine` the refinement of the orbit: the
 reference one view at a time, with the same stored keys and values as ours.
 
@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specularip.body import anny_body, phenotype_from_text
+from specularip.body import HeadEllipsoid, anny_body, draw_skeleton, phenotype_from_text, skeleton
 from specularip.cameras import Cameras, orbit_views
 from specularip.config import Config, preset_config
 from specularip.diffusion.fast import FastPrior, accelerate
@@ -39,7 +39,9 @@ from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook
 from specularip.diffusion.refine import refine
 from specularip.gaussians import Gaussians
+from specularip.late import Log
 from specularip.raster import Raster, rasterize
+from specularip.stages import guide as guiding
 from specularip.stages import seid as stage
 from specularip.stages.guide import Guide, as_images, draw
 from specularip.stages.machine import warm_up
@@ -102,14 +104,28 @@ def published_draw(seed: int, points: int, device: torch.device) -> Callable[...
     return draw_published
 
 
-def steps(guide: Guide, state: State, count: int, warm: int) -> list[float]:
-    """Seconds of each of `count` steps of SEID after `warm` more."""
-    times = [time.perf_counter()]
+def plain_skeleton(
+    keypoints: Tensor, head: HeadEllipsoid, cameras: Cameras, size: int, device: torch.device
+) -> Tensor:
+    """`draw_skeleton` without its kernel."""
+    seen = skeleton.visible_keypoints(keypoints, head, cameras)
+    xy = cameras.resized(size, size).project(keypoints)[0]
+    return skeleton._draw(xy.to(device), seen.to(device), size)
 
-    def after(done: int, log: dict[str, float]) -> None:
+
+def steps(guide: Guide, state: State, count: int, warm: int, shown: bool) -> list[float]:
+    """Seconds of each of `count` steps of SEID after `warm` more. shown: each step's loss is waited for; else
+    it is read a step late, as a run does."""
+    times = [time.perf_counter()]
+    logs: list[Log] = []
+
+    def after(done: int, log: Log) -> None:
+        logs.append(log)
+        if len(logs) > 1 or shown:
+            values = dict(logs.pop(0))
+            if not all(value == value for value in values.values()):
+                raise RuntimeError(f"not finite up to step {done}: {values}")
         times.append(time.perf_counter())
-        if not all(value == value for value in log.values()):
-            raise RuntimeError(f"step {done} is not finite: {log}")
         if len(times) > count + warm:
             raise _Enough
 
@@ -285,9 +301,9 @@ def main() -> None:
         return guide, start(body, config.seid.points, 0, config.seid.lights, device)
 
     for side in ("reference", "ours"):
-        drawing = draw
+        drawing, poses = draw, draw_skeleton
         if side == "reference":
-            drawing = published_draw(0, config.seid.points, device)
+            drawing, poses = published_draw(0, config.seid.points, device), plain_skeleton
         else:
             accelerate(prior)
             assert isinstance(prior, FastPrior)
@@ -296,8 +312,9 @@ def main() -> None:
             torch.cuda.reset_peak_memory_stats()
         guide, state = make_guide()
         stage.draw = drawing  # type: ignore[assignment]
+        guiding.draw_skeleton = poses  # type: ignore[attr-defined]
         began = time.perf_counter()
-        times = steps(guide, state, arguments.steps, 4)
+        times = steps(guide, state, arguments.steps, 4, side == "reference")
         total = time.perf_counter() - began
         tell(side, {
             "step ms": 1e3 * statistics.median(times), "slowest ms": 1e3 * max(times),
