@@ -60,6 +60,18 @@ def test_folder_gives_back_what_was_saved(prior: Prior, tmp_path: Path) -> None:
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+def test_only_priors_are_replaced(tmp_path: Path) -> None:
+    prior = pixel_prior(SEED)
+    (tmp_path / "home").mkdir()
+    prior.save(tmp_path / "home")
+    prior.save(tmp_path / "home")
+    (tmp_path / "home" / "model_index.json").unlink()
+    for name in ("home", "home/unet/config.json"):
+        with pytest.raises(UserError, match="not replaced"):
+            prior.save(tmp_path / name)
+    assert (tmp_path / "home" / "unet" / "config.json").is_file()
+
+
 def test_saved_weights_are_half_precision_safetensors_with_published_names(folder: Path) -> None:
     state = load_file(str(folder / "ip_adapter" / "ip_adapter.safetensors"))
     assert {v.dtype for v in state.values()} == {torch.float16}

@@ -417,7 +417,10 @@ def _print_models(preset: str, found: Sequence[Model]) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line. Exit codes: 0 done, 2 wrong input (one line on stderr), 130 stopped."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 models missing (of `models`), 2 wrong input (one line on stderr), 130 stopped.
+    """
 
     def on_terminate(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -189,12 +189,15 @@ def find_adapter(folder: Path) -> Path:
 
 
 def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = torch.float16) -> None:
-    """Write `prior` as a folder that `load_prior` reads, weights in `dtype`. An existing folder is replaced.
+    """Write `prior` as a folder that `load_prior` reads, weights in `dtype`. A prior there is replaced.
 
     Everything goes to a temporary folder beside it first, so that a crash leaves no half of a prior. A LoRA
-    that was merged stays merged: it is written as part of the UNet.
+    that was merged stays merged: it is written as part of the UNet. Raises UserError where something else is.
     """
     target = Path(folder)
+    if target.exists() and not (target / "model_index.json").is_file():
+        if not target.is_dir() or any(target.iterdir()):
+            raise UserError(f"{target} is there and is no prior, so it is not replaced: name another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
