@@ -5,10 +5,10 @@
 Random weights of the published sizes (tools/sd15) cost what the real ones do. Both sides run `stages.seid`
 at the preset's settings, one after the other on the same GPU: 100,000 Gaussians, four renders of 1024², 512²
 into the autoencoder, guidance in three branches, regularisers, Adam. The reference has diffusers' modules in
-float16 with PyTorch's fused attention, nothing compiled or recorded, renders camera by camera, draws poses and
-has the published network for highlights in plain PyTorch (see specular.py), and shows each step's loss. Then the parts of each step alone, the
-gradient of both against float32, the allocator's peak, and with `--refine` the refinement of the orbit: the
-reference one view at a time, with the same stored keys and values as ours.
+float16 with PyTorch's fused attention, nothing compiled or recorded, renders camera by camera, draws poses
+and highlights (the published network, see specular.py) in plain PyTorch, and shows each step's loss. Then the
+parts of each step alone, the gradient of both against float32, the allocator's peak, and with `--refine` the
+refinement of the orbit: the reference one view at a time, with the same stored keys and values as ours.
 
 Times are medians of wall-clock steps; parts are read from the GPU's clock.
 """

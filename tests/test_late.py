@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +19,11 @@ from specularip.config import Config, GuidanceConfig, OrbitConfig, ScrConfig, Se
 from specularip.diffusion.prompts import PromptBook
 from specularip.errors import UserError
 from specularip.late import Log, send
-from specularip.parallel import ALONE
+from specularip.parallel import ALONE, Team
+from specularip.progress import Progress
 from specularip.run_folder import RunFolder
 from specularip.stages.guide import Guide
-from specularip.stages.run import _Run
+from specularip.stages.run import ASK_EVERY, _Run
 from specularip.stages.scr import Targets, fit
 from specularip.stages.seid import question, seid
 from specularip.stages.state import State, start
@@ -91,8 +94,10 @@ def test_a_question_draws_the_same_whoever_asks_for_which_part() -> None:
 class Run(_Run):
     """As much of a run as its log needs."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder, self.team, self._unread, self._loss = folder, ALONE, None, None
+    def __init__(self, folder: RunFolder, team: Team = ALONE) -> None:
+        self.folder, self.team, self.device = folder, team, torch.device("cpu")
+        self.progress, self.stop = Progress(io.StringIO()), SimpleNamespace(requested=False)  # type: ignore
+        self._unread = self._loss = None
 
 
 def test_numbers_are_noted_once_and_too_many_bad_steps_end_the_run(tmp_path: Path) -> None:
@@ -107,6 +112,24 @@ def test_numbers_are_noted_once_and_too_many_bad_steps_end_the_run(tmp_path: Pat
         run._read()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert lines == [f'{{"stage": "seid", "step": {done}, "loss": 0.5}}' for done in (1, 2)]
+
+
+def test_several_processes_ask_each_other_to_stop_at_the_same_steps(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    class Two(Team):
+        def any(self, flag: bool, device: torch.device) -> bool:
+            asked.append(done)
+            return flag
+
+    run = Run(RunFolder(tmp_path), Two(rank=1, size=2))
+    after_step = run._after("seid", *[None] * 3)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        for done in range(1, 40):
+            run.stop.requested = done > ASK_EVERY
+            after_step(done, Log({"loss": torch.tensor(0.5), "skipped": torch.tensor(0)}))
+    assert asked == [ASK_EVERY, 2 * ASK_EVERY]
+    assert not (tmp_path / "metrics.jsonl").exists(), "only the first process writes"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
