@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import threading
 import time
@@ -37,6 +38,7 @@ class Hub:
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
     served: list[tuple[str, str]] = field(default_factory=list)
+    ranges: bool = True
     slow: float = 0.0
     silent: str = "file"
     """What is slow: answers of the "api", or a large "file"."""
@@ -72,7 +74,8 @@ class Hub:
             request.send_error(404)
             return
         data = self.files[repository][name]
-        start = int((request.headers.get("Range") or "bytes=0-").split("=")[1].split("-")[0])
+        wanted = request.headers.get("Range") if self.ranges else None
+        start = int((wanted or "bytes=0-").split("=")[1].split("-")[0])
         request.send_response(206 if start else 200)
         request.send_header("X-Repo-Commit", COMMIT)
         # Files in large storage go by their SHA-256, others by git's.
@@ -229,6 +232,14 @@ def test_a_download_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
     fetch([adapter()], lambda line: None, hub.url)
     assert adapter().whole and adapter().files[0].path.read_bytes() == data
     assert len(hub.served) == 2 and hub.served[1] == (ADAPTER, f"bytes={len(data) // 2}-"), hub.served
+    # A server that only sends whole files: the half is thrown away.
+    blob = adapter().files[0].path.resolve()
+    blob.rename(blob.with_name(f"{blob.name}.incomplete"))
+    os.truncate(blob.with_name(f"{blob.name}.incomplete"), len(data) // 2)
+    hub.ranges = False
+    fetch([adapter()], lambda line: None, hub.url)
+    assert adapter().whole and len(hub.served) == 3
+    hub.ranges = True
     # The half that lay here was of something else: told, deleted, and downloaded whole the next time.
     blob = adapter().files[0].path.resolve()
     blob.with_name(f"{blob.name}.incomplete").write_bytes(b"x" * (len(data) // 2))
