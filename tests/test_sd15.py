@@ -295,6 +295,10 @@ def test_what_is_missing_is_told_before_the_first_step(
     cpu = replace(sd15(), device="cpu")
     assert "LPIPS" in told(cpu) and "perceptual_weight=0" in told(cpu)
     folder = with_settings(cpu, ["scr.perceptual_weight=0", f"prior.sources.base={tmp_path / 'nothing'}"])
+    assert "buffalo_l" in told(
+        replace(folder, prior=replace(folder.prior, faces=str(tmp_path / "buffalo_l")))
+    )
+    monkeypatch.setattr(run_module.FaceId, "load", staticmethod(lambda folder, device: None))
     assert "nothing" in told(folder)
     assert "photo-weight" in told(cpu, photo_weight=-1.0)
     prior.save(tmp_path / "prior", torch.float32)

@@ -117,7 +117,7 @@ class Lpips(Perceptual):
     def find(device: torch.device | str = "cpu") -> Lpips | None:
         """LPIPS where its weights are present, else None. Raises UserError as `Perceptual.load` does."""
         asked = os.environ.get(LPIPS_VARIABLE)
-        folder = Path(asked or LPIPS_FOLDER).expanduser()
+        folder = Path(os.path.expanduser(asked or LPIPS_FOLDER))
         state = _read_folder(folder)
         return Lpips(_lpips_weights(state, folder), device) if state or asked else None
 

@@ -94,19 +94,24 @@ def generate(
             progress = stack.enter_context(Progress(None if team.leads else nowhere))
         stop = stack.enter_context(polite_stop())
         began = time.perf_counter()
-        cast = _prepare(inputs, config, device, progress)
+        with _memory_told("nothing of this run is lost: end other programs on the GPU, or add --low-memory"):
+            cast = _prepare(inputs, config, device, progress)
         # What could still be wrong came to light before an old run is replaced.
         folder = RunFolder.open(out, resume, overwrite) if team.leads else RunFolder(Path(out))
         team.wait()
         run = _Run(inputs, cast, folder, progress, stop, team)
         run.seconds["load"] = time.perf_counter() - began
-        try:
+        kept = f"{out} keeps the last checkpoint: end other programs on the GPU, or continue with"
+        with _memory_told(f"{kept} --resume --low-memory"):
             return run.go()
-        except torch.cuda.OutOfMemoryError as error:
-            raise UserError(
-                f"the GPU's memory ran out; {out} keeps the last checkpoint: end other programs on the GPU, "
-                "or continue with --resume --low-memory"
-            ) from error
+
+
+@contextmanager
+def _memory_told(advice: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(f"the GPU's memory ran out; {advice}") from error
 
 
 @dataclass
@@ -142,6 +147,8 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     perceptual: Perceptual | None = None
     if config.scr.perceptual == "lpips" and config.scr.perceptual_weight:
         perceptual = find_lpips(device)
+    # Before the networks, which take their time.
+    faces = FaceId.load(config.prior.faces, device) if config.prior.path == "sd15" else None
     warm_up(device)
     prior = load_prior(config, device)
     suffix = view_prompt("", "head", "overhead")
@@ -154,7 +161,7 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         note(f"the prior does not know these words and ignores them: {', '.join(unknown)}")
     phenotype = phenotype_from_text(inputs.text)
     body = make_body(config, phenotype).to(device)
-    face, other = read_faces(prior, inputs, config, note)
+    face, other = read_faces(prior, faces, inputs, config, note)
     guide = Guide(prior, PromptBook(prior), text, face, body, config, other)
     for guidance in (config.guidance, config.scr.guidance or config.guidance):
         guide.identity(guidance)
@@ -175,16 +182,19 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
 
 
 def read_faces(
-    prior: Prior, inputs: Inputs, config: Config, note: Callable[[str], None]
+    prior: Prior, faces: FaceId | None, inputs: Inputs, config: Config, note: Callable[[str], None]
 ) -> tuple[Face, Face | None]:
-    """The photo's face as the prior reads it, and that of `guidance.negative_face`, if there is one."""
+    """The photo's face as the prior reads it, and that of `guidance.negative_face`, if there is one.
+
+    faces: who recognises them; None: loaded if the prior wants embeddings.
+    """
     photos = [(inputs.photo, str(inputs.image))]
     if config.guidance.negative_face:
         photos.append((read_image(config.guidance.negative_face), config.guidance.negative_face))
     found: list[Face] = []
     with torch.no_grad():
         if prior.wants_face_embedding:
-            faces = FaceId.load(config.prior.faces, prior.device)
+            faces = faces or FaceId.load(config.prior.faces, prior.device)
             for photo, name in photos:
                 portrait = faces.portrait(photo, name)
                 note(portrait.note)
@@ -201,8 +211,8 @@ def find_lpips(device: torch.device) -> Perceptual:
     lpips = Lpips.find(device)
     if lpips is None:
         raise UserError(
-            f"LPIPS weights are not in {LPIPS_FOLDER}: put torch hub's VGG-16 and LPIPS' v0.1/vgg.pth there, "
-            f"or where {LPIPS_VARIABLE} says, or leave them out with --set scr.perceptual_weight=0"
+            f"LPIPS weights are not in {LPIPS_FOLDER}: specularip models fetch --preset sd15 brings them, "
+            f"{LPIPS_VARIABLE} names another folder, --set scr.perceptual_weight=0 leaves them out"
         )
     return lpips
 
@@ -229,10 +239,8 @@ class _Run:
         self.config, self.device = cast.config, cast.device
         self.seconds: dict[str, float] = {}
         self._running: tuple[str, float] | None = None  # the phase being timed, and since when
-        self._unread: tuple[str, int, Log] | None = (
-            None  # of the last step, and the loss of the last one read
-        )
-        self._loss: float | None = None
+        self._unread: tuple[str, int, Log] | None = None  # of the last step
+        self._loss: float | None = None  # of the last step that was read
         self.last_preview = self.last_checkpoint = time.monotonic()
 
     def go(self) -> Avatar:
