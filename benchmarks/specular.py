@@ -356,7 +356,9 @@ def read_settings(pairs: list[str]) -> dict[str, Any]:
     kinds = {f.name: type(f.default) for f in dataclass_fields(FitConfig)}
     found: dict[str, Any] = {}
     for pair in pairs:
-        name, value = pair.split("=", 1)
+        name, _, value = pair.partition("=")
+        if name not in kinds:
+            raise SystemExit(f"--set {pair}: FitConfig has no {name}, but {', '.join(kinds)}")
         found[name] = value == "True" if kinds[name] is bool else kinds[name](value)
     return found
 

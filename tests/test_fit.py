@@ -217,11 +217,21 @@ def test_without_a_mesh_it_starts_from_the_silhouettes(scene, tmp_path):
     assert report["metrics"]["psnr"] > 18
 
 
-@pytest.mark.parametrize("field", [{"points": 5}, {"iterations": -1}])
+@pytest.mark.parametrize("field", [{"points": 5}, {"iterations": -1}, {"lights": 2000}])
 def test_impossible_numbers_are_refused(scene, tmp_path, field):
     with pytest.raises(UserError, match="must lie between"):
         fit(scene, tmp_path / "x", config=replace(TINY, **field), device="cpu")
     assert not (tmp_path / "x").exists()
+
+
+def test_images_may_be_mere_stripes(scene, tmp_path):
+    """As long as their previews, 320 pixels wide, would be less than half a pixel high."""
+    shutil.copytree(scene, tmp_path / "data")
+    (tmp_path / "data" / "transforms_test.json").unlink()
+    for path in (tmp_path / "data" / "train").iterdir():
+        Image.open(path).resize((12_000, 16)).save(path)
+    fit(tmp_path / "data", tmp_path / "out", config=replace(TINY, iterations=2, points=100), device="cpu")
+    assert Image.open(tmp_path / "out" / "preview.png").size == (4 * 320, 1)
 
 
 def test_relocation_keeps_the_number_and_moves_the_faded(scene):
@@ -246,6 +256,16 @@ def test_relocation_keeps_the_number_and_moves_the_faded(scene):
     for tensor in cloud.fields.values():
         assert bool((optimizer.state[tensor]["exp_avg"][moved] == 0).all())
     assert float(cloud.strain.sum()) == 0
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [0, 2, 1]])
+def test_normals_of_a_mesh_point_outwards(order):
+    vertices, faces = (torch.from_numpy(x) for x in ball_mesh())
+    moved = vertices + torch.tensor([5.0, -3.0, 2.0])
+    points, normals, area = sample_mesh(moved, faces[:, order], 300, torch.Generator().manual_seed(2))
+    directions = torch.nn.functional.normalize(points - moved.mean(0), dim=-1)
+    assert (normals * directions).sum(-1).min() > 0.9
+    assert abs(area - 4 * math.pi * RADIUS**2) < 0.02 * area
 
 
 def test_colors_of_the_unseen_come_from_the_nearest_seen():

@@ -29,6 +29,9 @@ def check(graphed: Graphed, first: torch.Tensor, second: torch.Tensor, factor: f
         pytest.param(
             "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
         ),
+        pytest.param(
+            "cuda:1", marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second device here")
+        ),
     ],
 )
 def test_it_gives_what_the_function_gives(device):

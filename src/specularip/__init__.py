@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from specularip.errors import UserError as UserError
     from specularip.raster import Raster as Raster
     from specularip.raster import rasterize as rasterize
+    from specularip.specular.bake import bake as bake
     from specularip.stages.fit import fit as fit
     from specularip.stages.run import generate as generate
 
@@ -29,6 +30,7 @@ _HOMES = {
     "Frame": "specularip.avatar",
     "Raster": "specularip.raster",
     "UserError": "specularip.errors",
+    "bake": "specularip.specular.bake",
     "fit": "specularip.stages.fit",
     "generate": "specularip.stages.run",
     "load": "specularip.avatar",
@@ -43,6 +45,7 @@ __all__ = [
     "Raster",
     "UserError",
     "__version__",
+    "bake",
     "fit",
     "generate",
     "load",

@@ -304,7 +304,8 @@ def load(path: str | os.PathLike[str]) -> Avatar:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            # Copies lie at aligned addresses, as what was saved did; else products differ in the last bit.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is damaged or cut short: {error}") from error
     try:

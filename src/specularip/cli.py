@@ -350,6 +350,61 @@ def _check_render(
         raise UserError(f"--frames and --fps must be positive, got {frames} and {fps:g}")
 
 
+def bake(
+    avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
+    out: Annotated[Path, arg(metavar="FOLDER_OR_FILE")],
+    to: Literal["asg", "sh3"] = "asg",
+    data: Annotated[Path | None, arg(metavar="DATA")] = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Turn an avatar's highlights into plain numbers that a viewer draws without the head, and say what that
+    loses.
+
+    asg writes baked.safetensors: four anisotropic lobes a Gaussian, for a few lines of shader
+    (docs/baking.md). sh3 writes baked.ply: spherical harmonics to degree 3, for any viewer of 3DGS files.
+
+    Example: specularip bake out/satin --out out/satin --to sh3 --data glossy/satin
+
+    Args:
+        avatar: A run folder, or an avatar file (.safetensors).
+        out: Folder for the baked file, or its name: .safetensors for asg, .ply for sh3.
+        to: What the colours become.
+        data: Folder with posed images, as `fit` takes it. With it, the loss is measured on its test split.
+        device: auto takes the GPU where CUDA and gsplat are there, else the CPU.
+    """
+    import dataclasses
+
+    from specularip.avatar import FILE_NAME, load
+    from specularip.posed_images import load_posed_images
+    from specularip.progress import Progress
+    from specularip.raster.cuda import pick_device
+    from specularip.specular.bake import agreement, file_for, held_out
+    from specularip.specular.bake import bake as run
+
+    file = file_for(out, to)
+    if file.resolve() == (avatar / FILE_NAME if avatar.is_dir() else avatar).resolve():
+        raise UserError(f"{file} is the avatar itself: give --out another name")
+    loaded = load(avatar)
+    posed = None if data is None else load_posed_images(data, "test")
+    if posed is not None and len(posed) == 0:
+        raise UserError(f"{posed.notes[0]}; leave --data out to compare with the head alone")
+    place = pick_device(None if device == "auto" else device)
+    head = None if loaded.head is None else loaded.head.to(place)
+    loaded = dataclasses.replace(loaded, gaussians=loaded.gaussians.to(place), head=head)
+    with Progress() as progress:
+        baked = run(loaded, to, progress=progress)
+    baked.save(file)
+    likeness = agreement(loaded, baked)
+    print(f"{file}: {likeness:.2f} dB from the head's own pictures, 24 views around")
+    if posed is None:
+        loss = 10 * math.log10(1 + 10 ** ((38 - likeness) / 10))
+        print(f"where the head reaches 38 dB, that loses about {loss:.2f} dB; --data measures it")
+    else:
+        full, left = held_out(loaded, baked, posed)
+        print(f"{len(posed)} held-out views: {full:.2f} dB with the head, {left:.2f} dB baked: ", end="")
+        print(f"{full - left:.2f} dB lost")
+
+
 def models(
     action: Annotated[Positional[Literal["check", "fetch"]], arg(metavar="{check,fetch}")] = "check",
     preset: Literal["all", "compact", "sd15"] = "all",
@@ -432,7 +487,14 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"generate": generate, "fit": fit, "render": render, "eval": evaluate, "models": models},
+            {
+                "generate": generate,
+                "fit": fit,
+                "render": render,
+                "eval": evaluate,
+                "bake": bake,
+                "models": models,
+            },
             prog="specularip",
             description="A sentence and a photo in, a full-body 3D Gaussian avatar out. "
             "--version tells the version.",

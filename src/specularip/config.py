@@ -441,8 +441,8 @@ class FitConfig:
     """Gaussians; their number stays. None: 100,000 on a GPU, 20,000 on the CPU."""
     lights: int = 64
     """Lobes of the light that all Gaussians share."""
-    attention: bool = False
-    """Mutual attention between diffuse colour and material (see docs/specular.md)."""
+    attention: bool = True
+    """Mutual attention between diffuse colour and material; docs/specular.md has what it gives."""
     first_light_steps: int = 400
     """Steps on pixels alone, before anything is drawn, that find light and materials; 0 leaves them out."""
     material_tie: float = 0.1

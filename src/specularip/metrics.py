@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,9 +87,9 @@ def _blur_by_products(images: Tensor) -> Tensor:
     return rows @ (images @ columns.T)
 
 
-@lru_cache(maxsize=16)
+@cache
 def _band(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[size - 10, size]: row i holds the window from column i on."""
+    """[size - 10, size]: row i holds the window from column i on. Kept for good: recorded graphs read it."""
     window = _ssim_window(dtype, device)
     band = window.new_zeros(size - SSIM_WINDOW + 1, size)
     for shift in range(SSIM_WINDOW):

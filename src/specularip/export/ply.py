@@ -2,8 +2,9 @@
 
 Properties in the order of the reference implementation: x y z nx ny nz f_dc_0..2 opacity scale_0..2 rot_0..3,
 all float32, with f_dc = (rgb − 0.5) / 0.28209479177387814, opacity as a logit, scale as a logarithm, rot
-wxyz. Only spherical harmonics of degree 0 are written and read: the colour of the head's highlights depends
-on the view in ways that the file cannot say, so the caller bakes their mean into `colors`.
+wxyz. The colour of the head's highlights depends on the view in ways that the file cannot say: the caller
+bakes their mean into `colors`, or more of them into harmonics of degree 1 to 3 (`specular.bake`). Those stand
+between f_dc and opacity as f_rest_0..44: fifteen of red, then of green, then of blue.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ FIELDS = (
     *("f_dc_0", "f_dc_1", "f_dc_2", "opacity"),
     *("scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
 )
+REST = 45
 REQUIRED = tuple(name for name in FIELDS if name not in ("nx", "ny", "nz"))
 TYPES = {
     **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
@@ -42,27 +44,39 @@ logit."""
 
 
 @torch.no_grad()
-def write_ply(path: str | os.PathLike[str], gaussians: Gaussians, colors: Tensor | None = None) -> None:
+def write_ply(
+    path: str | os.PathLike[str],
+    gaussians: Gaussians,
+    colors: Tensor | None = None,
+    harmonics: Tensor | None = None,
+) -> None:
     """Write the cloud as a 3DGS PLY, atomically. colors [N,3] in 0..1; default: the diffuse colour.
+    harmonics [N,15,3]: coefficients of degree 1 to 3, in 3DGS's order and signs; default: none are written.
 
     Raises UserError when the file cannot be written.
     """
     colors = gaussians.diffuse if colors is None else colors
     if colors.shape != (len(gaussians), 3):
         raise ValueError(f"colors must be [{len(gaussians)},3], got {list(colors.shape)}")
+    if harmonics is not None and harmonics.shape != (len(gaussians), REST // 3, 3):
+        raise ValueError(f"harmonics must be [{len(gaussians)},15,3], got {list(harmonics.shape)}")
     shortest = gaussians.log_scales.argmin(-1)
     normals = gaussians.rotations.gather(2, shortest[:, None, None].expand(-1, 3, 1))[..., 0]
     columns = [
         gaussians.means,
         normals,
         (colors - 0.5) / SH_0,
+        *([] if harmonics is None else [harmonics.mT.flatten(1)]),
         gaussians.opacity_logits[:, None],
         gaussians.log_scales,
         F.normalize(gaussians.quats, dim=-1),
     ]
     rows = torch.cat([c.detach().float().cpu() for c in columns], 1).numpy().astype("<f4")
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(gaussians)}"]
-    header += [f"property float {name}" for name in FIELDS] + ["end_header", ""]
+    names = list(FIELDS)
+    if harmonics is not None:
+        names[names.index("opacity") : names.index("opacity")] = [f"f_rest_{k}" for k in range(REST)]
+    header += [f"property float {name}" for name in names] + ["end_header", ""]
     with atomic_path(path) as temporary:
         temporary.write_bytes("\n".join(header).encode() + rows.tobytes())
 
@@ -101,6 +115,26 @@ def read_ply(path: str | os.PathLike[str], latents: int = 0) -> Gaussians:
         bind_joints=torch.zeros(count, 4, dtype=torch.int64),
         bind_weights=weights,
     )
+
+
+@torch.no_grad()
+def read_harmonics(path: str | os.PathLike[str]) -> Tensor:
+    """Spherical harmonics [N,16,3] of a 3DGS PLY, f_dc first; degrees that the file lacks are 0.
+
+    Raises UserError as `read_ply` does, and where the number of f_rest_* fits no degree up to 3.
+    """
+    path = Path(path)
+    vertices = _read_vertices(path, REQUIRED, "a 3DGS point cloud")
+    names = vertices.dtype.names or ()
+    rest = [f"f_rest_{k}" for k in range(sum(name.startswith("f_rest_") for name in names))]
+    if len(rest) not in (0, 9, 24, REST) or not set(rest) <= set(names):
+        raise UserError(f"{path} holds harmonics of no degree up to 3: {len(rest)} f_rest_*")
+    columns = [vertices[name].astype(np.float32) for name in ("f_dc_0", "f_dc_1", "f_dc_2", *rest)]
+    values = torch.from_numpy(np.stack(columns, -1))
+    if not bool(values.isfinite().all()):
+        raise UserError(f"{path} holds NaN or infinite values; it cannot be rendered")
+    base, higher = values[:, None, :3], values[:, 3:].unflatten(1, (3, -1)).mT
+    return F.pad(torch.cat([base, higher], 1), (0, 0, 0, 15 - higher.shape[1]))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 class Graphed:
     """A function of tensors; on CUDA, once gradients are wanted, its kernels and those of its gradients are
-    recorded in two CUDA graphs, and then only replayed.
+    recorded in two CUDA graphs, and then only replayed. On a second device it is simply called.
 
     The function must do the same whatever the numbers are: no look at a value, no random numbers, no shape
     that depends on them. What it returns lies where the next call will write, as do the gradients: use them
@@ -38,6 +38,14 @@ class Graphed:
         return self._recorded(*tensors)
 
     def _record(self, tensors: tuple[Tensor, ...], constants: dict[str, Any]) -> Callable[..., Tensor]:
+        def function(*arguments: Tensor) -> Tensor:
+            return self.function(*arguments, **constants)
+
+        # torch has one stream to record on, which stays on the device that was the first to need it.
+        stream = torch.cuda.graph.default_capture_stream
+        here = torch.device("cuda", torch.cuda.current_device())
+        if tensors[0].device != here or (stream is not None and stream.device != here):
+            return function
         # Where the graphs will read. A parameter is changed in place, so that a second tensor over the same
         # memory needs no copy; not itself, for its node among the gradients belongs to the usual stream.
         places = tuple(
@@ -45,10 +53,6 @@ class Graphed:
             .requires_grad_(tensor.requires_grad)
             for tensor in tensors
         )  # fmt: skip
-
-        def function(*arguments: Tensor) -> Tensor:
-            return self.function(*arguments, **constants)
-
         with warnings.catch_warnings():
             # torch tries the function on one stream and records it on another, and then warns of that.
             warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")

@@ -137,13 +137,18 @@ def _joined(a: Start, b: Start) -> Start:
 def sample_mesh(
     vertices: Tensor, faces: Tensor, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, float]:
-    """Points [count,3], evenly spread by area, smooth unit normals [count,3], and the area of the mesh.
+    """Points [count,3], evenly spread by area, smooth unit normals [count,3], outwards whichever way the
+    triangles turn, and the area of the mesh.
 
     vertices [V,3] float32, faces [F,3] int64.
     """
     corners = vertices.double()[faces]
     cross = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     areas = cross.norm(dim=-1) / 2
+    middles = corners.mean(1)
+    middle = (areas[:, None] * middles).sum(0) / areas.sum()
+    if float(((middles - middle) * cross).sum()) < 0:  # six times the volume
+        cross = -cross
     vertex_normals = torch.zeros_like(vertices, dtype=torch.float64)
     for corner in range(3):
         vertex_normals.index_add_(0, faces[:, corner], cross)

@@ -21,7 +21,8 @@ def in_view(means: Tensor, scales: Tensor, cameras: Cameras) -> Tensor:
     means [N,3], scales [N,3]: along the axes. A splat is as long, at most, as its longest axis would be if it
     lay across the ray to its mean. What hides behind others counts as seen.
     """
-    if means.is_cuda and means.dtype == scales.dtype == torch.float32:
+    numbers = (means, scales, cameras.viewmats, cameras.Ks)
+    if means.is_cuda and all(tensor.dtype == torch.float32 for tensor in numbers):
         try:
             from specularip.specular.triton_culling import in_view_triton
         except ImportError:

@@ -9,8 +9,10 @@ material's lobe (convolution of Gaussians: their variances add), so that highlig
     specular = visibility(ω_r) · (Σ_k Fresnel(|h| / 2) · S_k + Fresnel(n·ω_o) · ambient(ω_r))  in linear light
     shown    = sRGB(linear(diffuse) + specular) − diffuse + residual · (ω_o, its quadratic harmonics)
 
-|h| / 2 is the cosine between h and either direction. The more grazing a light, the more half vectors it takes
-up: 4 / |h|² times as many (their Jacobian).
+|h| / 2 is the cosine between h and either direction. The more grazing a light, the farther it spreads over
+half vectors: h / |h| turns by 1 / |h| of what l turns across the plane of l and ω_o (in that plane always by
+half), so that variance there is 4 / |h|² of what it is head on. Here it is that both ways, which keeps lobes
+diagonal in the tangent frame.
 
 ASG: Xu et al., "Anisotropic Spherical Gaussians", SIGGRAPH Asia 2013; as a distribution of half vectors and
 its convolution with spherical Gaussian lights: Wang et al., "All-Frequency Rendering of Dynamic,
@@ -36,7 +38,7 @@ RESIDUAL_SCALE = 0.03
 SHOULDER = 0.05
 """Slope of the shown colour above 1: pictures are clipped there, but gradients must find their way back."""
 MAX_STRETCH = 20.0
-"""Of a light's width at grazing angles, where the Jacobian of half vectors grows beyond all bounds."""
+"""Of a light's width at grazing angles, where 4 / |h|² grows beyond all bounds."""
 POLE = 1e-3
 """Keeps the tangent defined where the normal is vertical."""
 

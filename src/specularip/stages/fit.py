@@ -86,7 +86,7 @@ def resolved(config: FitConfig, device: torch.device) -> FitConfig:
     limits = (
         ("iterations", 1, 10**7),
         ("points", 100, 10**7),
-        ("lights", 1, 4096),
+        ("lights", 1, 1024),
         ("relocate_every", 1, 10**7),
     )
     for name, low, high in limits:
@@ -325,6 +325,7 @@ class _Run:
 
     def _begun(self) -> Fitting:
         generator = torch.Generator().manual_seed(self.seed)
+        self.progress.say("placing the first points, then light and materials for them")
         start = make_start(self.data, self.train, self.config.points or 0, generator)
         self.source = start.source
         if start.source == "random":
@@ -409,7 +410,8 @@ class _Run:
         views = [len(self.train) * k // 4 for k in range(4)]
         cameras = self.train.cameras[views]
         scale = min(1.0, 320 / max(cameras.width, cameras.height))
-        cameras = cameras.resized(round(cameras.width * scale), round(cameras.height * scale))
+        size = (max(1, round(side * scale)) for side in (cameras.width, cameras.height))
+        cameras = cameras.resized(*size)
         return torch.cat(list(avatar.render(cameras).image), 1).cpu()
 
     def _note(self, text: str) -> None:

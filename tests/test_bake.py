@@ -1,0 +1,299 @@
+"""Baking: the explicit colours against a float64 oracle, what the fit finds, files, and the command."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from specularip.avatar import Avatar
+from specularip.cameras import Cameras
+from specularip.cli import main
+from specularip.errors import UserError
+from specularip.gaussians import Gaussians, rotation_matrices, turned_to
+from specularip.specular import LATENTS, SpecularConfig, SpecularHead, fibonacci_directions
+from specularip.specular.asg import Asgs, _moved, _Samples, fit_asgs
+from specularip.specular.bake import Baked, HarmonicColors, agreement, bake, load_baked
+
+
+def random_asgs(count: int, lobes: int = 4, seed: int = 0) -> Asgs:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return Asgs(
+        base=0.5 + 0.1 * normal(count, 3),
+        slope=0.05 * normal(count, 3, 3),
+        quats=F.normalize(normal(count, lobes, 4), dim=-1),
+        sharpness=(1.5 + 0.8 * normal(count, lobes, 2)).exp(),
+        amplitudes=0.3 * normal(count, lobes, 3),
+    )
+
+
+def shader(asgs: Asgs, index: int, view: np.ndarray) -> np.ndarray:
+    """One colour in float64, as docs/baking.md has it for a shader."""
+    base, slope, quats, sharpness, amplitudes = (t[index].double().numpy() for t in vars(asgs).values())
+    color = base + slope @ view
+    for (w, i, j, k), (along, across), amplitude in zip(quats, sharpness, amplitudes):
+        x = np.array([1 - 2 * (j * j + k * k), 2 * (i * j + w * k), 2 * (i * k - w * j)])
+        z = np.array([2 * (i * k + w * j), 2 * (j * k - w * i), 1 - 2 * (i * i + j * j)])
+        y = np.cross(z, x)
+        exponent = -along * (view @ x) ** 2 - across * (view @ y) ** 2
+        color = color + amplitude * max(view @ z, 0.0) * math.exp(exponent)
+    return color
+
+
+def ball(count: int = 300) -> Avatar:
+    """A red, glossy ball under two lamps in a dim room."""
+    normals = fibonacci_directions(count)
+    head = SpecularHead(SpecularConfig(lights=2))
+    with torch.no_grad():
+        head.axes.copy_(torch.tensor([[0.3, -0.8, 0.5], [-0.9, 0.1, 0.4]]))
+        head.raw_colors.fill_(math.log(3.0) / 3)
+        head.raw_widths.fill_(math.log(0.02) / 3)
+    latents = torch.zeros(count, LATENTS)
+    latents[:, :2] = torch.tensor([math.log(2.0), math.log(3.5)])
+    latents[:, 3:6] = 1.0
+    weights = torch.zeros(count, 4)
+    weights[:, 0] = 1
+    cloud = Gaussians(
+        means=0.4 * normals,
+        quats=turned_to(normals),
+        log_scales=torch.log(torch.tensor([0.8, 0.8, 0.1]) * 0.4 * math.sqrt(4 * math.pi / count)).repeat(
+            count, 1
+        ),
+        opacity_logits=torch.full((count,), 4.0),
+        color_logits=torch.tensor([0.2, -1.5, -1.5]).repeat(count, 1),
+        latents=latents,
+        normal_residuals=torch.zeros(count, 3),
+        regions=torch.zeros(count, dtype=torch.int64),
+        bind_joints=torch.zeros(count, 4, dtype=torch.int64),
+        bind_weights=weights,
+    )
+    return Avatar(cloud, head.requires_grad_(False), {"seed": 3}, antialiased=True)
+
+
+@pytest.fixture(scope="module")
+def baked() -> dict[str, Baked]:
+    return {"asg": bake(ball(), "asg"), "sh3": bake(ball(), "sh3")}
+
+
+def test_colours_are_those_of_the_shader():
+    asgs = random_asgs(20)
+    views = F.normalize(torch.randn(3, 20, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
+    found = asgs(views)
+    expected = [[shader(asgs, n, views[b, n].double().numpy()) for n in range(20)] for b in range(3)]
+    assert np.abs(found.numpy() - np.array(expected)).max() < 2e-6
+
+
+def test_derivatives_are_those_of_the_values():
+    samples = _Samples.of(*(t.double() for t in lesson(random_asgs(1), 60)))
+    frames = rotation_matrices(torch.tensor([[0.3, -0.5, 0.7, 0.4]], dtype=torch.float64)).mT[:, None]
+    shapes = torch.tensor([[[0.4, -0.6, 0.9]]], dtype=torch.float64)
+    value, slopes = torch.empty(1, 1, 60).double(), torch.empty(1, 1, 5, 60).double()
+    samples._write_lobes(frames, shapes, value, slopes)
+    assert torch.allclose(value, samples.lobes(frames, shapes))
+    state = samples.state(frames, shapes)
+    for number in range(5):
+        ends = []
+        for sign in (1, -1):
+            # _moved takes the step that solves hessian · step = descent.
+            step = torch.zeros(1, 5).double()
+            step[0, number] = sign * 1e-5
+            eye = torch.eye(5).double()[None]
+            ends.append(samples.lobes(*_moved(replace(state, hessian=eye, descent=step), torch.zeros(1))))
+        numeric = (ends[0] - ends[1]) / 2e-5
+        error = (numeric - slopes[:, :, number]).abs().max() / numeric.abs().max()
+        assert error < 1e-3, f"number {number}: {error}"
+
+
+def lesson(asgs: Asgs, count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Directions [n,M,3], colours seen from there, and weights."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = F.normalize(torch.randn(count, len(asgs.base), 3, generator=generator), dim=-1)
+    weights = torch.rand(len(asgs.base), count, generator=generator)
+    return directions.transpose(0, 1), asgs(directions).transpose(0, 1), weights
+
+
+def left_over(asgs: Asgs, lesson: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Root of the mean square error of each, [n]."""
+    directions, targets, _ = lesson
+    return (asgs(directions.transpose(0, 1)).transpose(0, 1) - targets).square().mean((1, 2)).sqrt()
+
+
+def test_the_fit_finds_lobes_that_are_there():
+    truth = random_asgs(64, lobes=2, seed=2)
+    seen, unseen = lesson(truth, 500), lesson(truth, 300, seed=5)
+    found = fit_asgs(*seen, lobes=2)
+    assert float(left_over(found, unseen).median()) < 1e-3
+    nothing = Asgs(truth.base, truth.slope, *(t[:, :0] for t in list(vars(truth).values())[2:]))
+    assert float(left_over(found, unseen).mean()) < 0.1 * float(left_over(nothing, unseen).mean())
+    assert bool((found.sharpness[..., 0] >= found.sharpness[..., 1] - 1e-4).all())
+    again = fit_asgs(*seen, lobes=2)
+    assert all(torch.equal(a, b) for a, b in zip(vars(found).values(), vars(again).values()))
+
+
+def test_the_fit_heeds_weights_and_survives_odd_lessons():
+    directions, targets, weights = lesson(random_asgs(8, seed=3), 200)
+    half = directions[..., 2] > 0
+    spoilt = torch.where(half[..., None], targets, targets.flip(1))
+    found = fit_asgs(directions, spoilt, weights * half)
+    error = (found(directions.transpose(0, 1)).transpose(0, 1) - targets).square().mean(-1)
+    assert float((error * half).sum() / half.sum()) < 1e-3, "where nothing weighs, nothing may be learned"
+    for odd in (torch.zeros_like(targets), torch.full_like(targets, 0.7), 1e3 * targets):
+        found = fit_asgs(directions, odd, weights)
+        assert all(bool(t.isfinite().all()) for t in vars(found).values())
+    constant = fit_asgs(directions, torch.full_like(targets, 0.7), weights)
+    assert torch.allclose(constant(directions.transpose(0, 1)), torch.tensor(0.7), atol=1e-4)
+
+
+def test_a_bake_looks_like_the_head(baked):
+    avatar = ball()
+    asg, sh3 = (agreement(avatar, baked[to], 96) for to in ("asg", "sh3"))
+    diffuse = Baked(avatar.gaussians, HarmonicColors(torch.zeros(len(avatar.gaussians), 16, 3)), True)
+    diffuse.colors.coefficients[:, 0] = (avatar.gaussians.diffuse - 0.5) / 0.28209479177387814
+    plain = agreement(avatar, diffuse, 96)
+    assert plain < 30 and sh3 > plain + 8 and asg > 42 and asg > sh3 + 5, (plain, sh3, asg)
+    assert baked["asg"].colors.amplitudes.shape == (300, 4, 3) and baked["asg"].provenance == {"seed": 3}
+    assert baked["asg"].gaussians.latents.shape == (300, 0), "nothing of the head may be needed"
+
+
+def test_threads_change_nothing(baked):
+    usual = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        again = bake(ball(), "asg")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(usual)
+    pairs = zip(vars(baked["asg"].colors).values(), vars(again.colors).values())
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
+
+
+@pytest.mark.parametrize("to", ["asg", "sh3"])
+def test_files_keep_the_look(baked, to, tmp_path):
+    file = baked[to].save(tmp_path)
+    assert file == tmp_path / {"asg": "baked.safetensors", "sh3": "baked.ply"}[to]
+    back = load_baked(file)
+    camera = Cameras.orbit(20.0, 10.0, 1.4, 45.0, 64, 64)
+    assert back.antialiased == (to == "asg"), "a PLY cannot say"
+    back.antialiased = True
+    assert torch.allclose(back.render(camera), baked[to].render(camera), atol=2e-3 if to == "sh3" else 1e-6)
+    with pytest.raises(UserError, match="ends in"):
+        baked[to].save(tmp_path / "a.glb")
+
+
+def test_ply_is_what_viewers_of_3dgs_show(baked, tmp_path):
+    """The file, evaluated as 3DGS's own code does: coefficients by channel, direction from the camera."""
+    file = baked["sh3"].save(tmp_path / "a.ply")
+    header, body = file.read_bytes().split(b"end_header\n", 1)
+    names = re.findall(r"property float (\w+)", header.decode())
+    expected = "x y z nx ny nz f_dc_0 f_dc_1 f_dc_2".split() + [f"f_rest_{k}" for k in range(45)]
+    assert names == [*expected, *"opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3".split()]
+    rows = np.frombuffer(body, "<f4").reshape(-1, len(names)).astype(np.float64)
+    center = np.array([0.5, -1.0, 0.4])
+    x, y, z = ((d := rows[:, :3] - center) / np.linalg.norm(d, axis=1, keepdims=True)).T
+    rest = rows[:, 9:54].reshape(-1, 3, 15).transpose(0, 2, 1)
+    c1, c2, c3 = 0.4886025119029199, 1.0925484305920792, 0.5900435899266435
+    color = 0.28209479177387814 * rows[:, 6:9]
+    for k, basis in enumerate(
+        [
+            -c1 * y, c1 * z, -c1 * x,
+            c2 * x * y, -c2 * y * z, 0.31539156525252005 * (2 * z * z - x * x - y * y), -c2 * x * z,
+            0.5462742152960396 * (x * x - y * y),
+            -c3 * y * (3 * x * x - y * y), 2.890611442640554 * x * y * z,
+            -0.4570457994644658 * y * (4 * z * z - x * x - y * y),
+            0.3731763325901154 * z * (2 * z * z - 3 * x * x - 3 * y * y),
+            -0.4570457994644658 * x * (4 * z * z - x * x - y * y), 1.445305721320277 * z * (x * x - y * y),
+            -c3 * x * (x * x - 3 * y * y),
+        ]
+    ):  # fmt: skip
+        color = color + basis[:, None] * rest[:, k]
+    views = F.normalize(torch.from_numpy(center).float() - baked["sh3"].gaussians.means, dim=-1)[None]
+    assert np.abs(np.maximum(color + 0.5, 0) - baked["sh3"].colors(views)[0].numpy()).max() < 1e-5
+
+
+def test_broken_files_are_one_clear_line(baked, tmp_path):
+    file = baked["asg"].save(tmp_path)
+    whole = file.read_bytes()
+    ball().save(tmp_path / "avatar.safetensors")
+    cases = [
+        (file, whole[: len(whole) // 2], "damaged"),
+        (file, whole.replace(b"asg.slope", b"asg.slopf"), "asg.slope is missing"),
+        (file, whole.replace(b'\\"format\\": 1', b'\\"format\\": 7'), "no baked avatar"),
+        (tmp_path / "avatar.safetensors", None, "no baked avatar"),
+        (tmp_path / "none.safetensors", None, "no baked avatar at"),
+        (tmp_path / "none.ply", None, "cannot read"),
+    ]
+    for path, data, message in cases:
+        if data is not None:
+            path.write_bytes(data)
+        with pytest.raises(UserError, match=message) as caught:
+            load_baked(path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="no highlights to bake"):
+        bake(replace(ball(), head=None))
+    with pytest.raises(ValueError, match="asg"):
+        bake(ball(), "sh4")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four posed pictures of the ball, as a test split."""
+    folder = tmp_path_factory.mktemp("ball")
+    ball(90).save(folder)
+    cameras = Cameras.orbit([0.0, 70.0, 150.0, 250.0], 15.0, 1.4, 45.0, 48, 48)
+    frame = ball(90).render(cameras, 0.0)
+    poses = np.linalg.inv(cameras.viewmats.double().numpy())
+    poses[:, :3, 1:3] *= -1
+    frames = []
+    for index, (image, alpha) in enumerate(zip(frame.image, frame.alpha)):
+        pixels = (torch.cat([image, alpha], -1) * 255 + 0.5).clamp(0, 255).byte().numpy()
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        frames.append({"file_path": str(index), "transform_matrix": poses[index].tolist()})
+    table = {"camera_angle_x": math.radians(45), "colour": "sRGB, premultiplied", "frames": frames}
+    (folder / "transforms_test.json").write_text(json.dumps(table))
+    return folder
+
+
+def test_the_command_bakes_and_says_what_is_lost(scene, tmp_path, capsys):
+    out = tmp_path / "look.safetensors"
+    main(["bake", str(scene), "--out", str(out), "--data", str(scene), "--device", "cpu"])
+    said = capsys.readouterr().out
+    lost = re.search(
+        r"4 held-out views: ([\d.]+) dB with the head, ([\d.]+) dB baked: (-?[\d.]+) dB lost", said
+    )
+    assert lost and float(lost[1]) > 45, said
+    assert isinstance(load_baked(out).colors, Asgs)
+    main(
+        ["bake", str(scene / "avatar.safetensors"), "--out", str(tmp_path), "--to", "sh3", "--device", "cpu"]
+    )
+    assert "dB from the head's own pictures" in capsys.readouterr().out
+    assert isinstance(load_baked(tmp_path / "baked.ply").colors, HarmonicColors)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{scene}", "--out", "{scene}/avatar.safetensors"], "is the avatar itself"),
+        (["{scene}", "--out", "a.ply"], "ends in .safetensors"),
+        (["{scene}/none", "--out", "out"], "no avatar at"),
+        (["{scene}", "--out", "out", "--data", "{scene}/none"], "none"),
+    ],
+)
+def test_the_command_tells_what_is_wrong(scene, tmp_path, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(["bake", *(a.format(scene=scene) for a in arguments)])
+    lines = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and len(lines) == 1 and words in lines[0], lines
+    assert not list(tmp_path.iterdir())
