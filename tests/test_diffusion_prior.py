@@ -60,6 +60,18 @@ def test_folder_gives_back_what_was_saved(prior: Prior, tmp_path: Path) -> None:
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+def test_only_priors_are_replaced(tmp_path: Path) -> None:
+    prior = pixel_prior(SEED)
+    (tmp_path / "home").mkdir()
+    prior.save(tmp_path / "home")
+    prior.save(tmp_path / "home")
+    (tmp_path / "home" / "model_index.json").unlink()
+    for name in ("home", "home/unet/config.json"):
+        with pytest.raises(UserError, match="not replaced"):
+            prior.save(tmp_path / name)
+    assert (tmp_path / "home" / "unet" / "config.json").is_file()
+
+
 def test_saved_weights_are_half_precision_safetensors_with_published_names(folder: Path) -> None:
     state = load_file(str(folder / "ip_adapter" / "ip_adapter.safetensors"))
     assert {v.dtype for v in state.values()} == {torch.float16}
@@ -117,14 +129,6 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target)
 
 
-def test_faceid_plusv2_is_rejected_by_name(tmp_path: Path, folder: Path) -> None:
-    _copy(folder, tmp_path / "p")
-    file = tmp_path / "p" / "ip_adapter" / "ip_adapter.safetensors"
-    save_file({"image_proj.perceiver_resampler.proj_in.weight": torch.zeros(2, 2)}, str(file))
-    with pytest.raises(UserError, match="FaceID-PlusV2"):
-        Prior.load(tmp_path / "p")
-
-
 def test_pickles_truncated_files_and_missing_parts_are_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="no prior folder"):
         Prior.load(tmp_path / "nowhere")
@@ -138,10 +142,10 @@ def test_pickles_truncated_files_and_missing_parts_are_refused(tmp_path: Path, f
     with pytest.raises(UserError, match="not a whole safetensors file"):
         Prior.load(tmp_path / "p")
     file.unlink()
-    torch.save({}, file.with_suffix(".bin"))
+    torch.save({}, file.with_suffix(".ckpt"))
     with pytest.raises(UserError, match=r"pickle.*convert"):
         Prior.load(tmp_path / "p")
-    file.with_suffix(".bin").unlink()
+    file.with_suffix(".ckpt").unlink()
     file.write_bytes(content)
     index = json.loads((tmp_path / "p" / "model_index.json").read_text())
     (tmp_path / "p" / "model_index.json").write_text(

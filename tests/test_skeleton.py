@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from specularip.body import AnnyModel, HeadEllipsoid, anny_body, draw_skeleton
+from specularip.body import AnnyModel, HeadEllipsoid, anny_body, draw_skeleton, skeleton
 from specularip.body.skeleton import COLORS, KEYPOINT_NAMES, LIMBS, STICK, visible_keypoints
 from specularip.cameras import Cameras
 
@@ -128,3 +128,34 @@ def test_shapes_are_checked(body):
         draw_skeleton(torch.zeros(17, 3), None, cameras, 32)
     with pytest.raises(ValueError, match="3 bodies for 2 cameras"):
         draw_skeleton(torch.zeros(3, 18, 3), None, cameras, 32)
+
+
+@pytest.mark.parametrize("size", [1, 100, 512])
+def test_the_shapes_are_those_that_are_drawn(body, size):
+    """The kernel's loop in plain tensors draws the same picture."""
+    generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(4)))
+    azimuth = 360 * torch.rand(3, generator=generator)
+    xy = Cameras.orbit(azimuth, 5, [2.4, 0.9, 0.5], 45, size, size).project(body.keypoints)[0]
+    visible = torch.rand(3, 18, generator=generator) < 0.8
+    centres = torch.arange(size) + 0.5
+    canvas = torch.zeros(3, 3, size, size)
+    for shape in skeleton._shapes(xy, visible, size).unbind(1):
+        x, y, cos, sin, long, wide, seen = (value[:, None, None] for value in shape[:, :7].unbind(1))
+        dx, dy = centres - x, centres[:, None] - y
+        u, v = (dx * cos + dy * sin) / long, (dy * cos - dx * sin) / wide
+        level = torch.hypot(u, v)
+        gradient = torch.hypot(u / long, v / wide) / level.clamp_min(1e-6)
+        cover = (0.5 - (level - 1) / gradient.clamp_min(1e-6)).clamp(0, 1) * seen
+        canvas += cover[:, None] * (shape[:, 7:, None, None] - canvas)
+    assert (canvas - skeleton._draw(xy, visible, size)).abs().max() < 2e-4, generator.initial_seed()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_the_kernel_draws_the_same(body):
+    pytest.importorskip("triton")
+    cameras = Cameras.orbit([0.0, 70.0, 180.0, 200.0], 5, [2.4, 0.9, 0.5, 2.0], 45, 100, 100)
+    wanted = draw_skeleton(body.keypoints, body.head, cameras, 200)
+    from_cpu = draw_skeleton(body.keypoints, body.head, cameras, 200, torch.device("cuda"))
+    there = draw_skeleton(body.keypoints.cuda(), body.head, cameras, 200)
+    for drawn in (from_cpu, there):
+        assert drawn.is_cuda and (drawn.cpu() - wanted).abs().max() < 1e-3

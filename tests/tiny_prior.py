@@ -195,3 +195,45 @@ def latent_prior(folder: Path, seed: int = 0, *, size: int = 8, identity: bool =
         projection = attach_identity(unet, 4, 12)
     prior = Prior(unet, text_encoder, tokenizer, scheduler, vae, controlnet, image_encoder, projection)
     return _randomize(prior, seed)
+
+
+def sd15_prior(folder: Path, seed: int = 0) -> Prior:
+    """Stable Diffusion 1.5's layout, every width scaled down: four levels in UNet, ControlNet and VAE (8x8
+    latents of 64x64 images), and a plain identity adapter. `folder` is scratch."""
+    torch.manual_seed(seed)
+    small = latent_prior(folder, seed, identity=False)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        layers_per_block=2,
+        block_out_channels=(8, 8, 16, 16),
+        norm_num_groups=4,
+        down_block_types=(*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+        up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+        cross_attention_dim=24,
+        attention_head_dim=2,
+    )
+    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 4, 8, 8))
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=64,
+    )
+    image_encoder = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=8,
+            projection_dim=12,
+        )
+    )
+    projection = attach_identity(unet, 4, 12)
+    prior = Prior(
+        unet, small.text_encoder, small.tokenizer, small.scheduler, vae, controlnet, image_encoder, projection
+    )
+    return _randomize(prior, seed)

@@ -13,13 +13,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from specularip import __version__
 from specularip.errors import UserError
+
+if TYPE_CHECKING:
+    from specularip.models import Model
 
 # Threads that wait should soon sleep: where the machine also does something else, OpenMP's busy waiting (the
 # default, milliseconds) makes a run several times slower. Read when torch loads; the user's own setting wins.
@@ -34,11 +37,13 @@ def generate(
     text: Annotated[Positional[str], arg(metavar="TEXT")],
     image: Annotated[Path, arg(metavar="FACE")],
     out: Annotated[Path, arg(metavar="DIR")],
-    preset: Literal["compact"] = "compact",
+    preset: Literal["compact", "sd15"] = "compact",
     seed: int = 0,
-    photo_weight: float = 1.0,
+    photo_weight: float | None = None,
+    low_memory: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    settings: Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")] = (),
 ) -> None:
     """Make an avatar from a sentence and a photo of a face.
 
@@ -53,19 +58,33 @@ def generate(
         image: Photo of one face looking at the camera (JPEG, PNG, WebP...), 48 pixels across or more. Of
             several faces the largest is taken.
         out: Folder for the results. It must be empty or new, unless --resume or --overwrite is given.
-        preset: compact ships with the package and needs no GPU and no download.
+        preset: compact ships with the package and needs no GPU and no download. sd15 is the method at full
+            size: it needs an NVIDIA GPU with 16 GB and downloaded models (see `specularip models`).
         seed: The same seed on the same machine makes the same avatar.
-        photo_weight: Pull of the photo on the front of the head. 0 leaves the face to the prior alone.
+        photo_weight: Pull of the photo on the front of the head. 0 leaves the face to the prior alone. Left
+            out, 1 for compact and 0 for sd15, which knows faces well.
+        low_memory: sd15 on a GPU with 12 GB: smaller batches, the same result, more time.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Only files that a run writes are deleted.
+        settings: Any setting of the preset by its name in report.json, such as seid.steps=1200 or
+            prior.sources.base=/models/realistic_vision.
     """
-    print(f'specularip {__version__}: "{" ".join(text.split())}", face from {image}', flush=True)
+    leads = os.environ.get("RANK", "0") == "0"  # torchrun starts several of these
+    if leads:
+        print(f'specularip {__version__}: "{" ".join(text.split())}", face from {image}', flush=True)
+    from dataclasses import replace
+
+    from specularip.config import preset_config, with_settings
     from specularip.inputs import check_inputs
     from specularip.progress import Progress
 
-    check_inputs(text, image, out, resume, overwrite)  # before torch loads: wrong input is told at once
+    config = with_settings(preset_config(preset), settings)
+    if photo_weight is not None:
+        config = replace(config, photo_weight=photo_weight)
+    # Before torch loads: wrong input is told at once.
+    check_inputs(text, image, out, resume, overwrite, config.looks_for_face)
     try:
-        with Progress() as progress:
+        with open(os.devnull, "w") as nowhere, Progress(None if leads else nowhere) as progress:
             progress.say("loading libraries")
             from specularip.stages.run import generate as run
 
@@ -77,13 +96,17 @@ def generate(
                 seed=seed,
                 resume=resume,
                 overwrite=overwrite,
-                photo_weight=photo_weight,
+                photo_weight=config.photo_weight,
+                low_memory=low_memory,
+                config=config,
                 progress=progress,
             )
     except KeyboardInterrupt:
-        _say_how_to_continue(out)
+        if leads:
+            _say_how_to_continue(out)
         raise SystemExit(STOPPED) from None
-    print(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply")
+    if leads:
+        print(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply")
 
 
 def fit(
@@ -382,23 +405,77 @@ def bake(
         print(f"{full - left:.2f} dB lost")
 
 
-def models() -> None:
-    """List what the compact preset needs, where it is, and whether it is whole. Exit code 1 if it is not."""
-    from specularip.models import ASSETS, compact_files
+def models(
+    action: Annotated[Positional[Literal["check", "fetch"]], arg(metavar="{check,fetch}")] = "check",
+    preset: Literal["all", "compact", "sd15"] = "all",
+    quick: bool = False,
+    settings: Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")] = (),
+) -> None:
+    """List what the presets need, where it is looked for and whether it is whole, or download it.
 
-    files = compact_files()
-    print(f"compact preset, in {ASSETS}")
-    for file in files:
-        size = f"{file.size / 1e6:8.2f} MB" if file.size else " " * 11
-        print(f"  {size}  {file.path.relative_to(ASSETS)}  {file.problem or 'ok'}")
-    broken = sum(bool(file.problem) for file in files)
-    print(f"{broken} of {len(files)} not whole: install the package again" if broken else "complete")
-    if broken:
+    check tells of every file whether it is there, of the right size and, where that is published, of the
+    right SHA-256; and its licence and page. fetch downloads what can be downloaded without asking anybody,
+    going on where an earlier download stopped, and says what needs a person. Exit code 1 if something is
+    missing: of the preset that was named, or of compact, which every installation has.
+
+    Example: specularip models fetch --preset sd15
+
+    Args:
+        action: check looks only; fetch downloads.
+        preset: Which preset's models.
+        quick: Leave out the checksums, for which every file is read from end to end.
+        settings: Where a preset's parts are, as for generate: prior.sources.base=/models/realistic_vision.
+    """
+    from specularip.config import preset_config, with_settings
+    from specularip.models import preset_models
+
+    if settings and preset == "all":
+        raise UserError("--set is of one preset: name it with --preset")
+    names = ("compact", "sd15") if preset == "all" else (preset,)
+    configs = {name: with_settings(preset_config(name), settings) for name in names}
+    if action == "fetch":
+        from specularip.fetch import fetch
+
+        for config in configs.values():
+            fetch(preset_models(config, checksums=not quick))
+    missing = []
+    for name, config in configs.items():
+        found = preset_models(config, checksums=not quick)
+        _print_models(name, found)
+        missing += [name for model in found if not model.whole]
+    if preset in missing or "compact" in missing:
         raise SystemExit(1)
 
 
+def _print_models(preset: str, found: Sequence[Model]) -> None:
+    print(f"{preset} preset")
+    for model in found:
+        print(f"  {model.name}: {' · '.join(part for part in (model.licence, model.page) if part)}")
+        place = "" if str(model.root) in (model.source, ".") else f": {model.root}"
+        print(f"    {'optional, with' if model.optional else 'looked for in'} {model.source}{place}")
+        for file in model.files:
+            size = f"{file.size / 1e6:.1f} MB" if file.size >= 1e5 else f"{file.size / 1e3:.1f} kB"
+            inside = file.path.is_relative_to(model.root) and file.path != model.root
+            name = file.path.relative_to(model.root) if inside else file.path.name
+            print(f"    {size if file.size else '':>10}  {name}  {file.problem or 'ok'}")
+        if model.by_hand and (model.optional or not model.whole):
+            print(f"    needs you: {model.by_hand}")
+    broken = [model for model in found if not model.whole]
+    if not broken:
+        print("  complete")
+        return
+    print(f"  not whole: {', '.join(model.name for model in broken)}")
+    if any(model.source == "the package" for model in broken):
+        print("  install the package again")
+    if any(model.urls or (model.part and model.page) for model in broken):
+        print(f"  specularip models fetch --preset {preset} downloads what needs nobody's consent")
+
+
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line. Exit codes: 0 done, 2 wrong input (one line on stderr), 130 stopped."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 models missing (of `models`), 2 wrong input (one line on stderr), 130 stopped.
+    """
 
     def on_terminate(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -79,7 +79,9 @@ def accumulate(stats: DensityStats, means2d_grad: Tensor, radii: Tensor, size: t
         raise ValueError(f"means2d_grad must be [B,{count},2], got {list(means2d_grad.shape)}")
     if radii.shape != means2d_grad.shape[:2]:
         raise ValueError(f"radii must be {list(means2d_grad.shape[:2])}, got {list(radii.shape)}")
-    length = (means2d_grad * means2d_grad.new_tensor(size) / 2).norm(dim=-1)
+    # Not times a tensor of `size`: copying that to a GPU would wait for all that is under way there.
+    x, y = (part * side for part, side in zip(means2d_grad.unbind(-1), size))
+    length = (torch.stack([x, y], -1) / 2).norm(dim=-1)
     seen = (radii > 0) & length.isfinite()
     stats.grad_sum += torch.where(seen, length, 0.0).sum(0)
     stats.views += seen.sum(0)

@@ -105,19 +105,27 @@ class Lpips(Perceptual):
     def __init__(self, weights: dict[str, Tensor], device: torch.device | str = "cpu") -> None:
         """weights: `features.N.weight`, `features.N.bias` and `linK` [C], see `_lpips_weights`."""
         self.weights = {k: v.to(device, torch.float32) for k, v in weights.items()}
+        self._shift, self._scale = (
+            torch.tensor(v, device=device)[:, None, None] for v in (VGG_SHIFT, VGG_SCALE)
+        )
+        if torch.device(device).type == "cuda":
+            for name, weight in self.weights.items():
+                if weight.ndim == 4:
+                    self.weights[name] = weight.contiguous(memory_format=torch.channels_last)
 
     @staticmethod
     def find(device: torch.device | str = "cpu") -> Lpips | None:
         """LPIPS where its weights are present, else None. Raises UserError as `Perceptual.load` does."""
         asked = os.environ.get(LPIPS_VARIABLE)
-        folder = Path(asked or LPIPS_FOLDER).expanduser()
+        folder = Path(os.path.expanduser(asked or LPIPS_FOLDER))
         state = _read_folder(folder)
         return Lpips(_lpips_weights(state, folder), device) if state or asked else None
 
     def features(self, images: Tensor) -> list[Tensor]:
         """As of the base class, from the image's colours alone; a pixel's channels are weighted by LPIPS."""
-        shift, scale = (images.new_tensor(v)[:, None, None] for v in (VGG_SHIFT, VGG_SCALE))
-        x = (images[:, :3].float() * 2 - 1 - shift) / scale
+        x = (images[:, :3].float() * 2 - 1 - self._shift) / self._scale
+        if x.is_cuda:  # the layout that its convolutions are fast in
+            x = x.contiguous(memory_format=torch.channels_last)
         found = []
         for k, group in enumerate(VGG_CONVOLUTIONS):
             if k:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specularip.body.mesh import HeadEllipsoid
 from specularip.cameras import Cameras
+from specularip.late import send
 
 KEYPOINT_NAMES = (
     "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow",
@@ -68,40 +69,86 @@ def visible_keypoints(keypoints: Tensor, head: HeadEllipsoid | None, cameras: Ca
     return seen
 
 
-def draw_skeleton(keypoints: Tensor, head: HeadEllipsoid | None, cameras: Cameras, size: int) -> Tensor:
+def draw_skeleton(
+    keypoints: Tensor,
+    head: HeadEllipsoid | None,
+    cameras: Cameras,
+    size: int,
+    device: torch.device | None = None,
+) -> Tensor:
     """The pose drawing [B,3,size,size], float32 in 0..1 on black, of keypoints [18,3] or [B,18,3].
 
     `head` hides joints behind it (see `visible_keypoints`); its batch is 1 or B. One body and many cameras,
-    or one camera for each body; cameras of another image size are rescaled. Any device.
+    or one camera for each body; cameras of another image size are rescaled. Any device. `device`: where the
+    drawing is made, None where the keypoints are; from keypoints on the CPU to a GPU nothing waits.
     """
     keypoints, cameras, head = _batched(keypoints, cameras, head)
     cameras = cameras.resized(size, size)
     xy = cameras.project(keypoints)[0]
     visible = visible_keypoints(keypoints, head, cameras)
+    device = device or xy.device
+    if device.type == "cuda":
+        try:
+            from specularip.body.triton_ellipses import draw_ellipses
+        except ImportError:
+            pass  # tensors one after the other give the same, more slowly
+        else:
+            return draw_ellipses(send(_shapes(xy, visible, size), device), size)
+    xy, visible = xy.to(device), visible.to(device)
+    some = max(1, PIXELS_AT_ONCE // size**2)
+    parts = zip(xy.split(some), visible.split(some))
+    return torch.cat([_draw(places, seen, size) for places, seen in parts])
+
+
+PIXELS_AT_ONCE = 2**20
+"""Of all drawings together: their limbs are drawn side by side, which takes memory."""
+
+
+def _draw(xy: Tensor, visible: Tensor, size: int) -> Tensor:
+    """Drawings [B,3,size,size] of joints at xy [B,18,2], as far as they are visible [B,18]."""
     radius = max(STICK * size / 512, THINNEST)
-    palette = keypoints.new_tensor(COLORS) / 255
-    centres = torch.arange(size, device=keypoints.device, dtype=torch.float32) + 0.5
+    palette = xy.new_tensor(COLORS) / 255
+    centres = torch.arange(size, device=xy.device, dtype=torch.float32) + 0.5
     py, px = torch.meshgrid(centres, centres, indexing="ij")
-    canvas = keypoints.new_zeros(len(xy), 3, size, size)
-    for color, (i, j) in zip(palette, LIMBS):
-        cover = _ellipse(px, py, xy[:, i], xy[:, j], radius) * (visible[:, i] & visible[:, j])[:, None, None]
-        canvas = torch.lerp(canvas, 0.6 * color[:, None, None], cover[:, None])
-    for k, color in enumerate(palette):
-        distance = torch.hypot(px - xy[:, k, 0, None, None], py - xy[:, k, 1, None, None]) - radius
-        cover = (0.5 - distance).clamp(0, 1) * visible[:, k, None, None]
-        canvas = torch.lerp(canvas, color[:, None, None], cover[:, None])
+    first, second = torch.tensor(LIMBS, device=xy.device).unbind(1)
+    # All limbs, then all joints, in one go: on a GPU hundreds of small kernels wait for the processor.
+    limbs = _ellipse(px, py, xy[:, first], xy[:, second], radius)
+    limbs = limbs * (visible[:, first] & visible[:, second])[..., None, None]
+    distance = torch.hypot(px - xy[..., 0, None, None], py - xy[..., 1, None, None]) - radius
+    joints = (0.5 - distance).clamp(0, 1) * visible[..., None, None]
+    colors = torch.cat([0.6 * palette[: len(LIMBS)], palette])[..., None, None]
+    canvas = xy.new_zeros(len(xy), 3, size, size)
+    for color, cover in zip(colors, torch.cat([limbs, joints], 1).split(1, 1)):
+        canvas = torch.lerp(canvas, color, cover)
     return canvas
 
 
+def _shapes(xy: Tensor, visible: Tensor, size: int) -> Tensor:
+    """What `_draw` lays one over the other, limbs before joints, [B,35,10]: the middle, the direction of the
+    long axis, both half axes, 1 or 0 for what is seen or not, and the colour. A joint is a round ellipse."""
+    radius = max(STICK * size / 512, THINNEST)
+    palette = xy.new_tensor(COLORS) / 255
+    first, second = torch.tensor(LIMBS, device=xy.device).unbind(1)
+    a, b = xy[:, first], xy[:, second]
+    long = ((b - a).norm(dim=-1, keepdim=True) / 2).clamp_min(radius)
+    seen = (visible[:, first] & visible[:, second])[..., None]
+    along = torch.nn.functional.normalize(b - a, dim=-1)
+    colors = (0.6 * palette[: len(LIMBS)]).expand(len(xy), -1, -1)
+    limbs = torch.cat([(a + b) / 2, along, long, torch.full_like(long, radius), seen, colors], -1)
+    circle = xy.new_tensor([1.0, 0.0, radius, radius]).expand(*visible.shape, 4)
+    joints = torch.cat([xy, circle, visible[..., None], palette.expand(len(xy), -1, -1)], -1)
+    return torch.cat([limbs, joints], 1)
+
+
 def _ellipse(px: Tensor, py: Tensor, a: Tensor, b: Tensor, half_width: float) -> Tensor:
-    """Coverage [B,H,W] of ellipses whose long axes run from a to b, [B,2] each."""
+    """Coverage [...,H,W] of ellipses whose long axes run from a to b, [...,2] each."""
     middle, axis = (a + b) / 2, b - a
     half_length = (axis.norm(dim=-1) / 2).clamp_min(half_width)
     along = torch.nn.functional.normalize(axis, dim=-1)
-    dx, dy = px - middle[:, 0, None, None], py - middle[:, 1, None, None]
-    u = dx * along[:, 0, None, None] + dy * along[:, 1, None, None]
-    v = dy * along[:, 0, None, None] - dx * along[:, 1, None, None]
-    long = half_length[:, None, None]
+    dx, dy = px - middle[..., 0, None, None], py - middle[..., 1, None, None]
+    u = dx * along[..., 0, None, None] + dy * along[..., 1, None, None]
+    v = dy * along[..., 0, None, None] - dx * along[..., 1, None, None]
+    long = half_length[..., None, None]
     # Distance to the outline to first order: f / |grad f| of f = |(u/a, v/b)| - 1.
     level = torch.hypot(u / long, v / half_width)
     gradient = torch.hypot(u / long**2, v / half_width**2) / level.clamp_min(1e-6)

@@ -215,7 +215,7 @@ class ImageProjection(nn.Module):
 
     def __init__(self, embed_dim: int, context: int, tokens: int) -> None:
         super().__init__()
-        self.tokens = tokens
+        self.tokens, self.embed_dim = tokens, embed_dim
         self.proj = nn.Linear(embed_dim, tokens * context)
         self.norm = nn.LayerNorm(context)
 

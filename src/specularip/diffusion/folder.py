@@ -5,7 +5,10 @@
 - `vae/`: without it the UNet works on pixels.
 - `controlnet/`: the pose ControlNet, if pose is not among the UNet's input channels.
 - `image_encoder/`: a CLIPVisionModelWithProjection, with its `preprocessor_config.json`.
-- `ip_adapter/`: one .safetensors (or published .bin) with `image_proj.*` and `ip_adapter.N.*`.
+- `ip_adapter/`: one .safetensors (or published .bin) with `image_proj.*` and `ip_adapter.N.*`, plain or
+  FaceID-PlusV2.
+
+The published networks of the sd15 preset come from several places: see `sources.py`.
 """
 
 from __future__ import annotations
@@ -14,22 +17,24 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
 from ..errors import UserError
-from .attention import ImageProjection, attach_identity, identity_layers
+from .attention import identity_layers
+from .faceid import load_identity
+from .networks import Kind, check_together, load_network
 from .prior import CLIP_MEAN, CLIP_STD, Prior, pick_dtype
+from .weights import first_line, read_json
 
 WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
+NETWORKS: tuple[Kind, ...] = ("unet", "text_encoder", "vae", "controlnet", "image_encoder")
 
 
 def load_prior(
@@ -37,19 +42,15 @@ def load_prior(
 ) -> Prior:
     """Read a prior, frozen and in eval mode, weights in `dtype` ("auto": see `pick_dtype`), channels last.
 
-    Raises UserError for a missing part, weights that are not safetensors, and keys that are missing, unknown
-    or of the wrong shape; each names the file and the key.
+    Raises UserError for a missing part, files that are not whole, networks of different models, and keys that
+    are missing, unknown or of the wrong shape; each names the file and the key.
     """
-    # Imported here: these take seconds, and `--help` or a wrong argument should not wait for them.
-    from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
-    from transformers import AutoTokenizer, CLIPTextModel, CLIPVisionModelWithProjection
-
     root = Path(folder)
     if root.is_file():
         raise UserError(f"{root} is a file: a prior is a folder in diffusers' layout with model_index.json")
     if not root.is_dir():
         raise UserError(f"there is no prior folder {root}")
-    index = _read_json(root / "model_index.json")
+    index = read_json(root / "model_index.json")
     for part in ("unet", "scheduler", "text_encoder", "tokenizer"):
         if not (root / part).is_dir():
             raise UserError(f"prior {root} has no {part}/ folder")
@@ -58,41 +59,65 @@ def load_prior(
         used = part in ("vae", "controlnet", "image_encoder", "ip_adapter")
         if used and isinstance(value, list) and value[0] and not (root / part).is_dir():
             raise UserError(f"prior {root}: model_index.json lists {part}, but there is no {part}/ folder")
-
-    unet = _load_model(UNet2DConditionModel, root / "unet")
-    vae = _load_model(AutoencoderKL, root / "vae")
-    controlnet = _load_model(ControlNetModel, root / "controlnet")
-    text_encoder = _load_model(CLIPTextModel, root / "text_encoder")
-    image_encoder = _load_model(CLIPVisionModelWithProjection, root / "image_encoder")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(root / "tokenizer"), local_files_only=True)
-    except Exception as error:  # transformers raises anything from KeyError to its own classes here
-        raise UserError(f"cannot read the tokenizer in {root / 'tokenizer'}: {_first_line(error)}") from error
-    schedule_path = root / "scheduler" / "scheduler_config.json"
-    schedule = _read_json(schedule_path)
-    # diffusers' default for a config that is silent would clamp latents, which have no such range.
-    schedule.setdefault("clip_sample", vae is None)
-    try:
-        scheduler = DDIMScheduler.from_config(schedule)
-    except (ValueError, NotImplementedError, TypeError) as error:
-        raise UserError(f"cannot use {schedule_path}: {_first_line(error)}") from error
-    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-        raise UserError(
-            f"{schedule_path}: prediction_type must be epsilon or v_prediction, "
-            f"not {scheduler.config.prediction_type}"
-        )
-    projection = None
+    nets = {kind: load_network(kind, root / kind) if (root / kind).is_dir() else None for kind in NETWORKS}
+    check_together(nets, {kind: str(root / kind) for kind in NETWORKS})
+    tokenizer = load_tokenizer(root / "tokenizer")
+    scheduler = load_scheduler(root / "scheduler", clip_sample=nets["vae"] is None)
+    adapter = None
     if (root / "ip_adapter").is_dir():
-        if image_encoder is None:
+        if nets["image_encoder"] is None:
             raise UserError(f"prior {root} has ip_adapter/ but no image_encoder/ folder")
-        projection = _load_identity(unet, root / "ip_adapter", int(image_encoder.config.projection_dim))
-    mean, std = CLIP_MEAN, CLIP_STD
-    if image_encoder is not None and (root / "image_encoder" / "preprocessor_config.json").is_file():
-        preprocess = _read_json(root / "image_encoder" / "preprocessor_config.json")
-        mean = tuple(preprocess.get("image_mean", mean))
-        std = tuple(preprocess.get("image_std", std))
+        adapter = find_adapter(root / "ip_adapter")
+    return assemble(
+        nets,
+        tokenizer,
+        scheduler,
+        adapter,
+        root / "image_encoder",
+        lora_merged=True,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def assemble(
+    networks: Mapping[Kind, Any],
+    tokenizer: Any,
+    scheduler: Any,
+    adapter: Path | None,
+    image_encoder: Path,
+    *,
+    lora_merged: bool,
+    device: torch.device | str,
+    dtype: torch.dtype | str,
+) -> Prior:
+    """The prior of networks that were read: the adapter attached, frozen, on its device.
+
+    adapter, lora_merged: see `load_identity`. image_encoder: where its preprocessor_config.json may lie.
+    """
+    unet, encoder = networks["unet"], networks["image_encoder"]
+    projection = None if adapter is None else load_identity(unet, adapter, encoder, lora_merged=lora_merged)
+    words, known = len(tokenizer), int(networks["text_encoder"].config.vocab_size)
+    if words > known:
+        raise UserError(
+            f"{tokenizer.name_or_path} is the tokenizer of another model: it has {words} words, and the text "
+            f"encoder knows {known}"
+        )
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    if encoder is not None and (image_encoder / "preprocessor_config.json").is_file():
+        mean, std = read_normalisation(image_encoder / "preprocessor_config.json")
     prior = Prior(
-        unet, text_encoder, tokenizer, scheduler, vae, controlnet, image_encoder, projection, mean, std
+        unet,
+        networks["text_encoder"],
+        tokenizer,
+        scheduler,
+        networks["vae"],
+        networks["controlnet"],
+        encoder,
+        projection,
+        mean,
+        std,
     )
     if isinstance(dtype, str):
         dtype = pick_dtype(dtype, device)
@@ -100,12 +125,79 @@ def load_prior(
     return prior.eval().requires_grad_(False)
 
 
-def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = torch.float16) -> None:
-    """Write `prior` as a folder that `load_prior` reads, weights in `dtype`. An existing folder is replaced.
+def read_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of red, green and blue in a preprocessor_config.json; CLIP's where it is silent."""
+    config = read_json(path)
+    values = []
+    for key, usual in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)):
+        value = config.get(key, usual)
+        try:
+            red, green, blue = value
+            values.append((float(red), float(green), float(blue)))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: {key} must be three numbers, not {value}") from error
+    return values[0], values[1]
 
-    Everything goes to a temporary folder beside it first, so that a crash leaves no half of a prior.
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder. Raises UserError."""
+    # Imported here: it takes seconds, and `--help` or a wrong argument should not wait for it.
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise UserError(f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json with merges.txt")
+    try:
+        # Left open, trust_remote_code would ask whether to run a program that the folder names.
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises anything from KeyError to its own classes here
+        raise UserError(f"cannot read the tokenizer in {folder}: {first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"the tokenizer in {folder} has no pad_token: it is of another model")
+    return tokenizer
+
+
+def load_scheduler(folder: Path, *, clip_sample: bool) -> Any:
+    """The noise schedule in a folder, as DDIM. clip_sample: what holds where its config is silent."""
+    path = folder / "scheduler_config.json"
+    schedule = read_json(path)
+    # diffusers' default for a config that is silent would clamp latents, which have no such range.
+    schedule.setdefault("clip_sample", clip_sample)
+    return make_scheduler(schedule, path)
+
+
+def make_scheduler(schedule: dict[str, Any], path: Path | str) -> Any:
+    """DDIM over the betas that `schedule` describes. path: where it is from, for the error."""
+    from diffusers import DDIMScheduler
+
+    try:
+        scheduler = DDIMScheduler.from_config(schedule)
+    except (ValueError, NotImplementedError, TypeError) as error:
+        raise UserError(f"cannot use {path}: {first_line(error)}") from error
+    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+        raise UserError(
+            f"{path}: prediction_type must be epsilon or v_prediction, not {scheduler.config.prediction_type}"
+        )
+    return scheduler
+
+
+def find_adapter(folder: Path) -> Path:
+    """The one file of an identity adapter in a folder."""
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    if len(files) != 1:
+        raise UserError(f"{folder} must hold one .safetensors or .bin file, it holds {len(files)}")
+    return files[0]
+
+
+def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = torch.float16) -> None:
+    """Write `prior` as a folder that `load_prior` reads, weights in `dtype`. A prior there is replaced.
+
+    Everything goes to a temporary folder beside it first, so that a crash leaves no half of a prior. A LoRA
+    that was merged stays merged: it is written as part of the UNet. Raises UserError where something else is.
     """
     target = Path(folder)
+    if target.exists() and not (target / "model_index.json").is_file():
+        if not target.is_dir() or any(target.iterdir()):
+            raise UserError(f"{target} is there and is no prior, so it is not replaced: name another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -140,7 +232,7 @@ def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = t
             preprocess = {"image_mean": list(prior.face_mean), "image_std": list(prior.face_std)}
             _write_json(preprocess, work / "image_encoder" / "preprocessor_config.json")
         if prior.image_projection is not None:
-            index["ip_adapter"] = ["specularip", "ImageProjection"]
+            index["ip_adapter"] = ["specularip", type(prior.image_projection).__name__]
             state = {f"image_proj.{k}": v for k, v in prior.image_projection.state_dict().items()}
             for name, layer in identity_layers(prior.unet).items():
                 state |= {f"{name}.{k}": v for k, v in layer.state_dict().items()}
@@ -155,42 +247,6 @@ def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = t
         raise
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' bars and warnings: what they warn of is raised by `_complain`."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        diffusers_logging.set_verbosity(levels[0])
-        transformers_logging.set_verbosity(levels[1])
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: a prior is a folder in diffusers' layout") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {_first_line(error)}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object")
-    return value
-
-
 def _write_json(value: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -201,109 +257,3 @@ def _save_tensors(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -
         value = value.detach().cpu().contiguous()
         tensors[key] = value.to(dtype) if value.is_floating_point() else value
     save_file(tensors, str(path), metadata={"format": "pt"})
-
-
-def _load_model(cls: Any, folder: Path) -> Any:
-    """One network by its library's own loader, with every key accounted for; None if there is no folder."""
-    if not folder.is_dir():
-        return None
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder / 'config.json'} is missing")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".ckpt", ".pt", ".pth"))
-        raise UserError(
-            f"{folder} holds no .safetensors weights"
-            + (f" ({pickles[0]} is a pickle, which could run code: convert it)" if pickles else "")
-        )
-    for file in files:
-        _check_safetensors(file)
-    options: dict[str, Any] = {
-        "local_files_only": True,
-        "use_safetensors": True,
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,
-    }
-    if cls.__module__.startswith("diffusers"):
-        options["low_cpu_mem_usage"] = False  # needs accelerate, and hides keys of the wrong shape
-    try:
-        with _quiet():
-            model, report = cls.from_pretrained(str(folder), **options)
-    except Exception as error:  # both libraries raise a wide range; whatever it is, this folder is why
-        raise UserError(f"cannot load {folder}: {_first_line(error)}") from error
-    shapes = [f"{k[0]} is {list(k[1])}, must be {list(k[2])}" for k in report["mismatched_keys"]]
-    _complain(files[0], sorted(report["missing_keys"]), sorted(report["unexpected_keys"]), shapes)
-    return model
-
-
-def _check_safetensors(path: Path) -> None:
-    from safetensors import safe_open
-
-    try:
-        with safe_open(str(path), "pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file: {_first_line(error)}") from error
-
-
-def _complain(path: Path, missing: list[str], extra: list[str], shapes: list[str]) -> None:
-    def some(keys: list[str]) -> str:
-        return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-
-    faults = []
-    if missing:
-        faults.append(f"misses {some(missing)}")
-    if extra:
-        faults.append(f"has unknown {some(extra)}")
-    if shapes:
-        faults.append(f"has wrong shapes: {some(shapes)}")
-    if faults:
-        raise UserError(f"{path} does not fit its config.json: it " + "; it ".join(faults))
-
-
-def _load_identity(unet: nn.Module, folder: Path, embed_dim: int) -> ImageProjection:
-    """Give `unet` the identity attention in `folder` and return its projection."""
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    if len(files) != 1:
-        raise UserError(f"{folder} must hold one .safetensors or .bin file, it holds {len(files)}")
-    path = files[0]
-    state = _read_adapter(path)
-    if any(k.startswith("image_proj.perceiver_resampler.") or "_lora." in k for k in state):
-        raise UserError(
-            f"{path} has the FaceID-PlusV2 layout (perceiver_resampler, LoRA), which is not supported yet: "
-            "use an adapter with image_proj.proj and image_proj.norm"
-        )
-    for key in ("image_proj.proj.weight", "image_proj.norm.weight"):
-        if key not in state:
-            raise UserError(f"{path} misses {key}: it is not an IP-Adapter file")
-    context = len(state["image_proj.norm.weight"])
-    rows = len(state["image_proj.proj.weight"])
-    if rows % context:
-        raise UserError(f"{path}: image_proj.proj.weight has {rows} rows, not a multiple of {context}")
-    projection = attach_identity(unet, rows // context, embed_dim)
-    parts: dict[str, nn.Module] = {"image_proj": projection, **identity_layers(unet)}
-    wanted = {f"{part}.{k}": v for part, module in parts.items() for k, v in module.state_dict().items()}
-    shapes = [
-        f"{k} is {list(state[k].shape)}, must be {list(v.shape)}"
-        for k, v in wanted.items()
-        if k in state and state[k].shape != v.shape
-    ]
-    _complain(path, sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys()), shapes)
-    for part, module in parts.items():
-        module.load_state_dict({k: state[f"{part}.{k}"] for k in module.state_dict()})
-    return projection
-
-
-def _read_adapter(path: Path) -> dict[str, Tensor]:
-    """Flat `image_proj.*` and `ip_adapter.*` tensors of a .safetensors or a published dict of two dicts."""
-    if path.suffix == ".safetensors":
-        _check_safetensors(path)
-        return load_file(str(path))
-    try:
-        nested = torch.load(path, map_location="cpu", weights_only=True)
-        flat = {f"{group}.{k}": v for group in nested for k, v in nested[group].items()}
-    except Exception as error:  # UnpicklingError, EOFError, RuntimeError, or a shape that is not two dicts
-        raise UserError(f"cannot read {path} as a dict of two dicts of tensors") from error
-    if not all(isinstance(v, Tensor) for v in flat.values()):
-        raise UserError(f"{path} holds values that are not tensors")
-    return flat

@@ -30,20 +30,22 @@ def branch_noise(
 ) -> tuple[Tensor, ...]:
     """Predicted noise of each branch, each [V,C,h,w], from one call of the UNet.
 
-    noisy [V,C,h,w], timesteps [V]. The positive branch sees `condition.identity`, the others
-    `condition.null_identity`.
+    noisy [V,C,h,w], timesteps [V]. Each branch sees its own face tokens; the negative one those of nobody if
+    the condition has none for it.
     """
     g = len(branches)
     text = torch.cat([getattr(condition, branch) for branch in branches])
-    pose = None if condition.pose is None else condition.pose.repeat(g, 1, 1, 1)
     identity = scale = None
     if condition.identity is not None and condition.null_identity is not None:
-        tokens = {"positive": condition.identity}
-        identity = torch.cat([tokens.get(branch, condition.null_identity) for branch in branches])
+        avoided = condition.negative_identity
+        tokens: dict[Branch, Tensor] = {
+            "positive": condition.identity,
+            "negative": condition.null_identity if avoided is None else avoided,
+            "null": condition.null_identity,
+        }
+        identity = torch.cat([tokens[branch] for branch in branches])
         scale = None if condition.identity_scale is None else condition.identity_scale.repeat(g)
-    noise = prior.predict_noise(
-        noisy.repeat(g, 1, 1, 1), timesteps.repeat(g), text, pose, identity, scale, key_views
-    )
+    noise = prior.predict_noise(noisy, timesteps, text, condition.pose, identity, scale, key_views)
     return noise.chunk(g)
 
 
@@ -74,7 +76,12 @@ def cfg_noise(
 
 
 def anpg_direction(
-    prior: Prior, noisy: Tensor, timesteps: Tensor, condition: Condition, scale: float
+    prior: Prior,
+    noisy: Tensor,
+    timesteps: Tensor,
+    condition: Condition,
+    scale: float,
+    switch: int = ANPG_SWITCH,
 ) -> Tensor:
     """ANPG, Annealed Negative Prompt Guidance: the direction δ_c + δ_d, [V,C,h,w].
 
@@ -83,11 +90,12 @@ def anpg_direction(
     distillation) leaves it out and adds up what it wants instead:
 
     - δ_c = scale·(ε_pos − ε_null) pulls to the prompt;
-    - δ_d pulls back to images at all. For a little noise (t < 170) that is ε_null itself, what the prior
+    - δ_d pulls back to images at all. For a little noise (t < `switch`, 170) that is ε_null itself, what the
+    prior
       sees as wrong with the render; for more noise ε_null is mostly the noise that was added, which
       subtracting the negative prompt's prediction removes: ε_null − ε_neg.
     """
     branches: tuple[Branch, ...] = ("positive", "negative", "null")
     positive, negative, null = branch_noise(prior, noisy, timesteps, condition, branches)
-    little = (timesteps < ANPG_SWITCH)[:, None, None, None]
+    little = (timesteps < switch)[:, None, None, None]
     return scale * (positive - null) + torch.where(little, null, null - negative)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import IdentityCrossAttention, ImageProjection, KeyViews, install_attention
+from .faceid import FaceFeatures, FaceIdProjection
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -49,6 +50,12 @@ def _resized(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
+def _for_branches(tensor: Tensor, count: int) -> Tensor:
+    """A tensor of V rows once for each branch of guidance, `count` rows."""
+    branches = count // len(tensor)
+    return tensor if branches == 1 else tensor.repeat(branches, *[1] * (tensor.ndim - 1))
+
+
 class Prior(nn.Module):
     """A text-, pose- and face-conditioned diffusion model.
 
@@ -58,7 +65,7 @@ class Prior(nn.Module):
     unet: UNet2DConditionModel; text_encoder: CLIPTextModel with its tokenizer; scheduler: DDIMScheduler, of
     which the betas, `prediction_type` (epsilon or v_prediction), `clip_sample` and timestep spacing count.
     vae (AutoencoderKL), controlnet (ControlNetModel), image_encoder (CLIPVisionModelWithProjection) and
-    image_projection are optional.
+    image_projection are optional; the kind of image_projection says what a face is (see `encode_face`).
     face_mean, face_std: what the image encoder's input is normalised with.
     """
 
@@ -71,7 +78,7 @@ class Prior(nn.Module):
         vae: Any = None,
         controlnet: Any = None,
         image_encoder: Any = None,
-        image_projection: ImageProjection | None = None,
+        image_projection: ImageProjection | FaceIdProjection | None = None,
         face_mean: tuple[float, ...] = CLIP_MEAN,
         face_std: tuple[float, ...] = CLIP_STD,
     ) -> None:
@@ -149,7 +156,12 @@ class Prior(nn.Module):
     @property
     def identity_dim(self) -> int:
         """E of the face embeddings [B,E]; 0 without an identity adapter."""
-        return 0 if self.image_projection is None else self.image_projection.proj.in_features
+        return 0 if self.image_projection is None else self.image_projection.embed_dim
+
+    @property
+    def wants_face_embedding(self) -> bool:
+        """Whether `encode_face` also needs a face recogniser's embedding (FaceID-PlusV2)."""
+        return isinstance(self.image_projection, FaceIdProjection)
 
     @property
     def clip_sample(self) -> bool:
@@ -159,8 +171,10 @@ class Prior(nn.Module):
     @property
     def alphas_cumprod(self) -> Tensor:
         """The schedule's cumulative products, ᾱ [T] float32, on the UNet's device."""
+        # It stays there: a copy would wait for all that is under way on a GPU, several times a step.
+        known = self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)
         # The floor keeps 1/sqrt(alpha) finite under a zero-terminal-SNR schedule.
-        return self.scheduler.alphas_cumprod.to(self.device, torch.float32).clamp(min=1e-8)
+        return known.float().clamp(min=1e-8)
 
     def alphas(self, timesteps: Tensor) -> Tensor:
         """ᾱ at timesteps [B], shaped [B,1,1,1] to multiply images."""
@@ -203,41 +217,75 @@ class Prior(nn.Module):
 
     # Face
 
-    def encode_face(self, face: Tensor) -> Tensor:
-        """Embeddings [B,E] float32 of face crops [B,3,H,W] in 0..1; [B,0] without an identity adapter.
+    def encode_face(self, face: Tensor, embeds: Tensor | None = None) -> Tensor | FaceFeatures:
+        """What the identity adapter reads of face crops [B,3,H,W] in 0..1.
 
-        Differentiable in the image encoder's weights, so that a small one can be trained with the rest.
+        The plain adapter: CLIP's embeddings [B,E] float32; [B,0] without an adapter. FaceID-PlusV2: the
+        recogniser's `embeds` [B,E], of length 1, with CLIP's hidden states. Differentiable in the image
+        encoder's weights, so that a small one can be trained with the rest.
         """
-        if self.image_encoder is None:
-            return self.null_face(len(face))
+        if self.image_encoder is None or self.image_projection is None:
+            return torch.zeros(len(face), 0, device=self.device)
+        pixels = self._face_pixels(face)
+        if not self.wants_face_embedding:
+            return self.image_encoder(pixels).image_embeds.float()
+        if embeds is None or embeds.shape != (len(face), self.identity_dim):
+            got = None if embeds is None else list(embeds.shape)
+            raise ValueError(
+                f"embeds must be [{len(face)},{self.identity_dim}] of a face recogniser, got {got}"
+            )
+        return FaceFeatures(embeds.to(self.device, torch.float32), self._hidden(pixels))
+
+    def _face_pixels(self, face: Tensor) -> Tensor:
+        """Face crops as the image encoder's normalised input."""
         size = int(self.image_encoder.config.image_size)
         face = face.to(self.device, torch.float32)
         if face.shape[-2:] != (size, size):
             face = F.interpolate(face, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = (face.new_tensor(x)[:, None, None] for x in (self.face_mean, self.face_std))
-        weights = next(self.image_encoder.parameters())
-        return self.image_encoder(((face - mean) / std).to(weights.dtype)).image_embeds.float()
+        return ((face - mean) / std).to(next(self.image_encoder.parameters()).dtype)
 
-    def null_face(self, count: int) -> Tensor:
-        """The embedding of nobody, zeros [count,E]: what the identity-free branch of guidance sees."""
-        return torch.zeros(count, self.identity_dim, device=self.device)
+    def _hidden(self, pixels: Tensor) -> Tensor:
+        """CLIP's hidden states before its last layer, [B,T,C] float32."""
+        return self.image_encoder(pixels, output_hidden_states=True).hidden_states[-2].float()
 
-    def identity_tokens(self, embeds: Tensor) -> Tensor | None:
-        """Identity tokens [B,n,D] of embeddings [B,E]; None without an identity adapter."""
-        if self.image_projection is None:
+    def null_face(self, count: int) -> Tensor | FaceFeatures:
+        """Nobody, `count` times: what the identity-free branch of guidance sees.
+
+        Embeddings of zeros. FaceID-PlusV2 has with them the hidden states of an input of zeros, as it was
+        trained with: after normalisation, so a picture of CLIP's mean colour.
+        """
+        embeds = torch.zeros(count, self.identity_dim, device=self.device)
+        if not self.wants_face_embedding:
+            return embeds
+        size = int(self.image_encoder.config.image_size)
+        dtype = next(self.image_encoder.parameters()).dtype
+        hidden = self._hidden(torch.zeros(1, 3, size, size, device=self.device, dtype=dtype))
+        return FaceFeatures(embeds, hidden.expand(count, -1, -1))
+
+    def identity_tokens(self, face: Tensor | FaceFeatures, structure: float = 1.0) -> Tensor | None:
+        """Identity tokens [B,n,D] of what `encode_face` gave; None without an identity adapter.
+
+        structure: FaceID-PlusV2's weight of how the face looks against who it is (published as `s_scale`).
+        """
+        if isinstance(self.image_projection, FaceIdProjection):
+            if not isinstance(face, FaceFeatures):
+                raise ValueError("face must be FaceFeatures, as encode_face gives them for this prior")
+            return self.image_projection(face, structure)
+        if self.image_projection is None or isinstance(face, FaceFeatures):
             return None
-        return self.image_projection(embeds.to(self.image_projection.proj.weight.dtype))
+        return self.image_projection(face.to(self.image_projection.proj.weight.dtype))
 
     # Images and latents
 
-    def encode_image(self, images: Tensor) -> Tensor:
+    def encode_image(self, images: Tensor, size: int | None = None) -> Tensor:
         """Images [B,C,H,H] in 0..1 to latents [B,c,h,w] float32; differentiable.
 
-        C is `image_channels`. Other sizes than `image_size` are resampled first.
+        C is `image_channels`. Other sizes than `size` (None: `image_size`) are resampled first.
         """
         if images.ndim != 4 or images.shape[1] != self.image_channels or images.shape[2] != images.shape[3]:
             raise ValueError(f"images must be [B,{self.image_channels},S,S], got {list(images.shape)}")
-        images = _resized(images.float(), self.image_size) * 2 - 1
+        images = _resized(images.float(), size or self.image_size) * 2 - 1
         if self.vae is None:
             return images
         weights = next(self.vae.parameters())
@@ -276,21 +324,24 @@ class Prior(nn.Module):
     ) -> Tensor:
         """What the UNet itself predicts (ε or v, see `prediction_type`), float32 [B,C,h,w]. Differentiable.
 
-        noisy [B,C,h,w]; timesteps [B]; text [B,T,D]; pose [B,P,S,S] in 0..1, black where nothing is drawn;
-        identity [B,n,D] tokens (`identity_tokens`); identity_scale [B], 0 where the face is not seen.
+        noisy [V,C,h,w]; timesteps [V]; text [B,T,D]; pose [V,P,S,S] in 0..1, black where nothing is drawn;
+        identity [B,n,D] tokens (`identity_tokens`); identity_scale [B], 0 where the face is not seen. B is V,
+        or a multiple of it: several texts and faces for each noisy image, branch-major.
         """
         dtype = self.dtype
+        noisy, timesteps = _for_branches(noisy, len(text)), _for_branches(timesteps, len(text))
+        pose = None if pose is None else _for_branches(pose, len(text))
         sample, text, extra = noisy.to(dtype), text.to(dtype), {}
         if self.pose_channels and pose is None:
             raise ValueError(f"pose must be [B,{self.pose_channels},S,S]: this prior is pose-conditioned")
         if pose is not None and self.pose_channels and pose.shape[1] != self.pose_channels:
             raise ValueError(f"pose must be [B,{self.pose_channels},S,S], got {list(pose.shape)}")
         if pose is not None and self.controlnet is not None:
-            pose = _resized(pose, self.image_size).to(dtype)
+            pose = _resized(pose, noisy.shape[-1] * self.image_size // self.latent_size).to(dtype)
             down, mid = self.controlnet(sample, timesteps, text, pose, return_dict=False)
             extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
         elif pose is not None and self.pose_channels:
-            sample = torch.cat([sample, _resized(pose, self.latent_size).to(dtype)], 1)
+            sample = torch.cat([sample, _resized(pose, noisy.shape[-1]).to(dtype)], 1)
         attention: dict[str, Any] = {}
         if self.image_projection is not None and identity is not None:
             if identity_scale is None:
@@ -321,8 +372,8 @@ class Prior(nn.Module):
         out = self.model_output(noisy, timesteps, text, pose, identity, identity_scale, key_views)
         if self.scheduler.config.prediction_type == "epsilon":
             return out
-        alpha = self.alphas(timesteps)
-        return alpha.sqrt() * out + (1 - alpha).sqrt() * noisy.float()
+        alpha = self.alphas(_for_branches(timesteps, len(out)))
+        return alpha.sqrt() * out + (1 - alpha).sqrt() * _for_branches(noisy.float(), len(out))
 
     def predict_x0(self, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The one-step estimate of the clean latents for a predicted `noise`, clamped if `clip_sample`."""

@@ -35,7 +35,7 @@ class ViewPlan:
 
     keys [4]: front, back, left, right. diagonals [d]; joined [d]: for each, 0 (front) or 1 (back).
     others [m]; neighbours [m,2]: index into keys followed by diagonals; weights [m,2], each row sums to
-    1 − OWN_SHARE.
+    1 − own_share.
     """
 
     keys: Tensor
@@ -54,8 +54,9 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
     return ((a - b + 180.0) % 360.0 - 180.0).abs()
 
 
-def plan_views(azimuth_deg: Tensor) -> ViewPlan:
-    """Assign each view of an orbit its part. azimuth_deg [V], V >= 4, all around; any order.
+def plan_views(azimuth_deg: Tensor, own_share: float = OWN_SHARE) -> ViewPlan:
+    """Assign each view of an orbit its part. azimuth_deg [V], V >= 4, all around; any order. own_share: how
+    much of its own attention a view between key views keeps.
 
     With fewer than eight views there are no diagonals.
     """
@@ -80,7 +81,7 @@ def plan_views(azimuth_deg: Tensor) -> ViewPlan:
     # Linear between the two: at a key view's own angle it weighs all, half-way both weigh the same.
     near = gap.flip(1) / gap.sum(1, keepdim=True).clamp(min=1e-6)
     near = torch.where(gap.sum(1, keepdim=True) < 1e-6, torch.full_like(near, 0.5), near)
-    return ViewPlan(keys, diagonals, joined, others, neighbours, (1 - OWN_SHARE) * near)
+    return ViewPlan(keys, diagonals, joined, others, neighbours, (1 - own_share) * near)
 
 
 @torch.no_grad()
@@ -95,15 +96,18 @@ def refine(
     scale: float,
     rescale: float = 0.0,
     generator: torch.Generator | None = None,
+    size: int | None = None,
+    own_share: float = OWN_SHARE,
     batch: int = 8,
+    vae_batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Refined images [V,C,S,S] in 0..1 of an orbit's renders `images` [V,C,S,S], azimuths [V] in degrees.
+    """Refined images [V,C,S,S] in 0..1 of an orbit's renders `images` [V,C,H,H], azimuths [V] in degrees.
 
-    Denoises over the last `refine_steps` of `ddim_steps` timesteps with guidance `scale`, `batch` views at a
-    time; the four key views and the diagonals are one batch each. `progress(done, total)` is
-    called after each step.
-    """
+    Denoises over the last `refine_steps` of `ddim_steps` timesteps with guidance `scale`, at most `batch`
+    views at a time, key views first. size: S, the prior's own if None. own_share: see `plan_views`.
+    vae_batch: images that the autoencoder sees together, `batch` if None. `progress(done, total)` is called
+    after each step."""
     if len(images) != len(azimuth_deg) or len(images) != len(condition):
         raise ValueError(
             f"images, azimuth_deg and condition must have as many views: "
@@ -112,9 +116,10 @@ def refine(
     if not 1 <= refine_steps <= ddim_steps:
         raise ValueError(f"refine_steps must lie in 1..ddim_steps, got {refine_steps} of {ddim_steps}")
     device = prior.device
-    plan = plan_views(azimuth_deg).to(device)
+    plan = plan_views(azimuth_deg, own_share).to(device)
+    vae_batch = vae_batch or batch
     timesteps = prior.ddim_timesteps(ddim_steps)[-refine_steps:].tolist()
-    latents = torch.cat([prior.encode_image(part.to(device)) for part in images.split(batch)])
+    latents = torch.cat([prior.encode_image(part.to(device), size) for part in images.split(vae_batch)])
     noise = torch.randn((1, *latents.shape[1:]), generator=generator).to(device)
     noisy = prior.add_noise(latents, noise, torch.tensor([timesteps[0]], device=device))
 
@@ -122,9 +127,9 @@ def refine(
         store: dict[str, tuple[Tensor, Tensor]] = {}
         step = torch.empty_like(noisy)
 
-        groups = [(plan.keys, KeyViews(2, record=True, store=store))]
-        if len(plan.diagonals):
-            groups.append((plan.diagonals, KeyViews(2, record=True, joined=plan.joined, store=store)))
+        groups = [(views, KeyViews(2, record=True, store=store)) for views in plan.keys.split(batch)]
+        for views, joined in zip(plan.diagonals.split(batch), plan.joined.split(batch)):
+            groups.append((views, KeyViews(2, record=True, joined=joined, store=store)))
         for rows in torch.arange(len(plan.others), device=device).split(batch):
             looks = KeyViews(2, neighbours=plan.neighbours[rows], weights=plan.weights[rows], store=store)
             groups.append((plan.others[rows], looks))
@@ -137,4 +142,4 @@ def refine(
         noisy = step
         if progress is not None:
             progress(done + 1, refine_steps)
-    return torch.cat([prior.decode(part) for part in noisy.split(batch)])
+    return torch.cat([prior.decode(part) for part in noisy.split(vae_batch)])

@@ -8,6 +8,7 @@ looked at, and clamped to the range of images where the prior says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,13 +46,18 @@ def sds(
     noise: Tensor,
     config: GuidanceConfig,
     rescale: float = 0.0,
+    *,
+    at_once: int = 0,
 ) -> SdsResult:
     """Score distillation of `images` [V,C,S,S] in 0..1, differentiable in them.
 
     timesteps [V] int64; noise [V,c,h,w], standard normal, of the latents' shape. config.kind picks plain CFG
     or ANPG (see `guidance.py`), config.pixel_clip the largest gradient of a latent pixel. `rescale`: see
-    `cfg_noise`; ANPG has none.
+    `cfg_noise`; ANPG has none. at_once: how many views the prior sees together (0: all); with fewer, the
+    gradient on the images is computed at once, part by part, so that less is held in memory.
     """
+    if 0 < at_once < len(images):
+        return _in_parts(prior, images, condition, timesteps, noise, config, rescale, at_once)
     latents = prior.encode_image(images)
     if noise.shape != latents.shape:
         raise ValueError(f"noise must be {list(latents.shape)}, got {list(noise.shape)}")
@@ -62,7 +68,7 @@ def sds(
         alpha = prior.alphas(timesteps)
         noisy = prior.add_noise(x, noise, timesteps)
         if config.kind == "anpg":
-            direction = anpg_direction(prior, noisy, timesteps, condition, config.scale)
+            direction = anpg_direction(prior, noisy, timesteps, condition, config.scale, config.anpg_switch)
         else:
             direction = cfg_noise(prior, noisy, timesteps, condition, config.scale, rescale) - noise
         x0 = x - ((1 - alpha) / alpha).sqrt() * direction
@@ -72,3 +78,42 @@ def sds(
         target = x - gradient
     loss = 0.5 * (latents - target).square().sum() / len(latents)
     return SdsResult(loss, x0, gradient.square().sum(1).mean().sqrt())
+
+
+def _in_parts(
+    prior: Prior,
+    images: Tensor,
+    condition: Condition,
+    timesteps: Tensor,
+    noise: Tensor,
+    config: GuidanceConfig,
+    rescale: float,
+    at_once: int,
+) -> SdsResult:
+    loss = squares = torch.zeros((), device=images.device)
+    estimates, gradients = [], []
+    for first in range(0, len(images), at_once):
+        rows = slice(first, first + at_once)
+        some = images[rows].detach().requires_grad_()
+        result = sds(prior, some, condition[rows], timesteps[rows], noise[rows], config, rescale)
+        share = len(some) / len(images)
+        gradients.append(share * torch.autograd.grad(result.loss, some)[0])
+        loss = loss + share * result.loss.detach()
+        squares = squares + share * result.grad_norm.square()
+        estimates.append(result.x0)
+    value = _WithGradient.apply(images, torch.cat(gradients), loss)
+    return SdsResult(value, torch.cat(estimates), squares.sqrt())
+
+
+class _WithGradient(torch.autograd.Function):
+    """A known value whose gradient on `images` is known as well."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return outer * gradient, None, None

@@ -2,52 +2,87 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..avatar import shade
-from ..body import Body
+from ..body import Body, HeadEllipsoid
 from ..body.skeleton import draw_skeleton
 from ..cameras import Cameras, Views, face_camera
-from ..config import Config
-from ..diffusion.identity import Condition, condition_views, face_weight
+from ..config import Config, GuidanceConfig
+from ..diffusion.faceid import FaceFeatures
+from ..diffusion.identity import Condition, Identity, condition_views, face_weight, identity
 from ..diffusion.prior import Prior
 from ..diffusion.prompts import PromptBook
 from ..gaussians import Gaussians
+from ..late import send
 from ..raster import Raster, rasterize
 from ..specular import SpecularHead, facing, shading_normals
+
+Face = Tensor | FaceFeatures
 
 
 @dataclass
 class Guide:
-    """text: the part of the user's sentence that the prior can read. face [1,E]: the photo's embedding."""
+    """text: the part of the user's sentence that the prior can read. face: the photo's, as
+    `Prior.encode_face` reads it; other: somebody else's, to keep away from, or None."""
 
     prior: Prior
     book: PromptBook
     text: str
-    face: Tensor
+    face: Face
     body: Body
     config: Config
+    other: Face | None = None
+    _identities: dict[tuple[float, bool], Identity | None] = field(default_factory=dict)
 
-    def condition(self, views: Views) -> Condition:
-        """The prior's inputs for `views`: view-dependent prompts, pose drawings, and as much of the face as
-        each view sees."""
-        guidance = self.config.guidance
+    def identity(self, guidance: GuidanceConfig) -> Identity | None:
+        """The face tokens, made once for each way of looking at the face."""
+        key = guidance.identity_structure, guidance.guide_identity
+        if key not in self._identities:
+            structure, guided = key
+            self._identities[key] = identity(
+                self.prior, self.face, structure=structure, guided=guided, other=self.other
+            )
+        return self._identities[key]
+
+    @cached_property
+    def _skeleton(self) -> tuple[Tensor, HeadEllipsoid]:
+        """Keypoints and skull, on the CPU: so few numbers are projected there sooner than on a GPU."""
+        return self.body.keypoints.cpu(), self.body.head.to("cpu")
+
+    def condition(
+        self, views: Views, guidance: GuidanceConfig | None = None, size: int | None = None
+    ) -> Condition:
+        """The prior's inputs for `views`: view-dependent prompts, pose drawings of `size`² pixels (the
+        prior's own size), and as much of the face as each view sees."""
+        guidance = guidance or self.config.guidance
         pose = None
         if self.prior.pose_channels:
-            pose = draw_skeleton(self.body.keypoints, self.body.head, views.cameras, self.prior.image_size)
+            size = size or self.prior.image_size
+            pose = draw_skeleton(*self._skeleton, views.cameras, size, self.prior.device)
         scale = face_weight(views.azimuth_deg, guidance.identity_weight, guidance.identity_hidden)
         return condition_views(
-            self.book, self.text, guidance.negative, views, pose, self.face, scale, guidance.guide_identity
+            self.book,
+            self.text,
+            guidance.negative,
+            views,
+            pose,
+            self.identity(guidance),
+            send(scale, self.prior.device),
+            null=guidance.null,
         )
 
 
 def draw(
     gaussians: Gaussians, head: SpecularHead | None, cameras: Cameras, background: float, gain: float = 1.0
 ) -> tuple[Raster, Tensor]:
-    """Render for training: the raster of (colour over background) and the specular colours [B,N,3]."""
+    """Render for training, on the device of the Gaussians: the raster of (colour over background) and the
+    specular colours [B,N,3]."""
+    cameras = cameras.to(gaussians.means.device)
     colors, specular = shade(gaussians, head, cameras, gain)
     raster = rasterize(
         gaussians.means,
@@ -59,7 +94,7 @@ def draw(
         cameras.Ks,
         cameras.width,
         cameras.height,
-        torch.full((3,), background),
+        torch.full((3,), background, device=gaussians.means.device),
     )
     return raster, specular
 
@@ -105,7 +140,7 @@ class PhotoAnchor:
             self.camera.Ks,
             self.camera.width,
             self.camera.height,
-            torch.full((3,), background),
+            torch.full((3,), background, device=gaussians.means.device),
         )
         difference = (raster.image[0] - self.target).abs() * self.mask
         lobes = head.prepare(gaussians.latents, gaussians.diffuse.detach())
@@ -127,11 +162,14 @@ class PhotoAnchor:
 
 
 def photo_anchor(body: Body, photo: Tensor, mask: Tensor, weight: float) -> PhotoAnchor:
-    """photo [3,S,S] and mask [1,S,S] as `photo.align_face` and `photo.face_mask` give them."""
+    """photo [3,S,S] and mask [1,S,S] as `photo.align_face` and `photo.face_mask` give them; all goes to the
+    device of the body."""
+    device = body.keypoints.device
     eyes = body.keypoints[14:16]
-    camera = face_camera(eyes.mean(0), float((eyes[0] - eyes[1]).norm()), photo.shape[-1])
+    camera = face_camera(eyes.mean(0), float((eyes[0] - eyes[1]).norm()), photo.shape[-1]).to(device)
     # The ears lie where the face ends.
     behind = float(body.keypoints[16:18, 1].mean()) - 0.01
     # A narrow border: where both teachers speak for long, neither is understood.
     mask = ((mask - 0.3) / 0.3).clamp(0, 1)
-    return PhotoAnchor(camera, photo.permute(1, 2, 0).float(), mask.permute(1, 2, 0).float(), weight, behind)
+    photo, mask = (x.permute(1, 2, 0).float().to(device) for x in (photo, mask))
+    return PhotoAnchor(camera, photo, mask, weight, behind)

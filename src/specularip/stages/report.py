@@ -8,6 +8,8 @@ import sys
 from importlib import metadata
 from typing import Any
 
+import torch
+
 from .. import __version__
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numba", "numpy", "scikit-image")
@@ -16,6 +18,11 @@ LIBRARIES = ("torch", "diffusers", "transformers", "numba", "numpy", "scikit-ima
 def peak_memory_gib() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def peak_gpu_gib(device: torch.device) -> float | None:
+    """What tensors took at most of a GPU's memory, since the process started; None for other devices."""
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
 
 
 def versions() -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,23 +15,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__, raster, specular
+from .. import __version__
 from ..avatar import Avatar, Binding
-from ..body import Body, anny_body, phenotype_from_text
+from ..body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
 from ..cameras import FULL, HEAD, Cameras, orbit_views
-from ..config import Config, preset_config
+from ..config import Config, preset_config, with_low_memory
+from ..diffusion.fast import FastPrior, accelerate, supports
 from ..diffusion.prior import Prior, pick_dtype
 from ..diffusion.prompts import PromptBook, view_prompt
+from ..diffusion.sources import load_sd15
 from ..errors import UserError
 from ..export.video import to_uint8, turntable, write_video
+from ..face_id import FaceId
 from ..inputs import Inputs, check_inputs
-from ..losses import Perceptual
-from ..photo import align_face, face_mask
+from ..late import Log
+from ..losses import LPIPS_FOLDER, LPIPS_VARIABLE, Lpips, Perceptual
+from ..parallel import Team, join
+from ..photo import align_face, face_mask, find_face, read_image
 from ..progress import Progress
 from ..run_folder import Checkpoint, RunFolder
 from ..stopping import StopRequest, polite_stop
-from .guide import Guide, PhotoAnchor, photo_anchor
-from .report import peak_memory_gib, plain, versions
+from .guide import Face, Guide, PhotoAnchor, photo_anchor
+from .machine import check_gpu, check_memory, warm_up
+from .report import peak_gpu_gib, peak_memory_gib, plain, versions
 from .scr import Targets, fit, make_targets, orbits
 from .seid import seid
 from .state import State, start
@@ -37,6 +45,13 @@ from .state import State, start
 PREVIEW_SECONDS, CHECKPOINT_SECONDS = 8.0, 45.0
 PHOTO_SIZE = 96
 MAX_SKIPPED = 3
+ASK_EVERY = 8
+"""Steps between two times that several processes ask each other whether to stop: they wait for the answer."""
+MEMORY_SETTINGS = (
+    ("", "low_memory"), ("seid", "views_at_once"), ("scr", "refine_batch"), ("scr", "vae_batch"),
+)  # fmt: skip
+"""What a resumed run may change: it does not change the result."""
+UNET_FEATURES = "no LPIPS weights found: the perceptual loss compares features of the prior's own UNet"
 
 
 def generate(
@@ -48,106 +63,237 @@ def generate(
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
-    photo_weight: float = 1.0,
+    photo_weight: float | None = None,
+    low_memory: bool = False,
     config: Config | None = None,
     progress: Progress | None = None,
 ) -> Avatar:
-    """Text and one face photo to a full-body avatar, written to the folder `out` and returned.
+    """Text and one face photo to a full-body avatar, written to the folder `out` and returned, on the CPU.
 
-    config overrides the preset's settings; seed and photo_weight are then taken from the arguments all the
-    same. Raises UserError for input that the user can mend (see `inputs.check_inputs`), KeyboardInterrupt
-    after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
+    config overrides the preset and its settings; seed is then taken from the arguments all the same, and so
+    are photo_weight and low_memory if given. Under torchrun, the processes share each step's views; see
+    `parallel`. Raises UserError for input that the user can mend (see `inputs.check_inputs`) and for a
+    machine that cannot do it, KeyboardInterrupt after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
     """
-    inputs = check_inputs(text, image, out, resume, overwrite)
-    if photo_weight < 0:
-        raise UserError(f"--photo-weight is {photo_weight}: it must be 0 or more")
-    config = replace(config or preset_config(preset), preset=preset, seed=seed, photo_weight=photo_weight)
-    folder = RunFolder.open(out, resume, overwrite)
-    with Progress() if progress is None else nullcontext(progress) as shown, polite_stop() as stop:
-        return _Run(inputs, config, folder, shown, stop).go()
+    config = replace(config or preset_config(preset), seed=seed)
+    if photo_weight is not None:
+        config = replace(config, photo_weight=photo_weight)
+    if low_memory:
+        config = with_low_memory(config)
+    inputs = check_inputs(text, image, out, resume, overwrite, config.looks_for_face)
+    if config.photo_weight < 0:
+        raise UserError(f"--photo-weight is {config.photo_weight}: it must be 0 or more")
+    check_gpu(config)
+    team, device = join(config.device)
+    check_memory(config, device)
+    for views in (config.seid.views_per_step, config.scr.views_per_step):
+        team.share(views)
+    with ExitStack() as stack:
+        if progress is None:
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            progress = stack.enter_context(Progress(None if team.leads else nowhere))
+        stop = stack.enter_context(polite_stop())
+        began = time.perf_counter()
+        with _memory_told("nothing of this run is lost: end other programs on the GPU, or add --low-memory"):
+            cast = _prepare(inputs, config, device, progress)
+        # What could still be wrong came to light before an old run is replaced.
+        folder = RunFolder.open(out, resume, overwrite) if team.leads else RunFolder(Path(out))
+        team.wait()
+        run = _Run(inputs, cast, folder, progress, stop, team)
+        run.seconds["load"] = time.perf_counter() - began
+        kept = f"{out} keeps the last checkpoint: end other programs on the GPU, or continue with"
+        with _memory_told(f"{kept} --resume --low-memory"):
+            return run.go()
+
+
+@contextmanager
+def _memory_told(advice: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(f"the GPU's memory ran out; {advice}") from error
+
+
+@dataclass
+class _Cast:
+    """All that a run loads or makes before its first step."""
+
+    guide: Guide
+    photo: PhotoAnchor | None
+    perceptual: Perceptual | None
+    phenotype: Phenotype
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> Config:
+        return self.guide.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.guide.prior.device
+
+
+def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Progress) -> _Cast:
+    """Load the prior, read the words, cut out the face, make the body."""
+    notes: list[str] = []
+
+    def note(line: str) -> None:
+        if line:
+            notes.append(line)
+            progress.say(line)
+
+    for line in inputs.notes:
+        note(line)
+    perceptual: Perceptual | None = None
+    if config.scr.perceptual == "lpips" and config.scr.perceptual_weight:
+        perceptual = find_lpips(device)
+    # Before the networks, which take their time.
+    faces = FaceId.load(config.prior.faces, device) if config.prior.path == "sd15" else None
+    warm_up(device)
+    prior = load_prior(config, device)
+    suffix = view_prompt("", "head", "overhead")
+    cut = prior.truncated(inputs.text, suffix)
+    text = inputs.text[: len(inputs.text) - len(cut)].strip() if cut else inputs.text
+    if cut:
+        note(f"the text is longer than the prior reads; this part is left out: '{cut}'")
+    unknown = [word for word in prior.unknown_words(text) if any(c.isalnum() for c in word)]
+    if unknown:
+        note(f"the prior does not know these words and ignores them: {', '.join(unknown)}")
+    phenotype = phenotype_from_text(inputs.text)
+    body = make_body(config, phenotype).to(device)
+    face, other = read_faces(prior, faces, inputs, config, note)
+    guide = Guide(prior, PromptBook(prior), text, face, body, config, other)
+    for guidance in (config.guidance, config.scr.guidance or config.guidance):
+        guide.identity(guidance)
+    if device.type == "cuda":
+        prior.image_encoder = None  # a fifth of all weights, and the face has been read
+        torch.cuda.empty_cache()
+    photo = None
+    if config.photo_weight > 0:
+        assert inputs.face is not None
+        crop = align_face(inputs.photo, inputs.face, PHOTO_SIZE)
+        photo = photo_anchor(body, crop, face_mask(PHOTO_SIZE), config.photo_weight)
+    if perceptual is None and config.scr.perceptual_weight:
+        perceptual = Perceptual.load(prior)
+        top, bottom, left, right = config.scr.crop
+        if type(perceptual) is Perceptual and bottom - top != right - left:
+            raise UserError("scr.crop must be square where LPIPS' weights are not: the prior reads squares")
+    return _Cast(guide, photo, perceptual, phenotype, notes)
+
+
+def read_faces(
+    prior: Prior, faces: FaceId | None, inputs: Inputs, config: Config, note: Callable[[str], None]
+) -> tuple[Face, Face | None]:
+    """The photo's face as the prior reads it, and that of `guidance.negative_face`, if there is one.
+
+    faces: who recognises them; None: loaded if the prior wants embeddings.
+    """
+    photos = [(inputs.photo, str(inputs.image))]
+    if config.guidance.negative_face:
+        photos.append((read_image(config.guidance.negative_face), config.guidance.negative_face))
+    found: list[Face] = []
+    with torch.no_grad():
+        if prior.wants_face_embedding:
+            faces = faces or FaceId.load(config.prior.faces, prior.device)
+            for photo, name in photos:
+                portrait = faces.portrait(photo, name)
+                note(portrait.note)
+                found.append(prior.encode_face(portrait.crop[None], portrait.embedding[None]))
+        else:
+            for index, (photo, name) in enumerate(photos):
+                face = (inputs.face if index == 0 else None) or find_face(photo, name)
+                found.append(prior.encode_face(align_face(photo, face, PHOTO_SIZE)[None]))
+    return found[0], found[1] if len(found) > 1 else None
+
+
+def find_lpips(device: torch.device) -> Perceptual:
+    """LPIPS; raises UserError where its weights are not."""
+    lpips = Lpips.find(device)
+    if lpips is None:
+        raise UserError(
+            f"LPIPS weights are not in {LPIPS_FOLDER}: specularip models fetch --preset sd15 brings them, "
+            f"{LPIPS_VARIABLE} names another folder, --set scr.perceptual_weight=0 leaves them out"
+        )
+    return lpips
+
+
+def make_body(config: Config, phenotype: Phenotype) -> Body:
+    """Anny with this phenotype, or the mean SMPL-X body from the user's files."""
+    return anny_body(phenotype) if config.body == "anny" else smplx_body(config.body)
 
 
 class _Run:
     """The state of one run: where it is, and how long things took."""
 
     def __init__(
-        self, inputs: Inputs, config: Config, folder: RunFolder, progress: Progress, stop: StopRequest
+        self,
+        inputs: Inputs,
+        cast: _Cast,
+        folder: RunFolder,
+        progress: Progress,
+        stop: StopRequest,
+        team: Team,
     ) -> None:
-        self.inputs, self.config, self.folder, self.progress, self.stop = (
-            inputs,
-            config,
-            folder,
-            progress,
-            stop,
-        )
+        self.inputs, self.cast, self.folder, self.progress = inputs, cast, folder, progress
+        self.stop, self.team = stop, team
+        self.config, self.device = cast.config, cast.device
         self.seconds: dict[str, float] = {}
         self._running: tuple[str, float] | None = None  # the phase being timed, and since when
-        self.notes: list[str] = list(inputs.notes)
+        self._unread: tuple[str, int, Log] | None = None  # of the last step
+        self._loss: float | None = None  # of the last step that was read
         self.last_preview = self.last_checkpoint = time.monotonic()
 
     def go(self) -> Avatar:
-        for note in self.inputs.notes:
-            self.progress.say(note)
-        with self._timed("load"):
-            guide, photo = self._prepare()
-            # May compile; the first step should not count it into its ETA.
-            raster.warm_up()
-            specular.warm_up()
+        guide, photo = self.cast.guide, self.cast.photo
         checkpoint = self._checkpoint()
         targets: Targets | None = None
         step = 0
         if checkpoint is None:
-            state = start(guide.body, self.config.seid.points, self.config.seed, self.config.seid.lights)
+            seid_config = self.config.seid
+            state = start(guide.body, seid_config.points, self.config.seed, seid_config.lights, self.device)
             phase = "seid"
         else:
             phase, step = checkpoint.name, int(checkpoint.meta["step"])
             self.seconds |= checkpoint.meta["seconds"]
-            state = State.unpack(checkpoint.state["state"])
+            state = State.unpack(checkpoint.state["state"], self.device)
             if phase == "fit":
-                targets = Targets(**checkpoint.state["targets"])
+                targets = Targets.unpack(checkpoint.state["targets"], self.device)
             self.progress.say(f"resuming {phase.upper()} at step {step}")
         if phase == "seid":
             self.progress.start("SEID", self.config.seid.steps, step)
             with self._timed("seid"):
-                seid(state, guide, photo, step, self._after("seid", state, guide, None))
+                seid(state, guide, photo, step, self._after("seid", state, guide, None), self.team)
             self._save("refine", 0, state, None)
             step = 0
+            self._let_go()
         if targets is None:
-            total = self.config.scr.refine_steps * len(orbits(self.config.scr.orbit_views))
+            total = self.config.scr.refine_steps * len(orbits(self.config.scr))
             self.progress.start("SCR views", total)
             with self._timed("refine"):
                 targets = make_targets(state, guide, self._after_refining)
+                self.team.follow(targets.images)
             self._save("fit", 0, state, targets)
             step = 0
-        perceptual = Perceptual.load(guide.prior)
+            self._let_go()
         self.progress.start("SCR fit", self.config.scr.fit_steps, step)
         with self._timed("fit"):
-            fit(state, guide, photo, targets, perceptual, step, self._after("fit", state, guide, targets))
-        return self._finish(state, guide, perceptual.name)
+            after = self._after("fit", state, guide, targets)
+            fit(state, guide, photo, targets, self.cast.perceptual, step, after, self.team)
+        self._read()
+        avatar = self._finish(state, guide)
+        self.team.wait()
+        return avatar
 
-    def _prepare(self) -> tuple[Guide, PhotoAnchor | None]:
-        """Load the prior, read the words, cut out the face, make the body."""
-        config = self.config
-        prior = load_prior(config)
-        suffix = view_prompt("", "head", "overhead")
-        cut = prior.truncated(self.inputs.text, suffix)
-        text = self.inputs.text[: len(self.inputs.text) - len(cut)].strip() if cut else self.inputs.text
-        if cut:
-            self._note(f"the text is longer than the prior reads; this part is left out: '{cut}'")
-        unknown = [word for word in prior.unknown_words(text) if any(c.isalnum() for c in word)]
-        if unknown:
-            self._note(f"the prior does not know these words and ignores them: {', '.join(unknown)}")
-        phenotype = phenotype_from_text(self.inputs.text)
-        body = anny_body(phenotype)
-        face = align_face(self.inputs.photo, self.inputs.face, PHOTO_SIZE)
-        guide = Guide(prior, PromptBook(prior), text, prior.encode_face(face[None]), body, config)
-        photo = None
-        if config.photo_weight > 0:
-            photo = photo_anchor(body, face, face_mask(PHOTO_SIZE), config.photo_weight)
-        return guide, photo
+    def _let_go(self) -> None:
+        """Between stages: memory that the last one recorded or cached, and the next one cannot use."""
+        if isinstance(self.cast.guide.prior, FastPrior):
+            self.cast.guide.prior.forget()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _checkpoint(self) -> Checkpoint | None:
         checkpoint = self.folder.load_checkpoint()
+        self.team.wait()  # reading shortens metrics.jsonl to the checkpoint's
         if checkpoint is None:
             return None
         before, now = checkpoint.meta.get("inputs"), self._inputs_meta()
@@ -161,6 +307,8 @@ class _Run:
 
     def _inputs_meta(self) -> dict[str, Any]:
         settings = asdict(self.config)
+        for part, name in MEMORY_SETTINGS:
+            (settings[part] if part else settings).pop(name)
         return {
             "text": self.inputs.text,
             "seed": settings.pop("seed"),
@@ -168,19 +316,37 @@ class _Run:
             "settings": plain(settings),
         }
 
-    def _note(self, text: str) -> None:
-        self.notes.append(text)
-        self.progress.say(text)
-
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
         self._running = name, began
         yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         self._running = None
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
+    def _read(self) -> None:
+        """Note the numbers of the last step, and raise UserError if too many were not finite. It waits for
+        that step: to be called once the next one has started, or where the state itself is looked at."""
+        if self._unread is None:
+            return
+        (name, done, log), self._unread = self._unread, None
+        numbers = dict(log)
+        skipped = numbers.pop("skipped")
+        self._loss = numbers["loss"]
+        if self.team.leads:
+            self.folder.add_metrics({"stage": name, "step": done, **numbers})
+        if skipped >= MAX_SKIPPED:
+            raise UserError(
+                f"the loss was not finite {MAX_SKIPPED} times in a row at step {done} of {name}; the "
+                f"last checkpoint in {self.folder.path} is kept: try another --seed"
+            )
+
     def _save(self, name: str, step: int, state: State, targets: Targets | None) -> None:
+        self._read()
+        if not self.team.leads:
+            return
         packed = {"state": state.pack()}
         if targets is not None:
             packed["targets"] = targets.pack()
@@ -195,19 +361,20 @@ class _Run:
 
     def _after(
         self, name: str, state: State, guide: Guide, targets: Targets | None
-    ) -> Callable[[int, dict[str, float]], None]:
-        def after_step(done: int, log: dict[str, float]) -> None:
-            self.progress.step(done, loss=log["loss"])
-            self.folder.add_metrics({"stage": name, "step": done, **log})
-            if state.skipped >= MAX_SKIPPED:
-                raise UserError(
-                    f"the loss was not finite {MAX_SKIPPED} times in a row at step {done} of {name}; the "
-                    f"last checkpoint in {self.folder.path} is kept: try another --seed"
-                )
-            if self.stop.requested:
+    ) -> Callable[[int, Log], None]:
+        self._loss = None
+
+        def after_step(done: int, log: Log) -> None:
+            self._read()
+            self._unread = name, done, log
+            self.progress.step(done, loss=self._loss)
+            asked = self.team.size == 1 or done % ASK_EVERY == 0
+            if asked and self.team.any(self.stop.requested, self.device):
                 self._save(name, done, state, targets)
                 raise KeyboardInterrupt
-            if state.skipped == 0 and time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS:
+            if not self.team.leads:
+                return
+            if time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS and not int(state.skipped):
                 self._save(name, done, state, targets)
             if time.monotonic() - self.last_preview > PREVIEW_SECONDS:
                 self.folder.write_png("preview.png", preview(self._avatar(state, guide), guide.body, 192))
@@ -218,12 +385,14 @@ class _Run:
     def _after_refining(self, done: int, total: int) -> None:
         """Refinement takes seconds and has a checkpoint just before it, from which it starts again."""
         self.progress.step(done)
-        if self.stop.requested:
+        if self.team.any(self.stop.requested, self.device):
             raise KeyboardInterrupt
 
     def _avatar(self, state: State, guide: Guide) -> Avatar:
         body = guide.body
-        binding = Binding(list(body.joint_names), list(body.joint_parents), body.joints.detach().clone())
+        binding = Binding(
+            list(body.joint_names), list(body.joint_parents), body.joints.detach().cpu().clone()
+        )
         provenance = {
             "text": self.inputs.text,
             "photo": self.inputs.image.name,
@@ -234,12 +403,15 @@ class _Run:
         }
         return Avatar(state.gaussians, state.head, provenance, binding)
 
-    def _finish(self, state: State, guide: Guide, perceptual: str) -> Avatar:
+    def _finish(self, state: State, guide: Guide) -> Avatar:
         """Everything a run folder holds, the report last: a folder without one is unfinished."""
-        config = self.config
+        config, perceptual = self.config, self.cast.perceptual
         state.head.requires_grad_(False).eval()
-        detached = state.gaussians.select(torch.arange(len(state.gaussians)))
+        detached = state.gaussians.select(torch.arange(len(state.gaussians), device=self.device))
         avatar = replace(self._avatar(state, guide), gaussians=detached)
+        finished = replace(avatar, gaussians=detached.to("cpu"), head=copy.deepcopy(state.head).to("cpu"))
+        if not self.team.leads:
+            return finished
         self.progress.say("writing the avatar and its turntable")
         with self._timed("write"):
             avatar.save(self.folder.path)
@@ -255,32 +427,37 @@ class _Run:
                 "text": self.inputs.text,
                 "text_read": guide.text,
                 "image": str(self.inputs.image),
-                "notes": self.notes,
+                "notes": self.cast.notes,
                 "settings": config,
-                "phenotype": phenotype_from_text(self.inputs.text),
-                "perceptual_loss": perceptual,
-                "perceptual_note": ""
-                if perceptual.startswith("lpips")
-                else "no LPIPS weights found: the perceptual loss compares features of the prior's own UNet",
+                "phenotype": self.cast.phenotype,
+                "perceptual_loss": perceptual.name if perceptual is not None else "none",
+                "perceptual_note": UNET_FEATURES if type(perceptual) is Perceptual else "",
                 "gaussians": len(avatar.gaussians),
                 "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
                 "peak_memory_gib": round(peak_memory_gib(), 3),
+                "device": str(self.device),
+                "processes": self.team.size,
+                "peak_gpu_gib": peak_gpu_gib(self.device),
                 "dtype": str(guide.prior.dtype).removeprefix("torch."),
                 "threads": torch.get_num_threads(),
                 "versions": versions(),
             },
         )
-        return avatar
+        return finished
 
 
-def load_prior(config: Config) -> Prior:
-    """The prior that the configuration names, frozen; "compact" is the one in the package."""
-    path = (
-        str(files("specularip") / "assets" / "compact")
-        if config.prior.path == "compact"
-        else config.prior.path
+def load_prior(config: Config, device: torch.device | str = "cpu") -> Prior:
+    """The prior that the configuration names, frozen, on `device`."""
+    dtype = pick_dtype(config.prior.dtype, device)
+    if config.prior.path == "sd15":
+        prior = load_sd15(config.prior.sources, device=device, dtype=dtype)
+    else:
+        shipped = str(files("specularip") / "assets" / "compact")
+        path = shipped if config.prior.path == "compact" else config.prior.path
+        prior = Prior.load(path, device=device, dtype=dtype)
+    return (
+        accelerate(prior) if config.prior.fast and prior.device.type == "cuda" and supports(prior) else prior
     )
-    return Prior.load(path, dtype=pick_dtype(config.prior.dtype, "cpu"))
 
 
 def preview(avatar: Avatar, body: Body, size: int) -> np.ndarray:

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..cameras import FULL, HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
+from ..cameras import HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
+from ..config import ScrConfig
 from ..diffusion.refine import refine
-from ..losses import Perceptual
+from ..late import Log, send
+from ..losses import Lpips, Perceptual
+from ..parallel import ALONE, Team
 from .guide import Guide, PhotoAnchor, as_images, draw
 from .seid import PHOTO_WEIGHT, specular_penalty
-from .state import HEAD_RATE, RATES, State, take_step
+from .state import State, set_rates, take_step
+from .views import full_body
 
 SLOWED = {
     **dict.fromkeys(("means", "quats", "log_scales", "opacity_logits"), 0.25),
@@ -28,37 +33,51 @@ SLOWED = {
 }
 """How much slower than in SEID things move. Geometry: the targets are sharper, not different. The specular
 branch: few views tempt the latents to memorise them."""
+RATES_FALL = 0.9
+"""Learning rates fall by this share over the fit."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Refined views: viewmats [V,4,4], Ks [V,3,3] for `size`², images [V,C,S,S] in 0..1."""
+    """Refined views: viewmats [V,4,4], Ks [V,3,3] for renders of width x height pixels, images [V,C,h,w] in
+    0..1, of the same views at the size at which they are compared."""
 
     viewmats: Tensor
     Ks: Tensor
     images: Tensor
-    size: int
+    width: int
+    height: int
 
     def cameras(self, rows: Tensor) -> Cameras:
-        return Cameras(self.viewmats[rows], self.Ks[rows], self.size, self.size)
+        return Cameras(self.viewmats[rows], self.Ks[rows], self.width, self.height)
 
     def pack(self) -> dict[str, Any]:
-        return {"viewmats": self.viewmats, "Ks": self.Ks, "images": self.images, "size": self.size}
+        return dict(vars(self))
+
+    @staticmethod
+    def unpack(packed: dict[str, Any], device: torch.device | str = "cpu") -> Targets:
+        """The inverse of `pack`, on `device`."""
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in packed.items()}
+        return Targets(**moved)
 
 
-def orbits(count: int) -> list[tuple[Framing, int]]:
-    """The orbits of the stage: `count` full-body views, half as many of each closer framing (at least 8, so
-    that each orbit has its own key views)."""
+def orbits(config: ScrConfig) -> list[tuple[Framing, int]]:
+    """The orbits of the stage: full-body views, and half as many of each closer framing (at least 8, so that
+    each orbit has its own key views)."""
+    count = config.orbit_views
+    whole = (full_body(config.distance, config.fov_y_deg), count)
+    if not config.close_ups:
+        return [whole]
     closer = max(count // 2, 8)
-    return [(FULL, count), (UPPER, closer), (LOWER, closer), (HEAD, max(3 * count // 4, 8))]
+    return [whole, (UPPER, closer), (LOWER, closer), (HEAD, max(3 * count // 4, 8))]
 
 
 @torch.no_grad()
 def make_targets(state: State, guide: Guide, after_step: Callable[[int, int], None]) -> Targets:
     """Render the orbits and refine them. after_step(done, total) is called after every denoising step."""
     config = guide.config.scr
-    size = guide.config.seid.render_size
-    groups = orbits(config.orbit_views)
+    guidance = config.guidance or guide.config.guidance
+    groups = orbits(config)
     total, done = config.refine_steps * len(groups), 0
     viewmats, Ks, images = [], [], []
 
@@ -67,26 +86,64 @@ def make_targets(state: State, guide: Guide, after_step: Callable[[int, int], No
 
     for framing, views_count in groups:
         views = orbit_views(
-            views_count, framing, size=size, body_height=guide.body.height, elevation_deg=config.elevation_deg
+            views_count,
+            framing,
+            size=config.render_size or guide.config.seid.render_size,
+            body_height=guide.body.height,
+            elevation_deg=config.elevation_deg,
         )
-        raster, _ = draw(state.gaussians, state.head, views.cameras, guide.config.background)
+        # A few at a time: of large renders, all that the rasteriser sorts would not fit beside each other.
+        renders = [
+            as_images(
+                draw(state.gaussians, state.head, views.cameras[rows], guide.config.background)[0],
+                guide.prior.image_channels,
+            )
+            for rows in torch.arange(views_count).split(config.refine_batch)
+        ]
         refined = refine(
             guide.prior,
-            as_images(raster, guide.prior.image_channels).clamp(0, 1),
-            guide.condition(views),
+            torch.cat(renders).clamp(0, 1),
+            guide.condition(views, guidance, config.refine_size or None),
             views.azimuth_deg,
             refine_steps=config.refine_steps,
             ddim_steps=config.ddim_steps,
-            scale=guide.config.guidance.scale,
-            rescale=guide.config.guidance.rescale,
+            scale=guidance.scale,
+            rescale=guidance.rescale,
             generator=state.generator,
+            size=config.refine_size or None,
+            own_share=config.own_share,
+            batch=config.refine_batch,
+            vae_batch=config.vae_batch,
             progress=count,
         )
         done += config.refine_steps
-        viewmats.append(views.cameras.viewmats)
-        Ks.append(views.cameras.Ks)
+        cameras, refined = cropped(views.cameras, refined, config)
+        viewmats.append(cameras.viewmats)
+        Ks.append(cameras.Ks)
         images.append(refined)
-    return Targets(torch.cat(viewmats), torch.cat(Ks), torch.cat(images), size)
+    targets = Targets(torch.cat(viewmats), torch.cat(Ks), torch.cat(images), cameras.width, cameras.height)
+    return Targets.unpack(targets.pack(), guide.prior.device)
+
+
+def cropped(cameras: Cameras, images: Tensor, config: ScrConfig) -> tuple[Cameras, Tensor]:
+    """Cameras that see the part `config.crop` of each view, and that part of `images` [V,C,S,S], shrunk by
+    `config.shrink`."""
+    top, bottom, left, right = (round(share * cameras.width) for share in config.crop)
+    Ks = cameras.Ks.clone()
+    Ks[:, 0, 2] -= left
+    Ks[:, 1, 2] -= top
+    looking = Cameras(cameras.viewmats, Ks, right - left, bottom - top)
+    scale = images.shape[-1] / cameras.width
+    top, bottom, left, right = (round(edge * scale) for edge in (top, bottom, left, right))
+    part = images[:, :, top:bottom, left:right]
+    return looking, resized(
+        part, (round(part.shape[2] * config.shrink), round(part.shape[3] * config.shrink))
+    )
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images [B,C,H,W] averaged over areas to `size` (height, width)."""
+    return images if images.shape[-2:] == size else F.adaptive_avg_pool2d(images, size)
 
 
 def fit(
@@ -94,36 +151,78 @@ def fit(
     guide: Guide,
     photo: PhotoAnchor | None,
     targets: Targets,
-    perceptual: Perceptual,
+    perceptual: Perceptual | None,
     first_step: int,
-    after_step: Callable[[int, dict[str, float]], None],
+    after_step: Callable[[int, Log], None],
+    team: Team = ALONE,
 ) -> None:
-    """Fit Gaussians and head to the targets from `first_step` on, changing `state` in place."""
-    config = guide.config.scr
-    wanted = perceptual.features(targets.images)
+    """Fit Gaussians and head to the targets from `first_step` on, changing `state` in place.
+
+    perceptual None: only colours are compared. With a `team`, each process takes its share of the views.
+    """
+    config, regularise = guide.config.scr, guide.config.seid
+    mine = team.share(config.views_per_step)
+    compare = comparison(targets, perceptual, mine.stop - mine.start)
     for step in range(first_step, config.fit_steps):
-        factor = 1.0 - 0.9 * step / config.fit_steps
-        for group in state.optimizer.param_groups:
-            rate = RATES.get(group["name"], HEAD_RATE)
-            group["lr"] = rate * factor * SLOWED.get(group["name"], 1.0)
-        rows = (
-            torch.randperm(len(targets.images), generator=state.generator)[: config.views_per_step]
-            .sort()
-            .values
-        )
+        factor = 1.0 - RATES_FALL * step / config.fit_steps
+        set_rates(state.optimizer.param_groups, regularise.rates, factor, SLOWED)
+        drawn = torch.randperm(len(targets.images), generator=state.generator)[: config.views_per_step]
+        rows = send(drawn.sort().values[mine], targets.images.device)
         raster, specular = draw(state.gaussians, state.head, targets.cameras(rows), guide.config.background)
-        images = torch.nn.functional.adaptive_avg_pool2d(
-            as_images(raster, targets.images.shape[1]), targets.images.shape[-1]
-        )
-        photometric = (images - targets.images[rows]).abs().mean()
-        likeness = perceptual.distance(perceptual.features(images), [feature[rows] for feature in wanted])
+        photometric, likeness = compare(as_images(raster, targets.images.shape[1]), rows)
         loss = config.l1_weight * photometric + config.perceptual_weight * likeness
-        loss = loss + specular_penalty(specular, state.gaussians.regions)
-        log = {"l1": float(photometric.detach()), "perceptual": float(likeness.detach())}
+        loss = loss + regularise.specular_weight * specular_penalty(specular, state.gaussians.regions)
         face = ownership = None
         if photo is not None:
             ownership = photo.ownership(state.gaussians)
             face = PHOTO_WEIGHT * photo.loss(state.gaussians, state.head, ownership, guide.config.background)
-            log["photo"] = float(face.detach())
-        take_step(state, loss, face, ownership)
-        after_step(step + 1, {"loss": float(loss.detach()), **log})
+        take_step(state, loss, face, ownership, team)
+        log = Log(
+            {
+                "loss": loss,
+                "l1": photometric,
+                "perceptual": likeness,
+                "photo": face,
+                "skipped": state.skipped,
+            }
+        )
+        after_step(step + 1, log)
+
+
+Comparison = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def comparison(targets: Targets, perceptual: Perceptual | None, views: int) -> Comparison:
+    """A function of renders [B,C,H,W] of B = `views` targets and of these targets' numbers [B]: the mean
+    absolute difference and the perceptual distance (0 without `perceptual`).
+
+    On a GPU its kernels and those of its gradient are recorded once: there are hundreds of them, and it takes
+    longer to start them one by one than to run them.
+    """
+    size = (targets.images.shape[2], targets.images.shape[3])
+    wanted = [] if perceptual is None else features_of(perceptual, targets.images)
+
+    def compare(renders: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        images = resized(renders, size)
+        photometric = (images - targets.images[rows]).abs().mean()
+        if perceptual is None:
+            return photometric, torch.zeros_like(photometric)
+        near = [feature[rows] for feature in wanted]
+        return photometric, perceptual.distance(perceptual.features(images), near)
+
+    if not targets.images.is_cuda or not (perceptual is None or isinstance(perceptual, Lpips)):
+        return compare  # a prior's own features come from recordings already
+    # The rasteriser's pictures have their channels last.
+    blank = targets.images.new_zeros(views, targets.height, targets.width, targets.images.shape[1])
+    rows = torch.zeros(views, dtype=torch.int64, device=blank.device)
+    recorded = torch.cuda.make_graphed_callables(compare, (blank.permute(0, 3, 1, 2).requires_grad_(), rows))
+    return cast(Comparison, recorded)
+
+
+@torch.no_grad()
+def features_of(perceptual: Perceptual, images: Tensor) -> list[Tensor]:
+    """The perceptual features of all targets, kept for every step; on a GPU made a few at a time."""
+    if not images.is_cuda:
+        return perceptual.features(images)
+    parts = [perceptual.features(some) for some in images.split(4)]
+    return [torch.cat(layer) for layer in zip(*parts)]

@@ -10,32 +10,32 @@ growing gain, so that what changes with the view has somewhere to go but into th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..body.regions import HAND, NECK
 from ..body.regions import HEAD as HEAD_REGION
-from ..cameras import sample_views
-from ..density import DensityConfig, accumulate, densify_and_prune, prune
+from ..cameras import Cameras
+from ..config import SeidConfig
+from ..density import DensityConfig, DensityStats, accumulate, densify_and_prune, prune
+from ..diffusion.identity import Condition
 from ..diffusion.sds import sds
 from ..diffusion.timesteps import ahds_bounds, sample_timesteps
+from ..late import Log, send
+from ..parallel import ALONE, Team
+from ..raster import Raster
 from .guide import Guide, PhotoAnchor, as_images, draw
-from .state import RATES, State, take_step
+from .state import State, set_rates, take_step
+from .views import part, step_views
 
-SDS_WEIGHT = 0.02
-"""Puts the distillation loss, a sum over pixels, on the scale of the regularisers below."""
 PHOTO_WEIGHT = 2.0
-SIZE_WEIGHT, SIZE_FREE = 2.0, 0.012
-"""Pull on the longest axis of Gaussians above SIZE_FREE metres: large soft ones make fuzzy silhouettes."""
-ANCHOR_WEIGHT = 18.0
-"""Pull of each Gaussian to where it started, per squared metre: cloth may leave the skin, dust may not."""
-OPACITY_WEIGHT = 0.02
-"""Towards fully there or not at all, over the last third."""
-SPECULAR_WEIGHT = 0.4
-"""Highlights are few: a mild pull of the specular colours to zero."""
 SKIN_FACTOR = 25.0
-"""The same pull is this much stronger on head, neck and hands, which are skin and hair: there a highlight
-would only be the easiest way out where the photo and the prior disagree."""
+"""The pull of the specular colours to zero is this much stronger on head, neck and hands, which are skin and
+hair: there a highlight would only be the easiest way out where the photo and the prior disagree."""
+RATES_FALL = 0.67
+"""Learning rates fall by this share over the stage."""
 
 
 def seid(
@@ -43,75 +43,106 @@ def seid(
     guide: Guide,
     photo: PhotoAnchor | None,
     first_step: int,
-    after_step: Callable[[int, dict[str, float]], None],
+    after_step: Callable[[int, Log], None],
+    team: Team = ALONE,
 ) -> None:
     """Run the steps from `first_step` on, changing `state` in place.
 
-    after_step(done, log) is called after every step; it may save `state`, or raise to stop the stage.
+    after_step(done, log) is called after every step; it may save `state`, or raise to stop the stage. With a
+    `team`, each process takes its share of the views.
+
+    On a GPU, only the rasteriser waits for the step before, to know how many pairs of splats and tiles there
+    are. By then all that this step asks is there, and its Gaussians are shaded.
     """
-    config, body = guide.config.seid, guide.body
-    channels, shape = (
-        guide.prior.image_channels,
-        (guide.prior.latent_channels, *[guide.prior.latent_size] * 2),
-    )
+    config, body, prior = guide.config.seid, guide.body, guide.prior
+    rows = team.share(config.views_per_step)
     bounds = ahds_bounds(config.steps, top=config.top_timestep, bottom=config.bottom_timestep).tolist()
-    density = DensityConfig(max_points=config.max_points)
     for step in range(first_step, config.steps):
         share = step / config.steps
         gain = specular_gain(share, config.specular_from)
-        set_rates(state, share)
-        views = sample_views(
-            config.views_per_step,
-            size=config.render_size,
-            body_height=body.height,
-            weights=config.framing_weights,
-            generator=state.generator,
-        )
-        timesteps = sample_timesteps(
-            bounds[step],
-            len(views.framings),
-            state.generator,
-            minimum=min(20 + int(0.25 * bounds[step]), 250),
-        )
-        noise = torch.randn(len(views.framings), *shape, generator=state.generator)
-        raster, specular = draw(state.gaussians, state.head, views.cameras, guide.config.background, gain)
+        set_rates(state.optimizer.param_groups, config.rates, 1.0 - RATES_FALL * share, steady=("head",))
+        ask = question(guide, step, bounds[step], rows, state.generator)
+        raster, specular = draw(state.gaussians, state.head, ask.cameras, guide.config.background, gain)
         raster.means2d.retain_grad()
         distilled = sds(
-            guide.prior,
-            as_images(raster, channels),
-            guide.condition(views),
-            timesteps,
-            noise,
+            prior,
+            as_images(raster, prior.image_channels),
+            ask.condition,
+            ask.timesteps,
+            ask.noise,
             guide.config.guidance,
             guide.config.guidance.rescale,
+            at_once=config.views_at_once,
         )
-        loss = SDS_WEIGHT * distilled.loss + _regularise(state, share)
+        loss = config.sds_weight * distilled.loss + _regularise(state, raster, share, config)
         if gain > 0:
-            loss = loss + specular_penalty(specular, state.gaussians.regions)
-        log = {
-            "sds": float(distilled.loss.detach()),
-            "gradient": float(distilled.grad_norm),
-            "points": len(state.gaussians),
-        }
+            loss = loss + config.specular_weight * specular_penalty(specular, state.gaussians.regions)
         likeness = ownership = None
         if photo is not None:
             ownership = photo.ownership(state.gaussians)
             likeness = PHOTO_WEIGHT * photo.loss(
                 state.gaussians, state.head, ownership, guide.config.background
             )
-            log["photo"] = float(likeness.detach())
-        stepped = take_step(state, loss, likeness, ownership)
-        if stepped and raster.means2d.grad is not None:
-            accumulate(state.stats, raster.means2d.grad, raster.radii, (config.render_size,) * 2)
-        _control_density(state, density, step, guide)
-        after_step(step + 1, {"loss": float(loss.detach()), **log})
+        finite = take_step(state, loss, likeness, ownership, team)
+        log = Log(
+            {
+                "loss": loss,
+                "sds": distilled.loss,
+                "gradient": distilled.grad_norm,
+                "photo": likeness,
+                "skipped": state.skipped,
+            },
+            points=len(state.gaussians),
+        )
+        watch_strain(state, raster, finite, config.render_size, team)
+        control_density(state, config, step, body.vertices)
+        after_step(step + 1, log)
 
 
-def specular_penalty(specular: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-    """Pull of the specular colours [B,N,3] to zero, by the body region [N] of each Gaussian."""
+@dataclass(frozen=True)
+class Question:
+    """What a step asks the prior, but for the renders: V views of one process, on the prior's device.
+
+    timesteps [V] int64; noise [V,c,h,w].
+    """
+
+    cameras: Cameras
+    condition: Condition
+    timesteps: Tensor
+    noise: Tensor
+
+
+def question(guide: Guide, step: int, bound: int, rows: slice, generator: torch.Generator) -> Question:
+    """Draw a step's views, timesteps and noise; keep those of `rows`, with their condition. bound: AHDS's."""
+    config, prior = guide.config.seid, guide.prior
+    views = step_views(config, step, guide.body.height, generator)
+    lowest, highest = timestep_range(config, step / config.steps, bound)
+    timesteps = sample_timesteps(highest, len(views.framings), generator, minimum=lowest)
+    shape = (prior.latent_channels, prior.latent_size, prior.latent_size)
+    noise = torch.randn(len(views.framings), *shape, generator=generator)
+    mine, device = part(views, rows), prior.device
+    looks = mine.cameras
+    return Question(
+        Cameras(send(looks.viewmats, device), send(looks.Ks, device), looks.width, looks.height),
+        guide.condition(mine),
+        send(timesteps[rows], device),
+        send(noise[rows], device),
+    )
+
+
+def timestep_range(config: SeidConfig, share: float, bound: int) -> tuple[int, int]:
+    """The lowest and the highest timestep at `share` of the stage, where AHDS's bound is `bound`."""
+    for window in config.timestep_windows:
+        if share < window.until:
+            return window.lowest, bound + config.timestep_slack if window.highest is None else window.highest
+    return min(20 + int(0.25 * bound), 250), bound
+
+
+def specular_penalty(specular: Tensor, regions: Tensor) -> Tensor:
+    """How strong the specular colours [B,N,3] are, by the body region [N] of each Gaussian; a scalar."""
     skin = (regions == HEAD_REGION) | (regions == NECK) | (regions == HAND)
     weight = torch.where(skin, SKIN_FACTOR, 1.0)
-    return SPECULAR_WEIGHT * (specular.abs().mean((0, 2)) * weight).mean()
+    return (specular.abs().mean((0, 2)) * weight).mean()
 
 
 def specular_gain(share: float, start: float) -> float:
@@ -119,35 +150,53 @@ def specular_gain(share: float, start: float) -> float:
     return min(1.0, max(0.0, (share - start) / 0.2))
 
 
-def set_rates(state: State, share: float) -> None:
-    """Learning rates fall to a third over the stage."""
-    factor = 1.0 - 0.67 * share
-    for group in state.optimizer.param_groups:
-        if group["name"] in RATES:
-            group["lr"] = RATES[group["name"]] * factor
-
-
-def _regularise(state: State, share: float) -> torch.Tensor:
+def _regularise(state: State, raster: Raster, share: float, config: SeidConfig) -> Tensor:
     cloud = state.gaussians
-    loss = SIZE_WEIGHT * (cloud.scales.amax(-1) - SIZE_FREE).clamp_min(0).mean() * 50
-    loss = loss + ANCHOR_WEIGHT * (cloud.means - state.anchors).square().sum(-1).mean()
-    if share > 0.66:
+    loss = config.size_weight * (cloud.scales.amax(-1) - config.size_free).clamp_min(0).mean()
+    if config.anchor_weight:
+        loss = loss + config.anchor_weight * (cloud.means - state.anchors).square().sum(-1).mean()
+    if config.sparsity_weight:
+        loss = loss + config.sparsity_weight * (raster.alpha.square() + 0.01).sqrt().mean()
+    if config.opacity_weight and share > 0.66:
         opacities = cloud.opacities
-        loss = loss + OPACITY_WEIGHT * (opacities * (1 - opacities)).mean() * 4
+        loss = loss + config.opacity_weight * (opacities * (1 - opacities)).mean()
     return loss
 
 
-def _control_density(state: State, density: DensityConfig, step: int, guide: Guide) -> None:
-    """Densify and prune alternate with the steps; later only pruning, then nothing."""
-    config = guide.config.seid
-    share = step / config.steps
-    if (step + 1) % config.densify_every or share < config.densify_from or share >= config.prune_until:
+def watch_strain(state: State, raster: Raster, finite: Tensor, size: int, team: Team) -> None:
+    """Add the screen gradients of all processes' views to the statistics that density control reads, but not
+    those of a step that was not `finite`, see `take_step`."""
+    if raster.means2d.grad is None:
         return
-    surface = guide.body.vertices
-    if share < config.densify_until:
+    radii = raster.radii * finite  # 0: not drawn, so not counted
+    if team.size == 1:
+        accumulate(state.stats, raster.means2d.grad, radii, (size, size))
+        return
+    seen = DensityStats.zeros(len(state.gaussians), radii.device)
+    # A process' loss is the mean over its own views, the joint one over all.
+    accumulate(seen, raster.means2d.grad / team.size, radii, (size, size))
+    team.average([seen.grad_sum, seen.views])
+    state.stats.grad_sum += seen.grad_sum * team.size
+    state.stats.views += seen.views * team.size
+
+
+def control_density(state: State, config: SeidConfig, step: int, surface: Tensor) -> None:
+    """Densify and prune alternate with the steps; later only pruning, then nothing."""
+    share = step / config.steps
+    density = DensityConfig(
+        max_points=config.max_points,
+        grad_threshold=config.grad_threshold,
+        grow_share=config.grow_share,
+        split_scale=config.split_scale,
+        min_opacity=config.min_opacity,
+        max_scale=config.max_scale,
+    )
+    if config.densify_from <= share < config.densify_until and (step + 1) % config.densify_every == 0:
         change = densify_and_prune(
             state.gaussians, state.optimizer, state.stats, density, state.generator, surface
         )
-    else:
+    elif config.densify_until <= share < config.prune_until and (step + 1) % config.prune_every == 0:
         change = prune(state.gaussians, state.optimizer, state.stats, density, surface)
+    else:
+        return
     state.anchors = state.anchors[change.parents]

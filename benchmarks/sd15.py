@@ -1,0 +1,351 @@
+"""What a step of the sd15 preset costs at full size: the networks as published code runs them, and ours.
+
+    python benchmarks/sd15.py [--steps 20] [--refine] [--json FILE]
+
+Random weights of the published sizes (tools/sd15) cost what the real ones do. Both sides run `stages.seid`
+at the preset's settings, one after the other on the same GPU: 100,000 Gaussians, four renders of 1024², 512²
+into the autoencoder, guidance in three branches, regularisers, Adam. The reference has diffusers' modules in
+float16 with PyTorch's fused attention, nothing compiled or recorded, renders camera by camera, draws poses
+and highlights (the published network, see specular.py) in plain PyTorch, and shows each step's loss. Then the
+parts of each step alone, the gradient of both against float32, the allocator's peak, and with `--refine` the
+refinement of the orbit: the reference one view at a time, with the same stored keys and values as ours.
+
+Times are medians of wall-clock steps; parts are read from the GPU's clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specularip.body import HeadEllipsoid, anny_body, draw_skeleton, phenotype_from_text, skeleton
+from specularip.cameras import Cameras, orbit_views
+from specularip.config import Config, preset_config
+from specularip.diffusion.fast import FastPrior, accelerate
+from specularip.diffusion.prior import Prior
+from specularip.diffusion.prompts import PromptBook
+from specularip.diffusion.refine import refine
+from specularip.gaussians import Gaussians
+from specularip.late import Log
+from specularip.raster import Raster, rasterize
+from specularip.stages import guide as guiding
+from specularip.stages import seid as stage
+from specularip.stages.guide import Guide, as_images, draw
+from specularip.stages.machine import warm_up
+from specularip.stages.scr import orbits
+from specularip.stages.state import State, start
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tools" / "sd15")]
+from random_weights import random_prior  # noqa: E402
+from specular import FEATURES, Published  # noqa: E402
+
+TEXT = "A woman in a red satin dress"
+FIRST_STEP = 300
+"""Where both sides begin: highlights are on, and nothing densifies for a while."""
+TINY: dict[str, dict[str, Any]] = {
+    "unet": {"block_out_channels": (32, 32, 64, 64), "sample_size": 8},
+    "controlnet": {"block_out_channels": (32, 32, 64, 64)},
+    "vae": {"block_out_channels": (32, 32, 64, 64)},
+    "text_encoder": {"num_hidden_layers": 1},
+}
+
+
+class _Enough(Exception):
+    """Ends a stage after the steps that were asked for."""
+
+
+def published_draw(seed: int, points: int, device: torch.device) -> Callable[..., tuple[Raster, Tensor]]:
+    """`guide.draw` as published code does it: one camera after the other, highlights from the ASG network."""
+    network = Published(seed).to(device)
+    features = (0.1 * torch.randn(points, FEATURES, device=device)).requires_grad_()
+
+    def draw_published(
+        gaussians: Gaussians, head: object, cameras: Cameras, background: float, gain: float = 1.0
+    ) -> tuple[Raster, Tensor]:
+        cameras = cameras.to(device)
+        grey = torch.full((3,), background, device=device)
+        cloud = SimpleNamespace(
+            means=gaussians.means,
+            fields={
+                "log_scales": gaussians.log_scales,
+                "quats": gaussians.quats,
+                "normal_residuals": gaussians.normal_residuals,
+                "features": features,
+                "color_logits": gaussians.color_logits,
+            },
+        )
+        drawn, highlights = [], []
+        for index in range(len(cameras)):
+            camera = cameras[torch.tensor([index])]
+            colors = network.colors(cloud, camera, 1.0)  # type: ignore[arg-type]
+            highlights.append(colors - gaussians.diffuse)
+            drawn.append(
+                rasterize(
+                    gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, colors,
+                    camera.viewmats, camera.Ks, camera.width, camera.height, grey,
+                )
+            )  # fmt: skip
+        parts = {k: torch.cat([getattr(d, k) for d in drawn]) for k in Raster.__dataclass_fields__}
+        return Raster(**parts), torch.cat(highlights)
+
+    return draw_published
+
+
+def plain_skeleton(
+    keypoints: Tensor, head: HeadEllipsoid, cameras: Cameras, size: int, device: torch.device
+) -> Tensor:
+    """`draw_skeleton` without its kernel."""
+    seen = skeleton.visible_keypoints(keypoints, head, cameras)
+    xy = cameras.resized(size, size).project(keypoints)[0]
+    return skeleton._draw(xy.to(device), seen.to(device), size)
+
+
+def steps(guide: Guide, state: State, count: int, warm: int, shown: bool) -> list[float]:
+    """Seconds of each of `count` steps of SEID after `warm` more. shown: each step's loss is waited for; else
+    it is read a step late, as a run does."""
+    times = [time.perf_counter()]
+    logs: list[Log] = []
+
+    def after(done: int, log: Log) -> None:
+        logs.append(log)
+        if len(logs) > 1 or shown:
+            values = dict(logs.pop(0))
+            if not all(value == value for value in values.values()):
+                raise RuntimeError(f"not finite up to step {done}: {values}")
+        times.append(time.perf_counter())
+        if len(times) > count + warm:
+            raise _Enough
+
+    try:
+        stage.seid(state, guide, None, FIRST_STEP, after)
+    except _Enough:
+        pass
+    return [b - a for a, b in zip(times[warm:], times[warm + 1 :])]
+
+
+def milliseconds(work: Callable[[], object], device: torch.device) -> float:
+    repeats = 7 if device.type == "cuda" else 1
+    work()
+    times = []
+    for _ in range(repeats):
+        if device.type == "cuda":
+            before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            before.record()
+            work()
+            after.record()
+            torch.cuda.synchronize()
+            times.append(before.elapsed_time(after))
+        else:
+            began = time.perf_counter()
+            work()
+            times.append(1e3 * (time.perf_counter() - began))
+    return statistics.median(times)
+
+
+def inputs(prior: Prior, views: int, seed: int = 0) -> dict[str, Any]:
+    """Random arguments of `model_output` for three branches."""
+    generator = torch.Generator().manual_seed(seed)
+    size, latent, device = prior.image_size, prior.latent_size, prior.device
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    return {
+        "noisy": normal(views, 4, latent, latent),
+        "timesteps": torch.linspace(50, 800, views).long().to(device),
+        "text": normal(3 * views, 77, int(prior.unet.config.cross_attention_dim)),
+        "pose": torch.rand(views, 3, size, size, generator=generator).to(device),
+        "identity": normal(3 * views, 4, int(prior.unet.config.cross_attention_dim)),
+        "identity_scale": torch.rand(3 * views, generator=generator).to(device),
+    }
+
+
+def encode(prior: Prior, images: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents, and the gradient on the images of their inner product with `weight`."""
+    leaf = images.clone().requires_grad_()
+    latents = prior.encode_image(leaf)
+    return latents.detach(), torch.autograd.grad(latents, leaf, weight)[0]
+
+
+def sds_gradient(prior: Prior, images: Tensor, noise: Tensor, given: dict[str, Any]) -> Tensor:
+    """The whole of score distillation on images, as ANPG guides it, unclipped."""
+    leaf = images.clone().requires_grad_()
+    latents = prior.encode_image(leaf)
+    with torch.no_grad():
+        noisy = prior.add_noise(latents, noise, given["timesteps"])
+        positive, negative, null = prior.predict_noise(**{**given, "noisy": noisy}).chunk(3)
+        little = (given["timesteps"] < 170)[:, None, None, None]
+        direction = 7.5 * (positive - null) + torch.where(little, null, null - negative)
+    return torch.autograd.grad(latents, leaf, (1 - prior.alphas(given["timesteps"])) * direction)[0]
+
+
+def relative(value: Tensor, truth: Tensor) -> float:
+    return float((value.double() - truth.double()).norm() / truth.double().norm())
+
+
+def parts(
+    prior: Prior, guide: Guide, state: State, drawing: Callable[..., Any], device: torch.device
+) -> dict[str, float]:
+    """Milliseconds of each part of a step alone."""
+    views = 4
+    given = inputs(prior, views)
+    images = torch.rand(views, 3, prior.image_size, prior.image_size, device=device)
+    weight = torch.randn(views, 4, prior.latent_size, prior.latent_size, device=device)
+    config = guide.config.seid
+    looks = stage.step_views(config, FIRST_STEP, guide.body.height, torch.Generator().manual_seed(1))
+
+    def render() -> None:
+        raster, specular = drawing(state.gaussians, state.head, looks.cameras, guide.config.background, 1.0)
+        (raster.image.square().mean() + specular.square().mean()).backward()
+
+    def denoise() -> Tensor:
+        with torch.no_grad():
+            return prior.model_output(**given)
+
+    return {
+        "encode and its gradient": milliseconds(lambda: encode(prior, images, weight), device),
+        "denoise": milliseconds(denoise, device),
+        "render, highlights, gradients": milliseconds(render, device),
+        "condition": milliseconds(lambda: guide.condition(looks), device),
+    }
+
+
+def refinement(prior: Prior, guide: Guide, state: State, batch: int, refine_steps: int) -> float:
+    """Seconds of refining the preset's orbit."""
+    config = guide.config.scr
+    guidance = config.guidance or guide.config.guidance
+    views = orbit_views(
+        config.orbit_views, orbits(config)[0][0], size=config.render_size, body_height=guide.body.height,
+        elevation_deg=config.elevation_deg,
+    )  # fmt: skip
+    with torch.no_grad():
+        renders = [
+            as_images(draw(state.gaussians, state.head, views.cameras[rows], guide.config.background)[0], 3)
+            for rows in torch.arange(config.orbit_views).split(4)
+        ]
+    images, condition = torch.cat(renders).clamp(0, 1), guide.condition(views, guidance, config.refine_size)
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    refine(
+        prior, images, condition, views.azimuth_deg, refine_steps=refine_steps, ddim_steps=config.ddim_steps,
+        scale=guidance.scale, size=config.refine_size, own_share=config.own_share, batch=batch, vae_batch=1,
+    )  # fmt: skip
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def tiny_config() -> Config:
+    config = preset_config("sd15")
+    seid = replace(config.seid, points=500, render_size=64)
+    scr = replace(config.scr, orbit_views=8, render_size=64, refine_size=64)
+    return replace(config, device="cpu", seid=seid, scr=scr)
+
+
+def peak(device: torch.device) -> float:
+    return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+
+
+def reserved(device: torch.device) -> float:
+    """With what the allocator keeps for recordings and does not count as allocated while they wait."""
+    return torch.cuda.max_memory_reserved() / 2**30 if device.type == "cuda" else 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--refine", action="store_true")
+    parser.add_argument("--refine-steps", type=int, default=8)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--tiny", action="store_true", help="tiny networks on the CPU: does this script run?")
+    arguments = parser.parse_args()
+    device = torch.device("cpu" if arguments.tiny else "cuda")
+    torch.manual_seed(0)
+    config = tiny_config() if arguments.tiny else preset_config("sd15")
+    report: dict[str, Any] = {"reference": {}, "ours": {}}
+
+    def tell(side: str, values: dict[str, Any]) -> None:
+        report[side] |= values
+        print(f"{side}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        dtype = torch.float32
+        exact = random_prior(Path(folder), device, dtype, TINY if arguments.tiny else None)
+    prior = copy.deepcopy(exact).to(dtype if arguments.tiny else torch.float16)
+    views, size, latent = 4, exact.image_size, exact.latent_size
+    images = torch.rand(views, 3, size, size, device=device)
+    noise = torch.randn(views, 4, latent, latent, device=device)
+    given = inputs(exact, views)
+    truth = encode(exact, images, noise)[1], sds_gradient(exact, images, noise, given)
+    del exact
+    body = anny_body(phenotype_from_text(TEXT)).to(device)
+    warm_up(device)
+
+    def make_guide() -> tuple[Guide, State]:
+        face = torch.nn.functional.normalize(torch.randn(1, prior.identity_dim, device=device), dim=-1)
+        guide = Guide(prior, PromptBook(prior), TEXT, face, body, config)
+        return guide, start(body, config.seid.points, 0, config.seid.lights, device)
+
+    for side in ("reference", "ours"):
+        drawing, poses = draw, draw_skeleton
+        if side == "reference":
+            drawing, poses = published_draw(0, config.seid.points, device), plain_skeleton
+        else:
+            accelerate(prior)
+            assert isinstance(prior, FastPrior)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        guide, state = make_guide()
+        stage.draw = drawing  # type: ignore[assignment]
+        guiding.draw_skeleton = poses  # type: ignore[attr-defined]
+        began = time.perf_counter()
+        times = steps(guide, state, arguments.steps, 4, side == "reference")
+        total = time.perf_counter() - began
+        tell(side, {
+            "step ms": 1e3 * statistics.median(times), "slowest ms": 1e3 * max(times),
+            "until warm s": total - sum(times), "peak GiB": peak(device), "reserved GiB": reserved(device),
+        })  # fmt: skip
+        tell(side, parts(prior, guide, state, drawing, device))
+        tell(side, {
+            "error of encode's gradient": relative(encode(prior, images, noise)[1], truth[0]),
+            "error of SDS' gradient": relative(sds_gradient(prior, images, noise, given), truth[1]),
+        })  # fmt: skip
+        if arguments.refine:
+            if isinstance(prior, FastPrior):
+                prior.forget()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            batch = 1 if side == "reference" else config.scr.refine_batch
+            refinement(prior, guide, state, batch, 1)  # kernels compile or are picked
+            seconds = refinement(prior, guide, state, batch, arguments.refine_steps)
+            tell(side, {
+                "refine s": seconds, "refine peak GiB": peak(device),
+                "refine reserved GiB": reserved(device),
+            })  # fmt: skip
+    for name in ("step ms", "refine s"):
+        if name in report["ours"]:
+            ratio = report["reference"][name] / report["ours"][name]
+            report[f"ratio of {name}"] = ratio
+            print(f"{name}: {ratio:.2f} times the reference's speed")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""A prior of Stable Diffusion's shape, made fast without changing its results.
+
+`accelerate(prior)` turns a `Prior` into a `FastPrior` in place: the same weights and, up to rounding, the
+same answers, through `fast_vae` and `fast_unet`. On CUDA the calls that a stage repeats are recorded as
+graphs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from . import fast_unet, fast_vae
+from .attention import KeyViews
+from .fast_layers import Tape, fast_kernels
+from .prior import Prior, _resized
+from .replay import Recording, signature
+
+
+class FastPrior(Prior):
+    """See `accelerate`. What it does not cover (gradients through the denoiser) `Prior` computes."""
+
+    denoiser: fast_unet.UNet
+    steering: fast_unet.ControlNet | None
+    encoder: fast_vae.Encoder
+    decoder: fast_vae.Decoder
+    graphs: bool
+    _recordings: dict[Any, Any]
+    _pool: Any
+    _encoded: int
+
+    def forget(self) -> None:
+        """Let go of what was recorded and of its memory, when other shapes come."""
+        self._recordings.clear()
+
+    def encode_image(self, images: Tensor, size: int | None = None) -> Tensor:
+        """As `Prior.encode_image`. Where it is recorded, its backward pass must come before the next call."""
+        if images.ndim != 4 or images.shape[1] != self.image_channels or images.shape[2] != images.shape[3]:
+            raise ValueError(f"images must be [B,{self.image_channels},S,S], got {list(images.shape)}")
+        images = _resized(images.float(), size or self.image_size)
+        with fast_kernels():
+            if torch.is_grad_enabled() and images.requires_grad:
+                return _Encode.apply(images, self)
+            with torch.no_grad():
+                return self.encoder.forward(images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and latents.requires_grad:
+            return super().decode(latents)
+        with torch.no_grad(), fast_kernels():
+            return self.decoder(latents)
+
+    def model_output(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        pose: Tensor | None = None,
+        identity: Tensor | None = None,
+        identity_scale: Tensor | None = None,
+        key_views: KeyViews | None = None,
+    ) -> Tensor:
+        """As `Prior.model_output`. Where there are several texts for each noisy image, what they share is
+        computed once."""
+        wants = [t for t in (noisy, text, pose, identity, identity_scale) if t is not None]
+        if torch.is_grad_enabled() and (
+            any(t.requires_grad for t in wants) or any(p.requires_grad for p in self.unet.parameters())
+        ):
+            return super().model_output(noisy, timesteps, text, pose, identity, identity_scale, key_views)
+        if self.pose_channels and pose is None:
+            raise ValueError(f"pose must be [B,{self.pose_channels},S,S]: this prior is pose-conditioned")
+        if pose is not None and self.pose_channels and pose.shape[1] != self.pose_channels:
+            raise ValueError(f"pose must be [B,{self.pose_channels},S,S], got {list(pose.shape)}")
+        if pose is not None:
+            pose = (
+                None
+                if self.steering is None
+                else _resized(pose, noisy.shape[-1] * self.image_size // self.latent_size)
+            )
+        if self.image_projection is None:
+            identity = None
+        if identity is None:
+            identity_scale = None
+        inputs = (noisy, timesteps.to(noisy.device), text, identity, identity_scale, pose)
+        with torch.no_grad(), fast_kernels():
+            if not self.graphs or key_views is not None:
+                return self._denoise(*inputs, key_views=key_views)
+            key = ("denoise", *signature(*inputs))
+            if key not in self._recordings:
+                self._recordings[key] = Recording(self._denoise, inputs, self._pool)
+            return self._recordings[key].replay(*inputs).clone()
+
+    def _denoise(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        identity: Tensor | None,
+        identity_scale: Tensor | None,
+        pose: Tensor | None,
+        key_views: KeyViews | None = None,
+    ) -> Tensor:
+        return self.denoiser(noisy, timesteps, text, identity, identity_scale, key_views, self.steering, pose)
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, prior: FastPrior) -> Tensor:
+        ctx.prior = prior
+        if not prior.graphs:
+            ctx.tape = []
+            return prior.encoder.forward(images, ctx.tape)
+        key = ("encode", *signature(images))
+        if key not in prior._recordings:
+            prior._recordings[key] = _record_encoder(prior, images)
+        forward, ctx.backward_pass = prior._recordings[key]
+        prior._encoded += 1
+        ctx.number = prior._encoded
+        return forward.replay(images)[0].clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        with fast_kernels():
+            if not ctx.prior.graphs:
+                return ctx.prior.encoder.backward(grad.float(), ctx.tape), None
+            if ctx.number != ctx.prior._encoded:
+                raise RuntimeError("encode_image: its backward pass must come before the next call")
+            return ctx.backward_pass.replay(grad.float()).clone(), None
+
+
+def _record_encoder(prior: FastPrior, images: Tensor) -> tuple[Recording, Recording]:
+    def encode(images: Tensor) -> tuple[Tensor, Tape]:
+        tape: Tape = []
+        return prior.encoder.forward(images, tape), tape
+
+    forward = Recording(encode, (images,), prior._pool)
+    latents, tape = forward.replay(images)
+    grad = torch.randn_like(latents)
+    return forward, Recording(lambda g: prior.encoder.backward(g, tape), (grad,), prior._pool)
+
+
+def supports(prior: Prior) -> bool:
+    """Whether a prior is of Stable Diffusion 1's shape."""
+    if prior.vae is None or not fast_vae.supported(prior.vae) or not fast_unet.supported(prior.unet):
+        return False
+    return prior.controlnet is None or fast_unet.supported(prior.controlnet)
+
+
+def accelerate(prior: Prior, *, graphs: bool | None = None) -> FastPrior:
+    """Make `prior` fast, in place; its weights are reordered and frozen, not copied.
+
+    graphs: record what is repeated as CUDA graphs; None: on CUDA. Raises ValueError for a prior of another
+    shape (see `supports`), UserError where Triton is missing on CUDA.
+    """
+    if not supports(prior):
+        raise ValueError("accelerate is for Stable Diffusion 1's networks: see supports()")
+    if prior.device.type == "cuda":
+        try:
+            from . import fused_triton as _  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                "the fast kernels need Triton: pip install triton, or --set prior.fast=false"
+            ) from error
+    prior.requires_grad_(False)
+    prior.__class__ = FastPrior
+    assert isinstance(prior, FastPrior)
+    state = prior.__dict__  # past nn.Module, which would list these as parts of the prior
+    state["denoiser"] = fast_unet.UNet(prior.unet)
+    state["steering"] = None if prior.controlnet is None else fast_unet.ControlNet(prior.controlnet)
+    state["encoder"], state["decoder"] = fast_vae.Encoder(prior.vae), fast_vae.Decoder(prior.vae)
+    state["graphs"] = prior.device.type == "cuda" if graphs is None else graphs
+    state["_recordings"], state["_encoded"] = {}, 0
+    state["_pool"] = torch.cuda.graph_pool_handle() if state["graphs"] else None
+    return prior

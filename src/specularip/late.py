@@ -1,0 +1,54 @@
+"""Between processor and GPU without waiting: copies that queue up behind what is under way, both ways.
+
+A plain `tensor.to("cuda")` and every look at a number wait until the GPU has done all that it was given. A
+step that never does either is prepared while the GPU still works on the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`, at once; what is started there from now on finds it."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class Log(Mapping[str, float]):
+    """Numbers of a step by their names. Scalars of a GPU are on their way from it, and the first look at any
+    of them waits until they have arrived."""
+
+    def __init__(self, scalars: Mapping[str, Tensor | None], **known: float) -> None:
+        """None among the scalars is left out."""
+        self._names = [name for name, value in scalars.items() if value is not None]
+        self._known = known
+        packed = torch.stack([value.detach().float() for value in scalars.values() if value is not None])
+        self._arrived: torch.cuda.Event | None = None
+        if packed.is_cuda:
+            self._values = torch.empty(packed.shape, pin_memory=True)
+            self._values.copy_(packed, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+        else:
+            self._values = packed
+
+    @cached_property
+    def _numbers(self) -> dict[str, float]:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return {**dict(zip(self._names, self._values.tolist())), **self._known}
+
+    def __getitem__(self, name: str) -> float:
+        return self._numbers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._names, *self._known))
+
+    def __len__(self) -> int:
+        return len(self._names) + len(self._known)

@@ -1,0 +1,63 @@
+"""Which views a step of SEID looks at."""
+
+from __future__ import annotations
+
+import torch
+
+from ..cameras import FULL, HEAD, UPPER, Cameras, Framing, Views, sample_views
+from ..config import OrbitConfig, SeidConfig
+
+
+def step_views(config: SeidConfig, step: int, body_height: float, generator: torch.Generator) -> Views:
+    """The views of one step, on the CPU: by framings, or as the method draws them if `config.orbit` is
+    given."""
+    if config.orbit is None:
+        return sample_views(
+            config.views_per_step,
+            size=config.render_size,
+            body_height=body_height,
+            weights=config.framing_weights,
+            generator=generator,
+        )
+    return orbit_step(config.orbit, config, step, body_height, generator)
+
+
+def orbit_step(
+    orbit: OrbitConfig, config: SeidConfig, step: int, body_height: float, generator: torch.Generator
+) -> Views:
+    """All views of a step show the whole body from around it, or the face's side of the head, or head and
+    shoulders from behind; azimuths are stratified."""
+    count = config.views_per_step
+    choice = torch.rand(2, generator=generator)
+    close = step >= orbit.close_from * config.steps
+    framing, distances, height = FULL, orbit.distance, 0.0
+    middle, span = 0.0, 360.0
+    if close and float(choice[0]) < orbit.head_share:
+        framing, distances, height, span = HEAD, orbit.head_distance, orbit.close_height, 180.0
+    elif close and float(choice[1]) < orbit.back_share:
+        framing, distances, height = UPPER, orbit.back_distance, orbit.close_height
+        middle, span = 180.0, 180.0
+    unit = torch.rand(4, count, generator=generator)
+    slices = torch.randperm(count, generator=generator)
+    azimuth = middle + ((slices + unit[0]) / count - 0.5) * span
+    azimuth = (azimuth + 180.0) % 360.0 - 180.0
+    elevation, distance, fov = (
+        low + (high - low) * u
+        for (low, high), u in zip((orbit.elevation_deg, distances, orbit.fov_y_deg), unit[1:])
+    )
+    target = torch.tensor([0.0, 0.0, height * body_height])
+    size = config.render_size
+    cameras = Cameras.orbit(azimuth, elevation, distance * body_height, fov, size, size, target)
+    return Views(cameras, azimuth, elevation, [framing] * count)
+
+
+def part(views: Views, rows: slice) -> Views:
+    """Some of the views."""
+    return Views(
+        views.cameras[rows], views.azimuth_deg[rows], views.elevation_deg[rows], views.framings[rows]
+    )
+
+
+def full_body(distance: float, fov_y_deg: float) -> Framing:
+    """Whole-body views from another distance (in body heights) and with another lens than `FULL`."""
+    return Framing(FULL.name, FULL.target_z, distance, fov_y_deg)
