@@ -14,6 +14,7 @@ import torch
 from specularip.avatar import Avatar
 from specularip.errors import UserError
 from specularip.export import atomic_path, read_ply, turntable, write_ply, write_video
+from specularip.export.ply import read_harmonics
 from specularip.gaussians import Gaussians
 
 
@@ -99,6 +100,33 @@ def test_foreign_ply_is_read(order, kind, tmp_path):
     assert np.allclose(cloud.means.numpy(), rows[:, :3], atol=1e-6)
     assert np.allclose(cloud.opacity_logits.numpy(), rows[:, names.index("opacity")], atol=1e-6)
     assert torch.isfinite(cloud.color_logits).all() and len(cloud) == 5
+
+
+def test_harmonics_go_round(seed, tmp_path):
+    gaussians, harmonics = cloud(20), 0.2 * torch.randn(20, 15, 3)
+    colors = torch.rand(20, 3)
+    write_ply(tmp_path / "a.ply", gaussians, colors, harmonics)
+    back = read_harmonics(tmp_path / "a.ply")
+    assert torch.allclose(0.28209479177387814 * back[:, 0] + 0.5, colors, atol=1e-6), seed
+    assert torch.equal(back[:, 1:], harmonics), seed
+    assert torch.allclose(read_ply(tmp_path / "a.ply").diffuse, colors.clamp(1 / 512, 511 / 512), atol=1e-5)
+    write_ply(tmp_path / "b.ply", gaussians, colors)
+    assert bool((read_harmonics(tmp_path / "b.ply")[:, 1:] == 0).all())
+    with pytest.raises(ValueError, match="harmonics"):
+        write_ply(tmp_path / "c.ply", gaussians, colors, harmonics[:, :8])
+
+
+def test_foreign_harmonics(tmp_path):
+    rest = [f"f_rest_{k}" for k in range(9)]
+    rows, names = foreign_ply(tmp_path / "a.ply", extra=rest[::-1])
+    found = read_harmonics(tmp_path / "a.ply")
+    assert found.shape == (5, 16, 3) and bool((found[:, 4:] == 0).all())
+    green = rows[:, [names.index(f"f_rest_{k}") for k in (3, 4, 5)]]
+    assert np.allclose(found[:, 1:4, 1].numpy(), green, atol=1e-6)
+    for extra in (rest[:5], ["f_rest_1", "f_rest_9", *rest[2:]]):
+        foreign_ply(tmp_path / "a.ply", extra=extra)
+        with pytest.raises(UserError, match="no degree up to 3"):
+            read_harmonics(tmp_path / "a.ply")
 
 
 def test_broken_ply_is_one_clear_line(tmp_path):

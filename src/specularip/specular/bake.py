@@ -53,12 +53,12 @@ GAUSSIAN_SHAPES = {
 DIRECTIONS, KEPT = 1024, 512
 """Directions that the head is asked from, 6.4° apart, and how many of them, the weightiest, lobes are fitted
 to."""
-VIEWS, VIEW_SIZE = 128, 192
+VIEWS, VIEW_SIZE = 128, 384
 """Pictures that tell what is seen from where, and their pixels."""
 FAR = 20.0
 """Distance of their cameras, in radii of the avatar: directions are nearly the same for all Gaussians."""
-BLUR_DEG = 9.0
-"""Over which visibility is interpolated between those pictures, half the angle between them."""
+BLUR_DEG = 6.0
+"""Over which visibility is interpolated between those pictures, a third of the angle between them."""
 UNSEEN = 1e-3
 """Weight of a direction that a Gaussian is never seen from, relative to the mean: keeps it sane there."""
 ROUGH = 1e-4
