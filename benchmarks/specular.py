@@ -52,6 +52,7 @@ from specularip.posed_images import load_posed_images
 from specularip.raster import rasterize
 from specularip.raster.cuda import pick_device
 from specularip.specular import SpecularConfig, SpecularHead
+from specularip.specular.bake import harmonics_3
 from specularip.stages.fit import Fitting, begin, draw, resolved, train_step
 
 MODELS = ("sh3", "published", "ours")
@@ -152,25 +153,6 @@ class Published(nn.Module):
 
     def penalty(self, cloud: Cloud, near: Tensor) -> Tensor:
         return cloud.means.new_zeros(())
-
-
-def harmonics_3(directions: Tensor) -> Tensor:
-    """Real spherical harmonics to degree 3 in gsplat's order and signs, [N,16] of unit directions [N,3]."""
-    x, y, z = directions.unbind(-1)
-    xx, yy, zz = x * x, y * y, z * z
-    return torch.stack(
-        [
-            torch.full_like(x, 0.28209479177387814),
-            -0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x,
-            1.0925484305920792 * x * y, -1.0925484305920792 * y * z, 0.31539156525252005 * (3 * zz - 1),
-            -1.0925484305920792 * x * z, 0.5462742152960396 * (xx - yy),
-            -0.5900435899266435 * y * (3 * xx - yy), 2.890611442640554 * x * y * z,
-            -0.4570457994644658 * y * (5 * zz - 1), 0.3731763325901154 * z * (5 * zz - 3),
-            -0.4570457994644658 * x * (5 * zz - 1), 1.445305721320277 * z * (xx - yy),
-            -0.5900435899266435 * x * (xx - 3 * yy),
-        ],
-        -1,
-    )  # fmt: skip
 
 
 def make_appearance(model: str, config: FitConfig, seed: int) -> Any:

@@ -281,6 +281,16 @@ def test_the_command_bakes_and_says_what_is_lost(scene, tmp_path, capsys):
     assert isinstance(load_baked(tmp_path / "baked.ply").colors, HarmonicColors)
 
 
+def test_what_is_not_drawn_of_harmonics_is_told(baked, tmp_path, capsys):
+    file = baked["sh3"].save(tmp_path / "baked.ply")
+    picture = ["--out", str(tmp_path / "side.png"), "--width", "32", "--height", "32"]
+    main(["render", str(file), *picture])
+    assert "harmonics (f_rest) are left out" in capsys.readouterr().err
+    plain = Avatar(baked["sh3"].gaussians).save(tmp_path / "plain.ply")
+    main(["render", str(plain), *picture])
+    assert "f_rest" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

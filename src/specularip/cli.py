@@ -219,6 +219,7 @@ def evaluate(
     from specularip.run_folder import to_json, write_json
 
     loaded = load(avatar)
+    _tell_of_harmonics(avatar)
     posed = load_posed_images(data, split)
     if len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; --split train measures on the images it was fitted to")
@@ -308,6 +309,7 @@ def render(
     from specularip.run_folder import write_png
 
     loaded = load(avatar)
+    _tell_of_harmonics(avatar)
     heights = loaded.gaussians.means.detach()[:, 2].cpu()
     low, high = torch.quantile(heights[:: max(1, len(heights) // 100_000)], torch.tensor([0.002, 0.998]))
     radius = FULL.distance * float(high - low) if distance is None else distance
@@ -322,6 +324,16 @@ def render(
     else:
         write_video((view(azimuth_deg + 360.0 * index / frames) for index in range(frames)), out, fps)
     print(out)
+
+
+def _tell_of_harmonics(avatar: Path) -> None:
+    """Say what is not drawn of a PLY whose colours change with the view."""
+    from specularip.export.ply import read_harmonics
+
+    if avatar.suffix == ".ply" and bool(read_harmonics(avatar)[:, 1:].any()):
+        print(
+            f"{avatar}: its harmonics (f_rest) are left out, viewers of 3DGS files show them", file=sys.stderr
+        )
 
 
 def _check_render(
