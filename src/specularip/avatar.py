@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,11 @@ class Avatar:
     binding: Binding | None = None
     antialiased: bool = False
 
+    def to(self, device: torch.device | str) -> Avatar:
+        """The same on `device`; this one stays where it is."""
+        head = None if self.head is None else deepcopy(self.head).to(device)
+        return replace(self, gaussians=self.gaussians.to(device), head=head)
+
     @torch.no_grad()
     def prepare(self) -> Prepared:
         """The avatar as it is now, ready for many frames."""
@@ -254,8 +260,7 @@ def mean_specular(avatar: Avatar, size: int = 192) -> Tensor:
     if avatar.head is None:
         return torch.zeros_like(cloud.means)
     means = cloud.means.detach()
-    middle = (means.amax(0) + means.amin(0)) / 2
-    reach = float((means - middle).norm(dim=-1).max()) + 1e-3
+    middle, reach = extent(means)
     azimuth = torch.arange(16) * 360.0 / 16
     elevation = torch.tensor([5.0, 35.0, 5.0, -20.0]).repeat(4)
     cameras = Cameras.orbit(azimuth, elevation, 3.0 * reach, 40.0, size, size, middle.cpu()).to(means.device)
@@ -264,25 +269,30 @@ def mean_specular(avatar: Avatar, size: int = 192) -> Tensor:
         camera = cameras[index]
         with torch.no_grad():
             specular = shade(cloud, avatar.head, camera)[1][0]
-        with torch.enable_grad():
-            ones = torch.ones_like(means[:, :1]).requires_grad_()
-            drawn = rasterize(
-                means,
-                cloud.quats.detach(),
-                cloud.scales.detach(),
-                cloud.opacities.detach(),
-                ones,
-                camera.viewmats,
-                camera.Ks,
-                size,
-                size,
-                antialiased=avatar.antialiased,
-            )
-            (seen,) = torch.autograd.grad(drawn.image.sum(), ones)
+        seen = contributions(cloud, camera, avatar.antialiased)
         total += seen * specular
         weight += seen
         plain += specular / len(cameras)
     return torch.where(weight > 1e-3, total / weight.clamp_min(1e-3), plain)
+
+
+def extent(means: Tensor) -> tuple[Tensor, float]:
+    """The middle [3] of the box around means [N,3], and just over the farthest one's distance from it."""
+    middle = (means.amax(0) + means.amin(0)) / 2
+    return middle, float((means - middle).norm(dim=-1).max()) + 1e-3
+
+
+def contributions(gaussians: Gaussians, camera: Cameras, antialiased: bool) -> Tensor:
+    """What each Gaussian gives to the camera's picture, [N,1] in pixels: the gradient of the picture's sum by
+    its colour."""
+    means = gaussians.means.detach()
+    with torch.enable_grad():
+        ones = torch.ones_like(means[:, :1]).requires_grad_()
+        drawn = rasterize(
+            means, gaussians.quats.detach(), gaussians.scales.detach(), gaussians.opacities.detach(), ones,
+            camera.viewmats, camera.Ks, camera.width, camera.height, antialiased=antialiased,
+        )  # fmt: skip
+        return torch.autograd.grad(drawn.image.sum(), ones)[0]
 
 
 def load(path: str | os.PathLike[str]) -> Avatar:

@@ -209,8 +209,6 @@ def evaluate(
     """
     if out is not None and str(out) != "-" and out.suffix.lower() != ".json":
         raise UserError(f"cannot write metrics to {out}: end the name in .json, or use - to print them")
-    import dataclasses
-
     from specularip.avatar import load
     from specularip.metrics import evaluate as measure
     from specularip.metrics import find_lpips
@@ -225,8 +223,7 @@ def evaluate(
         raise UserError(f"{posed.notes[0]}; --split train measures on the images it was fitted to")
     place = pick_device(None if device == "auto" else device)
     perceptual, no_lpips = find_lpips(place)
-    head = None if loaded.head is None else loaded.head.to(place)
-    loaded = dataclasses.replace(loaded, gaussians=loaded.gaussians.to(place), head=head)
+    loaded = loaded.to(place)
     values = measure(loaded, posed, perceptual)
     if out is not None and str(out) == "-":
         print(to_json(values), end="")
@@ -384,8 +381,6 @@ def bake(
         data: Folder with posed images, as `fit` takes it. With it, the loss is measured on its test split.
         device: auto takes the GPU where CUDA and gsplat are there, else the CPU.
     """
-    import dataclasses
-
     from specularip.avatar import FILE_NAME, load
     from specularip.posed_images import load_posed_images
     from specularip.progress import Progress
@@ -401,8 +396,7 @@ def bake(
     if posed is not None and len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; leave --data out to compare with the head alone")
     place = pick_device(None if device == "auto" else device)
-    head = None if loaded.head is None else loaded.head.to(place)
-    loaded = dataclasses.replace(loaded, gaussians=loaded.gaussians.to(place), head=head)
+    loaded = loaded.to(place)
     with Progress() as progress:
         baked = run(loaded, to, progress=progress)
     baked.save(file)

@@ -70,10 +70,7 @@ class FastPrior(Prior):
             any(t.requires_grad for t in wants) or any(p.requires_grad for p in self.unet.parameters())
         ):
             return super().model_output(noisy, timesteps, text, pose, identity, identity_scale, key_views)
-        if self.pose_channels and pose is None:
-            raise ValueError(f"pose must be [B,{self.pose_channels},S,S]: this prior is pose-conditioned")
-        if pose is not None and self.pose_channels and pose.shape[1] != self.pose_channels:
-            raise ValueError(f"pose must be [B,{self.pose_channels},S,S], got {list(pose.shape)}")
+        self._check_pose(pose)
         if pose is not None:
             pose = (
                 None

@@ -312,6 +312,12 @@ class Prior(nn.Module):
         alpha = self.alphas(timesteps)
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
+    def _check_pose(self, pose: Tensor | None) -> None:
+        if self.pose_channels and pose is None:
+            raise ValueError(f"pose must be [B,{self.pose_channels},S,S]: this prior is pose-conditioned")
+        if pose is not None and self.pose_channels and pose.shape[1] != self.pose_channels:
+            raise ValueError(f"pose must be [B,{self.pose_channels},S,S], got {list(pose.shape)}")
+
     def model_output(
         self,
         noisy: Tensor,
@@ -332,10 +338,7 @@ class Prior(nn.Module):
         noisy, timesteps = _for_branches(noisy, len(text)), _for_branches(timesteps, len(text))
         pose = None if pose is None else _for_branches(pose, len(text))
         sample, text, extra = noisy.to(dtype), text.to(dtype), {}
-        if self.pose_channels and pose is None:
-            raise ValueError(f"pose must be [B,{self.pose_channels},S,S]: this prior is pose-conditioned")
-        if pose is not None and self.pose_channels and pose.shape[1] != self.pose_channels:
-            raise ValueError(f"pose must be [B,{self.pose_channels},S,S], got {list(pose.shape)}")
+        self._check_pose(pose)
         if pose is not None and self.controlnet is not None:
             pose = _resized(pose, noisy.shape[-1] * self.image_size // self.latent_size).to(dtype)
             down, mid = self.controlnet(sample, timesteps, text, pose, return_dict=False)

@@ -83,11 +83,15 @@ def no_cache(error: RuntimeError) -> UserError:
     )
 
 
-def warm_up() -> None:
-    """Compile the CPU kernels (or load them from numba's cache) by drawing and differentiating one splat."""
-    one = torch.ones(1, 3, requires_grad=True)
-    quats, opacities = torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.full((1,), 0.5)
-    viewmats, Ks = torch.eye(4)[None], torch.tensor([[[8.0, 0.0, 4.0], [0.0, 8.0, 4.0], [0.0, 0.0, 1.0]]])
+def warm_up(device: torch.device | str = "cpu") -> None:
+    """Compile the kernels of `device`, or load them from their cache, by drawing and differentiating a splat.
+
+    Raises UserError where something that they need is not installed.
+    """
+    one = torch.ones(1, 3, device=device, requires_grad=True)
+    quats, opacities = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).to(one), torch.full((1,), 0.5).to(one)
+    focal = torch.tensor([[[8.0, 0.0, 4.0], [0.0, 8.0, 4.0], [0.0, 0.0, 1.0]]])
+    viewmats, Ks = torch.eye(4)[None].to(one), focal.to(one)
     raster = rasterize(one, quats, one * 0.1, opacities, one, viewmats, Ks, 8, 8)
     (raster.image.sum() + raster.depth.sum()).backward()
 

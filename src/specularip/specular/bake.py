@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..avatar import GREY, Avatar, shade
+from ..avatar import GREY, Avatar, contributions, extent, shade
 from ..cameras import Cameras
 from ..errors import UserError
 from ..export.atomic import atomic_path
@@ -204,7 +204,7 @@ def agreement(avatar: Avatar, baked: Baked, size: int = 400) -> float:
     up and down at most."""
     directions = fibonacci_directions(40)
     directions = directions[directions[:, 2].abs() < 0.6].to(avatar.gaussians.means.device)
-    middle, reach = _extent(avatar.gaussians)
+    middle, reach = extent(avatar.gaussians.means.detach())
     cameras, prepared = _looking(directions, 3 * reach, 40.0, size, middle), avatar.prepare()
     found = [
         psnr(prepared.image(cameras[k], 0.0), baked.render(cameras[k], 0.0)).clamp_max(120)
@@ -331,29 +331,13 @@ def _fit_harmonics(lesson: _Lesson) -> HarmonicColors:
 
 
 def _contributions(avatar: Avatar, directions: Tensor) -> Tensor:
-    """What each Gaussian gives to pictures from far off, [N,V]: the gradient of a picture's sum by its
-    colour, in pixels."""
-    cloud = avatar.gaussians.select(torch.arange(len(avatar.gaussians), device=directions.device))
-    middle, reach = _extent(cloud)
+    """What each Gaussian gives to pictures from far off, [N,V], in pixels."""
+    cloud = avatar.gaussians
+    middle, reach = extent(cloud.means.detach())
     fov_y = 2 * math.degrees(math.atan(1.02 / FAR))
     cameras = _looking(directions, FAR * reach, fov_y, VIEW_SIZE, middle)
-    found = []
-    for index in range(len(cameras)):
-        camera = cameras[index]
-        with torch.enable_grad():
-            ones = torch.ones_like(cloud.means[:, :1]).requires_grad_()
-            drawn = rasterize(
-                cloud.means, cloud.quats, cloud.scales, cloud.opacities, ones, camera.viewmats, camera.Ks,
-                camera.width, camera.height, antialiased=avatar.antialiased,
-            )  # fmt: skip
-            found.append(torch.autograd.grad(drawn.image.sum(), ones)[0][:, 0])
+    found = [contributions(cloud, cameras[k], avatar.antialiased)[:, 0] for k in range(len(cameras))]
     return torch.stack(found, 1)
-
-
-def _extent(cloud: Gaussians) -> tuple[Tensor, float]:
-    means = cloud.means.detach()
-    middle = (means.amax(0) + means.amin(0)) / 2
-    return middle, float((means - middle).norm(dim=-1).max()) + 1e-3
 
 
 def _looking(directions: Tensor, distance: float, fov_y_deg: float, size: int, target: Tensor) -> Cameras:

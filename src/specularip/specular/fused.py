@@ -52,9 +52,10 @@ def shade_fused(
     return shade(*arguments, visible)
 
 
-def warm_up() -> None:
-    """Compile the CPU kernel, or load it from numba's cache, by shading and differentiating one Gaussian."""
-    up, one = torch.tensor([[0.0, 0.0, 1.0]]), torch.ones(1)
-    latents = torch.zeros(1, LATENTS, requires_grad=True)
-    light = (up, one, up, torch.zeros(9, 3))
+def warm_up(device: torch.device | str = "cpu") -> None:
+    """Compile the kernels of `device`, or load them from their cache, by shading and differentiating one
+    Gaussian. Raises UserError where something that they need is not installed."""
+    up, one = torch.tensor([[0.0, 0.0, 1.0]]).to(device), torch.ones(1, device=device)
+    latents = torch.zeros(1, LATENTS, device=device, requires_grad=True)
+    light = (up, one, up, torch.zeros(9, 3, device=device))
     shade_fused(latents, up * 0.5, up, up * 0.0, up * 2.0, *light).sum().backward()

@@ -1,15 +1,11 @@
-"""Whether this machine can do a run, told before anything is loaded, and everything compiled beforehand."""
+"""Whether this machine can do a run, told before anything is loaded."""
 
 from __future__ import annotations
 
 import torch
 
-from .. import raster, specular
 from ..config import Config
 from ..errors import UserError
-from ..raster import rasterize
-from ..specular import LATENTS
-from ..specular.fused import shade_fused
 
 FULL_GIB, LOW_GIB = 15.0, 11.0
 """What the sd15 preset takes of a GPU's memory at most, and with --low-memory."""
@@ -45,26 +41,3 @@ def memory_problem(free_gib: float, gpu: str, low_memory: bool) -> str:
     if free_gib >= LOW_GIB:
         return f"{told}: add --low-memory, which needs {LOW_GIB:.1f}"
     return f"{told} and {LOW_GIB:.1f} with --low-memory: end other programs on it, or use --preset compact"
-
-
-def warm_up(device: torch.device) -> None:
-    """Compile or load the kernels of `device`, so that the first step does not count it into its ETA.
-
-    Raises UserError where something that a GPU needs is not installed.
-    """
-    if device.type == "cpu":
-        raster.warm_up()
-        specular.warm_up()
-        return
-    one = torch.ones(1, device=device)
-    up = torch.tensor([[0.0, 0.0, 1.0]], device=device, requires_grad=True)
-    latents = torch.zeros(1, LATENTS, device=device, requires_grad=True)
-    light = (up.detach(), one, up.detach(), torch.zeros(9, 3, device=device))
-    colors = shade_fused(latents, up * 0.5, up, up * 0.0, up.detach() * 2.0, *light)
-    quats = torch.tensor([[1.0, 0.0, 0.0, 0.0]], device=device)
-    view = torch.eye(4, device=device)[None]
-    focal = torch.tensor([[[16.0, 0.0, 8.0], [0.0, 16.0, 8.0], [0.0, 0.0, 1.0]]], device=device)
-    drawn = rasterize(
-        up * 2.0, quats, one[:, None].expand(1, 3) * 0.1, one * 0.9, colors, view, focal, 16, 16
-    )
-    drawn.image.sum().backward()

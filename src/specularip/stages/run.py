@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__
+from .. import __version__, raster, specular
 from ..avatar import Avatar, Binding
 from ..body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
 from ..cameras import FULL, HEAD, Cameras, orbit_views
@@ -36,7 +36,7 @@ from ..progress import Progress
 from ..run_folder import Checkpoint, RunFolder
 from ..stopping import StopRequest, polite_stop
 from .guide import Face, Guide, PhotoAnchor, photo_anchor
-from .machine import check_gpu, check_memory, warm_up
+from .machine import check_gpu, check_memory
 from .report import peak_gpu_gib, peak_memory_gib, plain, versions
 from .scr import Targets, fit, make_targets, orbits
 from .seid import seid
@@ -149,7 +149,9 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         perceptual = find_lpips(device)
     # Before the networks, which take their time.
     faces = FaceId.load(config.prior.faces, device) if config.prior.path == "sd15" else None
-    warm_up(device)
+    # May compile; the first step should not count it into its ETA.
+    raster.warm_up(device)
+    specular.warm_up(device)
     prior = load_prior(config, device)
     suffix = view_prompt("", "head", "overhead")
     cut = prior.truncated(inputs.text, suffix)
