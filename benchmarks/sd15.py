@@ -41,10 +41,11 @@ from specularip.diffusion.refine import refine
 from specularip.gaussians import Gaussians
 from specularip.late import Log
 from specularip.raster import Raster, rasterize
+from specularip.raster import warm_up as warm_up_raster
+from specularip.specular import warm_up as warm_up_shading
 from specularip.stages import guide as guiding
 from specularip.stages import seid as stage
 from specularip.stages.guide import Guide, as_images, draw
-from specularip.stages.machine import warm_up
 from specularip.stages.scr import orbits
 from specularip.stages.state import State, start
 
@@ -293,7 +294,8 @@ def main() -> None:
     truth = encode(exact, images, noise)[1], sds_gradient(exact, images, noise, given)
     del exact
     body = anny_body(phenotype_from_text(TEXT)).to(device)
-    warm_up(device)
+    warm_up_raster(device)
+    warm_up_shading(device)
 
     def make_guide() -> tuple[Guide, State]:
         face = torch.nn.functional.normalize(torch.randn(1, prior.identity_dim, device=device), dim=-1)

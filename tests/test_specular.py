@@ -20,6 +20,7 @@ from specularip.specular import (
     specular_reference,
 )
 from specularip.specular import head as head_module
+from specularip.specular.attention import GROUPS
 from specularip.specular.shading import tangent_frames
 
 RADIUS = 0.5
@@ -204,7 +205,7 @@ def test_the_light_that_all_share_is_found_where_it_is(seed, one_thread):
 def attended(p, latents, diffuse):
     """The latent after mutual attention, of one Gaussian, token by token."""
     groups, start = [], 0
-    for size in head_module.GROUPS:
+    for size in GROUPS:
         groups.append(latents[start : start + size])
         start += size
     tokens = [

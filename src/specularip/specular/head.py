@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..gaussians import Gaussians
+from .attention import MutualAttention
 from .fused import shade_fused
 from .shading import LATENTS, REFLECTANCE, harmonics
 
@@ -28,8 +29,6 @@ AMBIENT_PACE = 2.5
 """The ambient is parameters times this times the radiance of the start: a dim one changes slowly."""
 AMBIENT_SHARE = 0.25
 """The ambient's radiance at the start, relative to the lobes'."""
-GROUPS = (3, 3, 4, 24)
-"""What the attention sees as one token each: shape, reflectance, visibility and residual of a latent."""
 
 
 @dataclass(frozen=True)
@@ -144,42 +143,6 @@ class SpecularHead(nn.Module):
             lobes.ambient,
             visible,
         )
-
-
-class MutualAttention(nn.Module):
-    """Diffuse and specular look at each other: a change of the latents [N,34].
-
-    The diffuse colour is one token, each of GROUPS another. The diffuse token attends to all of them, each
-    specular token to the diffuse one and itself. The change is zero at the start.
-    """
-
-    def __init__(self, token: int) -> None:
-        super().__init__()
-        tokens = 1 + len(GROUPS)
-        self.diffuse_token = nn.Linear(3, token)
-        self.latent_tokens = nn.ModuleList(nn.Linear(group, token) for group in GROUPS)
-        self.qkv = nn.Linear(token, 3 * token, bias=False)
-        self.answer = nn.Linear(tokens * token, LATENTS)
-        for tensor in self.answer.parameters():
-            nn.init.zeros_(tensor)
-
-    def forward(self, latents: Tensor, diffuse: Tensor) -> Tensor:
-        groups = latents.split(GROUPS, -1)
-        diffuse_token = self.diffuse_token(2 * diffuse - 1)[:, None]
-        tokens = torch.stack([token(group) for token, group in zip(self.latent_tokens, groups)], 1)
-        query_d, key_d, value_d = self.qkv(diffuse_token).chunk(3, -1)
-        query, key, value = self.qkv(tokens).chunk(3, -1)
-        scale = 1 / math.sqrt(key.shape[-1])
-        # Written out: for small matrices by the thousand, products are slow on a CPU.
-        scores = torch.cat([(query_d * key_d).sum(-1), (query_d * key).sum(-1)], -1)
-        own, others = torch.softmax(scale * scores, -1)[..., None].split([1, len(GROUPS)], 1)
-        answer_d = diffuse_token + own * value_d + (others * value).sum(1, keepdim=True)
-        share = torch.sigmoid(scale * (query * (key_d - key)).sum(-1, keepdim=True))  # softmax over two
-        answer = tokens + value + share * (value_d - value)
-        answers = torch.cat([answer_d, answer], 1).flatten(1)
-        # A mean: the sum of so many, all following one rate, would outrun the latents themselves and make one
-        # material of all Gaussians.
-        return self.answer(answers) / answers.shape[-1]
 
 
 def fibonacci_directions(count: int) -> Tensor:
