@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_raster import fresh_seed
 
-from specularip.specular.attention import TOKENS, MutualAttention, look
+from specularip.specular.attention import PARTS, TOKENS, MutualAttention, in_parts, look
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -45,3 +45,11 @@ def test_gradients_are_those_of_finite_differences() -> None:
     torch.nn.init.normal_(attention.answer.weight)
     inputs = torch.randn(4, 34).double(), torch.rand(4, 3).double()
     assert torch.autograd.gradcheck(attention, tuple(given.requires_grad_() for given in inputs))
+
+
+@pytest.mark.parametrize("inner", [5, PARTS**2 - 1, PARTS**2, PARTS**2 + 77])
+def test_parts_add_up_to_the_whole(inner: int) -> None:
+    generator = torch.Generator().manual_seed(fresh_seed())
+    a, b = (torch.randn(inner, size, generator=generator).double() for size in (3, 4))
+    assert torch.allclose(in_parts(a.T, b), a.T @ b)
+    assert torch.allclose(in_parts(a.T.contiguous(), b.T.contiguous().T), a.T @ b)

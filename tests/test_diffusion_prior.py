@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_prior import latent_prior, pixel_prior
 
 from specularip.diffusion.attention import identity_layers
-from specularip.diffusion.prior import Prior, pick_dtype
+from specularip.diffusion.prior import Prior, _resized, pick_dtype
 from specularip.errors import UserError
 
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -227,6 +227,15 @@ def test_images_survive_pixels_and_pass_gradients(prior: Prior) -> None:
         assert torch.allclose(decoded, images, atol=1e-6), SEED
         large = images.detach().repeat_interleave(2, -1).repeat_interleave(2, -2)
         assert torch.allclose(prior.encode_image(large), latents, atol=1e-6), SEED
+
+
+def test_averaging_has_the_plain_gradient() -> None:
+    images = torch.rand(2, 12, 18, 3, generator=torch.Generator().manual_seed(SEED)).permute(0, 3, 1, 2)
+    for given in (images, images.contiguous()):
+        given = given.double().requires_grad_()
+        averaged = _resized(given, 6)
+        assert torch.equal(averaged, torch.nn.functional.avg_pool2d(given, (2, 3)))
+        assert torch.autograd.gradcheck(lambda x: _resized(x, 6), given)
 
 
 def test_unknown_and_truncated_words() -> None:

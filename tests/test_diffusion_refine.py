@@ -109,7 +109,7 @@ def test_views_listen_to_their_own_key_views_only() -> None:
     changed = images.clone()
     changed[plan.keys[1]] = 1 - changed[plan.keys[1]]  # the back
     after = run(prior, changed, condition)
-    moved = (after - before).flatten(1).abs().amax(1) > 1e-5
+    moved = (after - before).flatten(1).abs().amax(1) > 1e-7
     behind = ORBIT.abs() > 90
     assert moved[plan.keys[1]] and torch.equal(moved, behind), (SEED, ORBIT[moved])
 

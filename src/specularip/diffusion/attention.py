@@ -55,7 +55,7 @@ class KeyViews:
     def pick(self, layer: str, views: Tensor) -> tuple[Tensor, Tensor]:
         """Stored keys and values of `views` [B] for every branch, [G*B,T,C]."""
         key, value = self.store[layer]
-        return key[:, views].flatten(0, 1), value[:, views].flatten(0, 1)
+        return key.index_select(1, views).flatten(0, 1), value.index_select(1, views).flatten(0, 1)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
@@ -159,8 +159,8 @@ class SharedSelfAttention:
             weights = views.weights.to(out.dtype).repeat(views.branches, 1)
             out = out * (1 - weights.sum(1))[:, None, None]
             for j in range(views.neighbours.shape[1]):
-                other_key, other_value = views.pick(layer, views.neighbours[:, j])
-                out = out + weights[:, j, None, None] * _attend(query, other_key, other_value, heads)
+                other = _attend(query, *views.pick(layer, views.neighbours[:, j]), heads)
+                out = torch.addcmul(out, weights[:, j, None, None], other)
         if views.record:
             views.add(layer, key, value)
         return out

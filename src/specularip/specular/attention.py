@@ -2,7 +2,8 @@
 
 Each Gaussian is a few short tokens that look at each other, with weights that all Gaussians share. What is
 linear before the scores (tokens, queries, keys, values) is one matrix product, and so is the answer; what
-lies between is `look`, which a Triton kernel computes on CUDA.
+lies between is `look`, which a Triton kernel computes on CUDA. Products whose inner side is as long as there
+are Gaussians (the gradients of weights) are added up in parts there.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
 from specularip.specular.shading import LATENTS
 
 GROUPS = (3, 3, 4, 24)
 """What the attention sees as one token each: shape, reflectance, visibility and residual of a latent."""
 TOKENS = 1 + len(GROUPS)
+PARTS = 128
 
 
 class MutualAttention(nn.Module):
@@ -38,26 +40,54 @@ class MutualAttention(nn.Module):
             nn.init.zeros_(tensor)
 
     def forward(self, latents: Tensor, diffuse: Tensor) -> Tensor:
-        weight, bias = self._projection()
+        given = torch.cat([diffuse, latents, torch.ones_like(diffuse[:, :1])], 1)
         # Gaussians last: what lies side by side in memory is then treated alike.
-        seen = torch.addmm(bias[:, None], weight, torch.cat([diffuse, latents], 1).T)
+        seen: Tensor = _Product.apply(self._projection(), given.T)
         answers = look(seen.unflatten(0, (TOKENS, 4, -1))).flatten(0, 1)
         # A mean: the sum of so many, all following one rate, would outrun the latents themselves and make one
         # material of all Gaussians.
         share = 1 / len(answers)
-        return F.linear(answers.T, share * self.answer.weight, share * self.answer.bias)
+        change: Tensor = _Product.apply(answers.T, share * self.answer.weight.T)
+        return change + share * self.answer.bias
 
-    def _projection(self) -> tuple[Tensor, Tensor]:
-        """Weight [5·4W,3+34] and bias of diffuse and latents to each token of width W, its query, key and
-        value."""
+    def _projection(self) -> Tensor:
+        """Of diffuse, latents and a 1 to each token of width W, its query, key and value: [5·4W,3+34+1]."""
         layers: list[Any] = [self.diffuse_token, *self.latent_tokens]
         weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
         # Colours count from grey: 2 diffuse - 1.
         weights[0], biases[0] = 2 * weights[0], biases[0] - weights[0].sum(1)
         own = torch.eye(len(biases[0]), dtype=biases[0].dtype, device=biases[0].device)
         heads = torch.cat([own, self.qkv.weight])
-        tokens = torch.block_diag(*weights).unflatten(0, (TOKENS, -1))
-        return (heads @ tokens).flatten(0, 1), (torch.stack(biases) @ heads.T).flatten()
+        tokens = torch.cat([torch.block_diag(*weights), torch.cat(biases)[:, None]], 1)
+        return (heads @ tokens.unflatten(0, (TOKENS, -1))).flatten(0, 1)
+
+
+class _Product(torch.autograd.Function):
+    """a @ b."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a @ b
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        contract = in_parts if grad.is_cuda else torch.matmul
+        return contract(grad, b.T), contract(a.T, grad)
+
+
+def in_parts(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b; a long inner side is cut into PARTS that are added up. Libraries leave few rows and columns to
+    few processors."""
+    each = a.shape[1] // PARTS
+    if each < PARTS:
+        return a @ b
+    whole = PARTS * each
+    a_parts = a[:, :whole].unflatten(1, (PARTS, each)).transpose(0, 1)
+    b_parts = b[:whole].unflatten(0, (PARTS, each))
+    return (a_parts @ b_parts).sum(0) + a[:, whole:] @ b[whole:]
 
 
 def look(seen: Tensor) -> Tensor:

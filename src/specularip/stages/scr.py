@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, cast
 
 import torch
@@ -216,7 +217,12 @@ def comparison(targets: Targets, perceptual: Perceptual | None, views: int) -> C
     blank = targets.images.new_zeros(views, targets.height, targets.width, targets.images.shape[1])
     rows = torch.zeros(views, dtype=torch.int64, device=blank.device)
     recorded = torch.cuda.make_graphed_callables(compare, (blank.permute(0, 3, 1, 2).requires_grad_(), rows))
-    return cast(Comparison, recorded)
+
+    @wraps(compare)  # and so keeps the targets' features: a recording only knows where they lie
+    def replay(renders: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return cast(tuple[Tensor, Tensor], recorded(renders, rows))
+
+    return replay
 
 
 @torch.no_grad()
