@@ -6,45 +6,58 @@ import pytest
 import torch
 from test_raster import fresh_seed
 
-from specularip.specular.attention import PARTS, TOKENS, MutualAttention, in_parts, look
+from specularip.specular.attention import PARTS, MutualAttention, in_parts, look
+from specularip.specular.shading import LATENTS
+
+needs_kernel = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-@pytest.mark.parametrize("count", [0, 1, 33, 5000])
-@pytest.mark.parametrize("width", [1, 8, 12])
-def test_the_kernel_is_the_plain_one(count: int, width: int) -> None:
-    seed = fresh_seed()
-    generator = torch.Generator().manual_seed(seed)
-    seen = 3 * torch.randn(TOKENS, 4, width, count, generator=generator)
-    upstream = torch.randn(TOKENS, width, count, generator=generator)
-    results = []
-    for given in (seen.double(), seen.cuda()):
-        given.requires_grad_()
-        found = look(given)
-        grad = torch.autograd.grad(found, given, upstream.to(found))[0]
-        results.append((found.detach().double().cpu(), grad.double().cpu()))
-        with torch.no_grad():
-            assert torch.equal(look(given), found)
-    for wanted, found in zip(*results):
-        assert wanted.shape == found.shape
-        assert wanted.numel() == 0 or float((found - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())
+def inputs(count: int, width: int = 8) -> list[torch.Tensor]:
+    """Latents, diffuse and a projection, in float64 with float32's values."""
+    torch.manual_seed(fresh_seed())
+    attention = MutualAttention(width)
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter)
+    given = torch.randn(count, LATENTS), torch.rand(count, 3), attention._projection().detach()
+    return [tensor.double() for tensor in given]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_large_scores_stay_finite() -> None:
-    seen = (1e4 * torch.randn(TOKENS, 4, 8, 100, device="cuda")).requires_grad_()
-    found = look(seen)
-    found.sum().backward()
-    assert found.isfinite().all() and seen.grad.isfinite().all()
+class TestKernel:
+    pytestmark = needs_kernel
+
+    @pytest.mark.parametrize("count", [0, 1, 33, 20_000])
+    @pytest.mark.parametrize("width", [1, 8, 12])
+    def test_it_is_the_plain_one(self, count: int, width: int) -> None:
+        arguments, results = inputs(count, width), []
+        upstream = torch.randn(5, width, count).double()
+        for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32), ("cpu", torch.float32)):
+            given = [tensor.to(device, dtype).requires_grad_() for tensor in arguments]
+            found = look(*given)
+            grads = torch.autograd.grad(found, given, upstream.to(found))
+            results.append([tensor.detach().double().cpu() for tensor in (found, *grads)])
+            with torch.no_grad():
+                assert torch.equal(look(*given), found)
+        for wanted, found, plain in zip(*results):
+            assert wanted.shape == found.shape
+            if wanted.numel():
+                error, excuse = ((some - wanted).abs().max() for some in (found, plain))
+                assert error <= max(1e-4 * wanted.abs().max(), 4 * excuse)
+
+    def test_large_scores_stay_finite(self) -> None:
+        given = [1e3 * tensor.float().cuda().requires_grad_() for tensor in inputs(100)]
+        found = look(*given)
+        assert found.isfinite().all()
+        assert all(grad.isfinite().all() for grad in torch.autograd.grad(found.sum(), given))
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
-    torch.manual_seed(fresh_seed())
+    latents, diffuse, _ = inputs(4)
     attention = MutualAttention(3).double()
     torch.nn.init.normal_(attention.answer.weight)
-    inputs = torch.randn(4, 34).double(), torch.rand(4, 3).double()
-    assert torch.autograd.gradcheck(attention, tuple(given.requires_grad_() for given in inputs))
+    assert torch.autograd.gradcheck(attention, (latents.requires_grad_(), diffuse.requires_grad_()))
 
 
 @pytest.mark.parametrize("inner", [5, PARTS**2 - 1, PARTS**2, PARTS**2 + 77])

@@ -1,9 +1,8 @@
 """Mutual attention between the diffuse colour and the material of a Gaussian.
 
-Each Gaussian is a few short tokens that look at each other, with weights that all Gaussians share. What is
-linear before the scores (tokens, queries, keys, values) is one matrix product, and so is the answer; what
-lies between is `look`, which a Triton kernel computes on CUDA. Products whose inner side is as long as there
-are Gaussians (the gradients of weights) are added up in parts there.
+Each Gaussian is a few short tokens that look at each other, with weights that all Gaussians share. What comes
+before the answer is `look`, one kernel on CUDA. Products whose inner side is as long as there are Gaussians
+(the gradients of weights) are added up in parts there.
 """
 
 from __future__ import annotations
@@ -40,10 +39,7 @@ class MutualAttention(nn.Module):
             nn.init.zeros_(tensor)
 
     def forward(self, latents: Tensor, diffuse: Tensor) -> Tensor:
-        given = torch.cat([diffuse, latents, torch.ones_like(diffuse[:, :1])], 1)
-        # Gaussians last: what lies side by side in memory is then treated alike.
-        seen: Tensor = _Product.apply(self._projection(), given.T)
-        answers = look(seen.unflatten(0, (TOKENS, 4, -1))).flatten(0, 1)
+        answers = look(latents, diffuse, self._projection()).flatten(0, 1)
         # A mean: the sum of so many, all following one rate, would outrun the latents themselves and make one
         # material of all Gaussians.
         share = 1 / len(answers)
@@ -90,21 +86,31 @@ def in_parts(a: Tensor, b: Tensor) -> Tensor:
     return (a_parts @ b_parts).sum(0) + a[:, whole:] @ b[whole:]
 
 
-def look(seen: Tensor) -> Tensor:
-    """What the tokens become, [5,W,N]. seen [5,4,W,N]: of each, itself, its query, key and value; the diffuse
-    token first. One kernel on CUDA, where Triton is there."""
-    if seen.is_cuda and seen.dtype == torch.float32:
+def look(latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
+    """What the tokens become, [5,W,N], the diffuse one first; one kernel on CUDA, where Triton is there.
+
+    latents [N,34], diffuse [N,3]; projection [5·4·W,38]: of diffuse, latents and a 1 to each token itself,
+    its query, key and value, 0 where a token does not see.
+    """
+    if latents.is_cuda and latents.dtype == torch.float32:
         try:
             from specularip.specular.triton_attention import look_triton
         except ImportError:
             pass
         else:
-            return look_triton(seen)
-    token, query, key, value = seen.unbind(1)
+            return look_triton(latents, diffuse, projection)
+    # Gaussians last: what lies side by side in memory is then treated alike.
+    seen: Tensor = _Product.apply(projection, together(latents, diffuse).T)
+    token, query, key, value = seen.unflatten(0, (TOKENS, 4, -1)).unbind(1)
     scale = 1 / math.sqrt(token.shape[1])
     # Written out: for small matrices by the thousand, products are slow.
     weights = torch.softmax(scale * (query[0] * key).sum(1, keepdim=True), 0)
-    diffuse = token[:1] + (weights * value).sum(0, keepdim=True)
+    answer = token[:1] + (weights * value).sum(0, keepdim=True)
     # A softmax over two.
     share = torch.sigmoid(scale * (query[1:] * (key[0] - key[1:])).sum(1, keepdim=True))
-    return torch.cat([diffuse, token[1:] + value[1:] + share * (value[0] - value[1:])])
+    return torch.cat([answer, token[1:] + value[1:] + share * (value[0] - value[1:])])
+
+
+def together(latents: Tensor, diffuse: Tensor) -> Tensor:
+    """Diffuse, latents and a 1, [N,38]."""
+    return torch.cat([diffuse, latents, torch.ones_like(diffuse[:, :1])], 1)

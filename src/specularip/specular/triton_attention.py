@@ -1,4 +1,5 @@
-"""`attention.look` as one kernel forward and one backward. Importing this module needs Triton."""
+"""`attention.look` as one kernel forward and one backward: every lane owns a Gaussian, and reads the weights,
+which are the same for all. Importing this module needs Triton."""
 # In kernels, tl's operators carry the types, not the annotations.
 # mypy: disable-error-code="operator, assignment, no-untyped-def"
 
@@ -13,46 +14,68 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from specularip.specular import attention
+from specularip.specular.shading import LATENTS
 from specularip.specular.triton_launch import launch
 
-BLOCK = 32
+FORWARD_BLOCK, BACKWARD_BLOCK = 64, 32
 """Gaussians of a program, which is one warp: every lane has its own."""
 
+_TOKENS = tl.constexpr(attention.TOKENS)
+_COLUMNS = tl.constexpr(3 + LATENTS + 1)
+_LATENTS = tl.constexpr(LATENTS)
+_SHAPE, _REFLECTANCE, _VISIBILITY, _RESIDUAL = (tl.constexpr(size) for size in attention.GROUPS)
 
-def look_triton(seen: Tensor) -> Tensor:
+
+def look_triton(latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
     """See `attention.look`; float32 on CUDA. Gradients cannot be differentiated again."""
-    if torch.is_grad_enabled() and seen.requires_grad:
-        return _Look.apply(seen)
-    return _run(_forward, seen.contiguous())
+    inputs = latents, diffuse, projection
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        return _Look.apply(*inputs)
+    return _answers(*(tensor.contiguous() for tensor in inputs))
 
 
 class _Look(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, seen: Tensor) -> Tensor:
-        seen = seen.contiguous()
-        ctx.save_for_backward(seen)
-        return _run(_forward, seen)
+    def forward(ctx: Any, latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
+        inputs = [tensor.contiguous() for tensor in (latents, diffuse, projection)]
+        ctx.save_for_backward(*inputs)
+        return _answers(*inputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _run(_backward, ctx.saved_tensors[0], grad.contiguous())
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        latents, diffuse, projection = ctx.saved_tensors
+        n, width, constants = _sizes(latents, projection, BACKWARD_BLOCK)
+        g_latents, g_diffuse = torch.empty_like(latents), torch.empty_like(diffuse)
+        g_seen = latents.new_empty(len(projection), n)
+        if n:
+            arguments = (
+                latents, diffuse, projection, grad.contiguous(), g_latents, g_diffuse, g_seen, n,
+                1 / math.sqrt(width),
+            )  # fmt: skip
+            launch(_backward, (-(-n // BACKWARD_BLOCK), 1, 1), arguments, constants)
+        return g_latents, g_diffuse, attention.in_parts(g_seen, attention.together(latents, diffuse))
 
 
-def _run(kernel: Any, seen: Tensor, grad: Tensor | None = None) -> Tensor:
-    """The answers [5,W,N], or, for their gradient, that of `seen`."""
-    tokens, _, width, n = seen.shape
-    result = seen.new_empty(tokens, width, n) if grad is None else torch.empty_like(seen)
+def _answers(latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
+    n, width, constants = _sizes(latents, projection, FORWARD_BLOCK)
+    answers = latents.new_empty(attention.TOKENS, width, n)
     if n:
-        inputs = (seen,) if grad is None else (seen, grad)
-        constants = (tokens, width, triton.next_power_of_2(width), BLOCK)
-        launch(kernel, (-(-n // BLOCK), 1, 1), (*inputs, result, n, 1 / math.sqrt(width)), constants)
-    return result
+        arguments = (latents, diffuse, projection, answers, n, 1 / math.sqrt(width))
+        launch(_forward, (-(-n // FORWARD_BLOCK), 1, 1), arguments, constants)
+    return answers
+
+
+def _sizes(latents: Tensor, projection: Tensor, block: int) -> tuple[int, int, tuple[int, int, int]]:
+    """Gaussians, a token's width, and the kernels' constants."""
+    width = len(projection) // (4 * attention.TOKENS)
+    return len(latents), width, (width, triton.next_power_of_2(width), block)
 
 
 @triton.jit
 def _rows(pointer, part, n, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """Where the numbers [W, Gaussian] of a token's `part` lie, and which there are."""
+    """Where the numbers [W, Gaussian] of a `part` lie, and which there are."""
     row = tl.arange(0, ROWS)[:, None]
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None]
     return pointer + (part * WIDTH + row).to(tl.int64) * n + i, (row < WIDTH) & (i < n)
@@ -75,64 +98,120 @@ def _dot(a, b):
     return tl.sum(a * b, 0)[None]
 
 
-@triton.jit(do_not_specialize=list(range(4)))
-def _forward(
-    seen, answers, n, scale,
-    TOKENS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+@triton.jit
+def _column(projection, part, column, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+    """A column of a part's rows, [W,1], the same for all Gaussians."""
+    row = tl.arange(0, ROWS)[:, None]
+    return tl.load(projection + (part * WIDTH + row) * _COLUMNS + column, mask=row < WIDTH, other=0.0)
+
+
+@triton.jit
+def _inputs(latents, diffuse, j: tl.constexpr):
+    """A token's numbers: the first Gaussian's, from one Gaussian to the next, how many, and their columns."""
+    given, stride, count, first = latents, _LATENTS, _SHAPE, 0
+    if j == 0:
+        given, stride, count, first = diffuse, 3, 3, -3
+    elif j == 2:
+        count, first = _REFLECTANCE, _SHAPE
+    elif j == 3:
+        count, first = _VISIBILITY, _SHAPE + _REFLECTANCE
+    elif j == 4:
+        count, first = _RESIDUAL, _SHAPE + _REFLECTANCE + _VISIBILITY
+    if j > 0:
+        given += first
+    return given, stride, count, 3 + first
+
+
+@triton.jit
+def _seen(
+    latents, diffuse, projection, n, j: tl.constexpr, part: tl.constexpr,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    query = _load(seen, 1, n, WIDTH, ROWS, BLOCK)
-    key = _load(seen, 2, n, WIDTH, ROWS, BLOCK)
-    value = _load(seen, 3, n, WIDTH, ROWS, BLOCK)
+    """Of token j: itself (part 0), its query, key or value, [W, Gaussian]."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None]
+    given, stride, count, column = _inputs(latents, diffuse, j)
+    total = _column(projection, 4 * j + part, _COLUMNS - 1, WIDTH, ROWS) + tl.zeros([ROWS, BLOCK], tl.float32)
+    for c in range(count):
+        number = tl.load(given + i * stride + c, mask=i < n, other=0.0)
+        total += _column(projection, 4 * j + part, column + c, WIDTH, ROWS) * number
+    return total
+
+
+@triton.jit(do_not_specialize=list(range(6)))
+def _forward(
+    latents, diffuse, projection, answers, n, scale,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    query = _seen(latents, diffuse, projection, n, 0, 1, WIDTH, ROWS, BLOCK)
+    key = _seen(latents, diffuse, projection, n, 0, 2, WIDTH, ROWS, BLOCK)
+    value = _seen(latents, diffuse, projection, n, 0, 3, WIDTH, ROWS, BLOCK)
     # A softmax in one pass: it starts from the token itself, and is scaled down where a larger score comes.
     largest = scale * _dot(query, key)
     total = tl.full([1, BLOCK], 1.0, tl.float32)
     mixed = value
-    for j in tl.static_range(1, TOKENS):
-        own_query = _load(seen, 4 * j + 1, n, WIDTH, ROWS, BLOCK)
-        own_key = _load(seen, 4 * j + 2, n, WIDTH, ROWS, BLOCK)
-        own_value = _load(seen, 4 * j + 3, n, WIDTH, ROWS, BLOCK)
+    for j in tl.static_range(1, _TOKENS):
+        own_query = _seen(latents, diffuse, projection, n, j, 1, WIDTH, ROWS, BLOCK)
+        own_key = _seen(latents, diffuse, projection, n, j, 2, WIDTH, ROWS, BLOCK)
+        own_value = _seen(latents, diffuse, projection, n, j, 3, WIDTH, ROWS, BLOCK)
+        token = _seen(latents, diffuse, projection, n, j, 0, WIDTH, ROWS, BLOCK)
         share = tl.sigmoid(scale * _dot(own_query, key - own_key))
-        answer = _load(seen, 4 * j, n, WIDTH, ROWS, BLOCK) + own_value + share * (value - own_value)
-        _store(answers, j, answer, n, WIDTH, ROWS, BLOCK)
+        _store(answers, j, token + own_value + share * (value - own_value), n, WIDTH, ROWS, BLOCK)
         score = scale * _dot(query, own_key)
         larger = tl.maximum(largest, score)
         keep, weight = tl.exp(largest - larger), tl.exp(score - larger)
         total, mixed, largest = total * keep + weight, mixed * keep + weight * own_value, larger
-    _store(answers, 0, _load(seen, 0, n, WIDTH, ROWS, BLOCK) + mixed / total, n, WIDTH, ROWS, BLOCK)
+    token = _seen(latents, diffuse, projection, n, 0, 0, WIDTH, ROWS, BLOCK)
+    _store(answers, 0, token + mixed / total, n, WIDTH, ROWS, BLOCK)
 
 
-@triton.jit(do_not_specialize=list(range(5)))
-def _backward(
-    seen, grads, result, n, scale,
-    TOKENS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+@triton.jit
+def _give(
+    projection, g_latents, g_diffuse, g_seen, g_token, g_query, g_key, g_value, n,
+    j: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    query = _load(seen, 1, n, WIDTH, ROWS, BLOCK)
-    key = _load(seen, 2, n, WIDTH, ROWS, BLOCK)
-    value = _load(seen, 3, n, WIDTH, ROWS, BLOCK)
+    """Hand on what token j receives: to its numbers, and to memory for the projection."""
+    _store(g_seen, 4 * j, g_token, n, WIDTH, ROWS, BLOCK)
+    _store(g_seen, 4 * j + 1, g_query, n, WIDTH, ROWS, BLOCK)
+    _store(g_seen, 4 * j + 2, g_key, n, WIDTH, ROWS, BLOCK)
+    _store(g_seen, 4 * j + 3, g_value, n, WIDTH, ROWS, BLOCK)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None]
+    given, stride, count, column = _inputs(g_latents, g_diffuse, j)
+    for c in range(count):
+        received = _column(projection, 4 * j, column + c, WIDTH, ROWS) * g_token
+        received += _column(projection, 4 * j + 1, column + c, WIDTH, ROWS) * g_query
+        received += _column(projection, 4 * j + 2, column + c, WIDTH, ROWS) * g_key
+        received += _column(projection, 4 * j + 3, column + c, WIDTH, ROWS) * g_value
+        tl.store(given + i * stride + c, tl.sum(received, 0)[None], mask=i < n)
+
+
+@triton.jit(do_not_specialize=list(range(9)))
+def _backward(
+    latents, diffuse, projection, grads, g_latents, g_diffuse, g_seen, n, scale,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    query = _seen(latents, diffuse, projection, n, 0, 1, WIDTH, ROWS, BLOCK)
+    key = _seen(latents, diffuse, projection, n, 0, 2, WIDTH, ROWS, BLOCK)
+    value = _seen(latents, diffuse, projection, n, 0, 3, WIDTH, ROWS, BLOCK)
     grad = _load(grads, 0, n, WIDTH, ROWS, BLOCK)
-    _store(result, 0, grad, n, WIDTH, ROWS, BLOCK)
     # The diffuse token's softmax again: its largest score and sum, and the mean of what its weights receive.
     largest = scale * _dot(query, key)
-    for j in tl.static_range(1, TOKENS):
-        own_key = _load(seen, 4 * j + 2, n, WIDTH, ROWS, BLOCK)
-        largest = tl.maximum(largest, scale * _dot(query, own_key))
-    weight = tl.exp(scale * _dot(query, key) - largest)
-    received = _dot(grad, value)
-    total, mean = weight, weight * received
-    for j in tl.static_range(1, TOKENS):
-        own_key = _load(seen, 4 * j + 2, n, WIDTH, ROWS, BLOCK)
-        own_value = _load(seen, 4 * j + 3, n, WIDTH, ROWS, BLOCK)
-        own_weight = tl.exp(scale * _dot(query, own_key) - largest)
-        total += own_weight
-        mean += own_weight * _dot(grad, own_value)
+    total = tl.full([1, BLOCK], 1.0, tl.float32)
+    mean = _dot(grad, value)
+    for j in tl.static_range(1, _TOKENS):
+        own_key = _seen(latents, diffuse, projection, n, j, 2, WIDTH, ROWS, BLOCK)
+        own_value = _seen(latents, diffuse, projection, n, j, 3, WIDTH, ROWS, BLOCK)
+        score = scale * _dot(query, own_key)
+        larger = tl.maximum(largest, score)
+        keep, weight = tl.exp(largest - larger), tl.exp(score - larger)
+        total, mean, largest = total * keep + weight, mean * keep + weight * _dot(grad, own_value), larger
     mean /= total
-    weight /= total
-    g_score = scale * weight * (received - mean)
+    weight = tl.exp(scale * _dot(query, key) - largest) / total
+    g_score = scale * weight * (_dot(grad, value) - mean)
     g_query, g_key, g_value = g_score * key, g_score * query, weight * grad
-    for j in tl.static_range(1, TOKENS):
-        own_query = _load(seen, 4 * j + 1, n, WIDTH, ROWS, BLOCK)
-        own_key = _load(seen, 4 * j + 2, n, WIDTH, ROWS, BLOCK)
-        own_value = _load(seen, 4 * j + 3, n, WIDTH, ROWS, BLOCK)
+    for j in tl.static_range(1, _TOKENS):
+        own_query = _seen(latents, diffuse, projection, n, j, 1, WIDTH, ROWS, BLOCK)
+        own_key = _seen(latents, diffuse, projection, n, j, 2, WIDTH, ROWS, BLOCK)
+        own_value = _seen(latents, diffuse, projection, n, j, 3, WIDTH, ROWS, BLOCK)
         own_grad = _load(grads, j, n, WIDTH, ROWS, BLOCK)
         weight = tl.exp(scale * _dot(query, own_key) - largest) / total
         g_score = scale * weight * (_dot(grad, own_value) - mean)
@@ -141,10 +220,12 @@ def _backward(
         g_share = scale * share * (1.0 - share) * _dot(own_grad, value - own_value)
         g_key += g_share * own_query
         g_value += share * own_grad
-        _store(result, 4 * j, own_grad, n, WIDTH, ROWS, BLOCK)
-        _store(result, 4 * j + 1, g_share * (key - own_key), n, WIDTH, ROWS, BLOCK)
-        _store(result, 4 * j + 2, g_score * query - g_share * own_query, n, WIDTH, ROWS, BLOCK)
-        _store(result, 4 * j + 3, weight * grad + (1.0 - share) * own_grad, n, WIDTH, ROWS, BLOCK)
-    _store(result, 1, g_query, n, WIDTH, ROWS, BLOCK)
-    _store(result, 2, g_key, n, WIDTH, ROWS, BLOCK)
-    _store(result, 3, g_value, n, WIDTH, ROWS, BLOCK)
+        _give(
+            projection, g_latents, g_diffuse, g_seen,
+            own_grad, g_share * (key - own_key), g_score * query - g_share * own_query,
+            weight * grad + (1.0 - share) * own_grad, n, j, WIDTH, ROWS, BLOCK,
+        )  # fmt: skip
+    _give(
+        projection, g_latents, g_diffuse, g_seen,
+        grad, g_query, g_key, g_value, n, 0, WIDTH, ROWS, BLOCK,
+    )  # fmt: skip
