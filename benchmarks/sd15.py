@@ -1,6 +1,6 @@
 """What a step of the sd15 preset costs at full size: the networks as published code runs them, and ours.
 
-    python benchmarks/sd15.py [--steps 20] [--refine] [--json FILE]
+    python benchmarks/sd15.py [--steps 20] [--refine] [--low-memory] [--fit] [--json FILE]
 
 Random weights of the published sizes (tools/sd15) cost what the real ones do. Both sides run `stages.seid`
 at the preset's settings, one after the other on the same GPU: 100,000 Gaussians, four renders of 1024², 512²
@@ -9,6 +9,8 @@ float16 with PyTorch's fused attention, nothing compiled or recorded, renders ca
 and highlights (the published network, see specular.py) in plain PyTorch, and shows each step's loss. Then the
 parts of each step alone, the gradient of both against float32, the allocator's peak, and with `--refine` the
 refinement of the orbit: the reference one view at a time, with the same stored keys and values as ours.
+`--low-memory` measures ours with these settings too, and what they cost in time; `--fit` the fit of SCR, with
+LPIPS of random weights, which has no reference.
 
 Times are medians of wall-clock steps; parts are read from the GPU's clock.
 """
@@ -30,23 +32,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from specularip.body import HeadEllipsoid, anny_body, draw_skeleton, phenotype_from_text, skeleton
 from specularip.cameras import Cameras, orbit_views
-from specularip.config import Config, preset_config
+from specularip.config import Config, preset_config, with_low_memory
 from specularip.diffusion.fast import FastPrior, accelerate
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook
 from specularip.diffusion.refine import refine
 from specularip.gaussians import Gaussians
 from specularip.late import Log
+from specularip.losses import VGG_CONVOLUTIONS, Lpips
 from specularip.raster import Raster, rasterize
 from specularip.raster import warm_up as warm_up_raster
 from specularip.specular import warm_up as warm_up_shading
 from specularip.stages import guide as guiding
 from specularip.stages import seid as stage
 from specularip.stages.guide import Guide, as_images, draw
-from specularip.stages.scr import orbits
+from specularip.stages.scr import Targets, cropped, fit, orbits
 from specularip.stages.state import State, start
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tools" / "sd15")]
@@ -250,6 +254,44 @@ def refinement(prior: Prior, guide: Guide, state: State, batch: int, refine_step
     return time.perf_counter() - began
 
 
+def fit_speed(config: Config, device: torch.device, warm: int, count: int) -> float:
+    """Steps a second of SCR's fit, with as many Gaussians as SEID leaves at most, after `warm` steps."""
+    weights: dict[str, Tensor] = {}
+    channels = 3
+    for k, (group, width) in enumerate(zip(VGG_CONVOLUTIONS, (64, 128, 256, 512, 512))):
+        for n in group:
+            spread = (2 / (9 * channels)) ** 0.5
+            weights[f"features.{n}.weight"] = spread * torch.randn(width, channels, 3, 3)
+            weights[f"features.{n}.bias"], channels = torch.zeros(width), width
+        weights[f"lin{k}"] = torch.rand(width)
+    body = anny_body().to(device)
+    state = start(body, config.seid.max_points, 0, config.seid.lights, device)
+    views = orbit_views(
+        config.scr.orbit_views, orbits(config.scr)[0][0], size=config.scr.render_size,
+        body_height=body.height, elevation_deg=config.scr.elevation_deg,
+    )  # fmt: skip
+    images = torch.rand(config.scr.orbit_views, 3, 8, 8, device=device)
+    images = F.interpolate(images, (config.scr.render_size,) * 2, mode="bicubic").clamp(0, 1)
+    cut, shown = cropped(views.cameras, images, config.scr)
+    targets = Targets(cut.viewmats.to(device), cut.Ks.to(device), shown, cut.width, cut.height)
+    config = replace(config, scr=replace(config.scr, fit_steps=warm + count))
+    logs: list[Log] = []
+    times: list[float] = []
+
+    def after(done: int, log: Log) -> None:
+        logs.append(log)
+        if len(logs) > 1:
+            dict(logs.pop(0))
+        if done == warm or done == warm + count:
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter())
+
+    guide: Any = SimpleNamespace(config=config)
+    fit(state, guide, None, targets, Lpips(weights, device), 0, after)
+    return count / (times[1] - times[0])
+
+
 def tiny_config() -> Config:
     config = preset_config("sd15")
     seid = replace(config.seid, points=500, render_size=64)
@@ -271,13 +313,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--refine", action="store_true")
     parser.add_argument("--refine-steps", type=int, default=8)
+    parser.add_argument("--low-memory", action="store_true")
+    parser.add_argument("--fit", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--tiny", action="store_true", help="tiny networks on the CPU: does this script run?")
     arguments = parser.parse_args()
     device = torch.device("cpu" if arguments.tiny else "cuda")
     torch.manual_seed(0)
     config = tiny_config() if arguments.tiny else preset_config("sd15")
-    report: dict[str, Any] = {"reference": {}, "ours": {}}
+    sides = ["reference", "ours"] + ["low memory"] * arguments.low_memory
+    report: dict[str, Any] = {side: {} for side in sides}
 
     def tell(side: str, values: dict[str, Any]) -> None:
         report[side] |= values
@@ -302,16 +347,22 @@ def main() -> None:
         guide = Guide(prior, PromptBook(prior), TEXT, face, body, config)
         return guide, start(body, config.seid.points, 0, config.seid.lights, device)
 
-    for side in ("reference", "ours"):
-        drawing, poses = draw, draw_skeleton
-        if side == "reference":
-            drawing, poses = published_draw(0, config.seid.points, device), plain_skeleton
-        else:
-            accelerate(prior)
-            assert isinstance(prior, FastPrior)
+    def rest() -> None:
+        if isinstance(prior, FastPrior):
+            prior.forget()
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+
+    for side in sides:
+        drawing, poses = draw, draw_skeleton
+        if side == "reference":
+            drawing, poses = published_draw(0, config.seid.points, device), plain_skeleton
+        elif side == "ours":
+            accelerate(prior)
+        else:
+            config = with_low_memory(config)
+        rest()
         guide, state = make_guide()
         stage.draw = drawing  # type: ignore[assignment]
         guiding.draw_skeleton = poses  # type: ignore[attr-defined]
@@ -322,17 +373,14 @@ def main() -> None:
             "step ms": 1e3 * statistics.median(times), "slowest ms": 1e3 * max(times),
             "until warm s": total - sum(times), "peak GiB": peak(device), "reserved GiB": reserved(device),
         })  # fmt: skip
-        tell(side, parts(prior, guide, state, drawing, device))
-        tell(side, {
-            "error of encode's gradient": relative(encode(prior, images, noise)[1], truth[0]),
-            "error of SDS' gradient": relative(sds_gradient(prior, images, noise, given), truth[1]),
-        })  # fmt: skip
+        if side != "low memory":
+            tell(side, parts(prior, guide, state, drawing, device))
+            tell(side, {
+                "error of encode's gradient": relative(encode(prior, images, noise)[1], truth[0]),
+                "error of SDS' gradient": relative(sds_gradient(prior, images, noise, given), truth[1]),
+            })  # fmt: skip
         if arguments.refine:
-            if isinstance(prior, FastPrior):
-                prior.forget()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
+            rest()
             batch = 1 if side == "reference" else config.scr.refine_batch
             refinement(prior, guide, state, batch, 1)  # kernels compile or are picked
             seconds = refinement(prior, guide, state, batch, arguments.refine_steps)
@@ -340,11 +388,17 @@ def main() -> None:
                 "refine s": seconds, "refine peak GiB": peak(device),
                 "refine reserved GiB": reserved(device),
             })  # fmt: skip
+    ours = report["ours"]
     for name in ("step ms", "refine s"):
-        if name in report["ours"]:
-            ratio = report["reference"][name] / report["ours"][name]
-            report[f"ratio of {name}"] = ratio
-            print(f"{name}: {ratio:.2f} times the reference's speed")
+        for side in sides:
+            if side != "ours" and name in ours:
+                report[side][f"{name}, times ours"] = ratio = report[side][name] / ours[name]
+                print(f"{name}: {side} takes {ratio:.2f} times as long as ours")
+    if arguments.fit:
+        del guide, state
+        rest()
+        warm, count = (2, 2) if arguments.tiny else (20, 200)
+        tell("ours", {"fit steps a second": fit_speed(config, device, warm, count), "fit peak": peak(device)})
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 

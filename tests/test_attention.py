@@ -32,7 +32,7 @@ class TestKernel:
     @pytest.mark.parametrize("width", [1, 8, 12])
     def test_it_is_the_plain_one(self, count: int, width: int) -> None:
         arguments, results = inputs(count, width), []
-        upstream = torch.randn(5, width, count).double()
+        upstream = torch.randn(5 * width + 1, count).double()
         for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32), ("cpu", torch.float32)):
             given = [tensor.to(device, dtype).requires_grad_() for tensor in arguments]
             found = look(*given)
@@ -47,7 +47,7 @@ class TestKernel:
                 assert error <= max(1e-4 * wanted.abs().max(), 4 * excuse)
 
     def test_large_scores_stay_finite(self) -> None:
-        given = [1e3 * tensor.float().cuda().requires_grad_() for tensor in inputs(100)]
+        given = [(1e3 * tensor.float()).cuda().requires_grad_() for tensor in inputs(100)]
         found = look(*given)
         assert found.isfinite().all()
         assert all(grad.isfinite().all() for grad in torch.autograd.grad(found.sum(), given))

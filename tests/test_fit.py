@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from test_raster import fresh_seed
 
 from specularip.avatar import Avatar, load, shade
 from specularip.cameras import Cameras
@@ -334,3 +335,26 @@ def test_a_run_is_not_continued_on_other_images(scene, tmp_path):
 def test_a_folder_may_be_called_like_a_file(scene, tmp_path):
     fit(scene, tmp_path / "ball.ply", config=replace(TINY, iterations=2, first_light_steps=0), device="cpu")
     assert (tmp_path / "ball.ply" / "avatar.safetensors").is_file()
+
+
+def test_the_pull_has_the_gradient_that_autograd_finds():
+    generator = torch.Generator().manual_seed(fresh_seed())
+    appearance = SpecularAppearance(SpecularHead(SpecularConfig(lights=4)), material_tie=0.7)
+    latents, colors = (
+        torch.randn(9, size, generator=generator).double().requires_grad_() for size in (34, 3)
+    )
+    near = torch.randint(9, (9,), generator=generator)
+
+    def plain():
+        materials = (latents[:, :10] - latents.detach()[near, :10]).abs().mean()
+        tints = (colors - colors.detach()[near]).abs().mean()
+        return 0.7 * (materials + 0.3 * tints) + 1e-5 * latents[:, 10:].square().mean()
+
+    found = appearance._penalty(latents, colors, near)
+    assert torch.allclose(found, plain())
+    for scale in (1.0, -2.5):
+        gradients = [
+            torch.autograd.grad(scale * loss, [latents, colors], retain_graph=True)
+            for loss in (found, plain())
+        ]
+        assert all(torch.allclose(a, b) for a, b in zip(*gradients))

@@ -143,7 +143,9 @@ def test_a_step_waits_for_the_rasteriser_alone(stage: str) -> None:
 
     def after_step(done: int, log: Log) -> None:
         logs.append(log)
-        waits.append([f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchronizing" in str(w.message)])
+        waits.append(
+            [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchronizing" in str(w.message)]
+        )
         caught.clear()
 
     with warnings.catch_warnings(record=True) as caught:

@@ -41,11 +41,10 @@ class FastPrior(Prior):
         if images.ndim != 4 or images.shape[1] != self.image_channels or images.shape[2] != images.shape[3]:
             raise ValueError(f"images must be [B,{self.image_channels},S,S], got {list(images.shape)}")
         images = _resized(images.float(), size or self.image_size)
-        with fast_kernels():
-            if torch.is_grad_enabled() and images.requires_grad:
-                return _Encode.apply(images, self)
-            with torch.no_grad():
-                return self.encoder.forward(images)
+        if torch.is_grad_enabled() and images.requires_grad:
+            return _Encode.apply(images, self)
+        with torch.no_grad(), fast_kernels():
+            return self.encoder.forward(images)
 
     def decode(self, latents: Tensor) -> Tensor:
         if torch.is_grad_enabled() and latents.requires_grad:
@@ -82,12 +81,14 @@ class FastPrior(Prior):
         if identity is None:
             identity_scale = None
         inputs = (noisy, timesteps.to(noisy.device), text, identity, identity_scale, pose)
-        with torch.no_grad(), fast_kernels():
+        with torch.no_grad():
             if not self.graphs or key_views is not None:
-                return self._denoise(*inputs, key_views=key_views)
+                with fast_kernels():
+                    return self._denoise(*inputs, key_views=key_views)
             key = ("denoise", *signature(*inputs))
             if key not in self._recordings:
-                self._recordings[key] = Recording(self._denoise, inputs, self._pool)
+                with fast_kernels():
+                    self._recordings[key] = Recording(self._denoise, inputs, self._pool)
             return self._recordings[key].replay(*inputs).clone()
 
     def _denoise(
@@ -109,10 +110,12 @@ class _Encode(torch.autograd.Function):
         ctx.prior = prior
         if not prior.graphs:
             ctx.tape = []
-            return prior.encoder.forward(images, ctx.tape)
+            with fast_kernels():
+                return prior.encoder.forward(images, ctx.tape)
         key = ("encode", *signature(images))
         if key not in prior._recordings:
-            prior._recordings[key] = _record_encoder(prior, images)
+            with fast_kernels():
+                prior._recordings[key] = _record_encoder(prior, images)
         forward, ctx.backward_pass = prior._recordings[key]
         prior._encoded += 1
         ctx.number = prior._encoded
@@ -121,12 +124,12 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        with fast_kernels():
-            if not ctx.prior.graphs:
+        if not ctx.prior.graphs:
+            with fast_kernels():
                 return ctx.prior.encoder.backward(grad.float(), ctx.tape), None
-            if ctx.number != ctx.prior._encoded:
-                raise RuntimeError("encode_image: its backward pass must come before the next call")
-            return ctx.backward_pass.replay(grad.float()).clone(), None
+        if ctx.number != ctx.prior._encoded:
+            raise RuntimeError("encode_image: its backward pass must come before the next call")
+        return ctx.backward_pass.replay(grad.float()).clone(), None
 
 
 def _record_encoder(prior: FastPrior, images: Tensor) -> tuple[Recording, Recording]:

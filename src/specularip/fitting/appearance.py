@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..cameras import Cameras
 from ..gaussians import Gaussians, rotation_matrices
 from ..specular import SpecularHead, in_view
-from ..specular.shading import LATENTS
+from ..specular.shading import LATENTS, RESIDUAL
 from .cloud import Cloud
 from .first_light import fit_first_light
 from .graphed import Graphed
 from .start import Sightings, Start, quantile_colors
+
+TINT_SHARE = 0.3
+"""How much of the tie of materials holds for diffuse colours."""
+RESIDUAL_PULL = 1e-5
 
 
 class Appearance(Protocol):
@@ -140,9 +145,8 @@ class SpecularAppearance:
         return self._graphed_penalty(cloud.fields["latents"], cloud.fields["color_logits"], near)
 
     def _penalty(self, latents: Tensor, colors: Tensor, near: Tensor) -> Tensor:
-        difference = (latents[:, :10] - latents[:, :10].detach()[near]).abs().mean()
-        difference = difference + 0.3 * (colors - colors.detach()[near]).abs().mean()
-        return self.material_tie * difference + 1e-5 * latents[:, 10:].square().mean()
+        pull: Tensor = _Pull.apply(latents, colors, near, self.material_tie)
+        return pull
 
     @torch.no_grad()
     def gaussians(self, cloud: Cloud) -> Gaussians:
@@ -161,3 +165,24 @@ class SpecularAppearance:
             bind_joints=torch.zeros(count, 4, dtype=torch.int64, device=device),
             bind_weights=weights,
         )
+
+
+class _Pull(torch.autograd.Function):
+    """The pull of materials [N,34] and diffuse logits [N,3] to those of `near`, and of residuals to 0. The
+    gradient, which is known at once, is written in one piece; autograd would write one for each slice."""
+
+    @staticmethod
+    def forward(ctx: Any, latents: Tensor, colors: Tensor, near: Tensor, tie: float) -> Tensor:
+        material, residual = latents[:, :RESIDUAL], latents[:, RESIDUAL:]
+        apart, tint = material - material[near], colors - colors[near]
+        g_latents = latents * (2 * RESIDUAL_PULL / residual.numel())
+        g_latents[:, :RESIDUAL] = apart.sign() * (tie / apart.numel())
+        ctx.save_for_backward(g_latents, tint.sign() * (TINT_SHARE * tie / tint.numel()))
+        difference = apart.abs().mean() + TINT_SHARE * tint.abs().mean()
+        return tie * difference + RESIDUAL_PULL * residual.square().mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        g_latents, g_colors = ctx.saved_tensors
+        return grad * g_latents, grad * g_colors, None, None

@@ -102,23 +102,26 @@ class _Composite(torch.autograd.Function):
         count, n = peaks.shape
         kernels = _kernels()
         across, down = -(-width // TILE), -(-height // TILE)
+        features = torch.cat([depths[..., None], colors.expand(count, n, -1)], -1)
+        shades = None
+        if background is not None:
+            shades = torch.cat([background.new_zeros(count, 1), background], -1)
+        parts = _passes(features.shape[-1])
+        passes = [
+            (_padded(features[..., part]), None if shades is None else _padded(shades[:, part]))
+            for part in parts
+        ]
+        # Here the processor waits for the GPU, to know how many pairs there are.
         _, pairs, splats = kernels.intersect_tile(
             means2d, radii, depths, None, None, count, TILE, across, down, True, False
         )
         starts = kernels.intersect_offset(pairs, count, across, down)
-        features = torch.cat([depths[..., None], colors.expand(count, n, -1)], -1)
-        passes, drawn = [], []
-        for channels in _passes(features.shape[-1]):
-            some = _padded(features[..., channels])
-            behind = None
-            if background is not None:
-                shades = torch.cat([background.new_zeros(count, 1), background], -1)
-                behind = _padded(shades[:, channels])
+        drawn = []
+        for part, (some, behind) in zip(parts, passes):
             layer, alpha, last = kernels.rasterize_to_pixels_3dgs_fwd(
                 means2d, conics, some, peaks, behind, None, width, height, TILE, starts, splats
             )
-            drawn.append(layer[..., : channels.stop - channels.start])
-            passes.append((some, behind))
+            drawn.append(layer[..., : part.stop - part.start])
         layers = drawn[0] if len(drawn) == 1 else torch.cat(drawn, -1)
         raw_alpha, alpha = alpha, alpha.float()  # the kernel of the backward pass wants it as it was
         image, depth = layers[..., 1:], layers[..., :1] / alpha.clamp_min(1e-10)

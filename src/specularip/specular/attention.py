@@ -39,12 +39,12 @@ class MutualAttention(nn.Module):
             nn.init.zeros_(tensor)
 
     def forward(self, latents: Tensor, diffuse: Tensor) -> Tensor:
-        answers = look(latents, diffuse, self._projection()).flatten(0, 1)
+        answers = look(latents, diffuse, self._projection())
+        weight = torch.cat([self.answer.weight, self.answer.bias[:, None]], 1)
         # A mean: the sum of so many, all following one rate, would outrun the latents themselves and make one
         # material of all Gaussians.
-        share = 1 / len(answers)
-        change: Tensor = _Product.apply(answers.T, share * self.answer.weight.T)
-        return change + share * self.answer.bias
+        change: Tensor = _Product.apply(answers.T, weight.T / self.answer.in_features)
+        return change
 
     def _projection(self) -> Tensor:
         """Of diffuse, latents and a 1 to each token of width W, its query, key and value: [5·4W,3+34+1]."""
@@ -59,7 +59,7 @@ class MutualAttention(nn.Module):
 
 
 class _Product(torch.autograd.Function):
-    """a @ b."""
+    """a @ b; the gradient of a lies in memory as a does."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
@@ -71,7 +71,8 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         a, b = ctx.saved_tensors
         contract = in_parts if grad.is_cuda else torch.matmul
-        return contract(grad, b.T), contract(a.T, grad)
+        g_a = contract(grad, b.T) if a.is_contiguous() else contract(b, grad.T).T
+        return g_a, contract(a.T, grad)
 
 
 def in_parts(a: Tensor, b: Tensor) -> Tensor:
@@ -87,7 +88,8 @@ def in_parts(a: Tensor, b: Tensor) -> Tensor:
 
 
 def look(latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
-    """What the tokens become, [5,W,N], the diffuse one first; one kernel on CUDA, where Triton is there.
+    """What the tokens become, the diffuse one first, and a 1: [5·W+1,N]; one kernel on CUDA, where Triton is
+    there.
 
     latents [N,34], diffuse [N,3]; projection [5·4·W,38]: of diffuse, latents and a 1 to each token itself,
     its query, key and value, 0 where a token does not see.
@@ -108,7 +110,8 @@ def look(latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
     answer = token[:1] + (weights * value).sum(0, keepdim=True)
     # A softmax over two.
     share = torch.sigmoid(scale * (query[1:] * (key[0] - key[1:])).sum(1, keepdim=True))
-    return torch.cat([answer, token[1:] + value[1:] + share * (value[0] - value[1:])])
+    others = token[1:] + value[1:] + share * (value[0] - value[1:])
+    return torch.cat([answer.flatten(0, 1), others.flatten(0, 1), torch.ones_like(answer[0, :1])])
 
 
 def together(latents: Tensor, diffuse: Tensor) -> Tensor:

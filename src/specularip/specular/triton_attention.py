@@ -18,7 +18,7 @@ from specularip.specular import attention
 from specularip.specular.shading import LATENTS
 from specularip.specular.triton_launch import launch
 
-FORWARD_BLOCK, BACKWARD_BLOCK = 64, 32
+FORWARD_BLOCK, BACKWARD_BLOCK = 32, 32
 """Gaussians of a program, which is one warp: every lane has its own."""
 
 _TOKENS = tl.constexpr(attention.TOKENS)
@@ -60,7 +60,8 @@ class _Look(torch.autograd.Function):
 
 def _answers(latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
     n, width, constants = _sizes(latents, projection, FORWARD_BLOCK)
-    answers = latents.new_empty(attention.TOKENS, width, n)
+    answers = latents.new_empty(attention.TOKENS * width + 1, n)
+    answers[-1] = 1
     if n:
         arguments = (latents, diffuse, projection, answers, n, 1 / math.sqrt(width))
         launch(_forward, (-(-n // FORWARD_BLOCK), 1, 1), arguments, constants)
@@ -96,6 +97,13 @@ def _store(pointer, part, numbers, n, WIDTH: tl.constexpr, ROWS: tl.constexpr, B
 @triton.jit
 def _dot(a, b):
     return tl.sum(a * b, 0)[None]
+
+
+@triton.jit
+def _weight(score, largest):
+    """Of a softmax, before its division. A score may be fused with this difference and so be rounded another
+    way than its own maximum: 0 at most."""
+    return tl.exp(tl.minimum(score - largest, 0.0))
 
 
 @triton.jit
@@ -158,7 +166,7 @@ def _forward(
         _store(answers, j, token + own_value + share * (value - own_value), n, WIDTH, ROWS, BLOCK)
         score = scale * _dot(query, own_key)
         larger = tl.maximum(largest, score)
-        keep, weight = tl.exp(largest - larger), tl.exp(score - larger)
+        keep, weight = _weight(largest, larger), _weight(score, larger)
         total, mixed, largest = total * keep + weight, mixed * keep + weight * own_value, larger
     token = _seen(latents, diffuse, projection, n, 0, 0, WIDTH, ROWS, BLOCK)
     _store(answers, 0, token + mixed / total, n, WIDTH, ROWS, BLOCK)
@@ -202,10 +210,10 @@ def _backward(
         own_value = _seen(latents, diffuse, projection, n, j, 3, WIDTH, ROWS, BLOCK)
         score = scale * _dot(query, own_key)
         larger = tl.maximum(largest, score)
-        keep, weight = tl.exp(largest - larger), tl.exp(score - larger)
+        keep, weight = _weight(largest, larger), _weight(score, larger)
         total, mean, largest = total * keep + weight, mean * keep + weight * _dot(grad, own_value), larger
     mean /= total
-    weight = tl.exp(scale * _dot(query, key) - largest) / total
+    weight = _weight(scale * _dot(query, key), largest) / total
     g_score = scale * weight * (_dot(grad, value) - mean)
     g_query, g_key, g_value = g_score * key, g_score * query, weight * grad
     for j in tl.static_range(1, _TOKENS):
@@ -213,7 +221,7 @@ def _backward(
         own_key = _seen(latents, diffuse, projection, n, j, 2, WIDTH, ROWS, BLOCK)
         own_value = _seen(latents, diffuse, projection, n, j, 3, WIDTH, ROWS, BLOCK)
         own_grad = _load(grads, j, n, WIDTH, ROWS, BLOCK)
-        weight = tl.exp(scale * _dot(query, own_key) - largest) / total
+        weight = _weight(scale * _dot(query, own_key), largest) / total
         g_score = scale * weight * (_dot(grad, own_value) - mean)
         g_query += g_score * own_key
         share = tl.sigmoid(scale * _dot(own_query, key - own_key))
