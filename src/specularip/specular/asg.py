@@ -1,6 +1,7 @@
 """Explicit anisotropic spherical Gaussians: colours from the view direction alone, and how they are fitted.
 
-    colour(v) = shown(base + slope·v + rim · (1 − |v_z|)⁵ + Σ_k amplitude_k · lobe_k(v))
+    colour(v) = shown(Σ_j smooth_j · c_j(v) + Σ_k amplitude_k · lobe_k(v))
+    c(v) = 1, x, y, z, xy, yz, zx, x² − y², z², (1 − |z|)⁵
     lobe_k(v) = exp(−((a_k m_x + q_k m_y)² + (b_k m_y)²) / s) / s    where v_z · light_kz > 0, else 0
     m = (v + light_k) / 2,  s = max(m·m, NEAREST),  shown(c) = c up to 1, above it 1 + SHOULDER · (c − 1)
 
@@ -10,7 +11,7 @@ what a surface mirrors of one direction. It bends and stretches towards grazing 
 direction does not. Colours are as shown (sRGB), bright ones as the head shows them; amplitudes may be
 negative. ASG: Xu et al., "Anisotropic Spherical Gaussians", SIGGRAPH Asia 2013.
 
-`fit_asgs` is variable projection (Golub and Pereyra 1973; Kaufman 1975): base, slope, rim and amplitudes
+`fit_asgs` is variable projection (Golub and Pereyra 1973; Kaufman 1975): the smooth part and the amplitudes
 enter linearly and are solved for, so that Gauss-Newton, damped as by Levenberg and Marquardt, has to find the
 lights and shapes alone. One Gram matrix a step holds all that is needed, of every Gaussian at once. What is
 shown of values above 1 is linear too, but flatter: the values of one step say where, for the next.
@@ -30,19 +31,19 @@ from .shading import SHOULDER
 
 LOBES = 4
 """K, unless another number is asked for."""
-SMOOTH = 5
-"""Columns that are no lobes: the base, the slope's three and the rim."""
+SMOOTH = 10
+"""Columns that are no lobes: all of degree 2 and less, and a rim."""
 SHARPEST, BLUNTEST = 80.0, 0.3
 """Limits of a and b: a standard deviation of one degree of the view, and next to nothing."""
 NEAREST = 0.02
 """Of m·m, which is 0 where view and light are opposite."""
-STEPS, TRIAL_STEPS, LAST_STEPS = 8, 4, 16
-"""Of Gauss-Newton after each new lobe, without each lobe in turn, and after the last one went."""
+STEPS, TRIAL_STEPS = 8, 4
+"""Of Gauss-Newton after each change of the lobes' number, and without each lobe in turn."""
 START_SHARPNESS = (2.0, 8.0, 32.0, 128.0, 512.0)
 """a² and b²: what each lobe starts as the best of."""
 RIDGE = 3e-5
-"""Weight of the squares of all that is linear, but for the base: keeps lobes from growing large against each
-other."""
+"""Weight of the squares of all that is linear, but for the constant: keeps lobes from growing large against
+each other."""
 LONGEST_STEP = 0.5
 """In radians and in logarithms of a lobe's width."""
 
@@ -51,15 +52,12 @@ LONGEST_STEP = 0.5
 class Asgs:
     """N colours as functions of the view direction, K lobes each, in the shown colour space (sRGB).
 
-    quats [N,4] wxyz, unit: turn x, y and z to a Gaussian's frame, in which all the rest is. base [N,3]; slope
-    [N,3,3], [:, c, j] is colour c along axis j; rim [N,3]; lights [N,K,3], unit; shapes [N,K,3]: a, q and b;
-    amplitudes [N,K,3].
+    quats [N,4] wxyz, unit: turn x, y and z to a Gaussian's frame, in which all the rest is. smooth [N,10,3];
+    lights [N,K,3], unit; shapes [N,K,3]: a, q and b; amplitudes [N,K,3].
     """
 
     quats: Tensor
-    base: Tensor
-    slope: Tensor
-    rim: Tensor
+    smooth: Tensor
     lights: Tensor
     shapes: Tensor
     amplitudes: Tensor
@@ -67,16 +65,13 @@ class Asgs:
     def __call__(self, view_dirs: Tensor) -> Tensor:
         """Colours [B,N,3] seen along view_dirs [B,N,3], unit, from surface to camera. Not clamped."""
         view = torch.einsum("bni,nij->bnj", view_dirs, rotation_matrices(self.quats))
-        height = view[..., 2:]
-        value = (
-            self.base + torch.einsum("bnj,ncj->bnc", view, self.slope) + (1 - height.abs()) ** 5 * self.rim
-        )
         x, y, z = (0.5 * (view[:, :, None] + self.lights)).unbind(-1)
         near = (x * x + y * y + z * z).clamp_min(NEAREST)
         a, q, b = self.shapes.unbind(-1)
         lobe = torch.exp(-((a * x + q * y).square() + (b * y).square()) / near) / near
-        lobe = lobe * (height * self.lights[..., 2] > 0)
-        return _shown(value + torch.einsum("bnk,nkc->bnc", lobe, self.amplitudes))[0]
+        lobe = lobe * (view[..., 2:] * self.lights[..., 2] > 0)
+        columns, factors = torch.cat([_smooth(view), lobe], -1), torch.cat([self.smooth, self.amplitudes], 1)
+        return _shown(torch.einsum("bnk,nkc->bnc", columns, factors))[0]
 
     def tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -95,18 +90,23 @@ def fit_asgs(directions: Tensor, targets: Tensor, weights: Tensor, quats: Tensor
     state = samples.state(none[..., None].expand(-1, -1, -1, 3), none, samples.targets, plain)
     for _ in range(lobes + 1):
         state = _settled(samples, _with_lobe(samples, state), STEPS)
-    state = _settled(samples, _without_lobe(samples, state), LAST_STEPS)
+    state = _settled(samples, _without_lobe(samples, state), STEPS)
     linear = state.linear.to(targets)
     log_a, q, log_b = state.shapes.unbind(-1)
     return Asgs(
         quats=quats,
-        base=linear[:, 0].contiguous(),
-        slope=linear[:, 1:4].mT.contiguous(),
-        rim=linear[:, 4].contiguous(),
+        smooth=linear[:, :SMOOTH].contiguous(),
         lights=state.frames[:, :, 2].contiguous(),
         shapes=torch.stack([log_a.exp(), q, log_b.exp()], -1),
         amplitudes=linear[:, SMOOTH:].contiguous(),
     )
+
+
+def _smooth(view: Tensor) -> Tensor:
+    """The columns that are no lobes, [...,10], of views [...,3]."""
+    x, y, z = view.unbind(-1)
+    rim = (1 - z.abs()) ** 5
+    return torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, z * x, x * x - y * y, z * z, rim], -1)
 
 
 def _shown(value: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,8 +160,8 @@ class _State:
 
     frames [n,K,3,3]: rows are two directions that the light can turn to, and the light. shapes [n,K,3]:
     (log a, q, log b). A lobe's five numbers are the light's two turns and these.
-    error [n]: weighted squares that are left (with the ridge). linear [n,5+K,3]: the best base, slope, rim
-    and amplitudes. left [n,3,M]: what a change of the value would mend, times the roots of the weights.
+    error [n]: weighted squares that are left (with the ridge). linear [n,10+K,3]: the best smooth part and
+    amplitudes. left [n,3,M]: what a change of the value would mend, times the roots of the weights.
     aim [n,3,M] and steep [n,M] are what the next step solves for: values to come close to, and how much of a
     change of them is shown.
     hessian [n,5K,5K] and descent [n,5K]: of the five numbers each, less what a change of the linear part
@@ -181,7 +181,7 @@ class _State:
 
 @dataclass(frozen=True)
 class _Samples:
-    """What to fit. directions [n,3,M], in the Gaussians' frames; smooth [n,5,M], the columns that are no
+    """What to fit. directions [n,3,M], in the Gaussians' frames; smooth [n,10,M], the columns that are no
     lobes; targets [n,3,M]; roots [n,M] of the weights, above 0."""
 
     directions: Tensor
@@ -191,10 +191,9 @@ class _Samples:
 
     @staticmethod
     def of(directions: Tensor, targets: Tensor, weights: Tensor) -> _Samples:
-        rim = (1 - directions[..., 2:].abs()) ** 5
-        smooth = torch.cat([torch.ones_like(rim), directions, rim], -1).mT
         roots = (weights / weights.sum(1, keepdim=True).clamp_min(1e-30) + 1e-12).sqrt()
-        return _Samples(directions.mT.contiguous(), smooth.contiguous(), targets.mT.contiguous(), roots)
+        wide, smooth = directions.mT.contiguous(), _smooth(directions).mT.contiguous()
+        return _Samples(wide, smooth, targets.mT.contiguous(), roots)
 
     def state(self, frames: Tensor, shapes: Tensor, aim: Tensor, steep: Tensor) -> _State:
         count, lobes = frames.shape[:2]

@@ -38,7 +38,7 @@ from ..metrics import psnr
 from ..posed_images import PosedImages
 from ..progress import Progress
 from ..raster import rasterize
-from .asg import LOBES, Asgs, fit_asgs
+from .asg import LOBES, SMOOTH, Asgs, fit_asgs
 from .head import fibonacci_directions, shading_normals
 from .shading import tangent_frames
 
@@ -183,7 +183,7 @@ def load_baked(path: str | os.PathLike[str]) -> Baked:
     cloud = Gaussians(**_take(path, tensors, "gaussians", GAUSSIAN_SHAPES))
     lobes = tensors.get("asg.lights", torch.empty(0, 0)).shape[1:2]
     shapes = {
-        **{"quats": (4,), "base": (3,), "slope": (3, 3), "rim": (3,)},
+        **{"quats": (4,), "smooth": (SMOOTH, 3)},
         **{name: (*lobes, 3) for name in ("lights", "shapes", "amplitudes")},
     }
     colors = Asgs(**_take(path, tensors, "asg", shapes))
