@@ -31,25 +31,31 @@ def random_asgs(count: int, lobes: int = 4, seed: int = 0) -> Asgs:
         return torch.randn(shape, generator=generator)
 
     return Asgs(
-        base=0.5 + 0.1 * normal(count, 3),
-        slope=0.05 * normal(count, 3, 3),
-        quats=F.normalize(normal(count, lobes, 4), dim=-1),
-        sharpness=(1.5 + 0.8 * normal(count, lobes, 2)).exp(),
-        amplitudes=0.3 * normal(count, lobes, 3),
+        quats=F.normalize(normal(count, 4), dim=-1),
+        smooth=torch.tensor([[0.5]] + 9 * [[0.0]]) + 0.05 * normal(count, 10, 3),
+        lights=F.normalize(torch.tensor([0.0, 0.0, 1.0]) + 0.5 * normal(count, lobes, 3), dim=-1),
+        shapes=torch.tensor([5.0, 0.0, 5.0]) + normal(count, lobes, 3) * torch.tensor([1.0, 1.5, 1.0]),
+        amplitudes=0.1 * normal(count, lobes, 3),
     )
 
 
 def shader(asgs: Asgs, index: int, view: np.ndarray) -> np.ndarray:
     """One colour in float64, as docs/baking.md has it for a shader."""
-    base, slope, quats, sharpness, amplitudes = (t[index].double().numpy() for t in vars(asgs).values())
-    color = base + slope @ view
-    for (w, i, j, k), (along, across), amplitude in zip(quats, sharpness, amplitudes):
-        x = np.array([1 - 2 * (j * j + k * k), 2 * (i * j + w * k), 2 * (i * k - w * j)])
-        z = np.array([2 * (i * k + w * j), 2 * (j * k - w * i), 1 - 2 * (i * i + j * j)])
-        y = np.cross(z, x)
-        exponent = -along * (view @ x) ** 2 - across * (view @ y) ** 2
-        color = color + amplitude * max(view @ z, 0.0) * math.exp(exponent)
-    return color
+    tensors = (tensor[index].double().numpy() for tensor in vars(asgs).values())
+    (w, i, j, k), smooth, lights, shapes, amplitudes = tensors
+    x = np.array([1 - 2 * (j * j + k * k), 2 * (i * j + w * k), 2 * (i * k - w * j)])
+    z = np.array([2 * (i * k + w * j), 2 * (j * k - w * i), 1 - 2 * (i * i + j * j)])
+    v = np.array([view @ x, view @ np.cross(z, x), view @ z])
+    x, y, z = v
+    color = np.array([1, x, y, z, x * y, y * z, z * x, x * x - y * y, z * z, (1 - abs(z)) ** 5]) @ smooth
+    for light, (a, q, b), amplitude in zip(lights, shapes, amplitudes):
+        if v[2] * light[2] > 0:
+            m = (v + light) / 2
+            near = max(m @ m, 0.02)
+            color = (
+                color + amplitude * math.exp(-((a * m[0] + q * m[1]) ** 2 + (b * m[1]) ** 2) / near) / near
+            )
+    return np.where(color > 1, 0.95 + 0.05 * color, color)
 
 
 def ball(count: int = 300) -> Avatar:
@@ -89,20 +95,32 @@ def baked() -> dict[str, Baked]:
 
 def test_colours_are_those_of_the_shader():
     asgs = random_asgs(20)
+    asgs = replace(asgs, amplitudes=5 * asgs.amplitudes)
     views = F.normalize(torch.randn(3, 20, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
     found = asgs(views)
+    assert bool((found > 1).any()) and bool((found < 1).any()), "both parts of the tone curve"
     expected = [[shader(asgs, n, views[b, n].double().numpy()) for n in range(20)] for b in range(3)]
     assert np.abs(found.numpy() - np.array(expected)).max() < 2e-6
 
 
 def test_derivatives_are_those_of_the_values():
-    samples = _Samples.of(*(t.double() for t in lesson(random_asgs(1), 60)))
+    directions, targets, weights, _ = (t.double() for t in lesson(random_asgs(1), 60))
+    samples = _Samples.of(directions, targets, weights)
     frames = rotation_matrices(torch.tensor([[0.3, -0.5, 0.7, 0.4]], dtype=torch.float64)).mT[:, None]
     shapes = torch.tensor([[[0.4, -0.6, 0.9]]], dtype=torch.float64)
-    value, slopes = torch.empty(1, 1, 60).double(), torch.empty(1, 1, 5, 60).double()
-    samples._write_lobes(frames, shapes, value, slopes)
-    assert torch.allclose(value, samples.lobes(frames, shapes))
-    state = samples.state(frames, shapes)
+
+    def values(*moved: torch.Tensor, slopes: torch.Tensor | None = None) -> torch.Tensor:
+        found = torch.empty(1, 1, 60).double()
+        samples.write_lobes(*moved, samples.roots, found, slopes)
+        return found
+
+    slopes = torch.empty(1, 1, 5, 60).double()
+    value = values(frames, shapes, slopes=slopes)
+    state = samples.state(frames, shapes, samples.targets, torch.ones_like(samples.roots))
+    numbers = torch.stack([shapes[..., 0].exp(), shapes[..., 1], shapes[..., 2].exp()], -1)
+    nothing, dim = torch.zeros(1, 10, 3).double(), torch.full((1, 1, 3), 0.01).double()
+    one = Asgs(torch.tensor([[1.0, 0, 0, 0]]).double(), nothing, frames[:, :, 2], numbers, dim)
+    assert torch.allclose(0.01 * value[0, 0], one(directions.transpose(0, 1))[:, 0, 0] * samples.roots[0])
     for number in range(5):
         ends = []
         for sign in (1, -1):
@@ -110,23 +128,23 @@ def test_derivatives_are_those_of_the_values():
             step = torch.zeros(1, 5).double()
             step[0, number] = sign * 1e-5
             eye = torch.eye(5).double()[None]
-            ends.append(samples.lobes(*_moved(replace(state, hessian=eye, descent=step), torch.zeros(1))))
+            ends.append(values(*_moved(replace(state, hessian=eye, descent=step), torch.zeros(1))))
         numeric = (ends[0] - ends[1]) / 2e-5
         error = (numeric - slopes[:, :, number]).abs().max() / numeric.abs().max()
         assert error < 1e-3, f"number {number}: {error}"
 
 
-def lesson(asgs: Asgs, count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Directions [n,M,3], colours seen from there, and weights."""
+def lesson(asgs: Asgs, count: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Directions [n,M,3], colours seen from there, weights, and the frames."""
     generator = torch.Generator().manual_seed(seed)
-    directions = F.normalize(torch.randn(count, len(asgs.base), 3, generator=generator), dim=-1)
-    weights = torch.rand(len(asgs.base), count, generator=generator)
-    return directions.transpose(0, 1), asgs(directions).transpose(0, 1), weights
+    directions = F.normalize(torch.randn(count, len(asgs.quats), 3, generator=generator), dim=-1)
+    weights = torch.rand(len(asgs.quats), count, generator=generator)
+    return directions.transpose(0, 1), asgs(directions).transpose(0, 1), weights, asgs.quats
 
 
 def left_over(asgs: Asgs, lesson: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """Root of the mean square error of each, [n]."""
-    directions, targets, _ = lesson
+    directions, targets, *_ = lesson
     return (asgs(directions.transpose(0, 1)).transpose(0, 1) - targets).square().mean((1, 2)).sqrt()
 
 
@@ -135,24 +153,32 @@ def test_the_fit_finds_lobes_that_are_there():
     seen, unseen = lesson(truth, 500), lesson(truth, 300, seed=5)
     found = fit_asgs(*seen, lobes=2)
     assert float(left_over(found, unseen).median()) < 1e-3
-    nothing = Asgs(truth.base, truth.slope, *(t[:, :0] for t in list(vars(truth).values())[2:]))
+    tensors = list(vars(truth).values())
+    nothing = Asgs(*tensors[:2], *(tensor[:, :0] for tensor in tensors[2:]))
     assert float(left_over(found, unseen).mean()) < 0.1 * float(left_over(nothing, unseen).mean())
-    assert bool((found.sharpness[..., 0] >= found.sharpness[..., 1] - 1e-4).all())
     again = fit_asgs(*seen, lobes=2)
     assert all(torch.equal(a, b) for a, b in zip(vars(found).values(), vars(again).values()))
 
 
+def test_the_fit_knows_that_bright_values_are_shown_flat():
+    truth = random_asgs(64, lobes=1, seed=4)
+    truth = replace(truth, amplitudes=torch.ones_like(truth.amplitudes))
+    seen, unseen = lesson(truth, 500), lesson(truth, 300, seed=5)
+    assert float((seen[1] > 1.01).float().mean()) > 0.02
+    assert float(left_over(fit_asgs(*seen, lobes=1), unseen).median()) < 3e-3
+
+
 def test_the_fit_heeds_weights_and_survives_odd_lessons():
-    directions, targets, weights = lesson(random_asgs(8, seed=3), 200)
+    directions, targets, weights, frames = lesson(random_asgs(8, seed=3), 200)
     half = directions[..., 2] > 0
     spoilt = torch.where(half[..., None], targets, targets.flip(1))
-    found = fit_asgs(directions, spoilt, weights * half)
+    found = fit_asgs(directions, spoilt, weights * half, frames)
     error = (found(directions.transpose(0, 1)).transpose(0, 1) - targets).square().mean(-1)
     assert float((error * half).sum() / half.sum()) < 1e-3, "where nothing weighs, nothing may be learned"
     for odd in (torch.zeros_like(targets), torch.full_like(targets, 0.7), 1e3 * targets):
-        found = fit_asgs(directions, odd, weights)
+        found = fit_asgs(directions, odd, weights, frames)
         assert all(bool(t.isfinite().all()) for t in vars(found).values())
-    constant = fit_asgs(directions, torch.full_like(targets, 0.7), weights)
+    constant = fit_asgs(directions, torch.full_like(targets, 0.7), weights, frames)
     assert torch.allclose(constant(directions.transpose(0, 1)), torch.tensor(0.7), atol=1e-4)
 
 
@@ -228,8 +254,8 @@ def test_broken_files_are_one_clear_line(baked, tmp_path):
     ball().save(tmp_path / "avatar.safetensors")
     cases = [
         (file, whole[: len(whole) // 2], "damaged"),
-        (file, whole.replace(b"asg.slope", b"asg.slopf"), "asg.slope is missing"),
-        (file, whole.replace(b'\\"format\\": 1', b'\\"format\\": 7'), "no baked avatar"),
+        (file, whole.replace(b"asg.smooth", b"asg.smoosh"), "asg.smooth is missing"),
+        (file, whole.replace(b'\\"format\\": 2', b'\\"format\\": 1'), "format 1 .* bake the avatar again"),
         (tmp_path / "avatar.safetensors", None, "no baked avatar"),
         (tmp_path / "none.safetensors", None, "no baked avatar at"),
         (tmp_path / "none.ply", None, "cannot read"),

@@ -1,13 +1,20 @@
 """Explicit anisotropic spherical Gaussians: colours from the view direction alone, and how they are fitted.
 
-    colour(ω) = base + slope·ω + Σ_k amplitude_k · max(ω·z_k, 0) · exp(−λ_k (ω·x_k)² − μ_k (ω·y_k)²)
+    colour(v) = shown(Σ_j smooth_j · c_j(v) + Σ_k amplitude_k · lobe_k(v))
+    c(v) = 1, x, y, z, xy, yz, zx, x² − y², z², (1 − |z|)⁵
+    lobe_k(v) = exp(−((a_k m_x + q_k m_y)² + (b_k m_y)²) / s) / s    where v_z · light_kz > 0, else 0
+    m = (v + light_k) / 2,  s = max(m·m, NEAREST),  shown(c) = c up to 1, above it 1 + SHOULDER · (c − 1)
 
-with ω the unit direction from the surface to the camera (Xu et al., "Anisotropic Spherical Gaussians",
-SIGGRAPH Asia 2013). Amplitudes may be negative.
+with v the unit direction to the camera in the Gaussian's frame, whose z is the normal. m / √s is the half
+vector, so that a lobe is an ASG of half vectors with 1/|h|² as masking term, as in the head (see `shading`):
+what a surface mirrors of one direction. It bends and stretches towards grazing angles, as an ASG of the view
+direction does not. Colours are as shown (sRGB), bright ones as the head shows them; amplitudes may be
+negative. ASG: Xu et al., "Anisotropic Spherical Gaussians", SIGGRAPH Asia 2013.
 
-`fit_asgs` is variable projection (Golub and Pereyra 1973; Kaufman 1975): base, slope and amplitudes enter
-linearly and are solved for exactly, so that Gauss-Newton, damped as by Levenberg and Marquardt, has to find
-the axes and sharpnesses alone. One Gram matrix a step holds all that is needed, of every Gaussian at once.
+`fit_asgs` is variable projection (Golub and Pereyra 1973; Kaufman 1975): the smooth part and the amplitudes
+enter linearly and are solved for, so that Gauss-Newton, damped as by Levenberg and Marquardt, has to find the
+lights and shapes alone. One Gram matrix a step holds all that is needed, of every Gaussian at once. What is
+shown of values above 1 is linear too, but flatter: the values of one step say where, for the next.
 """
 
 from __future__ import annotations
@@ -20,19 +27,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..gaussians import rotation_matrices, turned_to
+from .shading import SHOULDER
 
 LOBES = 4
 """K, unless another number is asked for."""
-SMOOTH = 4
-"""Columns that are no lobes: the base and the slope's three."""
-SHARPEST, BLUNTEST = 1600.0, 0.1
-"""Limits of λ and μ: a standard deviation of one degree, and next to nothing."""
-STEPS, LAST_STEPS = 8, 16
-"""Of Gauss-Newton after each new lobe, and after the last one went."""
-START_SHARPNESS = (0.5, 2.0, 8.0, 32.0, 128.0)
-"""What each lobe starts as the best of."""
-RIDGE = 1e-4
-"""Weight of the squares of slope and amplitudes: keeps lobes from growing large against each other."""
+SMOOTH = 10
+"""Columns that are no lobes: all of degree 2 and less, and a rim."""
+SHARPEST, BLUNTEST = 80.0, 0.3
+"""Limits of a and b: a standard deviation of one degree of the view, and next to nothing."""
+NEAREST = 0.02
+"""Of m·m, which is 0 where view and light are opposite."""
+STEPS, TRIAL_STEPS = 8, 4
+"""Of Gauss-Newton after each change of the lobes' number, and without each lobe in turn."""
+START_SHARPNESS = (2.0, 8.0, 32.0, 128.0, 512.0)
+"""a² and b²: what each lobe starts as the best of."""
+RIDGE = 3e-5
+"""Weight of the squares of all that is linear, but for the constant: keeps lobes from growing large against
+each other."""
 LONGEST_STEP = 0.5
 """In radians and in logarithms of a lobe's width."""
 
@@ -41,51 +52,73 @@ LONGEST_STEP = 0.5
 class Asgs:
     """N colours as functions of the view direction, K lobes each, in the shown colour space (sRGB).
 
-    base [N,3]; slope [N,3,3], [:, c, j] is colour c along world axis j; quats [N,K,4] wxyz, unit, turn x, y
-    and z to a lobe's axes; sharpness [N,K,2], λ along x and μ along y; amplitudes [N,K,3].
+    quats [N,4] wxyz, unit: turn x, y and z to a Gaussian's frame, in which all the rest is. smooth [N,10,3];
+    lights [N,K,3], unit; shapes [N,K,3]: a, q and b; amplitudes [N,K,3].
     """
 
-    base: Tensor
-    slope: Tensor
     quats: Tensor
-    sharpness: Tensor
+    smooth: Tensor
+    lights: Tensor
+    shapes: Tensor
     amplitudes: Tensor
 
     def __call__(self, view_dirs: Tensor) -> Tensor:
         """Colours [B,N,3] seen along view_dirs [B,N,3], unit, from surface to camera. Not clamped."""
-        count, lobes = self.quats.shape[:2]
-        axes = rotation_matrices(self.quats.reshape(-1, 4)).reshape(count, lobes, 3, 3)
-        x, y, z = torch.einsum("bni,nkij->jbnk", view_dirs, axes)
-        along, across = self.sharpness.unbind(-1)
-        lobe = z.clamp_min(0) * torch.exp(-along * x * x - across * y * y)
-        smooth = self.base + torch.einsum("bni,nci->bnc", view_dirs, self.slope)
-        return smooth + torch.einsum("bnk,nkc->bnc", lobe, self.amplitudes)
+        view = torch.einsum("bni,nij->bnj", view_dirs, rotation_matrices(self.quats))
+        x, y, z = (0.5 * (view[:, :, None] + self.lights)).unbind(-1)
+        near = (x * x + y * y + z * z).clamp_min(NEAREST)
+        a, q, b = self.shapes.unbind(-1)
+        lobe = torch.exp(-((a * x + q * y).square() + (b * y).square()) / near) / near
+        lobe = lobe * (view[..., 2:] * self.lights[..., 2] > 0)
+        columns, factors = torch.cat([_smooth(view), lobe], -1), torch.cat([self.smooth, self.amplitudes], 1)
+        return _shown(torch.einsum("bnk,nkc->bnc", columns, factors))[0]
 
     def tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def fit_asgs(directions: Tensor, targets: Tensor, weights: Tensor, lobes: int = LOBES) -> Asgs:
+def fit_asgs(directions: Tensor, targets: Tensor, weights: Tensor, quats: Tensor, lobes: int = LOBES) -> Asgs:
     """The `Asgs` that come closest to targets [n,M,3] at unit directions [n,M,3], squares weighted by
-    weights [n,M] ≥ 0. Deterministic; memory grows with n · M · lobes.
+    weights [n,M] ≥ 0. quats [n,4]: the Gaussians' frames. Deterministic; memory grows with n · M · lobes.
 
     Lobes come one by one, each where most is left to explain, and all settle after each. One more than wanted
-    comes, and the least useful one goes: as good as four times the steps.
+    comes, and the one goes that the others, settled again, miss least.
     """
-    samples = _Samples.of(directions, targets, weights)
-    state = samples.state(
-        directions.new_zeros(len(directions), 0, 3, 3), directions.new_zeros(len(directions), 0, 3)
-    )
+    samples = _Samples.of(directions @ rotation_matrices(quats), targets, weights)
+    none = directions.new_zeros(len(directions), 0, 3)
+    plain = torch.ones_like(samples.roots)
+    state = samples.state(none[..., None].expand(-1, -1, -1, 3), none, samples.targets, plain)
     for _ in range(lobes + 1):
         state = _settled(samples, _with_lobe(samples, state), STEPS)
-    state = _settled(samples, _without_lobe(samples, state), LAST_STEPS)
-    return samples.asgs(state)
+    state = _settled(samples, _without_lobe(samples, state), STEPS)
+    linear = state.linear.to(targets)
+    log_a, q, log_b = state.shapes.unbind(-1)
+    return Asgs(
+        quats=quats,
+        smooth=linear[:, :SMOOTH].contiguous(),
+        lights=state.frames[:, :, 2].contiguous(),
+        shapes=torch.stack([log_a.exp(), q, log_b.exp()], -1),
+        amplitudes=linear[:, SMOOTH:].contiguous(),
+    )
+
+
+def _smooth(view: Tensor) -> Tensor:
+    """The columns that are no lobes, [...,10], of views [...,3]."""
+    x, y, z = view.unbind(-1)
+    rim = (1 - z.abs()) ** 5
+    return torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, z * x, x * x - y * y, z * z, rim], -1)
+
+
+def _shown(value: Tensor) -> tuple[Tensor, Tensor]:
+    """A colour as shown, and how steeply that follows the value."""
+    bright = value > 1
+    return torch.where(bright, 1 + SHOULDER * (value - 1), value), torch.where(bright, SHOULDER, 1.0)
 
 
 def _settled(samples: _Samples, state: _State, steps: int) -> _State:
     damping = torch.full_like(state.error, 1e-2)
     for _ in range(steps):
-        trial = samples.state(*_moved(state, damping))
+        trial = samples.state(*_moved(state, damping), state.aim, state.steep)
         better = trial.error < state.error
         damping = torch.where(better, 0.3 * damping, 4 * damping).clamp(1e-6, 1e4)
         state = _chosen(better, trial, state)
@@ -93,18 +126,19 @@ def _settled(samples: _Samples, state: _State, steps: int) -> _State:
 
 
 def _with_lobe(samples: _Samples, state: _State) -> _State:
-    """One lobe more: where most is left, round, as wide as explains most of that."""
-    columns = torch.cat([samples.rows[:, :SMOOTH], samples.lobes(state.frames, state.shapes)], 1)
-    left = samples.rows[:, SMOOTH:] - state.linear.float().mT @ columns
-    peak = left.square().sum(1).argmax(1)
-    axis = samples.directions.gather(2, peak[:, None, None].expand(-1, 3, 1))[..., 0]
-    frame = rotation_matrices(turned_to(axis)).mT[:, None]
-    widths = 0.5 * left.new_tensor(START_SHARPNESS).log()
-    shapes = torch.stack([widths, torch.zeros_like(widths), widths], -1).expand(len(left), -1, 3)
-    tries = samples.lobes(frame.expand(-1, len(widths), 3, 3), shapes)
-    gain = (tries @ left.mT).square().sum(2) / tries.square().sum(2).clamp_min(1e-12)
+    """One lobe more: what is mirrored where most is left, round, as wide as explains most of that."""
+    peak = state.left.square().sum(1).argmax(1)
+    seen = samples.directions.gather(2, peak[:, None, None].expand(-1, 3, 1))[..., 0]
+    light = seen * seen.new_tensor([-1.0, -1.0, 1.0])
+    frame = rotation_matrices(turned_to(light)).mT[:, None]
+    widths = 0.5 * seen.new_tensor(START_SHARPNESS).log()
+    shapes = torch.stack([widths, torch.zeros_like(widths), widths], -1).expand(len(seen), -1, 3)
+    tries = seen.new_empty(*shapes.shape[:2], samples.roots.shape[1])
+    samples.write_lobes(frame.expand(-1, len(widths), 3, 3), shapes, samples.roots, tries)
+    gain = (tries @ state.left.mT).square().sum(2) / tries.square().sum(2).clamp_min(1e-12)
     shape = shapes.gather(1, gain.argmax(1)[:, None, None].expand(-1, 1, 3))
-    return samples.state(torch.cat([state.frames, frame], 1), torch.cat([state.shapes, shape], 1))
+    frames, shapes = torch.cat([state.frames, frame], 1), torch.cat([state.shapes, shape], 1)
+    return samples.state(frames, shapes, state.aim, state.steep)
 
 
 def _without_lobe(samples: _Samples, state: _State) -> _State:
@@ -113,7 +147,8 @@ def _without_lobe(samples: _Samples, state: _State) -> _State:
     best: _State | None = None
     for gone in range(lobes):
         kept = [lobe for lobe in range(lobes) if lobe != gone]
-        trial = samples.state(state.frames[:, kept], state.shapes[:, kept])
+        trial = samples.state(state.frames[:, kept], state.shapes[:, kept], state.aim, state.steep)
+        trial = _settled(samples, trial, TRIAL_STEPS)
         best = trial if best is None else _chosen(trial.error < best.error, trial, best)
     assert best is not None
     return best
@@ -121,101 +156,106 @@ def _without_lobe(samples: _Samples, state: _State) -> _State:
 
 @dataclass(frozen=True)
 class _State:
-    """Lobes of n Gaussians, K each, and what their Gram matrix says of them, in float64.
+    """Lobes of n Gaussians, K each, and what follows from them; what is solved for, in float64.
 
-    frames [n,K,3,3]: rows x, y, z. shapes [n,K,3]: (log a, q, log b); the exponent is −(a x + q y)² − (b y)²,
-    which has no special direction where a lobe is round. These are a lobe's five numbers: turns of z towards
-    x and y, and the shape.
-    error [n]: weighted squares that are left (with the ridge). linear [n,4+K,3]: the best base, slope and
-    amplitudes. hessian [n,5K,5K] and descent [n,5K]: of the five numbers each, less what a change of the
-    linear part would make up for.
+    frames [n,K,3,3]: rows are two directions that the light can turn to, and the light. shapes [n,K,3]:
+    (log a, q, log b). A lobe's five numbers are the light's two turns and these.
+    error [n]: weighted squares that are left (with the ridge). linear [n,10+K,3]: the best smooth part and
+    amplitudes. left [n,3,M]: what a change of the value would mend, times the roots of the weights.
+    aim [n,3,M] and steep [n,M] are what the next step solves for: values to come close to, and how much of a
+    change of them is shown.
+    hessian [n,5K,5K] and descent [n,5K]: of the five numbers each, less what a change of the linear part
+    would make up for.
     """
 
     frames: Tensor
     shapes: Tensor
     error: Tensor
     linear: Tensor
+    left: Tensor
+    aim: Tensor
+    steep: Tensor
     hessian: Tensor
     descent: Tensor
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """What to fit. directions [n,3,M]; rows [n,7,M]: the smooth columns and the targets less their mean, all
-    times roots [n,M], the roots of the weights; mean [n,3]."""
+    """What to fit. directions [n,3,M], in the Gaussians' frames; smooth [n,10,M], the columns that are no
+    lobes; targets [n,3,M]; roots [n,M] of the weights, above 0."""
 
     directions: Tensor
-    rows: Tensor
+    smooth: Tensor
+    targets: Tensor
     roots: Tensor
-    mean: Tensor
 
     @staticmethod
     def of(directions: Tensor, targets: Tensor, weights: Tensor) -> _Samples:
-        weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-30)
-        mean = (weights[..., None] * targets).sum(1)
-        roots = weights.sqrt()
-        smooth = torch.cat([torch.ones_like(directions[..., :1]), directions], -1)
-        rows = torch.cat([smooth, targets - mean[:, None]], -1).mT * roots[:, None]
-        return _Samples(directions.mT.contiguous(), rows, roots, mean)
+        roots = (weights / weights.sum(1, keepdim=True).clamp_min(1e-30) + 1e-12).sqrt()
+        wide, smooth = directions.mT.contiguous(), _smooth(directions).mT.contiguous()
+        return _Samples(wide, smooth, targets.mT.contiguous(), roots)
 
-    def lobes(self, frames: Tensor, shapes: Tensor) -> Tensor:
-        """Values [n,K,M] of the lobes, times the roots."""
-        x, y, z = self._local(frames)
-        a, q, b = shapes[..., None].unbind(2)
-        u, v = a.exp() * x + q * y, b.exp() * y
-        return z.clamp_min(0) * torch.exp(-u * u - v * v) * self.roots[:, None]
-
-    def _local(self, frames: Tensor) -> tuple[Tensor, ...]:
-        """The directions in each lobe's frame: x, y, z, [n,K,M] each."""
-        return (frames.flatten(1, 2) @ self.directions).unflatten(1, (frames.shape[1], 3)).unbind(2)
-
-    def state(self, frames: Tensor, shapes: Tensor) -> _State:
+    def state(self, frames: Tensor, shapes: Tensor, aim: Tensor, steep: Tensor) -> _State:
         count, lobes = frames.shape[:2]
         linear, turning = SMOOTH + lobes, 5 * lobes
-        columns = self.rows.new_empty(count, linear + turning + 3, self.roots.shape[1])
-        columns[:, :SMOOTH], columns[:, -3:] = self.rows[:, :SMOOTH], self.rows[:, SMOOTH:]
-        self._write_lobes(
-            frames, shapes, columns[:, SMOOTH:linear], columns[:, linear:-3].unflatten(1, (lobes, 5))
-        )
+        columns = self.roots.new_empty(count, linear + turning + 3, self.roots.shape[1])
+        roots = self.roots * steep
+        torch.mul(self.smooth, roots[:, None], out=columns[:, :SMOOTH])
+        torch.mul(aim, roots[:, None], out=columns[:, -3:])
+        slopes = columns[:, linear:-3]
+        self.write_lobes(frames, shapes, roots, columns[:, SMOOTH:linear], slopes.unflatten(1, (lobes, 5)))
         gram = (columns @ columns.mT).double()
         own, cross, target = gram[:, :linear].split([linear, turning, 3], 2)
         ridge = torch.full((linear,), RIDGE, dtype=own.dtype, device=own.device)
         ridge[0] = 1e-3 * RIDGE
         solved = torch.linalg.solve_ex(own + torch.diag(ridge), torch.cat([target, cross], 2))[0]
         best, made_up_for = solved.split([3, turning], 2)
-        error = gram[:, -3:, -3:].diagonal(dim1=1, dim2=2).sum(1) - (best * target).sum((1, 2))
+        value = best.to(columns).mT @ columns[:, :linear] / roots[:, None]
+        shown, tone = _shown(value)
+        missing = self.targets - shown
+        error = (self.roots[:, None] * missing).double().square().sum((1, 2))
+        error = error + (ridge[:, None] * best.square()).sum((1, 2))
+        # One Gram matrix serves all three colours: the steepest of them counts, and a flatter one moves less.
+        steepest = tone.amax(1)
+        aim = value + missing * (tone / steepest.square()[:, None])
+        left = self.roots[:, None] * tone * missing
         amplitudes = best[:, SMOOTH:].repeat_interleave(5, 1)  # [n,5K,3]
-        descent = ((gram[:, linear:-3, -3:] - cross.mT @ best) * amplitudes).sum(2)
+        descent = ((slopes @ (left / steep[:, None]).mT).double() * amplitudes).sum(2)
         hessian = (gram[:, linear:-3, linear:-3] - cross.mT @ made_up_for) * (amplitudes @ amplitudes.mT)
         error = error.nan_to_num(torch.inf, torch.inf, torch.inf)
-        return _State(frames, shapes, error, best, hessian, descent)
+        return _State(frames, shapes, error, best, left, aim, steepest, hessian, descent)
 
-    def _write_lobes(self, frames: Tensor, shapes: Tensor, lobes: Tensor, slopes: Tensor) -> None:
+    def write_lobes(
+        self, frames: Tensor, shapes: Tensor, roots: Tensor, lobes: Tensor, slopes: Tensor | None = None
+    ) -> None:
         """Write values into lobes [n,K,M] and derivatives by the five numbers into slopes [n,K,5,M], both
-        times the roots."""
-        x, y, z = self._local(frames)
+        times roots [n,M]."""
+        # Of the directions along the light and what it can turn to.
+        turns = (frames.flatten(1, 2) @ self.directions).unflatten(1, (frames.shape[1], 3))
+        light = frames[:, :, 2, :, None]
+        near = 0.5 + 0.5 * turns[:, :, 2]
+        far = near > NEAREST
+        inverse = near.clamp_min_(NEAREST).reciprocal_()
+        root = inverse.sqrt()
+        x, y = (0.5 * root * (self.directions[:, None, axis] + light[:, :, axis]) for axis in (0, 1))
         a, q, b = shapes[..., None].unbind(2)
         a, b = a.exp(), b.exp()
         u, v = a * x + q * y, b * y
-        bell = torch.exp(-u * u - v * v).mul_(z > 0).mul_(self.roots[:, None])
-        torch.mul(bell, z, out=lobes)
+        square = u * u + v * v
+        bell = torch.exp(-square).mul_(inverse).mul_(roots[:, None])
+        torch.mul(bell, self.directions[:, None, 2] * light[:, :, 2] > 0, out=lobes)
+        if slopes is None:
+            return
         minus_u, minus_v = -2 * lobes * u, -2 * lobes * v
-        torch.addcmul(bell * x, a * z, minus_u, value=-1, out=slopes[:, :, 0])
-        torch.addcmul(bell * y, z, q * minus_u + b * minus_v, value=-1, out=slopes[:, :, 1])
+        narrowing = square.sub_(1).mul_(lobes).mul_(inverse).mul_(0.5 * far)  # as m·m grows with the turn
+        root_u, root_v = 0.5 * root * minus_u, 0.5 * root * minus_v
+        for turn in (0, 1):
+            along, across = frames[:, :, turn, 0, None], frames[:, :, turn, 1, None]
+            moved = (a * along + q * across) * root_u + b * across * root_v
+            torch.addcmul(moved, narrowing, turns[:, :, turn], out=slopes[:, :, turn])
         torch.mul(minus_u, a * x, out=slopes[:, :, 2])
         torch.mul(minus_u, y, out=slopes[:, :, 3])
         torch.mul(minus_v, v, out=slopes[:, :, 4])
-
-    def asgs(self, state: _State) -> Asgs:
-        quats, sharpness = _as_numbers(state.frames, state.shapes)
-        linear = state.linear.to(self.mean)
-        return Asgs(
-            base=self.mean + linear[:, 0],
-            slope=linear[:, 1:SMOOTH].mT.contiguous(),
-            quats=quats,
-            sharpness=sharpness,
-            amplitudes=linear[:, SMOOTH:].contiguous(),
-        )
 
 
 def _moved(state: _State, damping: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,31 +268,13 @@ def _moved(state: _State, damping: Tensor) -> tuple[Tensor, Tensor]:
     x, y, z = state.frames.unbind(2)
     z = F.normalize(z + step[..., 0:1] * x + step[..., 1:2] * y, dim=-1)
     x = F.normalize(x - (x * z).sum(-1, keepdim=True) * z, dim=-1)
-    low, high = BLUNTEST**0.5, SHARPEST**0.5
     log_a, q, log_b = (state.shapes + step[..., 2:]).unbind(-1)
-    log_a, log_b = (log.clamp(math.log(low), math.log(high)) for log in (log_a, log_b))
+    log_a, log_b = (log.clamp(math.log(BLUNTEST), math.log(SHARPEST)) for log in (log_a, log_b))
     frames = torch.stack([x, torch.linalg.cross(z, x), z], 2)
-    return frames, torch.stack([log_a, q.clamp(-high, high), log_b], -1)
+    return frames, torch.stack([log_a, q.clamp(-SHARPEST, SHARPEST), log_b], -1)
 
 
 def _chosen(chosen: Tensor, a: _State, b: _State) -> _State:
     """a or b, Gaussian by Gaussian."""
     pairs = ((getattr(a, field.name), getattr(b, field.name)) for field in fields(_State))
     return _State(*(torch.where(chosen.view(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in pairs))
-
-
-def _as_numbers(frames: Tensor, shapes: Tensor) -> tuple[Tensor, Tensor]:
-    """Quaternions [n,K,4] and sharpnesses [n,K,2], λ ≥ μ: the principal axes of the exponent's matrix
-    [[a², aq], [aq, q² + b²]]."""
-    log_a, q, log_b = shapes.unbind(-1)
-    a, b = log_a.exp(), log_b.exp()
-    xx, xy, yy = a * a, a * q, q * q + b * b
-    angle = 0.5 * torch.atan2(2 * xy, xx - yy)
-    reach = torch.hypot(0.5 * (xx - yy), xy)
-    middle = 0.5 * (xx + yy)
-    # λμ is the determinant; as middle - reach, μ would lose its digits.
-    sharpness = torch.stack([middle + reach, (a * b).square() / (middle + reach)], -1)
-    x, y, z = frames.unbind(2)
-    along = angle.cos()[..., None] * x + angle.sin()[..., None] * y
-    quats = turned_to(z.flatten(0, 1), along.flatten(0, 1))
-    return quats.reshape(*z.shape[:2], 4), sharpness

@@ -4,7 +4,7 @@ The head gives a Gaussian a colour that depends on nothing but the direction it 
 no images and no cameras' distances: the head is asked from directions all over the sphere, and the closest
 explicit function is found by least squares, Gaussian by Gaussian.
 
-- **ASGs** (`asg`): a base, a slope and four lobes; a few lines of shader, see docs/baking.md.
+- **ASGs** (`asg`): a smooth part and four lobes; a few lines of shader, see docs/baking.md.
 - **SH-3** (`HarmonicColors`): what every viewer of 3DGS files shows.
 
 What counts is the error in a picture. A direction therefore weighs as much as the Gaussian contributes to a
@@ -28,21 +28,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..avatar import GREY, Avatar, contributions, extent, shade
+from ..avatar import GREY, Avatar, contributions, extent
 from ..cameras import Cameras
 from ..errors import UserError
 from ..export.atomic import atomic_path
 from ..export.ply import SH_0, read_harmonics, read_ply, write_ply
-from ..gaussians import Gaussians
+from ..gaussians import Gaussians, turned_to
 from ..metrics import psnr
 from ..posed_images import PosedImages
 from ..progress import Progress
 from ..raster import rasterize
-from .asg import LOBES, Asgs, fit_asgs
-from .head import fibonacci_directions
+from .asg import LOBES, SMOOTH, Asgs, fit_asgs
+from .head import fibonacci_directions, shading_normals
+from .shading import tangent_frames
 
 Target = Literal["asg", "sh3"]
-FORMAT = 1
+FORMAT = 2
 """Version of the baked .safetensors."""
 FILE_NAMES: dict[str, str] = {"asg": "baked.safetensors", "sh3": "baked.ply"}
 GAUSSIAN_SHAPES = {
@@ -50,7 +51,7 @@ GAUSSIAN_SHAPES = {
     **{"latents": (0,), "normal_residuals": (3,)},
     **{"regions": (), "bind_joints": (4,), "bind_weights": (4,)},
 }
-DIRECTIONS, KEPT = 1024, 512
+DIRECTIONS, KEPT = 1024, 640
 """Directions that the head is asked from, 6.4° apart, and how many of them, the weightiest, lobes are fitted
 to."""
 VIEWS, VIEW_SIZE = 128, 384
@@ -173,13 +174,17 @@ def load_baked(path: str | os.PathLike[str]) -> Baked:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is damaged or cut short: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise UserError(f"{path} is no baked avatar of this version")
+    if not isinstance(header, dict):
+        raise UserError(f"{path} is no baked avatar")
+    if header.get("format") != FORMAT:
+        raise UserError(
+            f"{path} has format {header.get('format')} of baked avatars, not {FORMAT}: bake the avatar again"
+        )
     cloud = Gaussians(**_take(path, tensors, "gaussians", GAUSSIAN_SHAPES))
-    lobes = tensors.get("asg.sharpness", torch.empty(0, 0)).shape[1:2]
+    lobes = tensors.get("asg.lights", torch.empty(0, 0)).shape[1:2]
     shapes = {
-        **{"base": (3,), "slope": (3, 3), "quats": (*lobes, 4)},
-        **{"sharpness": (*lobes, 2), "amplitudes": (*lobes, 3)},
+        **{"quats": (4,), "smooth": (SMOOTH, 3)},
+        **{name: (*lobes, 3) for name in ("lights", "shapes", "amplitudes")},
     }
     colors = Asgs(**_take(path, tensors, "asg", shapes))
     provenance = header.get("provenance")
@@ -247,11 +252,12 @@ def harmonics_3(directions: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class _Lesson:
     """What n Gaussians look like: directions [D,3], unit, to the camera; colors [D,n,3]; weights [n,D] > 0,
-    of mean 1."""
+    of mean 1. frames [n,4]: quaternions, of the head's tangents, bitangents and normals."""
 
     directions: Tensor
     colors: Tensor
     weights: Tensor
+    frames: Tensor
 
 
 @dataclass(frozen=True)
@@ -280,14 +286,15 @@ class _Teacher:
         return list(torch.arange(len(self.contributions), device=self.directions.device).split(self.chunk))
 
     def lesson(self, index: Tensor) -> _Lesson:
-        part = self.avatar.gaussians.select(index)
-        # The head asks where cameras stand only to know directions: all Gaussians stand in one point.
-        part = replace(part, means=torch.zeros_like(part.means))
-        cameras = _looking(self.directions, 1.0, 45.0, 1, torch.zeros(3))
-        colors = shade(part, self.avatar.head, cameras)[0]
+        head, part = self.avatar.head, self.avatar.gaussians.select(index)
+        assert head is not None
+        lobes, normals = head.prepare(part.latents, part.diffuse), shading_normals(part)
+        # Positions say directions, no more: all Gaussians stand in one point.
+        colors = part.diffuse + head.shade(lobes, normals, torch.zeros_like(part.means), self.directions)
         weights = self.contributions[index] @ self.spread.T
         weights = weights / weights.mean(1, keepdim=True).clamp_min(1e-12) + UNSEEN
-        return _Lesson(self.directions, colors, weights / weights.mean(1, keepdim=True))
+        frames = turned_to(normals, tangent_frames(normals, lobes.latents[:, 2:3])[0])
+        return _Lesson(self.directions, colors, weights / weights.mean(1, keepdim=True), frames)
 
 
 Item = TypeVar("Item")
@@ -315,7 +322,7 @@ def _on_threads(threads: int, work: Callable[[Item], Found], items: Sequence[Ite
 def _fit_asgs(lesson: _Lesson) -> Asgs:
     weights, kept = lesson.weights.topk(KEPT, 1)
     colors = lesson.colors.transpose(0, 1).gather(1, kept[..., None].expand(-1, -1, 3))
-    return fit_asgs(lesson.directions[kept], colors, weights, LOBES)
+    return fit_asgs(lesson.directions[kept], colors, weights, lesson.frames, LOBES)
 
 
 def _fit_harmonics(lesson: _Lesson) -> HarmonicColors:
