@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from specularip.fitting.graphed import Graphed
+from specularip.graphed import Graphed
 
 
 def weighed(first: torch.Tensor, second: torch.Tensor, factor: float) -> torch.Tensor:

@@ -136,8 +136,8 @@ def test_several_processes_ask_each_other_to_stop_at_the_same_steps(tmp_path: Pa
 @pytest.mark.parametrize("stage", ["seid", "fit"])
 def test_a_step_waits_for_the_rasteriser_alone(stage: str) -> None:
     guide, state = small("cuda", 8)
-    for _ in range(60):  # so that the words of all views are read
-        question(guide, 0, 500, slice(0, 2), state.generator)
+    for step in range(400):  # so that the words of all views are read
+        question(guide, step % 8, 500, slice(0, 2), state.generator)
     waits: list[list[str]] = []
     logs: list[Log] = []
 

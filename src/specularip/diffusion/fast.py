@@ -35,6 +35,8 @@ class FastPrior(Prior):
     def forget(self) -> None:
         """Let go of what was recorded and of its memory, when other shapes come."""
         self._recordings.clear()
+        if self.graphs:  # a pool that nothing was left in cannot be used again
+            self.__dict__["_pool"] = torch.cuda.graph_pool_handle()
 
     def encode_image(self, images: Tensor, size: int | None = None) -> Tensor:
         """As `Prior.encode_image`. Where it is recorded, its backward pass must come before the next call."""
@@ -174,5 +176,6 @@ def accelerate(prior: Prior, *, graphs: bool | None = None) -> FastPrior:
     state["encoder"], state["decoder"] = fast_vae.Encoder(prior.vae), fast_vae.Decoder(prior.vae)
     state["graphs"] = prior.device.type == "cuda" if graphs is None else graphs
     state["_recordings"], state["_encoded"] = {}, 0
-    state["_pool"] = torch.cuda.graph_pool_handle() if state["graphs"] else None
+    state["_pool"] = None
+    prior.forget()
     return prior

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..graphed import undisturbed
+
 
 class Recording:
     """One recorded call: `replay(*inputs)` computes `result` anew, in place.
@@ -27,7 +29,8 @@ class Recording:
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+        recording = torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local")
+        with torch.no_grad(), undisturbed(), recording:
             self.result = make(*self.inputs)
 
     def replay(self, *inputs: Tensor | None) -> Any:

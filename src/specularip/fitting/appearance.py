@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from ..cameras import Cameras
 from ..gaussians import Gaussians, rotation_matrices
+from ..graphed import Graphed
 from ..specular import SpecularHead, in_view
 from ..specular.shading import LATENTS, RESIDUAL
 from .cloud import Cloud
 from .first_light import fit_first_light
-from .graphed import Graphed
 from .start import Sightings, Start, quantile_colors
 
 TINT_SHARE = 0.3

@@ -100,10 +100,17 @@ def _dot(a, b):
 
 
 @triton.jit
-def _weight(score, largest):
-    """Of a softmax, before its division. A score may be fused with this difference and so be rounded another
-    way than its own maximum: 0 at most."""
-    return tl.exp(tl.minimum(score - largest, 0.0))
+def _weights(largest, score):
+    """One step of a softmax: what the weights so far are worth, the new score's weight, and the largest score
+    from now on."""
+    # Not the exponentials of two differences: a score can be fused with each, and so be rounded another way
+    # than its own maximum.
+    fade = tl.exp(-tl.abs(score - largest))
+    return (
+        tl.where(score > largest, fade, 1.0),
+        tl.where(score > largest, 1.0, fade),
+        tl.maximum(score, largest),
+    )
 
 
 @triton.jit
@@ -164,10 +171,8 @@ def _forward(
         token = _seen(latents, diffuse, projection, n, j, 0, WIDTH, ROWS, BLOCK)
         share = tl.sigmoid(scale * _dot(own_query, key - own_key))
         _store(answers, j, token + own_value + share * (value - own_value), n, WIDTH, ROWS, BLOCK)
-        score = scale * _dot(query, own_key)
-        larger = tl.maximum(largest, score)
-        keep, weight = _weight(largest, larger), _weight(score, larger)
-        total, mixed, largest = total * keep + weight, mixed * keep + weight * own_value, larger
+        keep, weight, largest = _weights(largest, scale * _dot(query, own_key))
+        total, mixed = total * keep + weight, mixed * keep + weight * own_value
     token = _seen(latents, diffuse, projection, n, 0, 0, WIDTH, ROWS, BLOCK)
     _store(answers, 0, token + mixed / total, n, WIDTH, ROWS, BLOCK)
 
@@ -208,12 +213,11 @@ def _backward(
     for j in tl.static_range(1, _TOKENS):
         own_key = _seen(latents, diffuse, projection, n, j, 2, WIDTH, ROWS, BLOCK)
         own_value = _seen(latents, diffuse, projection, n, j, 3, WIDTH, ROWS, BLOCK)
-        score = scale * _dot(query, own_key)
-        larger = tl.maximum(largest, score)
-        keep, weight = _weight(largest, larger), _weight(score, larger)
-        total, mean, largest = total * keep + weight, mean * keep + weight * _dot(grad, own_value), larger
+        keep, weight, largest = _weights(largest, scale * _dot(query, own_key))
+        total, mean = total * keep + weight, mean * keep + weight * _dot(grad, own_value)
     mean /= total
-    weight = _weight(scale * _dot(query, key), largest) / total
+    _, weight, _ = _weights(largest, scale * _dot(query, key))
+    weight /= total
     g_score = scale * weight * (_dot(grad, value) - mean)
     g_query, g_key, g_value = g_score * key, g_score * query, weight * grad
     for j in tl.static_range(1, _TOKENS):
@@ -221,7 +225,8 @@ def _backward(
         own_key = _seen(latents, diffuse, projection, n, j, 2, WIDTH, ROWS, BLOCK)
         own_value = _seen(latents, diffuse, projection, n, j, 3, WIDTH, ROWS, BLOCK)
         own_grad = _load(grads, j, n, WIDTH, ROWS, BLOCK)
-        weight = _weight(scale * _dot(query, own_key), largest) / total
+        _, weight, _ = _weights(largest, scale * _dot(query, own_key))
+        weight /= total
         g_score = scale * weight * (_dot(grad, own_value) - mean)
         g_query += g_score * own_key
         share = tl.sigmoid(scale * _dot(own_query, key - own_key))

@@ -20,8 +20,8 @@ from ..config import FitConfig
 from ..errors import UserError
 from ..fitting.appearance import Appearance, SpecularAppearance
 from ..fitting.cloud import Cloud, relocate
-from ..fitting.graphed import Graphed
 from ..fitting.start import Start, look_up, make_start, neighbours
+from ..graphed import Graphed
 from ..losses import Lpips
 from ..metrics import SSIM_WINDOW, evaluate, find_lpips, ssim_map
 from ..posed_images import PosedImages, load_points, load_posed_images

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ..cameras import HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
 from ..config import ScrConfig
 from ..diffusion.refine import refine
+from ..graphed import undisturbed
 from ..late import Log, send
 from ..losses import Lpips, Perceptual
 from ..parallel import ALONE, Team
@@ -216,7 +217,10 @@ def comparison(targets: Targets, perceptual: Perceptual | None, views: int) -> C
     # The rasteriser's pictures have their channels last.
     blank = targets.images.new_zeros(views, targets.height, targets.width, targets.images.shape[1])
     rows = torch.zeros(views, dtype=torch.int64, device=blank.device)
-    recorded = torch.cuda.make_graphed_callables(compare, (blank.permute(0, 3, 1, 2).requires_grad_(), rows))
+    with undisturbed():
+        recorded = torch.cuda.make_graphed_callables(
+            compare, (blank.permute(0, 3, 1, 2).requires_grad_(), rows)
+        )
 
     @wraps(compare)  # and so keeps the targets' features: a recording only knows where they lie
     def replay(renders: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

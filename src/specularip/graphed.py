@@ -1,9 +1,11 @@
-"""Many small kernels started as one, where a step of the fit would wait for Python."""
+"""Many small kernels started as one, where a step would wait for Python."""
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,11 +55,25 @@ class Graphed:
             .requires_grad_(tensor.requires_grad)
             for tensor in tensors
         )  # fmt: skip
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), undisturbed():
             # torch tries the function on one stream and records it on another, and then warns of that.
             warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
             recorded: Any = torch.cuda.make_graphed_callables(function, places)
         return recorded
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """While something is recorded, Python collects no garbage: letting go of what another recording held may
+    call the driver, and that spoils this one."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _is_parameter(tensor: Tensor) -> bool:
