@@ -19,7 +19,7 @@ from specularip.diffusion.fast import FastPrior, accelerate, supports
 from specularip.diffusion.fast_layers import EntryConvolution, Upsampling, convolve, mirrored
 from specularip.diffusion.fast_vae import Downsampling
 from specularip.diffusion.fused import Features, Part
-from specularip.diffusion.prior import Prior
+from specularip.diffusion.prior import Hint, Prior
 
 
 def relative(value: Tensor, truth: Tensor) -> float:
@@ -58,6 +58,14 @@ def branches(prior: Prior, views: int, count: int, seed: int = 0) -> dict[str, T
 def repeated(inputs: dict[str, Tensor], count: int) -> dict[str, Tensor]:
     shared = {k: torch.cat([inputs[k]] * count) for k in ("noisy", "timesteps", "pose")}
     return {**inputs, **shared}
+
+
+def first_views(inputs: dict[str, Tensor], views: int, count: int) -> dict[str, Tensor]:
+    """Of `branches`, all but the pose, of the first views."""
+    some = {k: inputs[k][:views] for k in ("noisy", "timesteps")}
+    for k in ("text", "identity", "identity_scale"):
+        some[k] = inputs[k].unflatten(0, (count, -1))[:, :views].flatten(0, 1)
+    return some
 
 
 def test_accelerate_refuses_other_shapes() -> None:
@@ -135,6 +143,25 @@ def test_key_views(priors: tuple[Prior, FastPrior]) -> None:
             look = KeyViews(2, neighbours=near, weights=weights, store=store)
             outcomes.append(prior.model_output(**repeated(branches(plain, 2, 2, 3), 2), key_views=look))
     assert relative(outcomes[1], outcomes[0]) < 1e-5
+
+
+def test_poses_read_before(priors: tuple[Prior, FastPrior]) -> None:
+    plain, fast = priors
+    inputs = branches(plain, 6, 2)  # more than are read at once
+    assert plain.read_pose(inputs["pose"]) is inputs["pose"]
+    with torch.no_grad():
+        truth = fast.model_output(**inputs)
+        hint = fast.read_pose(inputs["pose"])
+        assert isinstance(hint, Hint) and len(hint) == 6 and fast.read_pose(hint) is hint
+        assert relative(fast.model_output(**(inputs | {"pose": hint})), truth) < 1e-6
+        found = fast.model_output(**first_views(inputs, 2, 2), pose=hint[:2])
+        assert relative(found, truth.unflatten(0, (2, 6))[:, :2].flatten(0, 1)) < 1e-5
+        larger = inputs | {"noisy": torch.randn(6, 4, 16, 16)}
+        hint = fast.read_pose(inputs["pose"], 16)
+        truth = fast.model_output(**larger)
+        assert relative(fast.model_output(**(larger | {"pose": hint})), truth) < 1e-6
+    with pytest.raises(ValueError, match="drawings"):
+        plain.model_output(**(inputs | {"pose": hint}))
 
 
 def test_gradients_through_the_denoiser_still_work(priors: tuple[Prior, FastPrior]) -> None:
@@ -294,9 +321,12 @@ def gpu_branches(views: int) -> dict[str, Tensor]:
 
 @on_gpu
 def test_gradient_of_score_distillation_on_a_gpu(gpu_priors: tuple[Prior, FastPrior]) -> None:
-    """Recorded, in half precision, against float32 through autograd; twice, since the second only replays."""
+    """Recorded, in half precision, against float32 through autograd: the second time it is only replayed, the
+    third time recorded again. Then the same with poses that were read before."""
     plain, fast = gpu_priors
-    for _ in range(2):
+    for again in range(5):
+        if again == 2:
+            fast.forget()
         inputs = gpu_branches(4)
         images, noise = torch.rand(4, 3, 32, 32, device="cuda"), torch.randn(4, 4, 16, 16, device="cuda")
         grads = []
@@ -305,7 +335,9 @@ def test_gradient_of_score_distillation_on_a_gpu(gpu_priors: tuple[Prior, FastPr
             latents = prior.encode_image(leaf)
             with torch.no_grad():
                 noisy = prior.add_noise(latents, noise, inputs["timesteps"])
-                positive, negative, null = prior.model_output(**{**inputs, "noisy": noisy}).chunk(3)
+                pose = prior.read_pose(inputs["pose"]) if again > 2 else inputs["pose"]
+                outputs = prior.model_output(**{**inputs, "noisy": noisy, "pose": pose})
+                positive, negative, null = outputs.chunk(3)
                 direction = 7.5 * (positive - null) + null - negative
             # As small as a stage's weights make it: plain half precision loses such gradients.
             grads.append(torch.autograd.grad(latents, leaf, 1e-5 * direction)[0])

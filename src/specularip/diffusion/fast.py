@@ -16,8 +16,11 @@ from ..errors import UserError
 from . import fast_unet, fast_vae
 from .attention import KeyViews
 from .fast_layers import Tape, fast_kernels
-from .prior import Prior, _resized
+from .prior import Hint, Pose, Prior, _resized
 from .replay import Recording, signature
+
+READ_AT_ONCE = 4
+"""Pose drawings: the first layers keep all their pixels."""
 
 
 class FastPrior(Prior):
@@ -31,6 +34,7 @@ class FastPrior(Prior):
     _recordings: dict[Any, Any]
     _pool: Any
     _encoded: int
+    _side: Any
 
     def forget(self) -> None:
         """Let go of what was recorded and of its memory, when other shapes come."""
@@ -54,35 +58,59 @@ class FastPrior(Prior):
         with torch.no_grad(), fast_kernels():
             return self.decoder(latents)
 
+    @torch.no_grad()
+    def read_pose(self, pose: Pose, latent_size: int | None = None) -> Pose:
+        """As `Prior.read_pose`: a `Hint`, on CUDA computed beside what the GPU has to do or waits for."""
+        if pose is None or isinstance(pose, Hint) or self.steering is None:
+            return pose
+        self._check_pose(pose)
+        pose = self._drawn(pose, latent_size or self.latent_size)
+        if self._side is None:
+            return Hint(self._hint(pose))
+        self._side.wait_stream(torch.cuda.current_stream(pose.device))
+        with torch.cuda.stream(self._side):
+            given = self._hint(pose)
+        pose.record_stream(self._side)
+        return Hint(given, self._side.record_event())
+
+    def _hint(self, pose: Tensor) -> Tensor:
+        assert self.steering is not None
+        with fast_kernels():
+            return torch.cat([self.steering.hint(part) for part in pose.split(READ_AT_ONCE)])
+
+    def _drawn(self, pose: Tensor, latent_size: int) -> Tensor:
+        """Drawings at the size that goes with latents."""
+        return _resized(pose, latent_size * self.image_size // self.latent_size)
+
     def model_output(
         self,
         noisy: Tensor,
         timesteps: Tensor,
         text: Tensor,
-        pose: Tensor | None = None,
+        pose: Pose = None,
         identity: Tensor | None = None,
         identity_scale: Tensor | None = None,
         key_views: KeyViews | None = None,
     ) -> Tensor:
-        """As `Prior.model_output`. Where there are several texts for each noisy image, what they share is
-        computed once."""
-        wants = [t for t in (noisy, text, pose, identity, identity_scale) if t is not None]
+        """As `Prior.model_output`; pose may be what `read_pose` gave. Where there are several texts for each
+        noisy image, what they share is computed once."""
+        wants = [t for t in (noisy, text, pose, identity, identity_scale) if isinstance(t, Tensor)]
         if torch.is_grad_enabled() and (
             any(t.requires_grad for t in wants) or any(p.requires_grad for p in self.unet.parameters())
         ):
             return super().model_output(noisy, timesteps, text, pose, identity, identity_scale, key_views)
-        self._check_pose(pose)
-        if pose is not None:
-            pose = (
-                None
-                if self.steering is None
-                else _resized(pose, noisy.shape[-1] * self.image_size // self.latent_size)
-            )
+        hint = drawn = None
+        if isinstance(pose, Hint):
+            hint = pose.features()
+        else:
+            self._check_pose(pose)
+            if pose is not None and self.steering is not None:
+                drawn = self._drawn(pose, noisy.shape[-1])
         if self.image_projection is None:
             identity = None
         if identity is None:
             identity_scale = None
-        inputs = (noisy, timesteps.to(noisy.device), text, identity, identity_scale, pose)
+        inputs = (noisy, timesteps.to(noisy.device), text, identity, identity_scale, drawn, hint)
         with torch.no_grad():
             if not self.graphs or key_views is not None:
                 with fast_kernels():
@@ -101,9 +129,11 @@ class FastPrior(Prior):
         identity: Tensor | None,
         identity_scale: Tensor | None,
         pose: Tensor | None,
+        hint: Tensor | None,
         key_views: KeyViews | None = None,
     ) -> Tensor:
-        return self.denoiser(noisy, timesteps, text, identity, identity_scale, key_views, self.steering, pose)
+        faces = (identity, identity_scale)
+        return self.denoiser(noisy, timesteps, text, *faces, key_views, self.steering, pose, hint)
 
 
 class _Encode(torch.autograd.Function):
@@ -176,6 +206,7 @@ def accelerate(prior: Prior, *, graphs: bool | None = None) -> FastPrior:
     state["encoder"], state["decoder"] = fast_vae.Encoder(prior.vae), fast_vae.Decoder(prior.vae)
     state["graphs"] = prior.device.type == "cuda" if graphs is None else graphs
     state["_recordings"], state["_encoded"] = {}, 0
+    state["_side"] = torch.cuda.Stream(prior.device) if prior.device.type == "cuda" else None
     state["_pool"] = None
     prior.forget()
     return prior

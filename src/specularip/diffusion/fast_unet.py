@@ -214,11 +214,11 @@ class ControlNet(Trunk):
         return convolve(x, embedding.conv_out.weight)
 
     def __call__(
-        self, noisy: Tensor, timesteps: Tensor, text: Tensor, pose: Tensor
+        self, noisy: Tensor, timesteps: Tensor, text: Tensor, hint: Tensor
     ) -> tuple[Features, list[Tensor]]:
-        """noisy [V,c,h,w], timesteps [V], text [G·V,T,D], pose [V,3,8h,8w]: residuals of middle and skips."""
+        """noisy [V,c,h,w], timesteps [V], text [G·V,T,D], hint [V,h,w,C]: residuals of middle and skips."""
         context = self.context(timesteps, text, None, None, None)
-        hint, bias = self.hint(pose), self.network.controlnet_cond_embedding.conv_out.bias
+        bias = self.network.controlnet_cond_embedding.conv_out.bias
         x, skips = self.down(join([Part(self.entry(noisy), hint, bias)]), context)
         residuals = [linear(s, conv) for s, conv in zip(skips, self.network.controlnet_down_blocks)]
         return Features(linear(x.x, self.network.controlnet_mid_block)), residuals
@@ -247,9 +247,10 @@ class UNet(Trunk):
         key_views: KeyViews | None = None,
         control: ControlNet | None = None,
         pose: Tensor | None = None,
+        hint: Tensor | None = None,
     ) -> Tensor:
-        """Arguments of `Prior.model_output`: noisy, timesteps and pose of V views; text, identity and
-        identity_scale of G·V evaluations -> [G·V,c,h,w] float32."""
+        """Arguments of `Prior.model_output`: noisy, timesteps and pose of V views (or hint, see
+        `ControlNet.hint`); text, identity and identity_scale of G·V evaluations -> [G·V,c,h,w] float32."""
 
         def own() -> tuple[Features, list[Tensor]]:
             context = self.context(timesteps, text, identity, identity_scale, key_views)
@@ -257,11 +258,13 @@ class UNet(Trunk):
             return self.down(Features(self.entry(noisy)), context)
 
         def steering() -> tuple[Features, list[Tensor]]:
-            assert control is not None and pose is not None
-            return control(noisy, timesteps, text, pose)
+            assert control is not None
+            read = hint if pose is None else control.hint(pose)
+            assert read is not None
+            return control(noisy, timesteps, text, read)
 
         contexts: list[Context] = []
-        steered = control is not None and pose is not None
+        steered = control is not None and not (pose is None and hint is None)
         # The two networks meet in the middle: until then they run side by side.
         (x, skips), *rest = abreast([own, steering] if steered else [own])
         residuals = rest[0][1] if steered else []

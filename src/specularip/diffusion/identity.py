@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..cameras import Views, visible_face
 from .faceid import FaceFeatures
-from .prior import Prior
+from .prior import Pose, Prior
 from .prompts import PromptBook, view_prompts
 
 
@@ -63,13 +63,13 @@ class Condition:
     """The denoiser's inputs for V views, besides the noisy image.
 
     positive, negative, null [V,T,D]: embeddings of the view's prompt, of what to avoid, and of "".
-    pose [V,P,S,S] in 0..1 or None. identity, null_identity and negative_identity [V,n,D]: tokens of the face,
-    of nobody and of whom the negative branch sees (None: nobody), or None. identity_scale [V]."""
+    pose: see `prior.Pose`. identity, null_identity and negative_identity [V,n,D]: tokens of the face, of
+    nobody and of whom the negative branch sees (None: nobody), or None. identity_scale [V]."""
 
     positive: Tensor
     negative: Tensor
     null: Tensor
-    pose: Tensor | None = None
+    pose: Pose = None
     identity: Tensor | None = None
     null_identity: Tensor | None = None
     identity_scale: Tensor | None = None

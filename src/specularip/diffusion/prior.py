@@ -8,6 +8,7 @@ for it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -68,6 +69,33 @@ class _Average(torch.autograd.Function):
         b, h, _, w, _, c = shared.shape
         whole = shared.expand(b, h, high, w, wide, c).reshape(b, h * high, w * wide, c)
         return whole.permute(0, 3, 1, 2), None
+
+
+@dataclass(frozen=True)
+class Hint:
+    """Pose drawings of V views as the first layers of a ControlNet read them; see `Prior.read_pose`.
+
+    given [V,h,w,C]; ready: on a GPU, what to wait for before it is used.
+    """
+
+    given: Tensor
+    ready: torch.cuda.Event | None = None
+
+    def features(self) -> Tensor:
+        """[V,h,w,C], to be used on the current stream."""
+        if self.ready is not None:
+            torch.cuda.current_stream(self.given.device).wait_event(self.ready)
+        return self.given
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def __getitem__(self, index: Tensor | slice | list[int]) -> Hint:
+        return Hint(self.features()[index])
+
+
+Pose = Tensor | Hint | None
+"""Of V views: drawings [V,P,S,S] in 0..1, what `Prior.read_pose` made of them, or nothing."""
 
 
 def _for_branches(tensor: Tensor, count: int) -> Tensor:
@@ -332,6 +360,11 @@ class Prior(nn.Module):
         alpha = self.alphas(timesteps)
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
+    def read_pose(self, pose: Pose, latent_size: int | None = None) -> Pose:
+        """What to give `model_output` in the place of `pose`, for as many steps as the drawings serve: here,
+        the drawings themselves. latent_size: of the latents that will come, this prior's if None."""
+        return pose
+
     def _check_pose(self, pose: Tensor | None) -> None:
         if self.pose_channels and pose is None:
             raise ValueError(f"pose must be [B,{self.pose_channels},S,S]: this prior is pose-conditioned")
@@ -343,7 +376,7 @@ class Prior(nn.Module):
         noisy: Tensor,
         timesteps: Tensor,
         text: Tensor,
-        pose: Tensor | None = None,
+        pose: Pose = None,
         identity: Tensor | None = None,
         identity_scale: Tensor | None = None,
         key_views: KeyViews | None = None,
@@ -355,6 +388,10 @@ class Prior(nn.Module):
         or a multiple of it: several texts and faces for each noisy image, branch-major.
         """
         dtype = self.dtype
+        if isinstance(pose, Hint):
+            raise ValueError(
+                "pose must be drawings here: only a FastPrior takes what it read, and no gradients"
+            )
         noisy, timesteps = _for_branches(noisy, len(text)), _for_branches(timesteps, len(text))
         pose = None if pose is None else _for_branches(pose, len(text))
         sample, text, extra = noisy.to(dtype), text.to(dtype), {}
@@ -383,7 +420,7 @@ class Prior(nn.Module):
         noisy: Tensor,
         timesteps: Tensor,
         text: Tensor,
-        pose: Tensor | None = None,
+        pose: Pose = None,
         identity: Tensor | None = None,
         identity_scale: Tensor | None = None,
         key_views: KeyViews | None = None,

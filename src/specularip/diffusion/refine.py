@@ -15,7 +15,7 @@ All three groups take a step together, so only one step's keys and values are ev
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -120,6 +120,8 @@ def refine(
     vae_batch = vae_batch or batch
     timesteps = prior.ddim_timesteps(ddim_steps)[-refine_steps:].tolist()
     latents = torch.cat([prior.encode_image(part.to(device), size) for part in images.split(vae_batch)])
+    # The drawings stay the same in all steps.
+    condition = replace(condition, pose=prior.read_pose(condition.pose, latents.shape[-1]))
     noise = torch.randn((1, *latents.shape[1:]), generator=generator).to(device)
     noisy = prior.add_noise(latents, noise, torch.tensor([timesteps[0]], device=device))
 

@@ -10,7 +10,7 @@ growing gain, so that what changes with the view has somewhere to go but into th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -121,10 +121,10 @@ def question(guide: Guide, step: int, bound: int, rows: slice, generator: torch.
     shape = (prior.latent_channels, prior.latent_size, prior.latent_size)
     noise = torch.randn(len(views.framings), *shape, generator=generator)
     mine, device = part(views, rows), prior.device
-    looks = mine.cameras
+    looks, condition = mine.cameras, guide.condition(mine)
     return Question(
         Cameras(send(looks.viewmats, device), send(looks.Ks, device), looks.width, looks.height),
-        guide.condition(mine),
+        replace(condition, pose=prior.read_pose(condition.pose)),
         send(timesteps[rows], device),
         send(noise[rows], device),
     )
