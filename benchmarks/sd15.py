@@ -398,7 +398,10 @@ def main() -> None:
         del guide, state
         rest()
         warm, count = (2, 2) if arguments.tiny else (20, 200)
-        tell("ours", {"fit steps a second": fit_speed(config, device, warm, count), "fit peak": peak(device)})
+        tell(
+            "ours",
+            {"fit steps a second": fit_speed(config, device, warm, count), "fit peak GiB": peak(device)},
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -44,7 +44,7 @@ class TestKernel:
             assert wanted.shape == found.shape
             if wanted.numel():
                 error, excuse = ((some - wanted).abs().max() for some in (found, plain))
-                assert error <= max(1e-4 * wanted.abs().max(), 4 * excuse)
+                assert error <= max(1e-4 * wanted.abs().max(), 16 * excuse)
 
     def test_large_scores_stay_finite(self) -> None:
         given = [(1e3 * tensor.float()).cuda().requires_grad_() for tensor in inputs(100)]

@@ -307,14 +307,24 @@ def test_the_command_bakes_and_says_what_is_lost(scene, tmp_path, capsys):
     assert isinstance(load_baked(tmp_path / "baked.ply").colors, HarmonicColors)
 
 
-def test_what_is_not_drawn_of_harmonics_is_told(baked, tmp_path, capsys):
-    file = baked["sh3"].save(tmp_path / "baked.ply")
-    picture = ["--out", str(tmp_path / "side.png"), "--width", "32", "--height", "32"]
-    main(["render", str(file), *picture])
-    assert "harmonics (f_rest) are left out" in capsys.readouterr().err
-    plain = Avatar(baked["sh3"].gaussians).save(tmp_path / "plain.ply")
-    main(["render", str(plain), *picture])
-    assert "f_rest" not in capsys.readouterr().err
+def test_render_draws_what_was_baked(baked, tmp_path):
+    files = {"head": ball().save(tmp_path / "avatar.safetensors")}
+    files["asg"] = baked["asg"].save(tmp_path / "baked.safetensors")
+    files["sh3"] = baked["sh3"].save(tmp_path / "baked.ply")
+    files["base"] = Avatar(baked["sh3"].gaussians).save(tmp_path / "plain.ply")
+    pictures = {}
+    for name, file in files.items():
+        out = tmp_path / f"{name}.png"
+        main(["render", str(file), "--out", str(out), "--width", "64", "--height", "64"])
+        pictures[name] = np.asarray(Image.open(out), dtype=np.float64)
+    off = {name: np.abs(picture - pictures["head"]).mean() for name, picture in pictures.items()}
+    assert off["asg"] < off["sh3"] < off["base"], off
+
+
+def test_what_eval_leaves_out_of_harmonics_is_told(baked, scene, tmp_path, capsys):
+    for colors, told in ((baked["sh3"], True), (Avatar(baked["sh3"].gaussians), False)):
+        main(["eval", str(colors.save(tmp_path / "some.ply")), "--data", str(scene), "--device", "cpu"])
+        assert ("harmonics (f_rest) are left out" in capsys.readouterr().err) == told
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,14 @@ def test_broken_ply_is_one_clear_line(tmp_path):
         read_ply(path)
 
 
+def test_others_may_read_what_is_written(tmp_path):
+    with atomic_path(tmp_path / "a") as temporary:
+        temporary.write_text("a")
+        temporary.chmod(0o600)
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
 def test_atomic_path_keeps_the_old_file(tmp_path):
     path = tmp_path / "new" / "a.txt"
     with atomic_path(path) as temporary:

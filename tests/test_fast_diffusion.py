@@ -160,6 +160,9 @@ def test_poses_read_before(priors: tuple[Prior, FastPrior]) -> None:
         hint = fast.read_pose(inputs["pose"], 16)
         truth = fast.model_output(**larger)
         assert relative(fast.model_output(**(larger | {"pose": hint})), truth) < 1e-6
+        for wrong in (fast.read_pose(inputs["pose"], 8), hint[:2], hint[:1]):
+            with pytest.raises(ValueError, match="other latents"):
+                fast.model_output(**(larger | {"pose": wrong}))
     with pytest.raises(ValueError, match="drawings"):
         plain.model_output(**(inputs | {"pose": hint}))
 

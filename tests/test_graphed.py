@@ -1,9 +1,11 @@
 """CUDA graphs: the same numbers as without, for any inputs, and for other shapes and constants too."""
 
+import gc
+
 import pytest
 import torch
 
-from specularip.graphed import Graphed
+from specularip.graphed import Graphed, undisturbed
 
 
 def weighed(first: torch.Tensor, second: torch.Tensor, factor: float) -> torch.Tensor:
@@ -64,3 +66,14 @@ def test_it_gives_what_the_function_gives(device):
     check(graphed, torch.rand(7, 3, device=device), torch.rand(7, 3, device=device), 3.0)
     with torch.no_grad():
         assert not graphed(parameter, kept, factor=1.0).requires_grad
+
+
+def test_no_garbage_is_collected_during_a_recording():
+    assert gc.isenabled()
+    with pytest.raises(KeyError), undisturbed():
+        assert not gc.isenabled()
+        with undisturbed():
+            pass
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()

@@ -68,11 +68,11 @@ def run(shade, arguments, upstream, visible=None, dtype=torch.float32, device="c
 
 def assert_close(found, wanted, plain, tolerance, what):
     """Within `tolerance` of the largest number, or, where float32 cannot do that (sharp lobes; lights behind
-    the Gaussian, seen from the front), within four times the error of the plain tensors in float32."""
+    the Gaussian, seen from the front), within sixteen times the error of the plain tensors in float32."""
     assert found.shape == wanted.shape, what
     if wanted.numel():
         error, excuse = ((part.cpu().double() - wanted).abs().max() for part in (found, plain))
-        assert error <= max(tolerance * max(wanted.abs().max(), 1e-3), 4 * excuse), f"{what}: {error:.2e}"
+        assert error <= max(tolerance * max(wanted.abs().max(), 1e-3), 16 * excuse), f"{what}: {error:.2e}"
 
 
 @pytest.mark.parametrize("device", DEVICES)

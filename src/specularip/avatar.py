@@ -334,6 +334,8 @@ def _build(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Avatar:
         header = json.loads(metadata.get("specularip", "null"))
     except json.JSONDecodeError:
         raise _Damage("its header is not JSON") from None
+    if "specularip_baked" in metadata:
+        raise _Damage("it is baked; render draws it, load_baked reads it, all else needs the avatar itself")
     if not isinstance(header, dict):
         raise _Damage("it has no specularip header")
     if header.get("format") in (1, 2):

@@ -285,7 +285,7 @@ def render(
     Example: specularip render out/red --out side.png --azimuth-deg 90
 
     Args:
-        avatar: A run folder, or an avatar file (.safetensors, .ply).
+        avatar: A run folder, or an avatar file (.safetensors, .ply), baked ones too.
         out: The picture (.png) or film (.mp4) to write.
         azimuth_deg: Where the camera stands: 0 in front, 90 at the person's left. A film starts there.
         elevation_deg: Height of the camera above the horizon, between -89 and 89.
@@ -304,9 +304,9 @@ def render(
     from specularip.cameras import FULL, Cameras
     from specularip.export.video import to_uint8, write_video
     from specularip.run_folder import write_png
+    from specularip.specular.bake import Baked, is_baked, load_baked
 
-    loaded = load(avatar)
-    _tell_of_harmonics(avatar)
+    loaded = load_baked(avatar) if is_baked(avatar) else load(avatar)
     heights = loaded.gaussians.means.detach()[:, 2].cpu()
     low, high = torch.quantile(heights[:: max(1, len(heights) // 100_000)], torch.tensor([0.002, 0.998]))
     radius = FULL.distance * float(high - low) if distance is None else distance
@@ -314,6 +314,8 @@ def render(
 
     def view(azimuth: float):
         camera = Cameras.orbit(azimuth, elevation_deg, radius, fov_y_deg, width, height, target)
+        if isinstance(loaded, Baked):
+            return to_uint8(loaded.render(camera, background)[0])
         return to_uint8(loaded.render(camera, background).image[0])
 
     if out.suffix.lower() == ".png":

@@ -322,7 +322,7 @@ def sd15() -> Config:
         refine_size=1024,
         refine_steps=8,
         ddim_steps=50,
-        refine_batch=8,
+        refine_batch=4,
         vae_batch=1,
         guidance=replace(
             guidance, kind="cfg", negative=NEGATIVE_REFINE, identity_weight=0.6, identity_structure=0.5

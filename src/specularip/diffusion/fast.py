@@ -102,6 +102,9 @@ class FastPrior(Prior):
         hint = drawn = None
         if isinstance(pose, Hint):
             hint = pose.features()
+            if hint.shape[:3] != (len(noisy), *noisy.shape[-2:]):
+                size, wanted = list(hint.shape[:3]), [len(noisy), *noisy.shape[-2:]]
+                raise ValueError(f"pose was read for other latents: views and size {size}, not {wanted}")
         else:
             self._check_pose(pose)
             if pose is not None and self.steering is not None:

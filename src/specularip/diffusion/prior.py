@@ -306,6 +306,10 @@ class Prior(nn.Module):
         embeds = torch.zeros(count, self.identity_dim, device=self.device)
         if not self.wants_face_embedding:
             return embeds
+        if self.image_encoder is None:
+            raise ValueError(
+                "nobody's face cannot be made any more: this prior's image encoder was let go of"
+            )
         size = int(self.image_encoder.config.image_size)
         dtype = next(self.image_encoder.parameters()).dtype
         hidden = self._hidden(torch.zeros(1, 3, size, size, device=self.device, dtype=dtype))
@@ -389,9 +393,7 @@ class Prior(nn.Module):
         """
         dtype = self.dtype
         if isinstance(pose, Hint):
-            raise ValueError(
-                "pose must be drawings here: only a FastPrior takes what it read, and no gradients"
-            )
+            raise ValueError("pose must be drawings: what read_pose gave is for the FastPrior that read it")
         noisy, timesteps = _for_branches(noisy, len(text)), _for_branches(timesteps, len(text))
         pose = None if pose is None else _for_branches(pose, len(text))
         sample, text, extra = noisy.to(dtype), text.to(dtype), {}

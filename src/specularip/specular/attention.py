@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from specularip.errors import UserError
 from specularip.specular.shading import LATENTS
 
 GROUPS = (3, 3, 4, 24)
 """What the attention sees as one token each: shape, reflectance, visibility and residual of a latent."""
 TOKENS = 1 + len(GROUPS)
 PARTS = 128
+WIDEST = 16
+"""Token that the kernel is for: it keeps all numbers of a Gaussian in one lane's registers."""
 
 
 class MutualAttention(nn.Module):
@@ -88,19 +91,20 @@ def in_parts(a: Tensor, b: Tensor) -> Tensor:
 
 
 def look(latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
-    """What the tokens become, the diffuse one first, and a 1: [5·W+1,N]; one kernel on CUDA, where Triton is
-    there.
+    """What the tokens become, the diffuse one first, and a 1: [5·W+1,N]; one kernel on CUDA. Raises UserError
+    for CUDA tensors where Triton is missing.
 
     latents [N,34], diffuse [N,3]; projection [5·4·W,38]: of diffuse, latents and a 1 to each token itself,
     its query, key and value, 0 where a token does not see.
     """
-    if latents.is_cuda and latents.dtype == torch.float32:
+    if latents.is_cuda and latents.dtype == torch.float32 and len(projection) <= 4 * TOKENS * WIDEST:
         try:
             from specularip.specular.triton_attention import look_triton
-        except ImportError:
-            pass
-        else:
-            return look_triton(latents, diffuse, projection)
+        except ImportError as error:
+            raise UserError(
+                "Highlights on a GPU need Triton: pip install triton, or move everything to the CPU."
+            ) from error
+        return look_triton(latents, diffuse, projection)
     # Gaussians last: what lies side by side in memory is then treated alike.
     seen: Tensor = _Product.apply(projection, together(latents, diffuse).T)
     token, query, key, value = seen.unflatten(0, (TOKENS, 4, -1)).unbind(1)

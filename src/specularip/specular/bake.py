@@ -158,12 +158,14 @@ def bake(avatar: Avatar, to: Target = "asg", *, progress: Progress | None = None
 
 
 def load_baked(path: str | os.PathLike[str]) -> Baked:
-    """Read what `Baked.save` wrote, or any 3DGS .ply with its harmonics; a .ply does not say how it is drawn
-    (`antialiased` comes back False).
+    """Read what `Baked.save` wrote, from a folder too, or any 3DGS .ply with its harmonics; a .ply does not
+    say how it is drawn (`antialiased` comes back False).
 
     Raises UserError with one line when the file is missing, damaged or of another kind.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / FILE_NAMES["asg"]
     if path.suffix == ".ply":
         return Baked(read_ply(path), HarmonicColors(read_harmonics(path)), provenance={"source": path.name})
     if not path.is_file():
@@ -177,9 +179,8 @@ def load_baked(path: str | os.PathLike[str]) -> Baked:
     if not isinstance(header, dict):
         raise UserError(f"{path} is no baked avatar")
     if header.get("format") != FORMAT:
-        raise UserError(
-            f"{path} has format {header.get('format')} of baked avatars, not {FORMAT}: bake the avatar again"
-        )
+        told = f"{path} has format {header.get('format')} of baked avatars, this version reads {FORMAT}"
+        raise UserError(f"{told}: bake the avatar again, or update specularip if another one wrote it")
     cloud = Gaussians(**_take(path, tensors, "gaussians", GAUSSIAN_SHAPES))
     lobes = tensors.get("asg.lights", torch.empty(0, 0)).shape[1:2]
     shapes = {
@@ -191,6 +192,16 @@ def load_baked(path: str | os.PathLike[str]) -> Baked:
     if not isinstance(provenance, dict):
         provenance = {}
     return Baked(cloud, colors, header.get("antialiased") is True, provenance)
+
+
+def is_baked(path: str | os.PathLike[str]) -> bool:
+    """Whether `load_baked` is the one to read it: a .ply, or a .safetensors that says so."""
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "specularip_baked" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return path.suffix == ".ply"
 
 
 def file_for(path: str | os.PathLike[str], to: Target) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any, cast
 
 import torch
@@ -222,8 +221,8 @@ def comparison(targets: Targets, perceptual: Perceptual | None, views: int) -> C
             compare, (blank.permute(0, 3, 1, 2).requires_grad_(), rows)
         )
 
-    @wraps(compare)  # and so keeps the targets' features: a recording only knows where they lie
-    def replay(renders: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    # A recording only knows where the targets' features lie: `kept` keeps them there.
+    def replay(renders: Tensor, rows: Tensor, kept: Any = (targets, wanted)) -> tuple[Tensor, Tensor]:
         return cast(tuple[Tensor, Tensor], recorded(renders, rows))
 
     return replay
