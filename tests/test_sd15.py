@@ -359,7 +359,7 @@ def test_the_recorded_comparison_is_the_plain_one(monkeypatch: pytest.MonkeyPatc
     images = torch.rand(6, 3, 24, 32, generator=generator).to(device)
     targets = Targets(torch.eye(4).expand(6, 4, 4), torch.eye(3).expand(6, 3, 3), images, 64, 48)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # else each may take other kernels
-    compare = comparison(targets, lpips, 2)
+    compare = comparison(targets, lpips)
     for rows in (torch.tensor([0, 4]), torch.tensor([5, 1])):
         renders = torch.rand(2, 3, 48, 64, generator=generator).to(device).requires_grad_()
         found = compare(renders, rows.to(device))

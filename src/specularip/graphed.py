@@ -6,13 +6,16 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+Result = TypeVar("Result")
+"""A tensor, or several in a tuple."""
 
-class Graphed:
+
+class Graphed(Generic[Result]):
     """A function of tensors; on CUDA, once gradients are wanted, its kernels and those of its gradients are
     recorded in two CUDA graphs, and then only replayed. On a second device it is simply called.
 
@@ -21,12 +24,12 @@ class Graphed:
     before, with one `backward` a call.
     """
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+    def __init__(self, function: Callable[..., Result]) -> None:
         self.function = function
-        self._recorded: Callable[..., Tensor] | None = None
+        self._recorded: Callable[..., Result] | None = None
         self._recorded_for: Any = None
 
-    def __call__(self, *tensors: Tensor, **constants: Any) -> Tensor:
+    def __call__(self, *tensors: Tensor, **constants: Any) -> Result:
         """`function(*tensors, **constants)`; recorded anew for others of any kind but numbers."""
         wanted = [tensor.requires_grad for tensor in tensors]
         if not (tensors[0].is_cuda and torch.is_grad_enabled() and any(wanted)):
@@ -39,8 +42,8 @@ class Graphed:
             self._recorded_for = described
         return self._recorded(*tensors)
 
-    def _record(self, tensors: tuple[Tensor, ...], constants: dict[str, Any]) -> Callable[..., Tensor]:
-        def function(*arguments: Tensor) -> Tensor:
+    def _record(self, tensors: tuple[Tensor, ...], constants: dict[str, Any]) -> Callable[..., Result]:
+        def function(*arguments: Tensor) -> Result:
             return self.function(*arguments, **constants)
 
         # torch has one stream to record on, which stays on the device that was the first to need it.

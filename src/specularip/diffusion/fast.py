@@ -64,7 +64,7 @@ class FastPrior(Prior):
         if pose is None or isinstance(pose, Hint) or self.steering is None:
             return pose
         self._check_pose(pose)
-        pose = self._drawn(pose, latent_size or self.latent_size)
+        pose = _resized(pose, (latent_size or self.latent_size) * self.image_size // self.latent_size)
         if self._side is None:
             return Hint(self._hint(pose))
         self._side.wait_stream(torch.cuda.current_stream(pose.device))
@@ -77,10 +77,6 @@ class FastPrior(Prior):
         assert self.steering is not None
         with fast_kernels():
             return torch.cat([self.steering.hint(part) for part in pose.split(READ_AT_ONCE)])
-
-    def _drawn(self, pose: Tensor, latent_size: int) -> Tensor:
-        """Drawings at the size that goes with latents."""
-        return _resized(pose, latent_size * self.image_size // self.latent_size)
 
     def model_output(
         self,
@@ -99,21 +95,20 @@ class FastPrior(Prior):
             any(t.requires_grad for t in wants) or any(p.requires_grad for p in self.unet.parameters())
         ):
             return super().model_output(noisy, timesteps, text, pose, identity, identity_scale, key_views)
-        hint = drawn = None
+        hint = None
+        if not isinstance(pose, Hint):
+            self._check_pose(pose)
+            pose = self.read_pose(pose, noisy.shape[-1])
         if isinstance(pose, Hint):
             hint = pose.features()
             if hint.shape[:3] != (len(noisy), *noisy.shape[-2:]):
                 size, wanted = list(hint.shape[:3]), [len(noisy), *noisy.shape[-2:]]
                 raise ValueError(f"pose was read for other latents: views and size {size}, not {wanted}")
-        else:
-            self._check_pose(pose)
-            if pose is not None and self.steering is not None:
-                drawn = self._drawn(pose, noisy.shape[-1])
         if self.image_projection is None:
             identity = None
         if identity is None:
             identity_scale = None
-        inputs = (noisy, timesteps.to(noisy.device), text, identity, identity_scale, drawn, hint)
+        inputs = (noisy, timesteps.to(noisy.device), text, identity, identity_scale, hint)
         with torch.no_grad():
             if not self.graphs or key_views is not None:
                 with fast_kernels():
@@ -131,12 +126,11 @@ class FastPrior(Prior):
         text: Tensor,
         identity: Tensor | None,
         identity_scale: Tensor | None,
-        pose: Tensor | None,
         hint: Tensor | None,
         key_views: KeyViews | None = None,
     ) -> Tensor:
         faces = (identity, identity_scale)
-        return self.denoiser(noisy, timesteps, text, *faces, key_views, self.steering, pose, hint)
+        return self.denoiser(noisy, timesteps, text, *faces, key_views, self.steering, hint)
 
 
 class _Encode(torch.autograd.Function):

@@ -246,11 +246,10 @@ class UNet(Trunk):
         identity_scale: Tensor | None = None,
         key_views: KeyViews | None = None,
         control: ControlNet | None = None,
-        pose: Tensor | None = None,
         hint: Tensor | None = None,
     ) -> Tensor:
-        """Arguments of `Prior.model_output`: noisy, timesteps and pose of V views (or hint, see
-        `ControlNet.hint`); text, identity and identity_scale of G·V evaluations -> [G·V,c,h,w] float32."""
+        """Arguments of `Prior.model_output`: noisy and timesteps of V views, with `ControlNet.hint` of their
+        poses; text, identity and identity_scale of G·V evaluations -> [G·V,c,h,w] float32."""
 
         def own() -> tuple[Features, list[Tensor]]:
             context = self.context(timesteps, text, identity, identity_scale, key_views)
@@ -258,13 +257,11 @@ class UNet(Trunk):
             return self.down(Features(self.entry(noisy)), context)
 
         def steering() -> tuple[Features, list[Tensor]]:
-            assert control is not None
-            read = hint if pose is None else control.hint(pose)
-            assert read is not None
-            return control(noisy, timesteps, text, read)
+            assert control is not None and hint is not None
+            return control(noisy, timesteps, text, hint)
 
         contexts: list[Context] = []
-        steered = control is not None and not (pose is None and hint is None)
+        steered = control is not None and hint is not None
         # The two networks meet in the middle: until then they run side by side.
         (x, skips), *rest = abreast([own, steering] if steered else [own])
         residuals = rest[0][1] if steered else []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from specularip.errors import UserError
+from specularip.specular.fused import no_triton
 from specularip.specular.shading import LATENTS
 
 GROUPS = (3, 3, 4, 24)
@@ -101,9 +101,7 @@ def look(latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
         try:
             from specularip.specular.triton_attention import look_triton
         except ImportError as error:
-            raise UserError(
-                "Highlights on a GPU need Triton: pip install triton, or move everything to the CPU."
-            ) from error
+            raise no_triton() from error
         return look_triton(latents, diffuse, projection)
     # Gaussians last: what lies side by side in memory is then treated alike.
     seen: Tensor = _Product.apply(projection, together(latents, diffuse).T)

@@ -39,9 +39,7 @@ def shade_fused(
         try:
             from specularip.specular.triton_shading import shade_triton as shade
         except ImportError as error:
-            raise UserError(
-                "Highlights on a GPU need Triton: pip install triton, or move everything to the CPU."
-            ) from error
+            raise no_triton() from error
     elif latents.device.type == "cpu":
         try:
             from specularip.specular.numba_shading import shade_numba as shade
@@ -50,6 +48,11 @@ def shade_fused(
     else:
         raise UserError(f"highlights are drawn on CUDA or on the CPU, not on {latents.device.type!r}")
     return shade(*arguments, visible)
+
+
+def no_triton() -> UserError:
+    """What to tell where CUDA tensors came and Triton is not there."""
+    return UserError("Highlights on a GPU need Triton: pip install triton, or move everything to the CPU.")
 
 
 def warm_up(device: torch.device | str = "cpu") -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..cameras import HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
 from ..config import ScrConfig
 from ..diffusion.refine import refine
-from ..graphed import undisturbed
+from ..graphed import Graphed
 from ..late import Log, send
 from ..losses import Lpips, Perceptual
 from ..parallel import ALONE, Team
@@ -163,7 +163,7 @@ def fit(
     """
     config, regularise = guide.config.scr, guide.config.seid
     mine = team.share(config.views_per_step)
-    compare = comparison(targets, perceptual, mine.stop - mine.start)
+    compare = comparison(targets, perceptual)
     for step in range(first_step, config.fit_steps):
         factor = 1.0 - RATES_FALL * step / config.fit_steps
         set_rates(state.optimizer.param_groups, regularise.rates, factor, SLOWED)
@@ -193,9 +193,9 @@ def fit(
 Comparison = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def comparison(targets: Targets, perceptual: Perceptual | None, views: int) -> Comparison:
-    """A function of renders [B,C,H,W] of B = `views` targets and of these targets' numbers [B]: the mean
-    absolute difference and the perceptual distance (0 without `perceptual`).
+def comparison(targets: Targets, perceptual: Perceptual | None) -> Comparison:
+    """A function of renders [B,C,H,W] of B targets and of these targets' numbers [B]: the mean absolute
+    difference and the perceptual distance (0 without `perceptual`).
 
     On a GPU its kernels and those of its gradient are recorded once: there are hundreds of them, and it takes
     longer to start them one by one than to run them.
@@ -211,21 +211,8 @@ def comparison(targets: Targets, perceptual: Perceptual | None, views: int) -> C
         near = [feature[rows] for feature in wanted]
         return photometric, perceptual.distance(perceptual.features(images), near)
 
-    if not targets.images.is_cuda or not (perceptual is None or isinstance(perceptual, Lpips)):
-        return compare  # a prior's own features come from recordings already
-    # The rasteriser's pictures have their channels last.
-    blank = targets.images.new_zeros(views, targets.height, targets.width, targets.images.shape[1])
-    rows = torch.zeros(views, dtype=torch.int64, device=blank.device)
-    with undisturbed():
-        recorded = torch.cuda.make_graphed_callables(
-            compare, (blank.permute(0, 3, 1, 2).requires_grad_(), rows)
-        )
-
-    # A recording only knows where the targets' features lie: `kept` keeps them there.
-    def replay(renders: Tensor, rows: Tensor, kept: Any = (targets, wanted)) -> tuple[Tensor, Tensor]:
-        return cast(tuple[Tensor, Tensor], recorded(renders, rows))
-
-    return replay
+    # A prior's own features come from recordings already.
+    return Graphed(compare) if perceptual is None or isinstance(perceptual, Lpips) else compare
 
 
 @torch.no_grad()
