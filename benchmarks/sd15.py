@@ -1,6 +1,6 @@
 """What a step of the sd15 preset costs at full size: the networks as published code runs them, and ours.
 
-    python benchmarks/sd15.py [--steps 20] [--refine] [--low-memory] [--fit] [--json FILE]
+    python benchmarks/sd15.py [--steps 10] [--refine] [--low-memory] [--fit] [--json FILE]
 
 Random weights of the published sizes (tools/sd15) cost what the real ones do. Both sides run `stages.seid`
 at the preset's settings, one after the other on the same GPU: 100,000 Gaussians, four renders of 1024², 512²
@@ -12,7 +12,10 @@ refinement of the orbit: the reference one view at a time, with the same stored 
 `--low-memory` measures ours with these settings too, and what they cost in time; `--fit` the fit of SCR, with
 LPIPS of random weights, which has no reference.
 
-Times are medians of wall-clock steps; parts are read from the GPU's clock.
+A step's time is the mean of wall-clock steps from four places of the stage: ours leaves out evaluations of no
+weight (of the negative prompt, for views with little noise), so it gets faster as noise falls. Each place is run
+twice, the same questions again, and the second time counts. Parts, with all evaluations, are read from the GPU's
+clock.
 """
 
 from __future__ import annotations
@@ -38,9 +41,11 @@ from specularip.body import HeadEllipsoid, anny_body, draw_skeleton, phenotype_f
 from specularip.cameras import Cameras, orbit_views
 from specularip.config import Config, preset_config, with_low_memory
 from specularip.diffusion.fast import FastPrior, accelerate
+from specularip.diffusion.identity import Condition
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook
 from specularip.diffusion.refine import refine
+from specularip.diffusion.sds import SdsResult, sds
 from specularip.gaussians import Gaussians
 from specularip.late import Log
 from specularip.losses import VGG_CONVOLUTIONS, Lpips
@@ -58,8 +63,8 @@ from random_weights import random_prior  # noqa: E402
 from specular import FEATURES, Published  # noqa: E402
 
 TEXT = "A woman in a red satin dress"
-FIRST_STEP = 300
-"""Where both sides begin: highlights are on, and nothing densifies for a while."""
+PLACES = (300, 900, 1500, 2100)
+"""Steps where both sides begin: highlights are on, and nothing densifies for a while."""
 TINY: dict[str, dict[str, Any]] = {
     "unet": {"block_out_channels": (32, 32, 64, 64), "sample_size": 8},
     "controlnet": {"block_out_channels": (32, 32, 64, 64)},
@@ -109,6 +114,13 @@ def published_draw(seed: int, points: int, device: torch.device) -> Callable[...
     return draw_published
 
 
+def every_branch(
+    prior: Prior, images: Tensor, condition: Condition, timesteps: Tensor, *rest: Any, **options: Any
+) -> SdsResult:
+    """`sds` with all evaluations: on the GPU it does not know which have no weight."""
+    return sds(prior, images, condition, timesteps.to(images.device), *rest, **options)
+
+
 def plain_skeleton(
     keypoints: Tensor, head: HeadEllipsoid, cameras: Cameras, size: int, device: torch.device
 ) -> Tensor:
@@ -118,9 +130,9 @@ def plain_skeleton(
     return skeleton._draw(xy.to(device), seen.to(device), size)
 
 
-def steps(guide: Guide, state: State, count: int, warm: int, shown: bool) -> list[float]:
-    """Seconds of each of `count` steps of SEID after `warm` more. shown: each step's loss is waited for; else
-    it is read a step late, as a run does."""
+def steps(guide: Guide, state: State, first: int, count: int, warm: int, shown: bool) -> list[float]:
+    """Seconds of each of `count` steps of SEID after `warm` more, from step `first` on. shown: each step's
+    loss is waited for; else it is read a step late, as a run does."""
     times = [time.perf_counter()]
     logs: list[Log] = []
 
@@ -135,7 +147,7 @@ def steps(guide: Guide, state: State, count: int, warm: int, shown: bool) -> lis
             raise _Enough
 
     try:
-        stage.seid(state, guide, None, FIRST_STEP, after)
+        stage.seid(state, guide, None, first, after)
     except _Enough:
         pass
     return [b - a for a, b in zip(times[warm:], times[warm + 1 :])]
@@ -210,7 +222,7 @@ def parts(
     images = torch.rand(views, 3, prior.image_size, prior.image_size, device=device)
     weight = torch.randn(views, 4, prior.latent_size, prior.latent_size, device=device)
     config = guide.config.seid
-    looks = stage.step_views(config, FIRST_STEP, guide.body.height, torch.Generator().manual_seed(1))
+    looks = stage.step_views(config, PLACES[0], guide.body.height, torch.Generator().manual_seed(1))
 
     def render() -> None:
         raster, specular = drawing(state.gaussians, state.head, looks.cameras, guide.config.background, 1.0)
@@ -310,7 +322,7 @@ def reserved(device: torch.device) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=10, help="at each of four places")
     parser.add_argument("--refine", action="store_true")
     parser.add_argument("--refine-steps", type=int, default=8)
     parser.add_argument("--low-memory", action="store_true")
@@ -342,10 +354,12 @@ def main() -> None:
     warm_up_raster(device)
     warm_up_shading(device)
 
-    def make_guide() -> tuple[Guide, State]:
+    def make_guide() -> Guide:
         face = torch.nn.functional.normalize(torch.randn(1, prior.identity_dim, device=device), dim=-1)
-        guide = Guide(prior, PromptBook(prior), TEXT, face, body, config)
-        return guide, start(body, config.seid.points, 0, config.seid.lights, device)
+        return Guide(prior, PromptBook(prior), TEXT, face, body, config)
+
+    def fresh() -> State:
+        return start(body, config.seid.points, 0, config.seid.lights, device)
 
     def rest() -> None:
         if isinstance(prior, FastPrior):
@@ -355,23 +369,29 @@ def main() -> None:
             torch.cuda.reset_peak_memory_stats()
 
     for side in sides:
-        drawing, poses = draw, draw_skeleton
+        drawing, poses, distill = draw, draw_skeleton, sds
         if side == "reference":
             drawing, poses = published_draw(0, config.seid.points, device), plain_skeleton
+            distill = every_branch
         elif side == "ours":
             accelerate(prior)
         else:
             config = with_low_memory(config)
         rest()
-        guide, state = make_guide()
+        guide, state = make_guide(), fresh()
         stage.draw = drawing  # type: ignore[assignment]
+        stage.sds = distill  # type: ignore[assignment]
         guiding.draw_skeleton = poses  # type: ignore[attr-defined]
-        began = time.perf_counter()
-        times = steps(guide, state, arguments.steps, 4, side == "reference")
-        total = time.perf_counter() - began
+        times: list[list[float]] = []
+        for place in PLACES:
+            for _ in range(2):
+                last = steps(guide, fresh(), place, arguments.steps, 3, side == "reference")
+            times.append(last)
+        means = [1e3 * statistics.fmean(part) for part in times]
         tell(side, {
-            "step ms": 1e3 * statistics.median(times), "slowest ms": 1e3 * max(times),
-            "until warm s": total - sum(times), "peak GiB": peak(device), "reserved GiB": reserved(device),
+            "step ms": statistics.fmean(means), **{f"from {p}": ms for p, ms in zip(PLACES, means)},
+            "slowest ms": 1e3 * max(map(max, times)), "peak GiB": peak(device),
+            "reserved GiB": reserved(device),
         })  # fmt: skip
         if side != "low memory":
             tell(side, parts(prior, guide, state, drawing, device))

@@ -14,6 +14,7 @@ is an ordinary argument: nothing is stored between calls except in the `KeyViews
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,27 +144,36 @@ class SharedSelfAttention:
             mask = _mask(attn, attention_mask, hidden_states.shape[1], len(hidden_states))
             out = _attend(query, key, value, attn.heads, mask)
         else:
-            out = self._shared(query, key, value, attn.heads, self.layer, key_views)
+            out = attend_shared(query, key, value, attn.heads, self.layer, key_views)
         return attn.to_out[1](attn.to_out[0](out))
 
-    @staticmethod
-    def _shared(query: Tensor, key: Tensor, value: Tensor, heads: int, layer: str, views: KeyViews) -> Tensor:
-        if views.joined is not None:
-            other_key, other_value = views.pick(layer, views.joined)
-            out = _attend(query, torch.cat([key, other_key], 1), torch.cat([value, other_value], 1), heads)
-        else:
-            out = _attend(query, key, value, heads)
-        if views.neighbours is not None:
-            if views.weights is None:
-                raise ValueError("KeyViews.neighbours needs weights of the same shape [B,m]")
-            weights = views.weights.to(out.dtype).repeat(views.branches, 1)
-            out = out * (1 - weights.sum(1))[:, None, None]
-            for j in range(views.neighbours.shape[1]):
-                other = _attend(query, *views.pick(layer, views.neighbours[:, j]), heads)
-                out = torch.addcmul(out, weights[:, j, None, None], other)
-        if views.record:
-            views.add(layer, key, value)
-        return out
+
+def attend_shared(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    heads: int,
+    layer: str,
+    views: KeyViews,
+    attend: Callable[[Tensor, Tensor, Tensor, int], Tensor] = _attend,
+) -> Tensor:
+    """What `SharedSelfAttention` does after its projections; query, key, value [B,T,C] -> [B,T,C]."""
+    if views.joined is not None:
+        other_key, other_value = views.pick(layer, views.joined)
+        out = attend(query, torch.cat([key, other_key], 1), torch.cat([value, other_value], 1), heads)
+    else:
+        out = attend(query, key, value, heads)
+    if views.neighbours is not None:
+        if views.weights is None:
+            raise ValueError("KeyViews.neighbours needs weights of the same shape [B,m]")
+        weights = views.weights.to(out.dtype).repeat(views.branches, 1)
+        out = out * (1 - weights.sum(1))[:, None, None]
+        for j in range(views.neighbours.shape[1]):
+            other = attend(query, *views.pick(layer, views.neighbours[:, j]), heads)
+            out = torch.addcmul(out, weights[:, j, None, None], other)
+    if views.record:
+        views.add(layer, key, value)
+    return out
 
 
 def shares_keys(name: str) -> bool:

@@ -1,8 +1,9 @@
 """UNet and ControlNet of Stable Diffusion without gradients, all branches of guidance in one pass.
 
 What the branches share is computed once: they differ in their words and faces alone, which first speak in
-the first transformer's cross-attention. Until there the batch is the V views, after it the G·V evaluations,
-branch-major. Keys and values of all words are one matrix product, and so are all time embeddings.
+the first transformer's cross-attention. Until there the batch is the V views, after it all evaluations,
+branch-major: evaluation i is of view i mod V, and the last branch may leave out the last views. Keys and
+values of all words are one matrix product, and so are all time embeddings.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import IdentityCrossAttention, KeyViews, SharedSelfAttention
+from .attention import IdentityCrossAttention, KeyViews, attend_shared
 from .fast_layers import (
     EntryConvolution,
     Upsampling,
@@ -26,7 +27,17 @@ from .fast_layers import (
     pack,
     resnet,
 )
-from .fused import Features, Part, add_layer_norm, bias_silu, cross_attention, geglu, join, normalize
+from .fused import (
+    Features,
+    Part,
+    add_layer_norm,
+    bias_silu,
+    cross_attention,
+    geglu,
+    join,
+    normalize,
+    self_attention,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Context:
     """What every block reads besides the features.
 
     shifts: by resnet block, its time embedding and first bias, [V,D] float32. words, faces: by
-    cross-attention, keys and values [G·V,T,2C]. face_scale [G·V] float32.
+    cross-attention, keys and values [E,T,2C] of E evaluations. face_scale [E] float32.
     """
 
     shifts: dict[int, Tensor]
@@ -84,12 +95,9 @@ class Transformer:
         query, key, value = F.linear(x, self.qkv).chunk(3, -1)
         layer = getattr(attn.processor, "layer", None)
         if key_views is not None and layer is not None:
-            out = SharedSelfAttention._shared(query, key, value, attn.heads, layer, key_views)
+            out = attend_shared(query, key, value, attn.heads, layer, key_views, self_attention)
         else:
-            query, key, value = (
-                t.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for t in (query, key, value)
-            )
-            out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+            out = self_attention(query, key, value, attn.heads)
         return linear(out, attn.to_out[0])
 
     def __call__(self, x: Features, context: Context) -> Features:
@@ -216,7 +224,7 @@ class ControlNet(Trunk):
     def __call__(
         self, noisy: Tensor, timesteps: Tensor, text: Tensor, hint: Tensor
     ) -> tuple[Features, list[Tensor]]:
-        """noisy [V,c,h,w], timesteps [V], text [G·V,T,D], hint [V,h,w,C]: residuals of middle and skips."""
+        """noisy [V,c,h,w], timesteps [V], text [E,T,D], hint [V,h,w,C]: residuals of middle and skips."""
         context = self.context(timesteps, text, None, None, None)
         bias = self.network.controlnet_cond_embedding.conv_out.bias
         x, skips = self.down(join([Part(self.entry(noisy), hint, bias)]), context)
@@ -249,7 +257,7 @@ class UNet(Trunk):
         hint: Tensor | None = None,
     ) -> Tensor:
         """Arguments of `Prior.model_output`: noisy and timesteps of V views, with `ControlNet.hint` of their
-        poses; text, identity and identity_scale of G·V evaluations -> [G·V,c,h,w] float32."""
+        poses; text, identity and identity_scale of E evaluations -> [E,c,h,w] float32."""
 
         def own() -> tuple[Features, list[Tensor]]:
             context = self.context(timesteps, text, identity, identity_scale, key_views)

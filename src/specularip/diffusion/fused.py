@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import hopper_attention
+
 
 def _kernels() -> Any:
     # Imported here: Triton comes with torch's CUDA builds alone.
@@ -29,8 +31,8 @@ def _kernels() -> Any:
 
 @dataclass(frozen=True)
 class Part:
-    """One run of channels of `join`: x + other + bias. x and other [b,H,W,C], b a divisor of the result's
-    images (image i reads i mod b); bias [C]."""
+    """One run of channels of `join`: x + other + bias. x and other [b,H,W,C]: image i of the
+    result reads i mod b; bias [C]."""
 
     x: Tensor
     other: Tensor | None = None
@@ -59,6 +61,11 @@ class Norm:
     groups: int
 
 
+def _again(x: Tensor, count: int) -> Tensor:
+    """Image i of `count` is x[i mod b]."""
+    return x if len(x) == count else x.repeat(-(-count // len(x)), *[1] * (x.ndim - 1))[:count]
+
+
 def join(parts: list[Part], *, sums: bool = True) -> Features:
     """The parts, concatenated along the channels, [B,H,W,C], B the most images that a part has.
 
@@ -69,9 +76,9 @@ def join(parts: list[Part], *, sums: bool = True) -> Features:
     images = max(len(t) for part in parts for t in (part.x, part.other) if t is not None)
     made = []
     for part in parts:
-        value = part.x.repeat(images // len(part.x), 1, 1, 1)
+        value = _again(part.x, images)
         if part.other is not None:
-            value = value + part.other.repeat(images // len(part.other), 1, 1, 1)
+            value = value + _again(part.other, images)
         made.append(value if part.bias is None else (value + part.bias).to(value.dtype))
     x = torch.cat(made, -1)
     if not sums:
@@ -83,7 +90,7 @@ def join(parts: list[Part], *, sums: bool = True) -> Features:
 def coefficients(
     features: Features, weight: Tensor, bias: Tensor, groups: int, eps: float, shift: Tensor | None = None
 ) -> Norm:
-    """Group norm of features + shift. weight, bias [C]; shift [C] or [b,C], b | B."""
+    """Group norm of features + shift. weight, bias [C]; shift [C] or [b,C]."""
     if features.sums is None:
         features = join([Part(features.x)])
     x, sums = features.x, features.sums
@@ -95,7 +102,7 @@ def coefficients(
     if x.is_cuda:
         return Norm(_kernels().coefficients(sums, pixels, weight, bias, groups, eps, shift), weight, groups)
     first, second = sums.sum(1).unbind(1)
-    moved = torch.zeros_like(first) if shift is None else shift.repeat(len(x) // len(shift), 1)
+    moved = torch.zeros_like(first) if shift is None else _again(shift, len(x))
     total = first + pixels * moved
     squares = second + 2 * moved * first + pixels * moved.square()
     count = pixels * x.shape[-1] // groups
@@ -150,7 +157,7 @@ def add_layer_norm(
     """x + delta and its layer norm, both [B,T,C]. x may have fewer images (image i reads i mod b)."""
     if x.is_cuda:
         return _kernels().add_layer_norm(x, delta, weight, bias, eps)
-    total = x if delta is None else x.repeat(len(delta) // len(x), 1, 1) + delta
+    total = x if delta is None else _again(x, len(delta)) + delta
     return total, F.layer_norm(total, total.shape[-1:], weight, bias, eps)
 
 
@@ -176,12 +183,12 @@ def cross_attention(
 ) -> Tensor:
     """Attention over text plus `face_scale` [B] times attention over the face, [B,T,C].
 
-    query [b,T,C], b | B (image i reads i mod b); key, value [B,S,C], face_key, face_value [B,n,C], which may
+    query [b,T,C] (image i reads i mod b); key, value [B,S,C], face_key, face_value [B,n,C], which may
     be slices of wider tensors.
     """
     if query.is_cuda:
         return _kernels().cross_attention(query, key, value, heads, face_key, face_value, face_scale)
-    query = query.repeat(len(key) // len(query), 1, 1)
+    query = _again(query, len(key))
 
     def attend(k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, k, v))
@@ -191,6 +198,14 @@ def cross_attention(
     if face_key is not None and face_value is not None and face_scale is not None:
         out = out + face_scale.to(out.dtype)[:, None, None] * attend(face_key, face_value)
     return out
+
+
+def self_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Attention of queries [B,T,C] over keys and values [B,S,C], [B,T,C]. Slices of wider tensors will do."""
+    if hopper_attention.suits(query, key, value, heads):
+        return hopper_attention.attention(query, key, value, heads)
+    query, key, value = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
 def softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:

@@ -27,14 +27,18 @@ def branch_noise(
     condition: Condition,
     branches: tuple[Branch, ...],
     key_views: KeyViews | None = None,
+    *,
+    last: int | None = None,
 ) -> tuple[Tensor, ...]:
     """Predicted noise of each branch, each [V,C,h,w], from one call of the UNet.
 
     noisy [V,C,h,w], timesteps [V]. Each branch sees its own face tokens; the negative one those of nobody if
-    the condition has none for it.
+    the condition has none for it. last: the last branch is wanted for so many views, the first, only.
     """
-    g = len(branches)
-    text = torch.cat([getattr(condition, branch) for branch in branches])
+    g, views = len(branches), len(noisy)
+    last = views if last is None else last
+    count = (g - 1) * views + last
+    text = torch.cat([getattr(condition, branch) for branch in branches])[:count]
     identity = scale = None
     if condition.identity is not None and condition.null_identity is not None:
         avoided = condition.negative_identity
@@ -43,10 +47,11 @@ def branch_noise(
             "negative": condition.null_identity if avoided is None else avoided,
             "null": condition.null_identity,
         }
-        identity = torch.cat([tokens[branch] for branch in branches])
-        scale = None if condition.identity_scale is None else condition.identity_scale.repeat(g)
+        identity = torch.cat([tokens[branch] for branch in branches])[:count]
+        if condition.identity_scale is not None:
+            scale = condition.identity_scale.repeat(g)[:count]
     noise = prior.predict_noise(noisy, timesteps, text, condition.pose, identity, scale, key_views)
-    return noise.chunk(g)
+    return noise.split([views] * (g - 1) + [last])
 
 
 def cfg_noise(
@@ -82,6 +87,8 @@ def anpg_direction(
     condition: Condition,
     scale: float,
     switch: int = ANPG_SWITCH,
+    *,
+    noisier: int | None = None,
 ) -> Tensor:
     """ANPG, Annealed Negative Prompt Guidance: the direction δ_c + δ_d, [V,C,h,w].
 
@@ -91,11 +98,16 @@ def anpg_direction(
 
     - δ_c = scale·(ε_pos − ε_null) pulls to the prompt;
     - δ_d pulls back to images at all. For a little noise (t < `switch`, 170) that is ε_null itself, what the
-    prior
-      sees as wrong with the render; for more noise ε_null is mostly the noise that was added, which
+      prior sees as wrong with the render; for more noise ε_null is mostly the noise that was added, which
       subtracting the negative prompt's prediction removes: ε_null − ε_neg.
+
+    noisier: no view from this one on has a timestep of `switch` or more, so that the negative prompt's
+    prediction for them is not asked for; None: not known.
     """
-    branches: tuple[Branch, ...] = ("positive", "negative", "null")
-    positive, negative, null = branch_noise(prior, noisy, timesteps, condition, branches)
-    little = (timesteps < switch)[:, None, None, None]
-    return scale * (positive - null) + torch.where(little, null, null - negative)
+    positive, null, negative = branch_noise(
+        prior, noisy, timesteps, condition, ("positive", "null", "negative"), last=noisier
+    )
+    direction = scale * (positive - null) + null
+    little = (timesteps < switch)[: len(negative), None, None, None]
+    direction[: len(negative)] -= torch.where(little, 0.0, negative)
+    return direction

@@ -99,9 +99,9 @@ Pose = Tensor | Hint | None
 
 
 def _for_branches(tensor: Tensor, count: int) -> Tensor:
-    """A tensor of V rows once for each branch of guidance, `count` rows."""
-    branches = count // len(tensor)
-    return tensor if branches == 1 else tensor.repeat(branches, *[1] * (tensor.ndim - 1))
+    """A tensor of V rows again and again for the branches of guidance, `count` rows."""
+    branches = -(-count // len(tensor))
+    return tensor if count == len(tensor) else tensor.repeat(branches, *[1] * (tensor.ndim - 1))[:count]
 
 
 class Prior(nn.Module):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..config import GuidanceConfig
+from ..late import send
 from .guidance import anpg_direction, cfg_noise
 from .identity import Condition
 from .prior import Prior
@@ -53,8 +54,9 @@ def sds(
 
     timesteps [V] int64; noise [V,c,h,w], standard normal, of the latents' shape. config.kind picks plain CFG
     or ANPG (see `guidance.py`), config.pixel_clip the largest gradient of a latent pixel. `rescale`: see
-    `cfg_noise`; ANPG has none. at_once: how many views the prior sees together (0: all); with fewer, the
-    gradient on the images is computed at once, part by part, so that less is held in memory.
+    `cfg_noise`; ANPG has none, and asks less of the prior where timesteps are on the CPU and fall. at_once:
+    how many views the prior sees together (0: all); with fewer, the gradient on the images is computed at
+    once, part by part, so that less is held in memory.
     """
     if 0 < at_once < len(images):
         return _in_parts(prior, images, condition, timesteps, noise, config, rescale, at_once)
@@ -62,13 +64,18 @@ def sds(
     if noise.shape != latents.shape:
         raise ValueError(f"noise must be {list(latents.shape)}, got {list(noise.shape)}")
     x = latents.detach()
-    timesteps = timesteps.to(x.device)
+    noisier = None
+    if config.kind == "anpg" and not timesteps.is_cuda:  # else the answer would have to be waited for
+        noisier = max((i + 1 for i, t in enumerate(timesteps.tolist()) if t >= config.anpg_switch), default=0)
+    timesteps = send(timesteps, x.device)
     noise = noise.to(x.device, x.dtype)
     with torch.no_grad():
         alpha = prior.alphas(timesteps)
         noisy = prior.add_noise(x, noise, timesteps)
         if config.kind == "anpg":
-            direction = anpg_direction(prior, noisy, timesteps, condition, config.scale, config.anpg_switch)
+            direction = anpg_direction(
+                prior, noisy, timesteps, condition, config.scale, config.anpg_switch, noisier=noisier
+            )
         else:
             direction = cfg_noise(prior, noisy, timesteps, condition, config.scale, rescale) - noise
         x0 = x - ((1 - alpha) / alpha).sqrt() * direction

@@ -103,7 +103,7 @@ def seid(
 class Question:
     """What a step asks the prior, but for the renders: V views of one process, on the prior's device.
 
-    timesteps [V] int64; noise [V,c,h,w].
+    timesteps [V] int64, on the CPU; noise [V,c,h,w].
     """
 
     cameras: Cameras
@@ -120,13 +120,16 @@ def question(guide: Guide, step: int, bound: int, rows: slice, generator: torch.
     timesteps = sample_timesteps(highest, len(views.framings), generator, minimum=lowest)
     shape = (prior.latent_channels, prior.latent_size, prior.latent_size)
     noise = torch.randn(len(views.framings), *shape, generator=generator)
-    mine, device = part(views, rows), prior.device
+    chosen, device = torch.arange(len(timesteps))[rows], prior.device
+    if guide.config.guidance.kind == "anpg":  # the noisiest first: see `sds`
+        chosen = chosen[timesteps[chosen].argsort(descending=True)]
+    mine = part(views, chosen)
     looks, condition = mine.cameras, guide.condition(mine)
     return Question(
         Cameras(send(looks.viewmats, device), send(looks.Ks, device), looks.width, looks.height),
         replace(condition, pose=prior.read_pose(condition.pose)),
-        send(timesteps[rows], device),
-        send(noise[rows], device),
+        timesteps[chosen],
+        send(noise[chosen], device),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..cameras import FULL, HEAD, UPPER, Cameras, Framing, Views, sample_views
 from ..config import OrbitConfig, SeidConfig
@@ -51,11 +52,10 @@ def orbit_step(
     return Views(cameras, azimuth, elevation, [framing] * count)
 
 
-def part(views: Views, rows: slice) -> Views:
-    """Some of the views."""
-    return Views(
-        views.cameras[rows], views.azimuth_deg[rows], views.elevation_deg[rows], views.framings[rows]
-    )
+def part(views: Views, rows: Tensor) -> Views:
+    """The views of these indices [n]."""
+    framings = [views.framings[row] for row in rows.tolist()]
+    return Views(views.cameras[rows], views.azimuth_deg[rows], views.elevation_deg[rows], framings)
 
 
 def full_body(distance: float, fov_y_deg: float) -> Framing:

@@ -1,0 +1,99 @@
+"""The attention kernel for Hopper against the definition in float64, on inputs drawn afresh."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from specularip.diffusion import fused, hopper_attention
+
+on_hopper = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper GPU"
+)
+
+
+def exact(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    q, k, v = (t.double().unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value))
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def relative(value: Tensor, truth: Tensor) -> float:
+    assert torch.isfinite(value).all()
+    return float((value.double() - truth).norm() / truth.norm())
+
+
+def test_elsewhere_it_is_the_library() -> None:
+    query, key, value = torch.randn(2, 9, 80), torch.randn(2, 64, 80), torch.randn(2, 64, 80)
+    assert not hopper_attention.suits(query, key, value, 2)
+    assert relative(fused.self_attention(query, key, value, 2), exact(query, key, value, 2)) < 1e-5
+
+
+@on_hopper
+@pytest.mark.parametrize(
+    ("images", "queries", "keys", "heads"),
+    [(1, 64, 64, 1), (2, 1, 128, 3), (3, 257, 448, 8), (2, 1000, 4096, 2), (1, 4096, 8192, 8)],
+)
+@pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
+def test_against_float64(images: int, queries: int, keys: int, heads: int, spread: float) -> None:
+    """Queries beside their keys and values, as one product makes them, and of other images' keys."""
+    width = 40 * heads
+    own = spread * torch.randn(images, queries, 3 * width, device="cuda")
+    other = spread * torch.randn(images, keys, 2 * width, device="cuda")
+    query, (key, value) = own.half()[..., :width], other.half().chunk(2, -1)
+    assert hopper_attention.suits(query, key, value, heads)
+    found = fused.self_attention(query, key, value, heads)
+    assert relative(found, exact(query, key, value, heads)) < 2e-3
+    assert found.is_contiguous()
+
+
+@on_hopper
+@pytest.mark.parametrize("order", ["rising", "falling", "one", "constant", "far below zero"])
+def test_scores_that_move(order: str) -> None:
+    """The reference of the weights has to follow scores that grow, and to bear scores that fall."""
+    key, value = torch.randn(2, 2048, 80, device="cuda"), torch.randn(2, 2048, 80, device="cuda")
+    query = torch.randn(2, 300, 80, device="cuda")
+    growth = torch.linspace(0.02, 9, 2048, device="cuda")[:, None]
+    if order == "rising":
+        key = key * growth
+    elif order == "falling":
+        key = key * growth.flip(0)
+    elif order == "one":
+        key[:, torch.randint(2048, (1,)).item()] *= 30
+    elif order == "constant":
+        key = torch.zeros_like(key)
+    else:
+        query, key = query.abs() + 2, -key.abs() * 3 - 1
+    inputs = [t.half() for t in (query, key, value)]
+    assert relative(fused.self_attention(*inputs, 2), exact(*inputs, 2)) < 5e-3
+
+
+@on_hopper
+def test_what_it_leaves_to_the_library() -> None:
+    tensors = [torch.randn(1, 128, 80, device="cuda").half() for _ in range(3)]
+    assert hopper_attention.suits(*tensors, 2)
+    assert not hopper_attention.suits(*(t.float() for t in tensors), 2)
+    assert not hopper_attention.suits(*tensors, 1)  # heads of 80
+    assert not hopper_attention.suits(tensors[0], *(t[:, :100] for t in tensors[1:]), 2)
+    assert not hopper_attention.suits(
+        *(t[:, :, 4:].repeat(1, 1, 2)[..., 4:84] for t in tensors), 2
+    )  # unaligned
+    leaf = tensors[0].clone().requires_grad_()
+    assert not hopper_attention.suits(leaf, *tensors[1:], 2)
+
+
+@on_hopper
+def test_in_a_recording_and_on_another_stream() -> None:
+    tensors = [torch.randn(1, 256, 80, device="cuda").half() for _ in range(3)]
+    truth = exact(*tensors, 2)
+    assert relative(fused.self_attention(*tensors, 2), truth) < 2e-3
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = fused.self_attention(*tensors, 2)
+    out.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert relative(out, truth) < 2e-3
