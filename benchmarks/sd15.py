@@ -10,12 +10,12 @@ and highlights (the published network, see specular.py) in plain PyTorch, and sh
 parts of each step alone, the gradient of both against float32, the allocator's peak, and with `--refine` the
 refinement of the orbit: the reference one view at a time, with the same stored keys and values as ours.
 `--low-memory` measures ours with these settings too, and what they cost in time; `--fit` the fit of SCR, with
-LPIPS of random weights, which has no reference.
+LPIPS of random weights, which has no reference. Ours gets only the GPU memory that its settings promise.
 
 A step's time is the mean of wall-clock steps from four places of the stage: ours leaves out evaluations of no
-weight (of the negative prompt, for views with little noise), so it gets faster as noise falls. Each place is run
-twice, the same questions again, and the second time counts. Parts, with all evaluations, are read from the GPU's
-clock.
+weight (of the negative prompt, for views with little noise), so it gets faster as noise falls. Each place is
+run twice, the same questions again, and the second time counts. Parts, with all evaluations, are read from
+the GPU's clock.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ from specularip.specular import warm_up as warm_up_shading
 from specularip.stages import guide as guiding
 from specularip.stages import seid as stage
 from specularip.stages.guide import Guide, as_images, draw
+from specularip.stages.machine import FULL_GIB, LOW_GIB
 from specularip.stages.scr import Targets, cropped, fit, orbits
 from specularip.stages.state import State, start
 
@@ -367,6 +368,9 @@ def main() -> None:
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+            whole = torch.cuda.get_device_properties(device).total_memory / 2**30
+            allowed = {"ours": FULL_GIB, "low memory": LOW_GIB}.get(side, whole)
+            torch.cuda.set_per_process_memory_fraction(allowed / whole)
 
     for side in sides:
         drawing, poses, distill = draw, draw_skeleton, sds

@@ -34,15 +34,16 @@ Tape = list[Any]
 
 
 @contextmanager
-def fast_kernels() -> Iterator[None]:
-    """The library's fastest convolutions and attention: tried out for each shape, cuDNN's first."""
+def fast_kernels(*, trying: bool = True) -> Iterator[None]:
+    """The library's fastest convolutions and attention, cuDNN's first. trying: all convolutions, for each
+    shape when it first comes; else cuDNN's guess."""
     order = [
         SDPBackend.CUDNN_ATTENTION,
         SDPBackend.FLASH_ATTENTION,
         SDPBackend.EFFICIENT_ATTENTION,
         SDPBackend.MATH,
     ]
-    flags = torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True)
+    flags = torch.backends.cudnn.flags(enabled=True, benchmark=trying, deterministic=False, allow_tf32=True)
     with flags, sdpa_kernel(order, set_priority=True):
         yield
 
