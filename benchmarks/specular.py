@@ -274,7 +274,9 @@ def renderer(model: str, fitting: Fitting, camera: Cameras) -> Callable[[], obje
     def draw_colors() -> object:
         with torch.no_grad():
             colors = appearance.colors(cloud, camera, 1.0)
-            return rasterize(*splats, colors, camera.viewmats, camera.Ks, *size, antialiased=True)
+            return rasterize(
+                *splats, colors, camera.viewmats, camera.Ks, *size, antialiased=True, depth=False
+            )
 
     return draw_colors
 

@@ -211,8 +211,39 @@ def test_nothing_to_draw(n, cameras):
     assert torch.equal(raster.image, arguments["background"][:, None, None].expand(raster.image.shape))
     assert raster.alpha.shape == raster.depth.shape == (cameras, 37, 45, 1)
     assert raster.means2d.shape == (cameras, n, 2) and raster.radii.shape == (cameras, n)
+    assert rasterize(**arguments, depth=False).depth.shape == (cameras, 37, 45, 0)
     (raster.image.sum() + raster.depth.sum()).backward()
     assert arguments["means"].grad.shape == (n, 3)
+
+
+def check_that_depth_changes_nothing_else(device, antialiased, **options):
+    """Picture and gradients with and without depth, over a background and over black."""
+    seed = fresh_seed()
+    for background in (True, False):
+        arguments = scene(seed, n=200, width=60, height=40, **options)
+        if not background:
+            arguments.pop("background")
+        outcomes = []
+        for depth in (True, False):
+            leaves = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+            for name in set(NAMES) & set(leaves):
+                leaves[name] = leaves[name].requires_grad_(False).clone().requires_grad_()
+            raster = rasterize(**leaves, antialiased=antialiased, depth=depth)
+            assert raster.depth.shape == (*raster.alpha.shape[:3], int(depth))
+            weights = torch.randn(raster.image.shape, generator=torch.Generator().manual_seed(seed)).to(
+                device
+            )
+            ((raster.image * weights).sum() + raster.alpha.square().sum()).backward()
+            grads = {name: leaves[name].grad for name in set(NAMES) & set(leaves)}
+            outcomes.append({"image": raster.image, "alpha": raster.alpha, **grads})
+        for name, wanted in outcomes[0].items():
+            error = (outcomes[1][name] - wanted).norm() / wanted.norm()
+            assert error < 1e-5, f"{name} off by {error:.1e}, seed {seed}"
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_depth_changes_nothing_else(antialiased):
+    check_that_depth_changes_nothing_else("cpu", antialiased)
 
 
 def test_all_behind_the_camera():

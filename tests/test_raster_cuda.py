@@ -4,7 +4,14 @@ import importlib.util
 
 import pytest
 import torch
-from test_raster import assert_same, draw, fresh_seed, scene, sure_pixels
+from test_raster import (
+    assert_same,
+    check_that_depth_changes_nothing_else,
+    draw,
+    fresh_seed,
+    scene,
+    sure_pixels,
+)
 
 from specularip.errors import UserError
 from specularip.raster import rasterize
@@ -36,6 +43,13 @@ def test_cuda_matches_cpu(options, antialiased):
     on_gpu = draw(rasterize, arguments, seed, antialiased, device="cuda", sure=sure)
     on_cpu = draw(rasterize, arguments, seed, antialiased, sure=sure)
     assert_same(*on_gpu, *on_cpu, sure, seed)
+
+
+@needs_cuda
+@needs_gsplat
+@pytest.mark.parametrize("channels", [1, 3, 6, 32, 40])
+def test_depth_changes_nothing_else(channels):
+    check_that_depth_changes_nothing_else("cuda", channels == 3, channels=channels)
 
 
 @needs_cuda

@@ -121,7 +121,8 @@ class Prepared:
         specular = self.specular(cameras)
         colors = self.diffuse if specular is None else self.diffuse + specular
         black = isinstance(background, (int, float)) and background == 0
-        return self._draw(colors, cameras, None if black else self._rgb(background)).image.clamp(0, 1)
+        drawn = self._draw(colors, cameras, None if black else self._rgb(background), depth=False)
+        return drawn.image.clamp(0, 1)
 
     @torch.no_grad()
     def render(self, cameras: Cameras, background: float | Sequence[float] | Tensor = GREY) -> Frame:
@@ -143,7 +144,9 @@ class Prepared:
             raise ValueError(f"background must be one number or [3], got {list(rgb.shape)}")
         return rgb.expand(3)
 
-    def _draw(self, layers: Tensor, cameras: Cameras, background: Tensor | None) -> Raster:
+    def _draw(
+        self, layers: Tensor, cameras: Cameras, background: Tensor | None, depth: bool = True
+    ) -> Raster:
         return rasterize(
             self.means,
             self.quats,
@@ -156,6 +159,7 @@ class Prepared:
             cameras.height,
             background,
             antialiased=self.antialiased,
+            depth=depth,
         )
 
 

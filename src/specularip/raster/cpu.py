@@ -32,6 +32,7 @@ def rasterize_numba(
     height: int,
     background: Tensor | None,
     antialiased: bool,
+    with_depth: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Image, alpha, depth, means2d and radii, as `rasterize` documents them; background is [B,C] or None."""
     means2d, conics, peaks, depths, radii, extents, boxes = _Project.apply(
@@ -42,7 +43,7 @@ def rasterize_numba(
     image, alpha, depth = _Composite.apply(
         means2d, conics, peaks, depths, colors, background, radii, extents, boxes, width, height
     )
-    return image, alpha, depth, means2d, radii
+    return image, alpha, depth[..., : int(with_depth)], means2d, radii
 
 
 class _Project(torch.autograd.Function):

@@ -43,13 +43,14 @@ def rasterize_gsplat(
     height: int,
     background: Tensor | None,
     antialiased: bool,
+    with_depth: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Image, alpha, depth, means2d and radii, as `rasterize` documents them; background is [B,C] or None."""
     means2d, conics, peaks, depths, radii = _Project.apply(
         means, quats, scales, opacities, viewmats, Ks.detach(), colors.detach(), width, height, antialiased
     )
     image, alpha, depth = _Composite.apply(
-        means2d, conics, peaks, depths, colors, background, radii, width, height
+        means2d, conics, peaks, depths, colors, background, radii, width, height, with_depth
     )
     # gsplat measures a splat's box by half width and half height.
     return image, alpha, depth, means2d, radii.amax(-1)
@@ -94,18 +95,22 @@ class _Project(torch.autograd.Function):
 class _Composite(torch.autograd.Function):
     """means2d, conics, peaks, depths, colors, background -> image, alpha, depth.
 
-    Depth is drawn as one more channel, the first, and the channels in passes of up to CHANNELS_AT_ONCE.
+    Depth, where it is wanted, is drawn as one more channel, the first, and the channels in passes of up to
+    CHANNELS_AT_ONCE.
     """
 
     @staticmethod
-    def forward(ctx: Any, means2d, conics, peaks, depths, colors, background, radii, width, height):
+    def forward(
+        ctx: Any, means2d, conics, peaks, depths, colors, background, radii, width, height, with_depth
+    ):
         count, n = peaks.shape
+        first = int(with_depth)  # channel of colour
         kernels = _kernels()
         across, down = -(-width // TILE), -(-height // TILE)
-        features = torch.cat([depths[..., None], colors.expand(count, n, -1)], -1)
-        shades = None
-        if background is not None:
-            shades = torch.cat([background.new_zeros(count, 1), background], -1)
+        features, shades = colors.expand(count, n, -1), background
+        if with_depth:
+            features = torch.cat([depths[..., None], features], -1)
+            shades = None if shades is None else torch.nn.functional.pad(shades, (1, 0))
         parts = _passes(features.shape[-1])
         passes = [
             (_padded(features[..., part]), None if shades is None else _padded(shades[:, part]))
@@ -124,8 +129,8 @@ class _Composite(torch.autograd.Function):
             drawn.append(layer[..., : part.stop - part.start])
         layers = drawn[0] if len(drawn) == 1 else torch.cat(drawn, -1)
         raw_alpha, alpha = alpha, alpha.float()  # the kernel of the backward pass wants it as it was
-        image, depth = layers[..., 1:], layers[..., :1] / alpha.clamp_min(1e-10)
-        ctx.passes, ctx.size, ctx.color_shape = passes, (width, height), colors.shape
+        image, depth = layers[..., first:], layers[..., :first] / alpha.clamp_min(1e-10)
+        ctx.passes, ctx.size, ctx.color_shape, ctx.first = passes, (width, height), colors.shape, first
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(means2d, conics, peaks, starts, splats, raw_alpha, last, alpha, depth)
         return image, alpha, depth
@@ -146,12 +151,12 @@ class _Composite(torch.autograd.Function):
         if g_image is None:
             g_image = alpha.new_zeros(*alpha.shape[:3], channels)
         if g_depth is None:
-            g_layers = torch.nn.functional.pad(g_image, (1, 0))
+            g_layers = torch.nn.functional.pad(g_image, (ctx.first, 0))
         else:
             g_layers = torch.cat([g_depth, g_image], -1)
         totals: list[Tensor] = []
         g_features = []
-        for part, (some, behind) in zip(_passes(channels + 1), ctx.passes):
+        for part, (some, behind) in zip(_passes(channels + ctx.first), ctx.passes):
             _, *gradients = _kernels().rasterize_to_pixels_3dgs_bwd(
                 means2d, conics, some, peaks, behind, None, *ctx.size, TILE, starts, splats, raw_alpha, last,
                 _padded(g_layers[..., part]), g_alpha.contiguous(), False,
@@ -161,10 +166,11 @@ class _Composite(torch.autograd.Function):
             totals = [a + b for a, b in zip(totals, gradients)] if totals else gradients
         features = g_features[0] if len(g_features) == 1 else torch.cat(g_features, -1)
         g_means2d, g_conics, g_peaks = totals
-        g_depths, g_colors = features[..., 0], features[..., 1:]
+        g_depths = features[..., 0] if ctx.first else None
+        g_colors = features[..., ctx.first :]
         if len(ctx.color_shape) == 2:
             g_colors = g_colors[0] if len(g_colors) == 1 else g_colors.sum(0)
-        return g_means2d, g_conics, g_peaks, g_depths, g_colors, g_background, None, None, None
+        return g_means2d, g_conics, g_peaks, g_depths, g_colors, g_background, None, None, None, None
 
 
 def _passes(channels: int) -> list[slice]:

@@ -15,7 +15,8 @@ class Raster:
     """What `rasterize` draws.
 
     image: [B,H,W,C], composited over the background. alpha: [B,H,W,1] in 0..1.
-    depth: [B,H,W,1] expected depth sum(w z) / alpha in the units of `means`, 0 where nothing was hit.
+    depth: [B,H,W,1] expected depth sum(w z) / alpha in the units of `means`, 0 where nothing was hit;
+    [B,H,W,0] if it was not asked for.
     means2d: [B,N,2] pixel positions of the splats, part of the graph: call `retain_grad()` on it before
     `backward()` and its `.grad` is d loss / d pixel position. Meaningless where `radii` is 0.
     radii: [B,N] int32, half the longer side of the splat's box in pixels, 0 = culled.
@@ -41,6 +42,7 @@ def rasterize(
     background: Tensor | None = None,
     *,
     antialiased: bool = False,
+    depth: bool = True,
 ) -> Raster:
     """Draw N 3D Gaussians into B pinhole cameras (Kerbl et al. 2023, with gsplat 1.5.3's conventions).
 
@@ -49,6 +51,7 @@ def rasterize(
     viewmats: [B,4,4] world-to-camera, OpenCV axes. Ks: [B,3,3] in pixels, pixel centres at +0.5.
     background: [C] or [B,C], black when None. All float32, all on one device.
     antialiased: scale opacities by sqrt(det / det_blurred) of the projected covariance (Mip-Splatting).
+    depth: draw it too, which on CUDA costs as much as a channel of colour.
 
     Gradients reach every float input except Ks, which counts as a constant. Splats with a NaN or an infinity
     among their values are culled (on CUDA in all cameras, also where only one camera's colour is bad), and
@@ -62,7 +65,7 @@ def rasterize(
     if background is not None and background.ndim == 1:
         background = background.expand(len(viewmats), -1)
     if len(means) == 0 or len(viewmats) == 0:
-        return _empty(means, quats, scales, opacities, colors, viewmats, width, height, background)
+        return _empty(means, quats, scales, opacities, colors, viewmats, width, height, background, depth)
     if means.is_cuda:
         from specularip.raster.cuda import rasterize_gsplat as draw
     else:
@@ -70,10 +73,22 @@ def rasterize(
             from specularip.raster.cpu import rasterize_numba as draw
         except RuntimeError as error:
             raise no_cache(error) from error
-    image, alpha, depth, means2d, radii = draw(
-        means, quats, scales, opacities, colors, viewmats, Ks, width, height, background, antialiased
+    return Raster(
+        *draw(
+            means,
+            quats,
+            scales,
+            opacities,
+            colors,
+            viewmats,
+            Ks,
+            width,
+            height,
+            background,
+            antialiased,
+            depth,
+        )
     )
-    return Raster(image, alpha, depth, means2d, radii)
 
 
 def no_cache(error: RuntimeError) -> UserError:
@@ -106,6 +121,7 @@ def _empty(
     width: int,
     height: int,
     background: Tensor | None,
+    depth: bool,
 ) -> Raster:
     """No splats or no cameras: the background, still tied to the graph so that `backward()` works."""
     count, channels = len(viewmats), colors.shape[-1]
@@ -118,7 +134,7 @@ def _empty(
         image = image + background[:, None, None, :]
     means2d = means.new_zeros(count, len(means), 2) + blank
     radii = torch.zeros(count, len(means), dtype=torch.int32, device=means.device)
-    return Raster(image.clone(), alpha.clone(), alpha.clone(), means2d, radii)
+    return Raster(image.clone(), alpha.clone(), alpha[..., : int(depth)].clone(), means2d, radii)
 
 
 _NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "background")

@@ -101,7 +101,7 @@ class Baked:
         return rasterize(
             cloud.means, cloud.quats, cloud.scales, cloud.opacities, self.colors(view_dirs),
             cameras.viewmats, cameras.Ks, cameras.width, cameras.height, grey.expand(3),
-            antialiased=self.antialiased,
+            antialiased=self.antialiased, depth=False,
         ).image.clamp(0, 1)  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> Path:

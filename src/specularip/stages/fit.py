@@ -198,6 +198,7 @@ def draw(cloud: Cloud, colors: Tensor, camera: Cameras) -> Raster:
         camera.width,
         camera.height,
         antialiased=True,
+        depth=False,
     )
 
 

@@ -80,8 +80,8 @@ class Guide:
 def draw(
     gaussians: Gaussians, head: SpecularHead | None, cameras: Cameras, background: float, gain: float = 1.0
 ) -> tuple[Raster, Tensor]:
-    """Render for training, on the device of the Gaussians: the raster of (colour over background) and the
-    specular colours [B,N,3]."""
+    """Render for training, on the device of the Gaussians: the raster of (colour over background), without
+    depth, and the specular colours [B,N,3]."""
     cameras = cameras.to(gaussians.means.device)
     colors, specular = shade(gaussians, head, cameras, gain)
     raster = rasterize(
@@ -95,6 +95,7 @@ def draw(
         cameras.width,
         cameras.height,
         torch.full((3,), background, device=gaussians.means.device),
+        depth=False,
     )
     return raster, specular
 
@@ -141,6 +142,7 @@ class PhotoAnchor:
             self.camera.width,
             self.camera.height,
             torch.full((3,), background, device=gaussians.means.device),
+            depth=False,
         )
         difference = (raster.image[0] - self.target).abs() * self.mask
         lobes = head.prepare(gaussians.latents, gaussians.diffuse.detach())
