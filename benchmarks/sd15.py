@@ -40,7 +40,10 @@ from torch.nn import functional as F
 from specularip.body import HeadEllipsoid, anny_body, draw_skeleton, phenotype_from_text, skeleton
 from specularip.cameras import Cameras, orbit_views
 from specularip.config import Config, preset_config, with_low_memory
+from specularip.diffusion.attention import plain_attention
 from specularip.diffusion.fast import FastPrior, accelerate
+from specularip.diffusion.fast_layers import fast_kernels
+from specularip.diffusion.fused import self_attention
 from specularip.diffusion.identity import Condition
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook
@@ -233,7 +236,18 @@ def parts(
         with torch.no_grad():
             return prior.model_output(**given)
 
+    # The widest layer's, in a step of SEID and of the refinement; the library with the best of its kernels.
+    def attention(images: int, tokens: int) -> float:
+        channels, dtype = 320, next(prior.unet.parameters()).dtype
+        sides = torch.randn(images, tokens, 3 * channels, device=device).to(dtype).chunk(3, -1)
+        attend = self_attention if isinstance(prior, FastPrior) else plain_attention
+        with torch.no_grad(), fast_kernels():
+            return milliseconds(lambda: attend(*sides, 8), device)
+
+    part = 1 if device.type == "cuda" else 128
     return {
+        "attention of 12 x 4,096 tokens": attention(12, 4096 // part),
+        "attention of 8 x 16,384 tokens": attention(8, 16384 // part),
         "encode and its gradient": milliseconds(lambda: encode(prior, images, weight), device),
         "denoise": milliseconds(denoise, device),
         "render, highlights, gradients": milliseconds(render, device),

@@ -59,7 +59,9 @@ class KeyViews:
         return key.index_select(1, views).flatten(0, 1), value.index_select(1, views).flatten(0, 1)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+def plain_attention(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None
+) -> Tensor:
     """Multi-head attention of [B,T,C] queries over [B,S,C] keys and values, [B,T,C]."""
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
@@ -95,9 +97,9 @@ class IdentityCrossAttention(nn.Module):
         text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query = attn.to_q(hidden_states)
         mask = _mask(attn, attention_mask, text.shape[1], len(text))
-        out = _attend(query, attn.to_k(text), attn.to_v(text), attn.heads, mask)
+        out = plain_attention(query, attn.to_k(text), attn.to_v(text), attn.heads, mask)
         if identity is not None and identity_scale is not None:
-            face = _attend(query, self.to_k_ip(identity), self.to_v_ip(identity), attn.heads)
+            face = plain_attention(query, self.to_k_ip(identity), self.to_v_ip(identity), attn.heads)
             out = out + identity_scale.to(face.dtype)[:, None, None] * face
         return attn.to_out[1](attn.to_out[0](out))
 
@@ -115,7 +117,7 @@ class TextCrossAttention:
     ) -> Tensor:
         text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         mask = _mask(attn, attention_mask, text.shape[1], len(text))
-        out = _attend(attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text), attn.heads, mask)
+        out = plain_attention(attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text), attn.heads, mask)
         return attn.to_out[1](attn.to_out[0](out))
 
 
@@ -142,7 +144,7 @@ class SharedSelfAttention:
         query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         if key_views is None or self.layer is None:
             mask = _mask(attn, attention_mask, hidden_states.shape[1], len(hidden_states))
-            out = _attend(query, key, value, attn.heads, mask)
+            out = plain_attention(query, key, value, attn.heads, mask)
         else:
             out = attend_shared(query, key, value, attn.heads, self.layer, key_views)
         return attn.to_out[1](attn.to_out[0](out))
@@ -155,7 +157,7 @@ def attend_shared(
     heads: int,
     layer: str,
     views: KeyViews,
-    attend: Callable[[Tensor, Tensor, Tensor, int], Tensor] = _attend,
+    attend: Callable[[Tensor, Tensor, Tensor, int], Tensor] = plain_attention,
 ) -> Tensor:
     """What `SharedSelfAttention` does after its projections; query, key, value [B,T,C] -> [B,T,C]."""
     if views.joined is not None:

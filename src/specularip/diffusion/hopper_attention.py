@@ -11,7 +11,8 @@ A row's reference need not be its maximum. It is set near that of the first 64 k
 what has been added up, only where a weight has become 2 or more. So no maximum is searched for either. The
 price is that q·log2(e)/√40 is rounded to half precision, which costs about as much as q's own rounding did.
 
-Compiled at run time, in a quarter of a second, by NVRTC, which comes with PyTorch, as does `cuda.bindings`.
+Compiled at run time, in a quarter of a second, by NVRTC through `cuda.bindings`, both of which PyTorch 2.10 and
+later bring along.
 """
 
 from __future__ import annotations
@@ -82,9 +83,11 @@ def _kernel(device: int) -> Any:
             limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             _driver("cuFuncSetAttribute", kernel, limit, SHARED)
             return kernel
-    except (ImportError, RuntimeError, OSError) as error:
+    except ImportError:
+        _log.warning("attention is left to the library, which is slower: pip install cuda-bindings")
+    except (RuntimeError, OSError) as error:
         _log.warning("attention is left to the library, which is slower: %s", error)
-        return None
+    return None
 
 
 @functools.cache
