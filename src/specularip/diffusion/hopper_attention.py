@@ -11,8 +11,8 @@ A row's reference need not be its maximum. It is set near that of the first 64 k
 what has been added up, only where a weight has become 2 or more. So no maximum is searched for either. The
 price is that q·log2(e)/√40 is rounded to half precision, which costs about as much as q's own rounding did.
 
-Compiled at run time, in a quarter of a second, by NVRTC through `cuda.bindings`, both of which PyTorch 2.10 and
-later bring along.
+Compiled at run time, in a quarter of a second, by NVRTC through `cuda.bindings`, both of which come with PyTorch
+2.10 and later.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def suits(query: Tensor, key: Tensor, value: Tensor, heads: int) -> bool:
     tensors = (query, key, value)
     return (
         query.is_cuda
+        and query.numel() > 0
         and query.shape[-1] == heads * WIDTH
         and key.shape[1] % KEYS == 0
         and key.shape[1] > 0
