@@ -11,8 +11,7 @@ A row's reference need not be its maximum. It is set near that of the first 64 k
 what has been added up, only where a weight has become 2 or more. So no maximum is searched for either. The
 price is that q·log2(e)/√40 is rounded to half precision, which costs about as much as q's own rounding did.
 
-Compiled at run time, in a quarter of a second, by NVRTC through `cuda.bindings`, both of which come with PyTorch
-2.10 and later.
+Compiled at run time, in a quarter of a second, by NVRTC through `cuda.bindings`, which PyTorch 2.10 brings.
 """
 
 from __future__ import annotations
