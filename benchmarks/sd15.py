@@ -5,8 +5,9 @@
 Random weights of the published sizes (tools/sd15) cost what the real ones do. Both sides run `stages.seid`
 at the preset's settings, one after the other on the same GPU: 100,000 Gaussians, four renders of 1024², 512²
 into the autoencoder, guidance in three branches, regularisers, Adam. The reference has diffusers' modules in
-float16 with PyTorch's fused attention, nothing compiled or recorded, renders camera by camera, draws poses
-and highlights (the published network, see specular.py) in plain PyTorch, and shows each step's loss. Then the
+float16 with PyTorch's fused attention, nothing compiled or recorded, renders camera by camera with depth, as
+its rasteriser always does, draws poses and highlights (the published network, see specular.py) in plain
+PyTorch, and shows each step's loss. Then the
 parts of each step alone, the gradient of both against float32, the allocator's peak, and with `--refine` the
 refinement of the orbit: the reference one view at a time, with the same stored keys and values as ours.
 `--low-memory` measures ours with these settings too, and what they cost in time; `--fit` the fit of SCR, with
@@ -347,7 +348,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cpu" if arguments.tiny else "cuda")
     torch.manual_seed(0)
-    config = tiny_config() if arguments.tiny else preset_config("sd15")
+    usual = config = tiny_config() if arguments.tiny else preset_config("sd15")
     sides = ["reference", "ours"] + ["low memory"] * arguments.low_memory
     report: dict[str, Any] = {side: {} for side in sides}
 
@@ -376,7 +377,7 @@ def main() -> None:
     def fresh() -> State:
         return start(body, config.seid.points, 0, config.seid.lights, device)
 
-    def rest() -> None:
+    def rest(side: str) -> None:
         if isinstance(prior, FastPrior):
             prior.forget()
         if device.type == "cuda":
@@ -384,7 +385,7 @@ def main() -> None:
             torch.cuda.reset_peak_memory_stats()
             whole = torch.cuda.get_device_properties(device).total_memory / 2**30
             allowed = {"ours": FULL_GIB, "low memory": LOW_GIB}.get(side, whole)
-            torch.cuda.set_per_process_memory_fraction(allowed / whole)
+            torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / whole))
 
     for side in sides:
         drawing, poses, distill = draw, draw_skeleton, sds
@@ -394,8 +395,8 @@ def main() -> None:
         elif side == "ours":
             accelerate(prior)
         else:
-            config = with_low_memory(config)
-        rest()
+            config = with_low_memory(usual)
+        rest(side)
         guide, state = make_guide(), fresh()
         stage.draw = drawing  # type: ignore[assignment]
         stage.sds = distill  # type: ignore[assignment]
@@ -418,7 +419,7 @@ def main() -> None:
                 "error of SDS' gradient": relative(sds_gradient(prior, images, noise, given), truth[1]),
             })  # fmt: skip
         if arguments.refine:
-            rest()
+            rest(side)
             batch = 1 if side == "reference" else config.scr.refine_batch
             refinement(prior, guide, state, batch, 1)  # kernels compile or are picked
             seconds = refinement(prior, guide, state, batch, arguments.refine_steps)
@@ -434,11 +435,11 @@ def main() -> None:
                 print(f"{name}: {side} takes {ratio:.2f} times as long as ours")
     if arguments.fit:
         del guide, state
-        rest()
+        rest("ours")
         warm, count = (2, 2) if arguments.tiny else (20, 200)
         tell(
             "ours",
-            {"fit steps a second": fit_speed(config, device, warm, count), "fit peak GiB": peak(device)},
+            {"fit steps a second": fit_speed(usual, device, warm, count), "fit peak GiB": peak(device)},
         )
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny_prior import latent_prior, pixel_prior
+from torch import Tensor
 
 from specularip.cameras import FRAMINGS, Cameras, Views, sample_views
 from specularip.config import GuidanceConfig
-from specularip.diffusion.guidance import branch_noise, cfg_noise
+from specularip.diffusion.guidance import anpg_direction, branch_noise, cfg_noise
 from specularip.diffusion.identity import Condition, condition_views, face_weight
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt, view_prompts
@@ -184,6 +186,28 @@ def test_gradient_is_the_stated_formula(prior: Prior, kind: str, times: list[int
     )
     assert result.x0.shape == x.shape and torch.isfinite(result.loss)
     assert result.grad_norm == pytest.approx(float(gradient.square().sum(1).mean().sqrt()), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("times", "evaluations"),
+    [([700, 300, 200], 9), ([700, 60, 169], 7), ([60, 700, 169], 8), ([60, 9, 169], 6)],
+)
+def test_what_has_no_weight_is_not_evaluated(
+    prior: Prior, times: list[int], evaluations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condition, asked = make_condition(prior, [0.0, 90.0, 180.0]), []
+    predict = type(prior).predict_noise
+
+    def counted(self: Prior, noisy: Tensor, timesteps: Tensor, text: Tensor, *rest: Any) -> Tensor:
+        asked.append(len(text))
+        return predict(self, noisy, timesteps, text, *rest)
+
+    monkeypatch.setattr(type(prior), "predict_noise", counted)
+    images = torch.rand(3, prior.image_channels, prior.image_size, prior.image_size)
+    noise = torch.randn(3, 4, prior.latent_size, prior.latent_size)
+    sds(prior, images, condition, torch.tensor(times), noise, GuidanceConfig(kind="anpg"))
+    anpg_direction(prior, noise, torch.tensor(times), condition, 7.5)
+    assert asked == [evaluations, 9]
 
 
 def test_without_clamping_or_clipping_it_is_plain_sds(tmp_path: Path) -> None:

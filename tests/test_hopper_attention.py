@@ -51,7 +51,7 @@ def test_against_float64(images: int, queries: int, keys: int, heads: int, sprea
 
 
 @on_hopper
-@pytest.mark.parametrize("order", ["rising", "falling", "one", "constant", "far below zero"])
+@pytest.mark.parametrize("order", ["rising", "falling", "one", "constant", "sink", "far below zero"])
 def test_scores_that_move(order: str) -> None:
     """The reference of the weights has to follow scores that grow, and to bear scores that fall."""
     key, value = torch.randn(2, 2048, 80, device="cuda"), torch.randn(2, 2048, 80, device="cuda")
@@ -65,6 +65,9 @@ def test_scores_that_move(order: str) -> None:
         key[:, torch.randint(2048, (1,)).item()] *= 30
     elif order == "constant":
         key = torch.zeros_like(key)
+    elif order == "sink":  # the first key 12 nats above the others' mean, which matter together
+        first, second = query.unflatten(-1, (2, 40)), key.unflatten(-1, (2, 40))
+        first[..., 0], second[..., 0], second[:, 0, :, 0] = 1, 0, 12 * math.sqrt(40)
     else:
         query, key = query.abs() + 2, -key.abs() * 3 - 1
     inputs = [t.half() for t in (query, key, value)]

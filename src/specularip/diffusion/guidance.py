@@ -33,7 +33,8 @@ def branch_noise(
     """Predicted noise of each branch, each [V,C,h,w], from one call of the UNet.
 
     noisy [V,C,h,w], timesteps [V]. Each branch sees its own face tokens; the negative one those of nobody if
-    the condition has none for it. last: the last branch is wanted for so many views, the first, only.
+    the condition has none for it. last: the last branch is wanted for so many views, the first, only;
+    not together with `key_views`.
     """
     g, views = len(branches), len(noisy)
     last = views if last is None else last

@@ -14,11 +14,13 @@
 #define TILE 6144          // bytes: 64 keys, or values
 #define EIGHT 768          // bytes: eight of them
 #define PIECE 128          // bytes: eight numbers of eight keys
-#define MARGIN 4.0f        // a new reference lies so far above the largest score: 2 exponents to grow before 2
+#define MARGIN 4.0f        // a new reference lies so far above the largest score, for others to grow
+
+static_assert(STAGES >= AHEAD + 2, "or the group that fetches waits for tiles that it has not told of");
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
-typedef unsigned short half;  // its bits
+typedef unsigned short u16;  // bits of half precision
 
 // ---- barriers in shared memory
 
@@ -43,7 +45,7 @@ __device__ __forceinline__ u32 pack(float low, float high) {
   return pair;
 }
 
-__device__ __forceinline__ float to_float(half x) {
+__device__ __forceinline__ float to_float(u16 x) {
   float y;
   asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
   return y;
@@ -55,7 +57,7 @@ __device__ __forceinline__ u32 scaled(u32 pair, float by) {
 
 __device__ __forceinline__ float rounded_to_half(float x) { return to_float(pack(x, 0) & 0xFFFF); }
 
-__device__ __forceinline__ float exp2(float x) {
+__device__ __forceinline__ float power_of_two(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
@@ -121,8 +123,8 @@ __device__ __forceinline__ void multiply_values(float (&o)[24], const u32 (&p)[1
 __device__ __forceinline__ void weigh(u32 (&p)[16], const float (&s)[32], float less0 = 0, float less1 = 0) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    p[2 * i] = pack(exp2(s[4 * i] - less0), exp2(s[4 * i + 1] - less0));
-    p[2 * i + 1] = pack(exp2(s[4 * i + 2] - less1), exp2(s[4 * i + 3] - less1));
+    p[2 * i] = pack(power_of_two(s[4 * i] - less0), power_of_two(s[4 * i + 1] - less0));
+    p[2 * i + 1] = pack(power_of_two(s[4 * i + 2] - less1), power_of_two(s[4 * i + 3] - less1));
   }
 }
 
@@ -154,7 +156,7 @@ __device__ __forceinline__ void refer(float (&reference)[2], u32 (&q)[12], float
     if (first || above > 0) reference[row] = rounded_to_half(old + above + MARGIN);
     rise[row] = reference[row] - old;
     q[10 + row] = threadIdx.x % 4 == 0 ? pack(-reference[row], 0) : 0;
-    const float by = first ? 1 : exp2(-rise[row]);
+    const float by = first ? 1 : power_of_two(-rise[row]);
 #pragma unroll
     for (int i = 0; i < 6; ++i) o[4 * i + 2 * row] *= by, o[4 * i + 2 * row + 1] *= by;
   }
@@ -166,7 +168,7 @@ __device__ __forceinline__ void refer(float (&reference)[2], u32 (&q)[12], float
 // Distances between tokens and between images are in numbers. keys is a multiple of KEYS, scale log2(e) / sqrt(WIDTH).
 // Grid: (queries / 256 rounded up, heads, images).
 extern "C" __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
-attention(const half* query, const half* key, const half* value, half* out, int queries, int keys, int query_token,
+attention(const u16* query, const u16* key, const u16* value, u16* out, int queries, int keys, int query_token,
           int key_token, int value_token, int query_image, int key_image, int value_image, float scale) {
   extern __shared__ __align__(128) unsigned char memory[];
   const u32 shared = (u32)__cvta_generic_to_shared(memory);
@@ -190,7 +192,7 @@ attention(const half* query, const half* key, const half* value, half* out, int 
   if (group == GROUPS) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
     // Of a tile's 640 pieces of 16 bytes, keys first, each thread fetches five.
-    const half* from[5];
+    const u16* from[5];
     u32 to[5];
 #pragma unroll
     for (int i = 0; i < 5; ++i) {
@@ -230,7 +232,7 @@ attention(const half* query, const half* key, const half* value, half* out, int 
 #pragma unroll
   for (int i = 0; i < 10; ++i) {
     const int token = min(row + i % 2 * 8, queries - 1);
-    const half* at = query + image * query_image + (u64)token * query_token + head * WIDTH + column;
+    const u16* at = query + image * query_image + (u64)token * query_token + head * WIDTH + column;
     q[i] = scaled(*(const u32*)(at + i / 2 * 8), scale);
   }
   float s[32] = {}, o[24] = {}, reference[2] = {};
@@ -265,7 +267,7 @@ attention(const half* query, const half* key, const half* value, half* out, int 
   for (int second = 0; second < 2; ++second) {
     const float by = 1 / __shfl_sync(~0u, o[20 + 2 * second], lane / 4 * 4);
     const int token = row + 8 * second;
-    half* to = out + ((image * queries + token) * heads + head) * WIDTH + column;
+    u16* to = out + ((image * queries + token) * heads + head) * WIDTH + column;
     if (token < queries)
 #pragma unroll
       for (int i = 0; i < 5; ++i)

@@ -9,7 +9,9 @@ left to do for a score than 2^x and rounding to half precision.
 
 A row's reference need not be its maximum. It is set near that of the first 64 keys, and moved, together with
 what has been added up, only where a weight has become 2 or more. So no maximum is searched for either. The
-price is that q·log2(e)/√40 is rounded to half precision, which costs about as much as q's own rounding did.
+price: q·log2(e)/√40 is rounded to half precision, which costs about as much as q's own rounding did; weights,
+in half precision as in other kernels, start from 1/16 and not from 1, so that below 2^-10 of a row's largest
+they have fewer bits, and below 2^-21 none; and scores must stay below 65,504 / log2(e).
 
 Compiled at run time, in a quarter of a second, by NVRTC through `cuda.bindings`, which PyTorch 2.10 brings.
 """
@@ -31,7 +33,7 @@ WIDTH = 40
 KEYS = 64
 """A multiple of these is expected."""
 QUERIES, THREADS, SHARED = 256, 640, 6 * (2 * 6144 + 16)
-"""Of a block: queries, threads, bytes of shared memory."""
+"""Of a block: queries, threads, bytes of shared memory, as hopper_attention.cu has them."""
 
 
 def suits(query: Tensor, key: Tensor, value: Tensor, heads: int) -> bool:
@@ -39,15 +41,15 @@ def suits(query: Tensor, key: Tensor, value: Tensor, heads: int) -> bool:
     tensors = (query, key, value)
     return (
         query.is_cuda
-        and query.numel() > 0
         and query.shape[-1] == heads * WIDTH
+        and key.shape == value.shape == (len(query), key.shape[1], query.shape[2])
         and key.shape[1] % KEYS == 0
-        and key.shape[1] > 0
+        and min(query.numel(), key.numel()) > 0
         and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
         and all(t.dtype == torch.float16 and t.stride(2) == 1 for t in tensors)
         # Read 16 bytes at a time.
         and all(t.stride(0) % 8 == t.stride(1) % 8 == t.data_ptr() % 16 == 0 for t in tensors)
-        and max(t.stride(0) for t in tensors) < 2**31
+        and max(KEYS * t.stride(i) for t in tensors for i in (0, 1)) < 2**31
         and _kernel(query.device.index) is not None
     )
 

@@ -388,8 +388,9 @@ class Prior(nn.Module):
         """What the UNet itself predicts (ε or v, see `prediction_type`), float32 [B,C,h,w]. Differentiable.
 
         noisy [V,C,h,w]; timesteps [V]; text [B,T,D]; pose [V,P,S,S] in 0..1, black where nothing is drawn;
-        identity [B,n,D] tokens (`identity_tokens`); identity_scale [B], 0 where the face is not seen. B is V,
-        or a multiple of it: several texts and faces for each noisy image, branch-major.
+        identity [B,n,D] tokens (`identity_tokens`); identity_scale [B], 0 where the face is not seen. B may
+        exceed V, for several texts and faces of each noisy image, branch-major: evaluation i is of image i
+        mod V.
         """
         dtype = self.dtype
         if isinstance(pose, Hint):

@@ -111,6 +111,8 @@ class _Composite(torch.autograd.Function):
         if with_depth:
             features = torch.cat([depths[..., None], features], -1)
             shades = None if shades is None else torch.nn.functional.pad(shades, (1, 0))
+        else:
+            features = features.clone()  # the caller may change theirs before the backward pass
         parts = _passes(features.shape[-1])
         passes = [
             (_padded(features[..., part]), None if shades is None else _padded(shades[:, part]))

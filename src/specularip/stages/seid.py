@@ -101,9 +101,9 @@ def seid(
 
 @dataclass(frozen=True)
 class Question:
-    """What a step asks the prior, but for the renders: V views of one process, on the prior's device.
+    """What a step asks the prior, but for the renders: V views of one process.
 
-    timesteps [V] int64, on the CPU; noise [V,c,h,w].
+    timesteps [V] int64 on the CPU; all else on the prior's device, noise [V,c,h,w].
     """
 
     cameras: Cameras
