@@ -59,6 +59,11 @@ class KeyViews:
         return key.index_select(1, views).flatten(0, 1), value.index_select(1, views).flatten(0, 1)
 
 
+def for_branches(x: Tensor, count: int) -> Tensor:
+    """x [V,...] for `count` evaluations of guidance's branches, [count,...]: row i is x[i mod V]."""
+    return x if len(x) == count else x.repeat(-(-count // len(x)), *[1] * (x.ndim - 1))[:count]
+
+
 def plain_attention(
     query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None
 ) -> Tensor:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import hopper_attention
+from .attention import for_branches
 
 
 def _kernels() -> Any:
@@ -61,11 +62,6 @@ class Norm:
     groups: int
 
 
-def _again(x: Tensor, count: int) -> Tensor:
-    """Image i of `count` is x[i mod b]."""
-    return x if len(x) == count else x.repeat(-(-count // len(x)), *[1] * (x.ndim - 1))[:count]
-
-
 def join(parts: list[Part], *, sums: bool = True) -> Features:
     """The parts, concatenated along the channels, [B,H,W,C], B the most images that a part has.
 
@@ -76,9 +72,9 @@ def join(parts: list[Part], *, sums: bool = True) -> Features:
     images = max(len(t) for part in parts for t in (part.x, part.other) if t is not None)
     made = []
     for part in parts:
-        value = _again(part.x, images)
+        value = for_branches(part.x, images)
         if part.other is not None:
-            value = value + _again(part.other, images)
+            value = value + for_branches(part.other, images)
         made.append(value if part.bias is None else (value + part.bias).to(value.dtype))
     x = torch.cat(made, -1)
     if not sums:
@@ -102,7 +98,7 @@ def coefficients(
     if x.is_cuda:
         return Norm(_kernels().coefficients(sums, pixels, weight, bias, groups, eps, shift), weight, groups)
     first, second = sums.sum(1).unbind(1)
-    moved = torch.zeros_like(first) if shift is None else _again(shift, len(x))
+    moved = torch.zeros_like(first) if shift is None else for_branches(shift, len(x))
     total = first + pixels * moved
     squares = second + 2 * moved * first + pixels * moved.square()
     count = pixels * x.shape[-1] // groups
@@ -157,7 +153,7 @@ def add_layer_norm(
     """x + delta and its layer norm, both [B,T,C]. x may have fewer images (image i reads i mod b)."""
     if x.is_cuda:
         return _kernels().add_layer_norm(x, delta, weight, bias, eps)
-    total = x if delta is None else _again(x, len(delta)) + delta
+    total = x if delta is None else for_branches(x, len(delta)) + delta
     return total, F.layer_norm(total, total.shape[-1:], weight, bias, eps)
 
 
@@ -188,7 +184,7 @@ def cross_attention(
     """
     if query.is_cuda:
         return _kernels().cross_attention(query, key, value, heads, face_key, face_value, face_scale)
-    query = _again(query, len(key))
+    query = for_branches(query, len(key))
 
     def attend(k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, k, v))

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .attention import IdentityCrossAttention, ImageProjection, KeyViews, install_attention
+from .attention import IdentityCrossAttention, ImageProjection, KeyViews, for_branches, install_attention
 from .faceid import FaceFeatures, FaceIdProjection
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -96,12 +96,6 @@ class Hint:
 
 Pose = Tensor | Hint | None
 """Of V views: drawings [V,P,S,S] in 0..1, what `Prior.read_pose` made of them, or nothing."""
-
-
-def _for_branches(tensor: Tensor, count: int) -> Tensor:
-    """A tensor of V rows again and again for the branches of guidance, `count` rows."""
-    branches = -(-count // len(tensor))
-    return tensor if count == len(tensor) else tensor.repeat(branches, *[1] * (tensor.ndim - 1))[:count]
 
 
 class Prior(nn.Module):
@@ -395,8 +389,8 @@ class Prior(nn.Module):
         dtype = self.dtype
         if isinstance(pose, Hint):
             raise ValueError("pose must be drawings: what read_pose gave is for the FastPrior that read it")
-        noisy, timesteps = _for_branches(noisy, len(text)), _for_branches(timesteps, len(text))
-        pose = None if pose is None else _for_branches(pose, len(text))
+        noisy, timesteps = for_branches(noisy, len(text)), for_branches(timesteps, len(text))
+        pose = None if pose is None else for_branches(pose, len(text))
         sample, text, extra = noisy.to(dtype), text.to(dtype), {}
         self._check_pose(pose)
         if pose is not None and self.controlnet is not None:
@@ -435,8 +429,8 @@ class Prior(nn.Module):
         out = self.model_output(noisy, timesteps, text, pose, identity, identity_scale, key_views)
         if self.scheduler.config.prediction_type == "epsilon":
             return out
-        alpha = self.alphas(_for_branches(timesteps, len(out)))
-        return alpha.sqrt() * out + (1 - alpha).sqrt() * _for_branches(noisy.float(), len(out))
+        alpha = self.alphas(for_branches(timesteps, len(out)))
+        return alpha.sqrt() * out + (1 - alpha).sqrt() * for_branches(noisy.float(), len(out))
 
     def predict_x0(self, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The one-step estimate of the clean latents for a predicted `noise`, clamped if `clip_sample`."""
