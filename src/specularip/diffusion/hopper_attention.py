@@ -49,7 +49,7 @@ def suits(query: Tensor, key: Tensor, value: Tensor, heads: int) -> bool:
         and all(t.dtype == torch.float16 and t.stride(2) == 1 for t in tensors)
         # Read 16 bytes at a time.
         and all(t.stride(0) % 8 == t.stride(1) % 8 == t.data_ptr() % 16 == 0 for t in tensors)
-        and max(KEYS * t.stride(i) for t in tensors for i in (0, 1)) < 2**31
+        and all(t.stride(0) < 2**31 and KEYS * t.stride(1) < 2**31 for t in tensors)
         and _kernel(query.device.index) is not None
     )
 
