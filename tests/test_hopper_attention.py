@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from test_fast_diffusion import relative
 from torch import Tensor
 
 from specularip.diffusion import fused, hopper_attention
@@ -19,11 +20,6 @@ def exact(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     q, k, v = (t.double().unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value))
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
-
-
-def relative(value: Tensor, truth: Tensor) -> float:
-    assert torch.isfinite(value).all()
-    return float((value.double() - truth).norm() / truth.norm())
 
 
 def test_elsewhere_it_is_the_library() -> None:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import hopper_attention
-from .attention import for_branches
+from .attention import for_branches, plain_attention
 
 
 def _kernels() -> Any:
@@ -185,14 +185,10 @@ def cross_attention(
     if query.is_cuda:
         return _kernels().cross_attention(query, key, value, heads, face_key, face_value, face_scale)
     query = for_branches(query, len(key))
-
-    def attend(k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, k, v))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-    out = attend(key, value)
+    out = plain_attention(query, key, value, heads)
     if face_key is not None and face_value is not None and face_scale is not None:
-        out = out + face_scale.to(out.dtype)[:, None, None] * attend(face_key, face_value)
+        face = plain_attention(query, face_key, face_value, heads)
+        out = out + face_scale.to(out.dtype)[:, None, None] * face
     return out
 
 
@@ -200,8 +196,7 @@ def self_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Ten
     """Attention of queries [B,T,C] over keys and values [B,S,C], [B,T,C]. Slices of wider tensors will do."""
     if hopper_attention.suits(query, key, value, heads):
         return hopper_attention.attention(query, key, value, heads)
-    query, key, value = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return plain_attention(query, key, value, heads)
 
 
 def softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .attention import KeyViews
+from .attention import KeyViews, for_branches
 from .identity import Condition
 from .prior import Prior
 
@@ -50,7 +50,7 @@ def branch_noise(
         }
         identity = torch.cat([tokens[branch] for branch in branches])[:count]
         if condition.identity_scale is not None:
-            scale = condition.identity_scale.repeat(g)[:count]
+            scale = for_branches(condition.identity_scale, count)
     noise = prior.predict_noise(noisy, timesteps, text, condition.pose, identity, scale, key_views)
     return noise.split([views] * (g - 1) + [last])
 

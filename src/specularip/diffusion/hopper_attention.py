@@ -56,6 +56,8 @@ def suits(query: Tensor, key: Tensor, value: Tensor, heads: int) -> bool:
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """query [B,T,40·heads], key and value [B,S,40·heads] float16, S a multiple of 64 -> [B,T,40·heads]."""
+    from cuda.bindings import driver
+
     images, queries, keys = *query.shape[:2], key.shape[1]
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     values: list[Any] = [t.data_ptr() for t in (query, key, value, out)]
@@ -66,8 +68,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     with torch.cuda.device(query.device):
         stream = torch.cuda.current_stream().cuda_stream
         grid = (-(-queries // QUERIES), heads, images)
-        _driver("cuLaunchKernel", _kernel(query.device.index), *grid, THREADS, 1, 1, SHARED, stream,
-                (tuple(values), tuple(kinds)), 0)  # fmt: skip
+        _done(driver.cuLaunchKernel(_kernel(query.device.index), *grid, THREADS, 1, 1, SHARED, stream,
+                                    (tuple(values), tuple(kinds)), 0))  # fmt: skip
     return out
 
 
@@ -80,10 +82,10 @@ def _kernel(device: int) -> Any:
         from cuda.bindings import driver
 
         with torch.cuda.device(device):
-            module = _driver("cuModuleLoadData", _compiled())
-            kernel = _driver("cuModuleGetFunction", module, b"attention")
+            module = _done(driver.cuModuleLoadData(_compiled()))
+            kernel = _done(driver.cuModuleGetFunction(module, b"attention"))
             limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            _driver("cuFuncSetAttribute", kernel, limit, SHARED)
+            _done(driver.cuFuncSetAttribute(kernel, limit, SHARED))
             return kernel
     except ImportError:
         _log.warning("attention is left to the library, which is slower: pip install cuda-bindings")
@@ -106,12 +108,6 @@ def _compiled() -> bytes:
     code = bytearray(_done(nvrtc.nvrtcGetCUBINSize(program)))
     _done(nvrtc.nvrtcGetCUBIN(program, code))
     return bytes(code)
-
-
-def _driver(name: str, *arguments: Any) -> Any:
-    from cuda.bindings import driver
-
-    return _done(getattr(driver, name)(*arguments))
 
 
 def _done(answer: tuple[Any, ...]) -> Any:

@@ -73,22 +73,10 @@ def rasterize(
             from specularip.raster.cpu import rasterize_numba as draw
         except RuntimeError as error:
             raise no_cache(error) from error
-    return Raster(
-        *draw(
-            means,
-            quats,
-            scales,
-            opacities,
-            colors,
-            viewmats,
-            Ks,
-            width,
-            height,
-            background,
-            antialiased,
-            depth,
-        )
+    drawn = draw(
+        means, quats, scales, opacities, colors, viewmats, Ks, width, height, background, antialiased, depth
     )
+    return Raster(*drawn)
 
 
 def no_cache(error: RuntimeError) -> UserError:
