@@ -24,13 +24,13 @@ from specular import begin_fit, make_appearance, run, synchronize
 from torch import Tensor
 
 from specularip.avatar import Avatar
+from specularip.baking.bake import bake
 from specularip.cameras import Cameras
-from specularip.config import FitConfig
+from specularip.fitting.fit import resolved, train_step
 from specularip.metrics import highlight_error, psnr
 from specularip.posed_images import load_posed_images
+from specularip.presets import FitConfig
 from specularip.raster.cuda import pick_device
-from specularip.specular.bake import bake
-from specularip.stages.fit import resolved, train_step
 
 
 def fit_head(folder: Path, config: FitConfig, device: torch.device, seed: int) -> Avatar:

@@ -91,7 +91,7 @@ def draw_photos(folder: Path) -> None:
 
     from specularip.cameras import Cameras
     from specularip.export.video import to_uint8
-    from specularip.photo import read_image
+    from specularip.faces.photo import read_image
 
     sys.path.insert(0, str(ROOT / "tools" / "compact"))
     from data import SUPERSAMPLE, render_people
@@ -264,7 +264,7 @@ def face_luminance(avatar: Avatar, text: str) -> float:
 
 
 def photo_luminance(path: Path) -> float:
-    from specularip.photo import align_face, find_face, read_image
+    from specularip.faces.photo import align_face, find_face, read_image
 
     photo = read_image(path)
     return _masked_luminance(align_face(photo, find_face(photo, path.name), 96))
@@ -272,7 +272,7 @@ def photo_luminance(path: Path) -> float:
 
 def _masked_luminance(face: Tensor) -> float:
     """face [3,S,S]."""
-    from specularip.photo import face_mask
+    from specularip.faces.photo import face_mask
 
     mask = face_mask(face.shape[-1])
     return round(float((face * face.new_tensor(LUMA)[:, None, None] * mask).sum() / mask.sum()), 4)
@@ -491,7 +491,7 @@ def main() -> None:
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise SystemExit("stopped; the same command goes on") from None
-    from specularip.export.atomic import atomic_path
+    from specularip.files import atomic_path
     from specularip.run_folder import write_json
 
     found = measure(out, photos)

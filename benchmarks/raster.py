@@ -43,7 +43,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specularip.raster import cpu, rasterize, simd, warm_up
+from specularip.kernels import simd
+from specularip.raster import cpu, rasterize, warm_up
 
 SIZES = [(1_000, 128), (10_000, 256), (50_000, 512), (100_000, 1024), (500_000, 1024)]
 SLOPE = [10_000, 20_000, 50_000, 100_000, 200_000, 500_000]

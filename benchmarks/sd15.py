@@ -40,28 +40,28 @@ from torch.nn import functional as F
 
 from specularip.body import HeadEllipsoid, anny_body, draw_skeleton, phenotype_from_text, skeleton
 from specularip.cameras import Cameras, orbit_views
-from specularip.config import Config, preset_config, with_low_memory
 from specularip.diffusion.attention import plain_attention
-from specularip.diffusion.fast import FastPrior, accelerate
-from specularip.diffusion.fast_layers import fast_kernels
-from specularip.diffusion.fused import self_attention
-from specularip.diffusion.identity import Condition
+from specularip.diffusion.conditioning import Condition
+from specularip.diffusion.fast.accelerate import FastPrior, accelerate
+from specularip.diffusion.fast.layers import fast_kernels
+from specularip.diffusion.fast.ops import self_attention
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook
 from specularip.diffusion.refine import refine
 from specularip.diffusion.sds import SdsResult, sds
 from specularip.gaussians import Gaussians
-from specularip.late import Log
+from specularip.kernels.async_transfer import Log
 from specularip.losses import VGG_CONVOLUTIONS, Lpips
+from specularip.presets import Config, preset_config, with_low_memory
 from specularip.raster import Raster, rasterize
 from specularip.raster import warm_up as warm_up_raster
 from specularip.specular import warm_up as warm_up_shading
 from specularip.stages import guide as guiding
 from specularip.stages import seid as stage
 from specularip.stages.guide import Guide, as_images, draw
-from specularip.stages.machine import FULL_GIB, LOW_GIB
 from specularip.stages.scr import Targets, cropped, fit, orbits
-from specularip.stages.state import State, start
+from specularip.training.machine import FULL_GIB, LOW_GIB
+from specularip.training.state import State, start
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tools" / "sd15")]
 from random_weights import random_prior  # noqa: E402

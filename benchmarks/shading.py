@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from specularip.specular.fused import shade_fused
+from specularip.specular.dispatch import shade_fused
 from specularip.specular.shading import LATENTS, specular_reference
 
 

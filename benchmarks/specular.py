@@ -41,19 +41,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from specularip.avatar import Avatar
+from specularip.baking.bake import harmonics_3
 from specularip.cameras import Cameras
-from specularip.config import FitConfig
 from specularip.fitting.appearance import Appearance, SpecularAppearance, start_colors
 from specularip.fitting.cloud import Cloud
+from specularip.fitting.fit import Fitting, begin, draw, resolved, train_step
 from specularip.fitting.start import Sightings, Start, make_start
 from specularip.gaussians import rotation_matrices
 from specularip.metrics import highlight_error, psnr, ssim
 from specularip.posed_images import load_posed_images
+from specularip.presets import FitConfig
 from specularip.raster import rasterize
 from specularip.raster.cuda import pick_device
 from specularip.specular import SpecularConfig, SpecularHead
-from specularip.specular.bake import harmonics_3
-from specularip.stages.fit import Fitting, begin, draw, resolved, train_step
 
 MODELS = ("sh3", "published", "ours")
 FEATURES, FRAMES = 24, (4, 8)

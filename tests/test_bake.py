@@ -15,13 +15,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 from specularip.avatar import Avatar
+from specularip.baking.asg import Asgs, _moved, _Samples, fit_asgs
+from specularip.baking.bake import Baked, HarmonicColors, agreement, bake, load_baked
 from specularip.cameras import Cameras
 from specularip.cli import main
 from specularip.errors import UserError
 from specularip.gaussians import Gaussians, rotation_matrices, turned_to
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead, fibonacci_directions
-from specularip.specular.asg import Asgs, _moved, _Samples, fit_asgs
-from specularip.specular.bake import Baked, HarmonicColors, agreement, bake, load_baked
 
 
 def random_asgs(count: int, lobes: int = 4, seed: int = 0) -> Asgs:

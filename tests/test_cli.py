@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from specularip.models import compact_files, inspect_file
+from specularip.models.check import compact_files, inspect_file
 from specularip.progress import Progress
 from specularip.stopping import polite_stop
 
@@ -115,7 +115,7 @@ def test_stopping_and_failing_in_mid_run(tmp_path, monkeypatch, capsys):
             raise UserError("the loss is not finite three times in a row")
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "specularip.stages.run", types.SimpleNamespace(generate=stage))
+    monkeypatch.setitem(sys.modules, "specularip.pipeline", types.SimpleNamespace(generate=stage))
     signal_before = signal.getsignal(signal.SIGTERM)
     out = str(tmp_path / "my run")
     cases = [

@@ -34,8 +34,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
                 folder.save_checkpoint("fit", {})
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "specularip.stages.fit", types.SimpleNamespace(fit=fit))
-    monkeypatch.setattr("specularip.config.FitConfig", Config, raising=False)
+    monkeypatch.setitem(sys.modules, "specularip.fitting.fit", types.SimpleNamespace(fit=fit))
+    monkeypatch.setattr("specularip.presets.FitConfig", Config, raising=False)
     return made
 
 

@@ -5,9 +5,16 @@ import os
 import pytest
 import torch
 
-from specularip.density import Change, DensityConfig, DensityStats, accumulate, densify_and_prune, prune
 from specularip.errors import UserError
 from specularip.gaussians import PARAMETERS, Gaussians
+from specularip.training.density import (
+    Change,
+    DensityConfig,
+    DensityStats,
+    accumulate,
+    densify_and_prune,
+    prune,
+)
 
 COUNT = 60
 ROOMY = DensityConfig(

@@ -11,8 +11,8 @@ from tiny_prior import latent_prior, pixel_prior
 
 from specularip.diffusion import refine as module
 from specularip.diffusion.attention import KeyViews, shares_keys
+from specularip.diffusion.conditioning import Condition
 from specularip.diffusion.guidance import cfg_noise
-from specularip.diffusion.identity import Condition
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.refine import plan_views, refine
 

@@ -13,14 +13,14 @@ from tiny_prior import latent_prior, pixel_prior
 from torch import Tensor
 
 from specularip.cameras import FRAMINGS, Cameras, Views, sample_views
-from specularip.config import GuidanceConfig
+from specularip.diffusion.conditioning import Condition, condition_views, face_weight
 from specularip.diffusion.guidance import anpg_direction, branch_noise, cfg_noise
-from specularip.diffusion.identity import Condition, condition_views, face_weight
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt, view_prompts
 from specularip.diffusion.sample import sample
 from specularip.diffusion.sds import clip_pixels, sds
 from specularip.diffusion.timesteps import ahds_bounds, sample_timesteps
+from specularip.presets import GuidanceConfig
 
 SEED = int.from_bytes(os.urandom(4), "little")
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from specularip import face_id
-from specularip.diffusion.identity import face_weight
+from specularip.diffusion.conditioning import face_weight
 from specularip.errors import UserError
-from specularip.face_id import (
+from specularip.faces import insightface as face_id
+from specularip.faces.insightface import (
     DETECTOR,
     FIVE_POINTS,
     RECOGNISER,
@@ -423,7 +423,7 @@ def test_the_real_models():
         faces = FaceId.load()
     except UserError as error:
         pytest.skip(f"needs insightface's models: {error}")
-    from specularip.photo import read_image
+    from specularip.faces.photo import read_image
 
     photo = read_image(EXAMPLE)
     portrait = faces.portrait(photo, str(EXAMPLE))

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from sd15_files import ADAPTER, CONTEXT, EMBED, VISION, adapter_shapes, adapter_state, write_sources
 from torch import Tensor
 
+from specularip.diffusion.adapter import FaceFeatures, FaceIdProjection, lora_shapes
 from specularip.diffusion.attention import identity_layers, install_attention
-from specularip.diffusion.faceid import FaceFeatures, FaceIdProjection, lora_shapes
+from specularip.diffusion.loading.sources import Sd15Sources, load_sd15
 from specularip.diffusion.prior import Prior
-from specularip.diffusion.sources import Sd15Sources, load_sd15
 
 SEED = int.from_bytes(os.urandom(4), "little")
 

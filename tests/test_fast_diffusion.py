@@ -13,12 +13,12 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DCondi
 from tiny_prior import latent_prior, pixel_prior
 from torch import Tensor
 
-from specularip.diffusion import fused
 from specularip.diffusion.attention import KeyViews, attach_identity
-from specularip.diffusion.fast import FastPrior, accelerate, supports
-from specularip.diffusion.fast_layers import EntryConvolution, Upsampling, convolve, mirrored
-from specularip.diffusion.fast_vae import Downsampling
-from specularip.diffusion.fused import Features, Part
+from specularip.diffusion.fast import ops as fused
+from specularip.diffusion.fast.accelerate import FastPrior, accelerate, supports
+from specularip.diffusion.fast.layers import EntryConvolution, Upsampling, convolve, mirrored
+from specularip.diffusion.fast.ops import Features, Part
+from specularip.diffusion.fast.vae import Downsampling
 from specularip.diffusion.prior import Hint, Prior
 
 
@@ -269,7 +269,7 @@ def test_recorded_calls(priors: tuple[Prior, FastPrior], monkeypatch: pytest.Mon
     plain, fast = priors
     monkeypatch.setitem(fast.__dict__, "graphs", True)
     monkeypatch.setitem(fast.__dict__, "_recordings", {})
-    monkeypatch.setattr("specularip.diffusion.fast.Recording", Repeated)
+    monkeypatch.setattr("specularip.diffusion.fast.accelerate.Recording", Repeated)
     inputs = branches(plain, 3, 3)
     with torch.no_grad():
         assert relative(fast.model_output(**inputs), plain.model_output(**inputs)) < 1e-5
@@ -286,7 +286,7 @@ def test_a_late_backward_pass_is_an_error(
     _, fast = priors
     monkeypatch.setitem(fast.__dict__, "graphs", True)
     monkeypatch.setitem(fast.__dict__, "_recordings", {})
-    monkeypatch.setattr("specularip.diffusion.fast.Recording", Repeated)
+    monkeypatch.setattr("specularip.diffusion.fast.accelerate.Recording", Repeated)
     images = torch.rand(1, 3, 16, 16, requires_grad=True)
     early = fast.encode_image(images)
     fast.encode_image(images)

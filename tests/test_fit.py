@@ -19,18 +19,18 @@ from test_raster import fresh_seed
 
 from specularip.avatar import Avatar, load, shade
 from specularip.cameras import Cameras
-from specularip.config import FitConfig
 from specularip.errors import UserError
 from specularip.fitting.appearance import SpecularAppearance
 from specularip.fitting.cloud import Cloud, relocate
+from specularip.fitting.fit import begin, fit
 from specularip.fitting.start import make_start, quantile_colors, sample_mesh
 from specularip.fitting.worn import worn_things
 from specularip.gaussians import Gaussians, turned_to
 from specularip.posed_images import load_posed_images
+from specularip.presets import FitConfig
 from specularip.progress import Progress
 from specularip.run_folder import FILES
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead, in_view
-from specularip.stages.fit import begin, fit
 
 SIZE, RADIUS = 48, 0.4
 TINY = FitConfig(iterations=240, points=700, lights=16, first_light_steps=80, relocate_every=20)

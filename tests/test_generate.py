@@ -12,12 +12,12 @@ import imageio_ffmpeg
 import pytest
 
 from specularip import avatar as avatar_module
-from specularip.config import Config, ScrConfig, SeidConfig
+from specularip import pipeline as run_module
 from specularip.errors import UserError
+from specularip.pipeline import generate
+from specularip.presets import Config, ScrConfig, SeidConfig
 from specularip.run_folder import FILES
-from specularip.stages import run as run_module
 from specularip.stages import seid as seid_module
-from specularip.stages.run import generate
 
 FACE = Path(__file__).parent.parent / "examples" / "eileen_collins.jpg"
 TEXT = "A woman in a red satin dress"

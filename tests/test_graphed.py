@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from specularip.graphed import Graphed, undisturbed
+from specularip.kernels.cuda_graphs import Graphed, undisturbed
 
 
 def weighed(first: torch.Tensor, second: torch.Tensor, factor: float) -> torch.Tensor:

@@ -9,7 +9,8 @@ import torch
 from test_fast_diffusion import relative
 from torch import Tensor
 
-from specularip.diffusion import fused, hopper_attention
+from specularip.diffusion.fast import hopper_attention
+from specularip.diffusion.fast import ops as fused
 
 on_hopper = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper GPU"

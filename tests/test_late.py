@@ -15,18 +15,18 @@ import torch
 from tiny_prior import pixel_prior
 
 from specularip.body import anny_body
-from specularip.config import Config, GuidanceConfig, OrbitConfig, ScrConfig, SeidConfig
 from specularip.diffusion.prompts import PromptBook
 from specularip.errors import UserError
-from specularip.late import Log, send
-from specularip.parallel import ALONE, Team
+from specularip.kernels.async_transfer import Log, send
+from specularip.pipeline import ASK_EVERY, _Run
+from specularip.presets import Config, GuidanceConfig, OrbitConfig, ScrConfig, SeidConfig
 from specularip.progress import Progress
 from specularip.run_folder import RunFolder
 from specularip.stages.guide import Guide
-from specularip.stages.run import ASK_EVERY, _Run
 from specularip.stages.scr import Targets, fit
 from specularip.stages.seid import question, seid
-from specularip.stages.state import State, start
+from specularip.training.parallel import ALONE, Team
+from specularip.training.state import State, start
 
 SEED = int.from_bytes(os.urandom(4), "little")
 CUDA = pytest.param(

@@ -19,13 +19,14 @@ import torch
 from safetensors.torch import save_file
 from sd15_files import ADAPTER, write_sources
 
-from specularip import cli, models
-from specularip import fetch as fetching
-from specularip.config import Config, preset_config
-from specularip.diffusion.sources import Sd15Sources, load_sd15
+from specularip import cli
+from specularip.diffusion.loading.sources import Sd15Sources, load_sd15
 from specularip.errors import UserError
-from specularip.fetch import SPARE, fetch
-from specularip.models import Model, inspect_file, needed, preset_models
+from specularip.models import check as models
+from specularip.models import fetch as fetching
+from specularip.models.check import Model, inspect_file, needed, preset_models
+from specularip.models.fetch import SPARE, fetch
+from specularip.presets import Config, preset_config
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

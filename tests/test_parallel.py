@@ -15,16 +15,16 @@ sys.path.insert(0, str(Path(__file__).parent))  # processes that start fresh fin
 from tiny_prior import pixel_prior
 
 from specularip.body import anny_body
-from specularip.config import Config, GuidanceConfig, ScrConfig, SeidConfig
 from specularip.diffusion.prompts import PromptBook
 from specularip.errors import UserError
-from specularip.late import Log
+from specularip.kernels.async_transfer import Log
 from specularip.losses import Perceptual
-from specularip.parallel import ALONE, Team, join
+from specularip.presets import Config, GuidanceConfig, ScrConfig, SeidConfig
 from specularip.stages.guide import Guide
 from specularip.stages.scr import Targets, fit
 from specularip.stages.seid import seid
-from specularip.stages.state import State, start
+from specularip.training.parallel import ALONE, Team, join
+from specularip.training.state import State, start
 
 SEED = int.from_bytes(os.urandom(4), "little")
 VIEWS = 4

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from specularip.errors import UserError
-from specularip.photo import GREY, align_face, face_mask, find_face, read_image
+from specularip.faces.photo import GREY, align_face, face_mask, find_face, read_image
 
 PORTRAIT = os.path.join(os.path.dirname(__file__), "..", "examples", "eileen_collins.jpg")
 EYES = np.array([(203.5, 100.5), (246.5, 101.5)])

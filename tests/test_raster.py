@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from specularip.errors import UserError
-from specularip.raster import Raster, rasterize, rasterize_reference, threads, warm_up
+from specularip.kernels import threads
+from specularip.raster import Raster, rasterize, rasterize_reference, warm_up
 
 NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "background")
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from test_raster import fresh_seed
 
+from specularip.kernels.simd import load
 from specularip.raster import compositing, rasterize
-from specularip.raster.simd import load
 
 SCENES = 2000
 HOSTILE = [0.0, -1.0, 1.0, 1e-30, 1e-6, 0.01, 0.0100001, 1e3, 1e9, 1e18, 3e38, -3e38]

@@ -17,22 +17,22 @@ from sd15_files import EMBED, write_sources
 from test_diffusion_sds import make_condition
 from tiny_prior import sd15_prior
 
+from specularip import pipeline as run_module
 from specularip.cameras import Cameras
-from specularip.config import Config, ScrConfig, preset_config, sd15, with_low_memory, with_settings
 from specularip.diffusion.attention import KeyViews
+from specularip.diffusion.conditioning import identity
 from specularip.diffusion.guidance import branch_noise
-from specularip.diffusion.identity import identity
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.refine import refine
 from specularip.diffusion.sds import sds
 from specularip.errors import UserError
 from specularip.losses import VGG_CONVOLUTIONS, Lpips
-from specularip.stages import machine
-from specularip.stages import run as run_module
-from specularip.stages.run import generate
+from specularip.pipeline import generate
+from specularip.presets import Config, ScrConfig, preset_config, sd15, with_low_memory, with_settings
 from specularip.stages.scr import Targets, comparison, cropped
 from specularip.stages.seid import timestep_range
 from specularip.stages.views import step_views
+from specularip.training import machine
 
 SEED = int.from_bytes(os.urandom(4), "little")
 FACE = Path(__file__).parent.parent / "examples" / "eileen_collins.jpg"

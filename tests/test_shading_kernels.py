@@ -8,7 +8,7 @@ from test_raster import fresh_seed
 from torch.nn import functional as F
 
 from specularip.errors import UserError
-from specularip.specular.fused import shade_fused
+from specularip.specular.dispatch import shade_fused
 from specularip.specular.shading import LATENTS, specular_reference
 
 NAMES = "latents diffuse normals means centres light_axes light_widths light_colors ambient".split()

@@ -29,11 +29,11 @@ from sd15_files import (
 )
 from torch import Tensor
 
-from specularip.diffusion import networks
-from specularip.diffusion import original_names as original
-from specularip.diffusion.networks import PUBLISHED
+from specularip.diffusion.loading import networks
+from specularip.diffusion.loading import original_names as original
+from specularip.diffusion.loading.networks import PUBLISHED
+from specularip.diffusion.loading.sources import Sd15Sources, hub_id, load_sd15, resolve
 from specularip.diffusion.prior import Prior
-from specularip.diffusion.sources import Sd15Sources, hub_id, load_sd15, resolve
 from specularip.errors import UserError
 
 SEED = int.from_bytes(os.urandom(4), "little")

@@ -10,7 +10,7 @@ import torch
 from specularip.body import anny_body
 from specularip.cameras import Cameras
 from specularip.stages.guide import photo_anchor
-from specularip.stages.state import State, start, take_step
+from specularip.training.state import State, start, take_step
 
 SEED = int.from_bytes(os.urandom(4))
 

@@ -8,31 +8,32 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from specularip.version import __version__
+
 if TYPE_CHECKING:
     from specularip.avatar import Avatar as Avatar
     from specularip.avatar import Frame as Frame
     from specularip.avatar import load as load
+    from specularip.baking.bake import bake as bake
     from specularip.cameras import Cameras as Cameras
-    from specularip.config import Config as Config
     from specularip.errors import UserError as UserError
+    from specularip.fitting.fit import fit as fit
+    from specularip.pipeline import generate as generate
+    from specularip.presets import Config as Config
     from specularip.raster import Raster as Raster
     from specularip.raster import rasterize as rasterize
-    from specularip.specular.bake import bake as bake
-    from specularip.stages.fit import fit as fit
-    from specularip.stages.run import generate as generate
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "Avatar": "specularip.avatar",
     "Cameras": "specularip.cameras",
-    "Config": "specularip.config",
+    "Config": "specularip.presets",
     "Frame": "specularip.avatar",
     "Raster": "specularip.raster",
     "UserError": "specularip.errors",
-    "bake": "specularip.specular.bake",
-    "fit": "specularip.stages.fit",
-    "generate": "specularip.stages.run",
+    "bake": "specularip.baking.bake",
+    "fit": "specularip.fitting.fit",
+    "generate": "specularip.pipeline",
     "load": "specularip.avatar",
     "rasterize": "specularip.raster",
 }

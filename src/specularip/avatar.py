@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from .cameras import Cameras
-from .errors import UserError
-from .export.atomic import atomic_path
-from .export.ply import read_ply, write_ply
-from .gaussians import Gaussians
-from .raster import Raster, rasterize
-from .specular import LATENTS, Lobes, SpecularConfig, SpecularHead, facing, in_view, shading_normals
+from specularip.cameras import Cameras
+from specularip.errors import UserError
+from specularip.export.ply import read_ply, write_ply
+from specularip.files import atomic_path
+from specularip.gaussians import Gaussians
+from specularip.raster import Raster, rasterize
+from specularip.specular import LATENTS, Lobes, SpecularConfig, SpecularHead, facing, in_view, shading_normals
 
 FORMAT = 3
 """Version of avatar.safetensors; raised when an older reader would misread a file."""

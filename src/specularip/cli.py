@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from specularip import __version__
 from specularip.errors import UserError
+from specularip.version import __version__
 
 if TYPE_CHECKING:
-    from specularip.models import Model
+    from specularip.models.check import Model
 
 # Threads that wait should soon sleep: where the machine also does something else, OpenMP's busy waiting (the
 # default, milliseconds) makes a run several times slower. Read when torch loads; the user's own setting wins.
@@ -74,8 +74,8 @@ def generate(
         print(f'specularip {__version__}: "{" ".join(text.split())}", face from {image}', flush=True)
     from dataclasses import replace
 
-    from specularip.config import preset_config, with_settings
     from specularip.inputs import check_inputs
+    from specularip.presets import preset_config, with_settings
     from specularip.progress import Progress
 
     config = with_settings(preset_config(preset), settings)
@@ -86,7 +86,7 @@ def generate(
     try:
         with open(os.devnull, "w") as nowhere, Progress(None if leads else nowhere) as progress:
             progress.say("loading libraries")
-            from specularip.stages.run import generate as run
+            from specularip.pipeline import generate as run
 
             run(
                 text,
@@ -154,8 +154,8 @@ def fit(
     try:
         with Progress() as progress:
             progress.say("loading libraries")
-            from specularip.config import FitConfig
-            from specularip.stages.fit import fit as run
+            from specularip.fitting.fit import fit as run
+            from specularip.presets import FitConfig
 
             given: dict[str, Any] = {"iterations": iterations, "points": points}
             run(
@@ -301,10 +301,10 @@ def render(
     import torch
 
     from specularip.avatar import load
+    from specularip.baking.bake import Baked, is_baked, load_baked
     from specularip.cameras import FULL, Cameras
     from specularip.export.video import to_uint8, write_video
     from specularip.run_folder import write_png
-    from specularip.specular.bake import Baked, is_baked, load_baked
 
     loaded = load_baked(avatar) if is_baked(avatar) else load(avatar)
     heights = loaded.gaussians.means.detach()[:, 2].cpu()
@@ -384,11 +384,11 @@ def bake(
         device: auto takes the GPU where CUDA and gsplat are there, else the CPU.
     """
     from specularip.avatar import FILE_NAME, load
+    from specularip.baking.bake import agreement, file_for, held_out
+    from specularip.baking.bake import bake as run
     from specularip.posed_images import load_posed_images
     from specularip.progress import Progress
     from specularip.raster.cuda import pick_device
-    from specularip.specular.bake import agreement, file_for, held_out
-    from specularip.specular.bake import bake as run
 
     file = file_for(out, to)
     if file.resolve() == (avatar / FILE_NAME if avatar.is_dir() else avatar).resolve():
@@ -434,15 +434,15 @@ def models(
         quick: Leave out the checksums, for which every file is read from end to end.
         settings: Where a preset's parts are, as for generate: prior.sources.base=/models/realistic_vision.
     """
-    from specularip.config import preset_config, with_settings
-    from specularip.models import preset_models
+    from specularip.models.check import preset_models
+    from specularip.presets import preset_config, with_settings
 
     if settings and preset == "all":
         raise UserError("--set is of one preset: name it with --preset")
     names = ("compact", "sd15") if preset == "all" else (preset,)
     configs = {name: with_settings(preset_config(name), settings) for name in names}
     if action == "fetch":
-        from specularip.fetch import fetch
+        from specularip.models.fetch import fetch
 
         for config in configs.values():
             fetch(preset_models(config, checksums=not quick))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from specularip.errors import UserError
-from specularip.photo import Face, find_face, read_image
+from specularip.faces.photo import Face, find_face, read_image
 from specularip.run_folder import RunFolder
 
 

@@ -217,7 +217,7 @@ def write_png(path: str | Path, image: np.ndarray | Tensor) -> Path:
 
 
 def _write(path: Path, data: bytes) -> Path:
-    from specularip.export.atomic import atomic_path
+    from specularip.files import atomic_path
 
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(data)

@@ -47,7 +47,7 @@ from wardrobe import (
 )
 
 from specularip.diffusion.attention import attach_identity
-from specularip.diffusion.identity import Condition
+from specularip.diffusion.conditioning import Condition
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.sample import sample
 

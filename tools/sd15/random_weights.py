@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from specularip.diffusion.adapter import FaceIdProjection, lora_shapes
 from specularip.diffusion.attention import attach_identity, identity_layers
-from specularip.diffusion.faceid import FaceIdProjection, lora_shapes
-from specularip.diffusion.networks import PUBLISHED, Kind
+from specularip.diffusion.loading.networks import PUBLISHED, Kind
+from specularip.diffusion.loading.sources import SCHEDULE
 from specularip.diffusion.prior import Prior
-from specularip.diffusion.sources import SCHEDULE
 
 FACE_DIM, TOKENS, LORA_RANK = 512, 4, 128
 CONTROL_SCALE = 0.02

@@ -41,7 +41,7 @@ class AnnyModel:
 
     V vertices, F faces, J joints, K components. faces [F,3], regions [V], skin_joints [V,4], skin_weights
     [V,4] as in Body; eyeballs [2,E] int64, the vertices of the right and the left eyeball; template [V,3],
-    the vertices of the default adult, on which `face.face_masks` knows its way.
+    the vertices of the default adult.
     """
 
     mean: Tensor

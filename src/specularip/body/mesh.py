@@ -59,7 +59,7 @@ class Body:
     int64, see `regions.NAMES`; joints [J,3] with joint_names and joint_parents (-1 for the root);
     skin_joints [V,4] int64 and skin_weights [V,4]; keypoints [18,3] in OpenPose's COCO order; head, the
     ellipsoid for hidden-joint tests (batch of one); height in metres; template [V,3], where each vertex lies
-    on the default adult for `face.face_masks` (None for models that are not Anny).
+    on the default adult (None for models that are not Anny).
     """
 
     vertices: Tensor

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from specularip.body.mesh import HeadEllipsoid
 from specularip.cameras import Cameras
-from specularip.late import send
+from specularip.kernels.async_transfer import send
 
 KEYPOINT_NAMES = (
     "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow",

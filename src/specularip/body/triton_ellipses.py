@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from specularip.specular.triton_launch import launch
+from specularip.kernels.launch import launch
 
 BLOCK = 128
 

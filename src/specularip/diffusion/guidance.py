@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .attention import KeyViews, for_branches
-from .identity import Condition
-from .prior import Prior
+from specularip.diffusion.attention import KeyViews, for_branches
+from specularip.diffusion.conditioning import Condition
+from specularip.diffusion.prior import Prior
 
 Branch = Literal["positive", "negative", "null"]
 

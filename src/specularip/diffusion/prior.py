@@ -17,8 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .attention import IdentityCrossAttention, ImageProjection, KeyViews, for_branches, install_attention
-from .faceid import FaceFeatures, FaceIdProjection
+from specularip.diffusion.adapter import FaceFeatures, FaceIdProjection
+from specularip.diffusion.attention import (
+    IdentityCrossAttention,
+    ImageProjection,
+    KeyViews,
+    for_branches,
+    install_attention,
+)
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -147,13 +153,13 @@ class Prior(nn.Module):
         dtype: torch.dtype | str = "float32",
     ) -> Prior:
         """Read a folder in diffusers' layout, frozen; `folder.load_prior` tells layout and errors."""
-        from .folder import load_prior
+        from specularip.diffusion.loading.folder import load_prior
 
         return load_prior(folder, device=device, dtype=dtype)
 
     def save(self, folder: str | PathLike[str], dtype: torch.dtype = torch.float16) -> None:
         """Write the folder that `load` reads, weights as safetensors in `dtype`."""
-        from .folder import save_prior
+        from specularip.diffusion.loading.folder import save_prior
 
         save_prior(self, folder, dtype)
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..cameras import Views, view_name
+from specularip.cameras import Views, view_name
 
 if TYPE_CHECKING:
-    from .prior import Prior
+    from specularip.diffusion.prior import Prior
 
 FRAMING_PHRASES = {"full": "full body", "upper": "upper body", "lower": "legs", "head": "head close-up"}
 """What each `cameras.Framing` shows, by its name."""

@@ -20,10 +20,10 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from .attention import KeyViews
-from .guidance import cfg_noise
-from .identity import Condition
-from .prior import Prior
+from specularip.diffusion.attention import KeyViews
+from specularip.diffusion.conditioning import Condition
+from specularip.diffusion.guidance import cfg_noise
+from specularip.diffusion.prior import Prior
 
 OWN_SHARE = 0.55
 """How much of its own attention a view between key views keeps."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .guidance import cfg_noise
-from .identity import Condition
-from .prior import Prior
+from specularip.diffusion.conditioning import Condition
+from specularip.diffusion.guidance import cfg_noise
+from specularip.diffusion.prior import Prior
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import GuidanceConfig
-from ..late import send
-from .guidance import anpg_direction, cfg_noise
-from .identity import Condition
-from .prior import Prior
+from specularip.diffusion.conditioning import Condition
+from specularip.diffusion.guidance import anpg_direction, cfg_noise
+from specularip.diffusion.prior import Prior
+from specularip.kernels.async_transfer import send
+from specularip.presets import GuidanceConfig
 
 
 @dataclass(frozen=True)

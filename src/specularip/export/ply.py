@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import UserError
-from ..gaussians import Gaussians
-from .atomic import atomic_path
+from specularip.errors import UserError
+from specularip.files import atomic_path
+from specularip.gaussians import Gaussians
 
 SH_0 = 0.28209479177387814
 """The constant spherical harmonic, 1 / (2√π)."""

@@ -12,12 +12,12 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 
-from ..cameras import FULL, Cameras
-from ..errors import UserError
-from .atomic import atomic_path
+from specularip.cameras import FULL, Cameras
+from specularip.errors import UserError
+from specularip.files import atomic_path
 
 if TYPE_CHECKING:
-    from ..avatar import Avatar
+    from specularip.avatar import Avatar
 
 
 def write_video(frames: Iterable[np.ndarray], path: str | os.PathLike[str], fps: float = 30.0) -> int:

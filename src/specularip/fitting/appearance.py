@@ -11,14 +11,14 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ..cameras import Cameras
-from ..gaussians import Gaussians, rotation_matrices
-from ..graphed import Graphed
-from ..specular import SpecularHead, in_view
-from ..specular.shading import LATENTS, RESIDUAL
-from .cloud import Cloud
-from .first_light import fit_first_light
-from .start import Sightings, Start, quantile_colors
+from specularip.cameras import Cameras
+from specularip.fitting.cloud import Cloud
+from specularip.fitting.first_light import fit_first_light
+from specularip.fitting.start import Sightings, Start, quantile_colors
+from specularip.gaussians import Gaussians, rotation_matrices
+from specularip.kernels.cuda_graphs import Graphed
+from specularip.specular import SpecularHead, in_view
+from specularip.specular.shading import LATENTS, RESIDUAL
 
 TINT_SHARE = 0.3
 """How much of the tie of materials holds for diffuse colours."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..gaussians import rotation_matrices
+from specularip.gaussians import rotation_matrices
 
 DEAD = 0.02
 """Opacity below which a Gaussian is moved to where it is of use."""

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cameras import Cameras
-from ..specular import SpecularHead
-from ..specular.shading import LATENTS, ROUGHNESS
-from .start import Sightings, Start, quantile_colors
+from specularip.cameras import Cameras
+from specularip.fitting.start import Sightings, Start, quantile_colors
+from specularip.specular import SpecularHead
+from specularip.specular.shading import LATENTS, ROUGHNESS
 
 CLUSTERS = 16
 ROUGHNESSES = (0.06, 0.15, 0.4)

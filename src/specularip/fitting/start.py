@@ -13,11 +13,11 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cameras import Cameras
-from ..gaussians import turned_to
-from ..posed_images import PosedImages, load_body_mesh, load_points, random_points
-from ..raster import rasterize
-from .worn import Worn, worn_things
+from specularip.cameras import Cameras
+from specularip.fitting.worn import Worn, worn_things
+from specularip.gaussians import turned_to
+from specularip.posed_images import PosedImages, load_body_mesh, load_points, random_points
+from specularip.raster import rasterize
 
 FLATNESS = (0.7, 0.7, 0.15)
 """Scales of a Gaussian on a surface with a known normal, in spacings."""

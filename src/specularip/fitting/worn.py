@@ -10,10 +10,10 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cameras import Cameras
-from ..gaussians import turned_to
-from ..posed_images import PosedImages
-from ..raster import rasterize
+from specularip.cameras import Cameras
+from specularip.gaussians import turned_to
+from specularip.posed_images import PosedImages
+from specularip.raster import rasterize
 
 NEAR, FAR, STEPS = 0.013, 0.05, 14
 """Distances from the mesh, as shares of the body's largest radius, between which things may be worn."""

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from specularip.kernels.threads import share_out
 from specularip.raster.projection import CHUNK, TILE
-from specularip.raster.threads import share_out
 
 DIGIT = 12
 """Bits of the depth that one pass sorts by: its 4,096 counters fit the first-level cache."""

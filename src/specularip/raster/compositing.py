@@ -18,8 +18,7 @@ import math
 import numpy as np
 from numba import njit
 
-from specularip.raster.projection import ALPHA_MIN, CHUNK, TILE
-from specularip.raster.simd import (
+from specularip.kernels.simd import (
     any_above,
     columns,
     exp2,
@@ -37,6 +36,7 @@ from specularip.raster.simd import (
     rows,
     store,
 )
+from specularip.raster.projection import ALPHA_MIN, CHUNK, TILE
 
 LANES = 16
 PIXELS = TILE * TILE

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from specularip.kernels.compiling import announce_compilation
+from specularip.kernels.threads import share_out
 from specularip.raster import binning, compositing, projection
-from specularip.raster.compiling import announce_compilation
-from specularip.raster.threads import share_out
 
 announce_compilation()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from specularip.raster.front import Raster
+from specularip.raster.api import Raster
 
 NEAR = 0.01
 BLUR = 0.3

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from specularip.specular.fused import no_triton
+from specularip.specular.dispatch import no_triton
 from specularip.specular.shading import LATENTS
 
 GROUPS = (3, 3, 4, 24)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..gaussians import Gaussians
-from .attention import MutualAttention
-from .fused import shade_fused
-from .shading import LATENTS, REFLECTANCE, harmonics
+from specularip.gaussians import Gaussians
+from specularip.specular.attention import MutualAttention
+from specularip.specular.dispatch import shade_fused
+from specularip.specular.shading import LATENTS, REFLECTANCE, harmonics
 
 PACE = 3.0
 """Logarithms of widths and colours are parameters times PACE: with the learning rate that turns an axis by

@@ -22,8 +22,8 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from specularip.raster.compiling import announce_compilation
-from specularip.raster.simd import (
+from specularip.kernels.compiling import announce_compilation
+from specularip.kernels.simd import (
     choose,
     exp2,
     fill,
@@ -36,7 +36,7 @@ from specularip.raster.simd import (
     sqrt,
     store,
 )
-from specularip.raster.threads import share_out
+from specularip.kernels.threads import share_out
 from specularip.specular import shading
 
 announce_compilation()

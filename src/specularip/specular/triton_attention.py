@@ -14,9 +14,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from specularip.kernels.launch import launch
 from specularip.specular import attention
 from specularip.specular.shading import LATENTS
-from specularip.specular.triton_launch import launch
 
 FORWARD_BLOCK, BACKWARD_BLOCK = 32, 32
 """Gaussians of a program, which is one warp: every lane has its own."""

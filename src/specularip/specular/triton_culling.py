@@ -10,8 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from specularip.cameras import Cameras
+from specularip.kernels.launch import launch
 from specularip.specular import culling
-from specularip.specular.triton_launch import launch
 
 BLOCK = 128
 

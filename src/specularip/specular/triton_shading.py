@@ -25,8 +25,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from specularip.kernels.launch import launch
 from specularip.specular import shading
-from specularip.specular.triton_launch import launch
 
 FORWARD_BLOCK, BACKWARD_BLOCK = 64, 32
 """Gaussians of a program, which is one warp: sums over its Gaussians then need no barrier. More than one a

@@ -8,19 +8,19 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..avatar import shade
-from ..body import Body, HeadEllipsoid
-from ..body.skeleton import draw_skeleton
-from ..cameras import Cameras, Views, face_camera
-from ..config import Config, GuidanceConfig
-from ..diffusion.faceid import FaceFeatures
-from ..diffusion.identity import Condition, Identity, condition_views, face_weight, identity
-from ..diffusion.prior import Prior
-from ..diffusion.prompts import PromptBook
-from ..gaussians import Gaussians
-from ..late import send
-from ..raster import Raster, rasterize
-from ..specular import SpecularHead, facing, shading_normals
+from specularip.avatar import shade
+from specularip.body import Body, HeadEllipsoid
+from specularip.body.skeleton import draw_skeleton
+from specularip.cameras import Cameras, Views, face_camera
+from specularip.diffusion.adapter import FaceFeatures
+from specularip.diffusion.conditioning import Condition, Identity, condition_views, face_weight, identity
+from specularip.diffusion.prior import Prior
+from specularip.diffusion.prompts import PromptBook
+from specularip.gaussians import Gaussians
+from specularip.kernels.async_transfer import send
+from specularip.presets import Config, GuidanceConfig
+from specularip.raster import Raster, rasterize
+from specularip.specular import SpecularHead, facing, shading_normals
 
 Face = Tensor | FaceFeatures
 

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cameras import HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
-from ..config import ScrConfig
-from ..diffusion.refine import refine
-from ..graphed import Graphed
-from ..late import Log, send
-from ..losses import Lpips, Perceptual
-from ..parallel import ALONE, Team
-from .guide import Guide, PhotoAnchor, as_images, draw
-from .seid import PHOTO_WEIGHT, specular_penalty
-from .state import State, set_rates, take_step
-from .views import full_body
+from specularip.cameras import HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
+from specularip.diffusion.refine import refine
+from specularip.kernels.async_transfer import Log, send
+from specularip.kernels.cuda_graphs import Graphed
+from specularip.losses import Lpips, Perceptual
+from specularip.presets import ScrConfig
+from specularip.stages.guide import Guide, PhotoAnchor, as_images, draw
+from specularip.stages.seid import PHOTO_WEIGHT, specular_penalty
+from specularip.stages.views import full_body
+from specularip.training.parallel import ALONE, Team
+from specularip.training.state import State, set_rates, take_step
 
 SLOWED = {
     **dict.fromkeys(("means", "quats", "log_scales", "opacity_logits"), 0.25),

@@ -15,20 +15,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..body.regions import HAND, NECK
-from ..body.regions import HEAD as HEAD_REGION
-from ..cameras import Cameras
-from ..config import SeidConfig
-from ..density import DensityConfig, DensityStats, accumulate, densify_and_prune, prune
-from ..diffusion.identity import Condition
-from ..diffusion.sds import sds
-from ..diffusion.timesteps import ahds_bounds, sample_timesteps
-from ..late import Log, send
-from ..parallel import ALONE, Team
-from ..raster import Raster
-from .guide import Guide, PhotoAnchor, as_images, draw
-from .state import State, set_rates, take_step
-from .views import part, step_views
+from specularip.body.regions import HAND, NECK
+from specularip.body.regions import HEAD as HEAD_REGION
+from specularip.cameras import Cameras
+from specularip.diffusion.conditioning import Condition
+from specularip.diffusion.sds import sds
+from specularip.diffusion.timesteps import ahds_bounds, sample_timesteps
+from specularip.kernels.async_transfer import Log, send
+from specularip.presets import SeidConfig
+from specularip.raster import Raster
+from specularip.stages.guide import Guide, PhotoAnchor, as_images, draw
+from specularip.stages.views import part, step_views
+from specularip.training.density import DensityConfig, DensityStats, accumulate, densify_and_prune, prune
+from specularip.training.parallel import ALONE, Team
+from specularip.training.state import State, set_rates, take_step
 
 PHOTO_WEIGHT = 2.0
 SKIN_FACTOR = 25.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..cameras import FULL, HEAD, UPPER, Cameras, Framing, Views, sample_views
-from ..config import OrbitConfig, SeidConfig
+from specularip.cameras import FULL, HEAD, UPPER, Cameras, Framing, Views, sample_views
+from specularip.presets import OrbitConfig, SeidConfig
 
 
 def step_views(config: SeidConfig, step: int, body_height: float, generator: torch.Generator) -> Views:

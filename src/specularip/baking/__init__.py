@@ -1,0 +1,1 @@
+"""Highlights as plain numbers for other viewers."""

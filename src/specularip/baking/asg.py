@@ -1,0 +1,280 @@
+"""Explicit anisotropic spherical Gaussians: colours from the view direction alone, and how they are fitted.
+
+    colour(v) = shown(Σ_j smooth_j · c_j(v) + Σ_k amplitude_k · lobe_k(v))
+    c(v) = 1, x, y, z, xy, yz, zx, x² − y², z², (1 − |z|)⁵
+    lobe_k(v) = exp(−((a_k m_x + q_k m_y)² + (b_k m_y)²) / s) / s    where v_z · light_kz > 0, else 0
+    m = (v + light_k) / 2,  s = max(m·m, NEAREST),  shown(c) = c up to 1, above it 1 + SHOULDER · (c − 1)
+
+with v the unit direction to the camera in the Gaussian's frame, whose z is the normal. m / √s is the half
+vector, so that a lobe is an ASG of half vectors with 1/|h|² as masking term, as in the head (see `shading`):
+what a surface mirrors of one direction. It bends and stretches towards grazing angles, as an ASG of the view
+direction does not. Colours are as shown (sRGB), bright ones as the head shows them; amplitudes may be
+negative. ASG: Xu et al., "Anisotropic Spherical Gaussians", SIGGRAPH Asia 2013.
+
+`fit_asgs` is variable projection (Golub and Pereyra 1973; Kaufman 1975): the smooth part and the amplitudes
+enter linearly and are solved for, so that Gauss-Newton, damped as by Levenberg and Marquardt, has to find the
+lights and shapes alone. One Gram matrix a step holds all that is needed, of every Gaussian at once. What is
+shown of values above 1 is linear too, but flatter: the values of one step say where, for the next.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from specularip.gaussians import rotation_matrices, turned_to
+from specularip.specular.shading import SHOULDER
+
+LOBES = 4
+"""K, unless another number is asked for."""
+SMOOTH = 10
+"""Columns that are no lobes: all of degree 2 and less, and a rim."""
+SHARPEST, BLUNTEST = 80.0, 0.3
+"""Limits of a and b: a standard deviation of one degree of the view, and next to nothing."""
+NEAREST = 0.02
+"""Of m·m, which is 0 where view and light are opposite."""
+STEPS, TRIAL_STEPS = 8, 4
+"""Of Gauss-Newton after each change of the lobes' number, and without each lobe in turn."""
+START_SHARPNESS = (2.0, 8.0, 32.0, 128.0, 512.0)
+"""a² and b²: what each lobe starts as the best of."""
+RIDGE = 3e-5
+"""Weight of the squares of all that is linear, but for the constant: keeps lobes from growing large against
+each other."""
+LONGEST_STEP = 0.5
+"""In radians and in logarithms of a lobe's width."""
+
+
+@dataclass(frozen=True)
+class Asgs:
+    """N colours as functions of the view direction, K lobes each, in the shown colour space (sRGB).
+
+    quats [N,4] wxyz, unit: turn x, y and z to a Gaussian's frame, in which all the rest is. smooth [N,10,3];
+    lights [N,K,3], unit; shapes [N,K,3]: a, q and b; amplitudes [N,K,3].
+    """
+
+    quats: Tensor
+    smooth: Tensor
+    lights: Tensor
+    shapes: Tensor
+    amplitudes: Tensor
+
+    def __call__(self, view_dirs: Tensor) -> Tensor:
+        """Colours [B,N,3] seen along view_dirs [B,N,3], unit, from surface to camera. Not clamped."""
+        view = torch.einsum("bni,nij->bnj", view_dirs, rotation_matrices(self.quats))
+        x, y, z = (0.5 * (view[:, :, None] + self.lights)).unbind(-1)
+        near = (x * x + y * y + z * z).clamp_min(NEAREST)
+        a, q, b = self.shapes.unbind(-1)
+        lobe = torch.exp(-((a * x + q * y).square() + (b * y).square()) / near) / near
+        lobe = lobe * (view[..., 2:] * self.lights[..., 2] > 0)
+        columns, factors = torch.cat([_smooth(view), lobe], -1), torch.cat([self.smooth, self.amplitudes], 1)
+        return _shown(torch.einsum("bnk,nkc->bnc", columns, factors))[0]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def fit_asgs(directions: Tensor, targets: Tensor, weights: Tensor, quats: Tensor, lobes: int = LOBES) -> Asgs:
+    """The `Asgs` that come closest to targets [n,M,3] at unit directions [n,M,3], squares weighted by
+    weights [n,M] ≥ 0. quats [n,4]: the Gaussians' frames. Deterministic; memory grows with n · M · lobes.
+
+    Lobes come one by one, each where most is left to explain, and all settle after each. One more than wanted
+    comes, and the one goes that the others, settled again, miss least.
+    """
+    samples = _Samples.of(directions @ rotation_matrices(quats), targets, weights)
+    none = directions.new_zeros(len(directions), 0, 3)
+    plain = torch.ones_like(samples.roots)
+    state = samples.state(none[..., None].expand(-1, -1, -1, 3), none, samples.targets, plain)
+    for _ in range(lobes + 1):
+        state = _settled(samples, _with_lobe(samples, state), STEPS)
+    state = _settled(samples, _without_lobe(samples, state), STEPS)
+    linear = state.linear.to(targets)
+    log_a, q, log_b = state.shapes.unbind(-1)
+    return Asgs(
+        quats=quats,
+        smooth=linear[:, :SMOOTH].contiguous(),
+        lights=state.frames[:, :, 2].contiguous(),
+        shapes=torch.stack([log_a.exp(), q, log_b.exp()], -1),
+        amplitudes=linear[:, SMOOTH:].contiguous(),
+    )
+
+
+def _smooth(view: Tensor) -> Tensor:
+    """The columns that are no lobes, [...,10], of views [...,3]."""
+    x, y, z = view.unbind(-1)
+    rim = (1 - z.abs()) ** 5
+    return torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, z * x, x * x - y * y, z * z, rim], -1)
+
+
+def _shown(value: Tensor) -> tuple[Tensor, Tensor]:
+    """A colour as shown, and how steeply that follows the value."""
+    bright = value > 1
+    return torch.where(bright, 1 + SHOULDER * (value - 1), value), torch.where(bright, SHOULDER, 1.0)
+
+
+def _settled(samples: _Samples, state: _State, steps: int) -> _State:
+    damping = torch.full_like(state.error, 1e-2)
+    for _ in range(steps):
+        trial = samples.state(*_moved(state, damping), state.aim, state.steep)
+        better = trial.error < state.error
+        damping = torch.where(better, 0.3 * damping, 4 * damping).clamp(1e-6, 1e4)
+        state = _chosen(better, trial, state)
+    return state
+
+
+def _with_lobe(samples: _Samples, state: _State) -> _State:
+    """One lobe more: what is mirrored where most is left, round, as wide as explains most of that."""
+    peak = state.left.square().sum(1).argmax(1)
+    seen = samples.directions.gather(2, peak[:, None, None].expand(-1, 3, 1))[..., 0]
+    light = seen * seen.new_tensor([-1.0, -1.0, 1.0])
+    frame = rotation_matrices(turned_to(light)).mT[:, None]
+    widths = 0.5 * seen.new_tensor(START_SHARPNESS).log()
+    shapes = torch.stack([widths, torch.zeros_like(widths), widths], -1).expand(len(seen), -1, 3)
+    tries = seen.new_empty(*shapes.shape[:2], samples.roots.shape[1])
+    samples.write_lobes(frame.expand(-1, len(widths), 3, 3), shapes, samples.roots, tries)
+    gain = (tries @ state.left.mT).square().sum(2) / tries.square().sum(2).clamp_min(1e-12)
+    shape = shapes.gather(1, gain.argmax(1)[:, None, None].expand(-1, 1, 3))
+    frames, shapes = torch.cat([state.frames, frame], 1), torch.cat([state.shapes, shape], 1)
+    return samples.state(frames, shapes, state.aim, state.steep)
+
+
+def _without_lobe(samples: _Samples, state: _State) -> _State:
+    """One lobe less: the one that the others miss least."""
+    lobes = state.frames.shape[1]
+    best: _State | None = None
+    for gone in range(lobes):
+        kept = [lobe for lobe in range(lobes) if lobe != gone]
+        trial = samples.state(state.frames[:, kept], state.shapes[:, kept], state.aim, state.steep)
+        trial = _settled(samples, trial, TRIAL_STEPS)
+        best = trial if best is None else _chosen(trial.error < best.error, trial, best)
+    assert best is not None
+    return best
+
+
+@dataclass(frozen=True)
+class _State:
+    """Lobes of n Gaussians, K each, and what follows from them; what is solved for, in float64.
+
+    frames [n,K,3,3]: rows are two directions that the light can turn to, and the light. shapes [n,K,3]:
+    (log a, q, log b). A lobe's five numbers are the light's two turns and these.
+    error [n]: weighted squares that are left (with the ridge). linear [n,10+K,3]: the best smooth part and
+    amplitudes. left [n,3,M]: what a change of the value would mend, times the roots of the weights.
+    aim [n,3,M] and steep [n,M] are what the next step solves for: values to come close to, and how much of a
+    change of them is shown.
+    hessian [n,5K,5K] and descent [n,5K]: of the five numbers each, less what a change of the linear part
+    would make up for.
+    """
+
+    frames: Tensor
+    shapes: Tensor
+    error: Tensor
+    linear: Tensor
+    left: Tensor
+    aim: Tensor
+    steep: Tensor
+    hessian: Tensor
+    descent: Tensor
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """What to fit. directions [n,3,M], in the Gaussians' frames; smooth [n,10,M], the columns that are no
+    lobes; targets [n,3,M]; roots [n,M] of the weights, above 0."""
+
+    directions: Tensor
+    smooth: Tensor
+    targets: Tensor
+    roots: Tensor
+
+    @staticmethod
+    def of(directions: Tensor, targets: Tensor, weights: Tensor) -> _Samples:
+        roots = (weights / weights.sum(1, keepdim=True).clamp_min(1e-30) + 1e-12).sqrt()
+        wide, smooth = directions.mT.contiguous(), _smooth(directions).mT.contiguous()
+        return _Samples(wide, smooth, targets.mT.contiguous(), roots)
+
+    def state(self, frames: Tensor, shapes: Tensor, aim: Tensor, steep: Tensor) -> _State:
+        count, lobes = frames.shape[:2]
+        linear, turning = SMOOTH + lobes, 5 * lobes
+        columns = self.roots.new_empty(count, linear + turning + 3, self.roots.shape[1])
+        roots = self.roots * steep
+        torch.mul(self.smooth, roots[:, None], out=columns[:, :SMOOTH])
+        torch.mul(aim, roots[:, None], out=columns[:, -3:])
+        slopes = columns[:, linear:-3]
+        self.write_lobes(frames, shapes, roots, columns[:, SMOOTH:linear], slopes.unflatten(1, (lobes, 5)))
+        gram = (columns @ columns.mT).double()
+        own, cross, target = gram[:, :linear].split([linear, turning, 3], 2)
+        ridge = torch.full((linear,), RIDGE, dtype=own.dtype, device=own.device)
+        ridge[0] = 1e-3 * RIDGE
+        solved = torch.linalg.solve_ex(own + torch.diag(ridge), torch.cat([target, cross], 2))[0]
+        best, made_up_for = solved.split([3, turning], 2)
+        value = best.to(columns).mT @ columns[:, :linear] / roots[:, None]
+        shown, tone = _shown(value)
+        missing = self.targets - shown
+        error = (self.roots[:, None] * missing).double().square().sum((1, 2))
+        error = error + (ridge[:, None] * best.square()).sum((1, 2))
+        # One Gram matrix serves all three colours: the steepest of them counts, and a flatter one moves less.
+        steepest = tone.amax(1)
+        aim = value + missing * (tone / steepest.square()[:, None])
+        left = self.roots[:, None] * tone * missing
+        amplitudes = best[:, SMOOTH:].repeat_interleave(5, 1)  # [n,5K,3]
+        descent = ((slopes @ (left / steep[:, None]).mT).double() * amplitudes).sum(2)
+        hessian = (gram[:, linear:-3, linear:-3] - cross.mT @ made_up_for) * (amplitudes @ amplitudes.mT)
+        error = error.nan_to_num(torch.inf, torch.inf, torch.inf)
+        return _State(frames, shapes, error, best, left, aim, steepest, hessian, descent)
+
+    def write_lobes(
+        self, frames: Tensor, shapes: Tensor, roots: Tensor, lobes: Tensor, slopes: Tensor | None = None
+    ) -> None:
+        """Write values into lobes [n,K,M] and derivatives by the five numbers into slopes [n,K,5,M], both
+        times roots [n,M]."""
+        # Of the directions along the light and what it can turn to.
+        turns = (frames.flatten(1, 2) @ self.directions).unflatten(1, (frames.shape[1], 3))
+        light = frames[:, :, 2, :, None]
+        near = 0.5 + 0.5 * turns[:, :, 2]
+        far = near > NEAREST
+        inverse = near.clamp_min_(NEAREST).reciprocal_()
+        root = inverse.sqrt()
+        x, y = (0.5 * root * (self.directions[:, None, axis] + light[:, :, axis]) for axis in (0, 1))
+        a, q, b = shapes[..., None].unbind(2)
+        a, b = a.exp(), b.exp()
+        u, v = a * x + q * y, b * y
+        square = u * u + v * v
+        bell = torch.exp(-square).mul_(inverse).mul_(roots[:, None])
+        torch.mul(bell, self.directions[:, None, 2] * light[:, :, 2] > 0, out=lobes)
+        if slopes is None:
+            return
+        minus_u, minus_v = -2 * lobes * u, -2 * lobes * v
+        narrowing = square.sub_(1).mul_(lobes).mul_(inverse).mul_(0.5 * far)  # as m·m grows with the turn
+        root_u, root_v = 0.5 * root * minus_u, 0.5 * root * minus_v
+        for turn in (0, 1):
+            along, across = frames[:, :, turn, 0, None], frames[:, :, turn, 1, None]
+            moved = (a * along + q * across) * root_u + b * across * root_v
+            torch.addcmul(moved, narrowing, turns[:, :, turn], out=slopes[:, :, turn])
+        torch.mul(minus_u, a * x, out=slopes[:, :, 2])
+        torch.mul(minus_u, y, out=slopes[:, :, 3])
+        torch.mul(minus_v, v, out=slopes[:, :, 4])
+
+
+def _moved(state: _State, damping: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames and shapes after one damped step of Gauss and Newton."""
+    diagonal = state.hessian.diagonal(dim1=1, dim2=2)
+    damp = damping[:, None] * (diagonal.clamp_min(0) + 1e-3 * diagonal.amax(1, keepdim=True)) + 1e-12
+    step = torch.linalg.solve_ex(state.hessian + torch.diag_embed(damp), state.descent)[0]
+    step = step.nan_to_num(0, 0, 0).clamp(-LONGEST_STEP, LONGEST_STEP).to(state.shapes)
+    step = step.unflatten(1, (*state.shapes.shape[1:2], 5))
+    x, y, z = state.frames.unbind(2)
+    z = F.normalize(z + step[..., 0:1] * x + step[..., 1:2] * y, dim=-1)
+    x = F.normalize(x - (x * z).sum(-1, keepdim=True) * z, dim=-1)
+    log_a, q, log_b = (state.shapes + step[..., 2:]).unbind(-1)
+    log_a, log_b = (log.clamp(math.log(BLUNTEST), math.log(SHARPEST)) for log in (log_a, log_b))
+    frames = torch.stack([x, torch.linalg.cross(z, x), z], 2)
+    return frames, torch.stack([log_a, q.clamp(-SHARPEST, SHARPEST), log_b], -1)
+
+
+def _chosen(chosen: Tensor, a: _State, b: _State) -> _State:
+    """a or b, Gaussian by Gaussian."""
+    pairs = ((getattr(a, field.name), getattr(b, field.name)) for field in fields(_State))
+    return _State(*(torch.where(chosen.view(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in pairs))

@@ -1,0 +1,288 @@
+"""UNet and ControlNet of Stable Diffusion without gradients, all branches of guidance in one pass.
+
+What the branches share is computed once: they differ in their words and faces alone, which first speak in
+the first transformer's cross-attention. Until there the batch is the V views, after it all evaluations,
+branch-major: evaluation i is of view i mod V, and the last branch may leave out the last views. Keys and
+values of all words are one matrix product, and so are all time embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from specularip.diffusion.attention import IdentityCrossAttention, KeyViews, attend_shared
+from specularip.diffusion.fast.layers import (
+    EntryConvolution,
+    Upsampling,
+    abreast,
+    concatenated,
+    convolve,
+    group_norm,
+    linear,
+    pack,
+    resnet,
+)
+from specularip.diffusion.fast.ops import (
+    Features,
+    Part,
+    add_layer_norm,
+    bias_silu,
+    cross_attention,
+    geglu,
+    join,
+    normalize,
+    self_attention,
+)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every block reads besides the features.
+
+    shifts: by resnet block, its time embedding and first bias, [V,D] float32. words, faces: by
+    cross-attention, keys and values [E,T,2C] of E evaluations. face_scale [E] float32.
+    """
+
+    shifts: dict[int, Tensor]
+    words: dict[int, Tensor]
+    faces: dict[int, Tensor]
+    face_scale: Tensor | None
+    key_views: KeyViews | None
+
+
+def supported(network: Any) -> bool:
+    """Whether a UNet2DConditionModel or ControlNetModel is built of Stable Diffusion 1's parts."""
+    config = network.config
+    kinds = {*config.down_block_types, *getattr(config, "up_block_types", ())}
+    known = {"CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"}
+    plain = (
+        config.act_fn == "silu"
+        and config.resnet_time_scale_shift == "default"
+        and config.class_embed_type is None
+        and config.addition_embed_type is None
+        and config.encoder_hid_dim is None
+        and config.norm_num_groups is not None
+        and not config.only_cross_attention
+        and config.mid_block_type == "UNetMidBlock2DCrossAttn"
+        and not getattr(config, "center_input_sample", False)
+        and not getattr(config, "global_pool_conditions", False)
+        and getattr(config, "conv_in_kernel", 3) == 3
+        and getattr(config, "conv_out_kernel", 3) == 3
+    )
+    attentions = [m for m in network.modules() if type(m).__name__ == "Transformer2DModel"]
+    return plain and kinds <= known and all(len(a.transformer_blocks) == 1 for a in attentions)
+
+
+class Transformer:
+    """A diffusers Transformer2DModel of one block: self-attention, cross-attention, feed-forward."""
+
+    def __init__(self, module: Any) -> None:
+        self.module, self.block = module, module.transformer_blocks[0]
+        attn = self.block.attn1
+        self.qkv = concatenated([attn.to_q.weight, attn.to_k.weight, attn.to_v.weight])
+        # The feed-forward's last bias, seen through the projection that follows it.
+        self.exit = module.proj_out.weight.data.flatten(1)
+        carried = self.exit.float() @ self.block.ff.net[2].bias.data.float()
+        self.exit_bias = (module.proj_out.bias.data.float() + carried).to(self.exit.dtype)
+
+    def _self_attention(self, x: Tensor, key_views: KeyViews | None) -> Tensor:
+        attn = self.block.attn1
+        query, key, value = F.linear(x, self.qkv).chunk(3, -1)
+        layer = getattr(attn.processor, "layer", None)
+        if key_views is not None and layer is not None:
+            out = attend_shared(query, key, value, attn.heads, layer, key_views, self_attention)
+        else:
+            out = self_attention(query, key, value, attn.heads)
+        return linear(out, attn.to_out[0])
+
+    def __call__(self, x: Features, context: Context) -> Features:
+        block = self.block
+        tokens = linear(normalize(x.x, group_norm(self.module.norm, x), silu=False), self.module.proj_in)
+        tokens = tokens.flatten(1, 2)
+        tokens, normed = self._add_norm(tokens, None, block.norm1)
+        tokens, normed = self._add_norm(tokens, self._self_attention(normed, context.key_views), block.norm2)
+        key, value = context.words[id(block)].chunk(2, -1)
+        face = context.faces.get(id(block))
+        face_key, face_value = (None, None) if face is None else face.chunk(2, -1)
+        query = F.linear(normed, block.attn2.to_q.weight)
+        attended = cross_attention(
+            query, key, value, block.attn2.heads, face_key, face_value, context.face_scale
+        )
+        tokens, normed = self._add_norm(tokens, linear(attended, block.attn2.to_out[0]), block.norm3)
+        inner, outer = block.ff.net[0].proj, block.ff.net[2]
+        hidden = geglu(normed, inner.weight, inner.bias).flatten(0, 1)
+        tokens = tokens.flatten(0, 1).addmm_(hidden, outer.weight.T).view_as(tokens)
+        out = F.linear(tokens, self.exit, self.exit_bias)
+        return join([Part(out.unflatten(1, x.x.shape[1:3]), x.x)])
+
+    @staticmethod
+    def _add_norm(x: Tensor, delta: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+        return add_layer_norm(x, delta, norm.weight, norm.bias, norm.eps)
+
+
+class Trunk:
+    """What UNet and ControlNet have in common: time, words, and the blocks down to the middle."""
+
+    def __init__(self, network: Any) -> None:
+        pack(network)
+        self.network = network
+        self.entry = EntryConvolution(network.conv_in)
+        modules = list(network.modules())
+        self.resnets = [m for m in modules if getattr(m, "time_emb_proj", None) is not None]
+        self.time_weight = concatenated([m.time_emb_proj.weight for m in self.resnets])
+        biases = [m.time_emb_proj.bias.data.float() + m.conv1.bias.data.float() for m in self.resnets]
+        self.time_bias = torch.cat(biases)
+        transformers = [m for m in modules if type(m).__name__ == "Transformer2DModel"]
+        self.transformers = {id(m): Transformer(m) for m in transformers}
+        self.blocks = [m.transformer_blocks[0] for m in transformers]
+        self.word_weight = concatenated(
+            [w for b in self.blocks for w in (b.attn2.to_k.weight, b.attn2.to_v.weight)]
+        )
+        faces = [b.attn2.processor for b in self.blocks]
+        self.face_weight = None
+        if all(isinstance(p, IdentityCrossAttention) for p in faces):
+            self.face_weight = concatenated([w for p in faces for w in (p.to_k_ip.weight, p.to_v_ip.weight)])
+
+    def context(
+        self,
+        timesteps: Tensor,
+        text: Tensor,
+        identity: Tensor | None,
+        identity_scale: Tensor | None,
+        key_views: KeyViews | None,
+    ) -> Context:
+        dtype = self.time_weight.dtype
+        wave = self.network.time_proj(timesteps).to(dtype)
+        time = F.silu(self.network.time_embedding(wave))
+        shifts = F.linear(time, self.time_weight).float() + self.time_bias
+        widths = [m.time_emb_proj.out_features for m in self.resnets]
+        spans = [2 * b.attn2.to_k.out_features for b in self.blocks]
+        words = F.linear(text.to(dtype), self.word_weight).split(spans, -1)
+        faces: tuple[Tensor, ...] = ()
+        scale = None
+        if identity is not None and self.face_weight is not None:
+            faces = F.linear(identity.to(dtype), self.face_weight).split(spans, -1)
+            scale = identity.new_ones(len(identity)) if identity_scale is None else identity_scale
+            scale = scale.float()
+        return Context(
+            {id(m): s.contiguous() for m, s in zip(self.resnets, shifts.split(widths, 1))},
+            {id(b): w for b, w in zip(self.blocks, words)},
+            {id(b): f for b, f in zip(self.blocks, faces)},
+            scale,
+            key_views,
+        )
+
+    def layer(self, block: Any, index: int, x: Features, context: Context) -> Features:
+        """Resnet `index` of a block, and the transformer after it if there is one."""
+        part = block.resnets[index]
+        x = resnet(part, x, context.shifts[id(part)])
+        attentions = getattr(block, "attentions", None)
+        return x if attentions is None else self.transformers[id(attentions[index])](x, context)
+
+    def down(self, x: Features, context: Context) -> tuple[Features, list[Tensor]]:
+        """Down blocks and middle: the middle's features, and what the up blocks will join."""
+        skips = [x.x]
+        for block in self.network.down_blocks:
+            for index in range(len(block.resnets)):
+                x = self.layer(block, index, x, context)
+                skips.append(x.x)
+            if block.downsamplers is not None:
+                conv = block.downsamplers[0].conv
+                x = join([Part(convolve(x.x, conv.weight, stride=2, padding=1), None, conv.bias)])
+                skips.append(x.x)
+        middle = self.network.mid_block
+        first, second = middle.resnets
+        x = resnet(first, x, context.shifts[id(first)])
+        x = self.transformers[id(middle.attentions[0])](x, context)
+        return resnet(second, x, context.shifts[id(second)]), skips
+
+
+class ControlNet(Trunk):
+    """Pose drawings to what is added to the UNet's skips and middle."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__(network)
+        embedding = network.controlnet_cond_embedding
+        self.hint_entry = EntryConvolution(embedding.conv_in)
+        self.hint_biases = [bias_silu(conv.bias.data) for conv in embedding.blocks]
+
+    def hint(self, pose: Tensor) -> Tensor:
+        """pose [V,3,8h,8w] in 0..1 -> its embedding without the last bias, [V,h,w,C]."""
+        embedding = self.network.controlnet_cond_embedding
+        if self.network.config.controlnet_conditioning_channel_order == "bgr":
+            pose = pose.flip(1)
+        x = F.silu(self.hint_entry(pose))
+        for conv, bias in zip(embedding.blocks, self.hint_biases):
+            x = normalize(convolve(x, conv.weight, stride=conv.stride[0], padding=1), bias)
+        return convolve(x, embedding.conv_out.weight)
+
+    def __call__(
+        self, noisy: Tensor, timesteps: Tensor, text: Tensor, hint: Tensor
+    ) -> tuple[Features, list[Tensor]]:
+        """noisy [V,c,h,w], timesteps [V], text [E,T,D], hint [V,h,w,C]: residuals of middle and skips."""
+        context = self.context(timesteps, text, None, None, None)
+        bias = self.network.controlnet_cond_embedding.conv_out.bias
+        x, skips = self.down(join([Part(self.entry(noisy), hint, bias)]), context)
+        residuals = [linear(s, conv) for s, conv in zip(skips, self.network.controlnet_down_blocks)]
+        return Features(linear(x.x, self.network.controlnet_mid_block)), residuals
+
+
+class UNet(Trunk):
+    """The denoiser."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__(network)
+        self.up = [
+            None if block.upsamplers is None else Upsampling(block.upsamplers[0].conv)
+            for block in network.up_blocks
+        ]
+        last = network.conv_out
+        weight = F.pad(last.weight.data, (0, 0, 0, 0, 0, 0, 0, -last.out_channels % 8))
+        self.exit, self.bias = weight.contiguous(memory_format=torch.channels_last), last.bias.data.float()
+
+    def __call__(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        identity: Tensor | None = None,
+        identity_scale: Tensor | None = None,
+        key_views: KeyViews | None = None,
+        control: ControlNet | None = None,
+        hint: Tensor | None = None,
+    ) -> Tensor:
+        """Arguments of `Prior.model_output`: noisy and timesteps of V views, with `ControlNet.hint` of their
+        poses; text, identity and identity_scale of E evaluations -> [E,c,h,w] float32."""
+
+        def own() -> tuple[Features, list[Tensor]]:
+            context = self.context(timesteps, text, identity, identity_scale, key_views)
+            contexts.append(context)
+            return self.down(Features(self.entry(noisy)), context)
+
+        def steering() -> tuple[Features, list[Tensor]]:
+            assert control is not None and hint is not None
+            return control(noisy, timesteps, text, hint)
+
+        contexts: list[Context] = []
+        steered = control is not None and hint is not None
+        # The two networks meet in the middle: until then they run side by side.
+        (x, skips), *rest = abreast([own, steering] if steered else [own])
+        residuals = rest[0][1] if steered else []
+        context, value, other = contexts[0], x.x, rest[0][0].x if steered else None
+        for block, up in zip(self.network.up_blocks, self.up):
+            for index in range(len(block.resnets)):
+                skip = Part(skips.pop(), residuals.pop() if residuals else None)
+                # The middle and its residual are added up on the way.
+                x = self.layer(block, index, join([Part(value, other), skip]), context)
+                value, other = x.x, None
+            if up is not None:
+                value = up(value)
+                x = Features(value)
+        norm = group_norm(self.network.conv_norm_out, x)
+        out = convolve(normalize(x.x, norm), self.exit)[..., : len(self.bias)].float() + self.bias
+        return out.permute(0, 3, 1, 2).contiguous()

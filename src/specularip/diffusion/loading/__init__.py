@@ -1,0 +1,1 @@
+"""Reading a prior: where its parts are, files of weights, networks, adapters."""

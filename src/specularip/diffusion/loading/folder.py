@@ -1,0 +1,259 @@
+"""A prior's folder: diffusers' layout, read and written. Nothing in it is ever unpickled into objects.
+
+- `model_index.json` names the components.
+- `unet/`, `scheduler/`, `text_encoder/`, `tokenizer/` must be there.
+- `vae/`: without it the UNet works on pixels.
+- `controlnet/`: the pose ControlNet, if pose is not among the UNet's input channels.
+- `image_encoder/`: a CLIPVisionModelWithProjection, with its `preprocessor_config.json`.
+- `ip_adapter/`: one .safetensors (or published .bin) with `image_proj.*` and `ip_adapter.N.*`, plain or
+  FaceID-PlusV2.
+
+The published networks of the sd15 preset come from several places: see `sources.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from specularip.diffusion.adapter import load_identity
+from specularip.diffusion.attention import identity_layers
+from specularip.diffusion.loading.networks import Kind, check_together, load_network
+from specularip.diffusion.loading.weights import first_line, read_json
+from specularip.diffusion.prior import CLIP_MEAN, CLIP_STD, Prior, pick_dtype
+from specularip.errors import UserError
+
+WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
+NETWORKS: tuple[Kind, ...] = ("unet", "text_encoder", "vae", "controlnet", "image_encoder")
+
+
+def load_prior(
+    folder: str | PathLike[str], *, device: torch.device | str = "cpu", dtype: torch.dtype | str = "auto"
+) -> Prior:
+    """Read a prior, frozen and in eval mode, weights in `dtype` ("auto": see `pick_dtype`), channels last.
+
+    Raises UserError for a missing part, files that are not whole, networks of different models, and keys that
+    are missing, unknown or of the wrong shape; each names the file and the key.
+    """
+    root = Path(folder)
+    if root.is_file():
+        raise UserError(f"{root} is a file: a prior is a folder in diffusers' layout with model_index.json")
+    if not root.is_dir():
+        raise UserError(f"there is no prior folder {root}")
+    index = read_json(root / "model_index.json")
+    for part in ("unet", "scheduler", "text_encoder", "tokenizer"):
+        if not (root / part).is_dir():
+            raise UserError(f"prior {root} has no {part}/ folder")
+    for part, value in index.items():
+        # Safety checkers and feature extractors are listed by published pipelines and not used here.
+        used = part in ("vae", "controlnet", "image_encoder", "ip_adapter")
+        if used and isinstance(value, list) and value[0] and not (root / part).is_dir():
+            raise UserError(f"prior {root}: model_index.json lists {part}, but there is no {part}/ folder")
+    nets = {kind: load_network(kind, root / kind) if (root / kind).is_dir() else None for kind in NETWORKS}
+    check_together(nets, {kind: str(root / kind) for kind in NETWORKS})
+    tokenizer = load_tokenizer(root / "tokenizer")
+    scheduler = load_scheduler(root / "scheduler", clip_sample=nets["vae"] is None)
+    adapter = None
+    if (root / "ip_adapter").is_dir():
+        if nets["image_encoder"] is None:
+            raise UserError(f"prior {root} has ip_adapter/ but no image_encoder/ folder")
+        adapter = find_adapter(root / "ip_adapter")
+    return assemble(
+        nets,
+        tokenizer,
+        scheduler,
+        adapter,
+        root / "image_encoder",
+        lora_merged=True,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def assemble(
+    networks: Mapping[Kind, Any],
+    tokenizer: Any,
+    scheduler: Any,
+    adapter: Path | None,
+    image_encoder: Path,
+    *,
+    lora_merged: bool,
+    device: torch.device | str,
+    dtype: torch.dtype | str,
+) -> Prior:
+    """The prior of networks that were read: the adapter attached, frozen, on its device.
+
+    adapter, lora_merged: see `load_identity`. image_encoder: where its preprocessor_config.json may lie.
+    """
+    unet, encoder = networks["unet"], networks["image_encoder"]
+    projection = None if adapter is None else load_identity(unet, adapter, encoder, lora_merged=lora_merged)
+    words, known = len(tokenizer), int(networks["text_encoder"].config.vocab_size)
+    if words > known:
+        raise UserError(
+            f"{tokenizer.name_or_path} is the tokenizer of another model: it has {words} words, and the text "
+            f"encoder knows {known}"
+        )
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    if encoder is not None and (image_encoder / "preprocessor_config.json").is_file():
+        mean, std = read_normalisation(image_encoder / "preprocessor_config.json")
+    prior = Prior(
+        unet,
+        networks["text_encoder"],
+        tokenizer,
+        scheduler,
+        networks["vae"],
+        networks["controlnet"],
+        encoder,
+        projection,
+        mean,
+        std,
+    )
+    if isinstance(dtype, str):
+        dtype = pick_dtype(dtype, device)
+    prior.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return prior.eval().requires_grad_(False)
+
+
+def read_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of red, green and blue in a preprocessor_config.json; CLIP's where it is silent."""
+    config = read_json(path)
+    values = []
+    for key, usual in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)):
+        value = config.get(key, usual)
+        try:
+            red, green, blue = value
+            values.append((float(red), float(green), float(blue)))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: {key} must be three numbers, not {value}") from error
+    return values[0], values[1]
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder. Raises UserError."""
+    # Imported here: it takes seconds, and `--help` or a wrong argument should not wait for it.
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise UserError(f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json with merges.txt")
+    try:
+        # Left open, trust_remote_code would ask whether to run a program that the folder names.
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises anything from KeyError to its own classes here
+        raise UserError(f"cannot read the tokenizer in {folder}: {first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"the tokenizer in {folder} has no pad_token: it is of another model")
+    return tokenizer
+
+
+def load_scheduler(folder: Path, *, clip_sample: bool) -> Any:
+    """The noise schedule in a folder, as DDIM. clip_sample: what holds where its config is silent."""
+    path = folder / "scheduler_config.json"
+    schedule = read_json(path)
+    # diffusers' default for a config that is silent would clamp latents, which have no such range.
+    schedule.setdefault("clip_sample", clip_sample)
+    return make_scheduler(schedule, path)
+
+
+def make_scheduler(schedule: dict[str, Any], path: Path | str) -> Any:
+    """DDIM over the betas that `schedule` describes. path: where it is from, for the error."""
+    from diffusers import DDIMScheduler
+
+    try:
+        scheduler = DDIMScheduler.from_config(schedule)
+    except (ValueError, NotImplementedError, TypeError) as error:
+        raise UserError(f"cannot use {path}: {first_line(error)}") from error
+    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+        raise UserError(
+            f"{path}: prediction_type must be epsilon or v_prediction, not {scheduler.config.prediction_type}"
+        )
+    return scheduler
+
+
+def find_adapter(folder: Path) -> Path:
+    """The one file of an identity adapter in a folder."""
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    if len(files) != 1:
+        raise UserError(f"{folder} must hold one .safetensors or .bin file, it holds {len(files)}")
+    return files[0]
+
+
+def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = torch.float16) -> None:
+    """Write `prior` as a folder that `load_prior` reads, weights in `dtype`. A prior there is replaced.
+
+    Everything goes to a temporary folder beside it first, so that a crash leaves no half of a prior. A LoRA
+    that was merged stays merged: it is written as part of the UNet. Raises UserError where something else is.
+    """
+    target = Path(folder)
+    if target.exists() and not (target / "model_index.json").is_file():
+        if not target.is_dir() or any(target.iterdir()):
+            raise UserError(f"{target} is there and is no prior, so it is not replaced: name another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        work.chmod(0o755)
+        index: dict[str, Any] = {"_class_name": "SpecularIPPrior"}
+        for part, library in (
+            ("unet", "diffusers"),
+            ("vae", "diffusers"),
+            ("controlnet", "diffusers"),
+            ("text_encoder", "transformers"),
+            ("image_encoder", "transformers"),
+        ):
+            model = getattr(prior, part)
+            if model is None:
+                continue
+            model = getattr(model, "_orig_mod", model)  # of a torch.compile'd one, the module itself
+            index[part] = [library, type(model).__name__]
+            state = {k: v for k, v in model.state_dict().items() if ".processor." not in k}
+            (work / part).mkdir()
+            _save_tensors(state, work / part / WEIGHTS[library], dtype)
+            config = model.config
+            config = config.to_dict() if library == "transformers" else dict(config)
+            config = {k: v for k, v in config.items() if k not in ("_name_or_path", "dtype", "torch_dtype")}
+            if library == "diffusers":
+                config["_class_name"] = type(model).__name__
+            _write_json(config, work / part / "config.json")
+        index["tokenizer"] = ["transformers", type(prior.tokenizer).__name__]
+        prior.tokenizer.save_pretrained(str(work / "tokenizer"))
+        index["scheduler"] = ["diffusers", "DDIMScheduler"]
+        prior.scheduler.save_pretrained(str(work / "scheduler"))
+        if prior.image_encoder is not None:
+            preprocess = {"image_mean": list(prior.face_mean), "image_std": list(prior.face_std)}
+            _write_json(preprocess, work / "image_encoder" / "preprocessor_config.json")
+        if prior.image_projection is not None:
+            index["ip_adapter"] = ["specularip", type(prior.image_projection).__name__]
+            state = {f"image_proj.{k}": v for k, v in prior.image_projection.state_dict().items()}
+            for name, layer in identity_layers(prior.unet).items():
+                state |= {f"{name}.{k}": v for k, v in layer.state_dict().items()}
+            (work / "ip_adapter").mkdir()
+            _save_tensors(state, work / "ip_adapter" / "ip_adapter.safetensors", dtype)
+        _write_json(index, work / "model_index.json")
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(work, target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _write_json(value: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _save_tensors(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
+    tensors = {}
+    for key, value in state.items():
+        value = value.detach().cpu().contiguous()
+        tensors[key] = value.to(dtype) if value.is_floating_point() else value
+    save_file(tensors, str(path), metadata={"format": "pt"})

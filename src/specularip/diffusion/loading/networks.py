@@ -1,0 +1,269 @@
+"""One network of a prior from a folder or from a single file, and whether networks belong together."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from specularip.diffusion.loading import original_names as original
+from specularip.diffusion.loading.weights import (
+    Names,
+    fill,
+    find_weights,
+    first_line,
+    quiet,
+    read_json,
+    read_tensors,
+)
+from specularip.errors import UserError
+
+Kind = Literal["unet", "vae", "controlnet", "text_encoder", "image_encoder"]
+
+CLASSES: dict[Kind, str] = {
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "controlnet": "ControlNetModel",
+    "text_encoder": "CLIPTextModel",
+    "image_encoder": "CLIPVisionModelWithProjection",
+}
+
+PUBLISHED: dict[Kind, dict[str, Any]] = {
+    "unet": {
+        "sample_size": 64,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "layers_per_block": 2,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+    },
+    "vae": {
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "norm_num_groups": 32,
+        "sample_size": 256,
+        "scaling_factor": 0.18215,
+    },
+    "controlnet": {
+        "in_channels": 4,
+        "conditioning_channels": 3,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "layers_per_block": 2,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+        "conditioning_embedding_out_channels": [16, 32, 96, 256],
+        "controlnet_conditioning_channel_order": "rgb",
+    },
+    "text_encoder": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "vocab_size": 49408,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+    },
+    "image_encoder": {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+        "image_size": 224,
+        "hidden_act": "gelu",
+        "projection_dim": 1024,
+    },
+}
+"""Sizes of Stable Diffusion 1.5's networks and of CLIP-ViT-H, for a single file, which does not tell them."""
+
+_ORIGINAL: dict[Kind, str] = {
+    "unet": r"model\.diffusion_model\.",
+    "vae": r"(first_stage_model|post_quant_conv|quant_conv)\.|"
+    r"(encoder|decoder)\.(down|up|mid|conv_in|conv_out|norm_out)\.",
+    "controlnet": r"control_model\.",
+    "text_encoder": r"cond_stage_model\.transformer\.",
+}
+"""Keys of a network in a checkpoint of the original layout, which may hold others beside it."""
+
+_POSITIONS = r"(.*\.)?embeddings\.position_ids$"  # older checkpoints store what counts itself
+_IGNORE: dict[Kind, str] = {
+    "text_encoder": rf"text_projection\.|{_POSITIONS}",
+    # laion's repository has the whole CLIP, of which this is the vision tower.
+    "image_encoder": rf"text_model\.|text_projection\.|logit_scale$|{_POSITIONS}",
+}
+_RECOGNISED: dict[Kind, str] = {
+    "unet": "a UNet",
+    "vae": "a VAE",
+    "controlnet": "a ControlNet",
+    "text_encoder": "a text encoder",
+    "image_encoder": "a CLIP vision tower",
+}
+"""What `weights.recognise` calls them."""
+_OLD_VAE_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def load_network(kind: Kind, path: Path) -> Any:
+    """A network, every key accounted for, weights in the file's dtype.
+
+    path: a folder with config.json and weights; or one file of weights, of diffusers' or transformers' keys
+    (sizes from the config.json beside it, else the published ones) or of the original layout (the published
+    sizes).
+    """
+    if path.is_dir():
+        config_path, files = path / "config.json", []
+        if not os.path.isfile(config_path):  # unlike Path.is_file, False where it may not be looked at
+            raise UserError(f"{config_path} is missing, or may not be read")
+    else:
+        config_path, files = path.parent / "config.json", [path]
+    config = _read_config(kind, config_path) if config_path.is_file() else dict(PUBLISHED[kind])
+    files = files or find_weights(path)
+    state = read_tensors(files)
+    pattern = _ORIGINAL.get(kind)
+    names, ignore = _names(kind), _IGNORE.get(kind)
+    if pattern is not None and _is_original(kind, state):
+        config, names, ignore = dict(PUBLISHED[kind]), _original_names(kind), _POSITIONS
+        state = {key: value for key, value in state.items() if re.match(pattern, key)}
+    model = _build(kind, config, config_path if config_path.is_file() else path)
+    fill(model, state, files[0], names, ignore, _RECOGNISED[kind])
+    return model
+
+
+def _is_original(kind: Kind, state: Mapping[str, Tensor]) -> bool:
+    if kind == "vae":  # both layouts have encoder.conv_in
+        return any(re.match(r"(first_stage_model\.)?(encoder\.down|decoder\.up)\.\d", key) for key in state)
+    return any(re.match(_ORIGINAL[kind], key) for key in state)
+
+
+def _names(kind: Kind) -> Names:
+    """Names in diffusers' and transformers' files, of this and of earlier versions."""
+
+    def vae(key: str) -> tuple[str, ...]:
+        for new, old in _OLD_VAE_ATTENTION.items():
+            if f".attentions.0.{new}." in key:
+                return key, key.replace(f".{new}.", f".{old}.")
+        return (key,)
+
+    def text(key: str) -> tuple[str, ...]:
+        bare = key.removeprefix("text_model.")
+        return f"text_model.{bare}", bare
+
+    if kind == "vae":
+        return vae
+    return text if kind == "text_encoder" else lambda key: (key,)
+
+
+def _original_names(kind: Kind) -> Names:
+    if kind == "unet":
+        return original.unet_name
+    if kind == "vae":
+        return partial(original.vae_name, blocks=len(PUBLISHED["vae"]["block_out_channels"]))
+    if kind == "controlnet":
+        return partial(
+            original.controlnet_name, hints=len(PUBLISHED[kind]["conditioning_embedding_out_channels"])
+        )
+    return original.text_name
+
+
+def _read_config(kind: Kind, path: Path) -> dict[str, Any]:
+    """The network's sizes, after a look at whether they are this kind of network's at all."""
+    config = read_json(path)
+    if config.get("model_type") == "clip" and kind == "image_encoder":  # a whole CLIP, tower by tower
+        inner = config.get("vision_config")
+        # The whole CLIP has one projection_dim; a tower's own is whatever the default once was.
+        shared = {key: config[key] for key in ("projection_dim",) if key in config}
+        return (inner if isinstance(inner, dict) else {}) | shared
+    wanted = CLASSES[kind]
+    named = config.get("architectures")
+    given = config.get("_class_name") or (named[0] if isinstance(named, list) and named else wanted)
+    # CLIP's towers are published with and without their projections.
+    if str(given).replace("WithProjection", "") != wanted.replace("WithProjection", ""):
+        raise UserError(f"{path} is of {given}, and {wanted} is needed here")
+    return config
+
+
+def _build(kind: Kind, config: dict[str, Any], path: Path) -> Any:
+    """The network without weights: on the meta device, so that none are drawn at random first."""
+    import diffusers
+    import transformers
+
+    try:
+        with quiet(), torch.device("meta"):
+            if kind == "text_encoder":
+                return transformers.CLIPTextModel(transformers.CLIPTextConfig.from_dict(config))
+            if kind == "image_encoder":
+                return transformers.CLIPVisionModelWithProjection(
+                    transformers.CLIPVisionConfig.from_dict(config)
+                )
+            return getattr(diffusers, CLASSES[kind]).from_config(config)
+    except Exception as error:  # both libraries raise a wide range; whatever it is, these sizes are why
+        raise UserError(f"cannot build a {CLASSES[kind]} from {path}: {first_line(error)}") from error
+
+
+def check_together(networks: Mapping[Kind, Any], names: Mapping[Kind, str]) -> None:
+    """UserError unless the networks are of one model. names: where each came from."""
+    unet, vae, controlnet = networks["unet"], networks["vae"], networks["controlnet"]
+    context = unet.config.cross_attention_dim
+    width = int(networks["text_encoder"].config.hidden_size)
+    if width != context:
+        raise UserError(
+            f"{names['text_encoder']} is a text encoder of another model: it gives {width} numbers a word, "
+            f"and the UNet in {names['unet']} reads {context}"
+        )
+    if vae is not None and int(vae.config.latent_channels) != int(unet.config.out_channels):
+        raise UserError(
+            f"{names['vae']} is a VAE of another model: it has {vae.config.latent_channels} latent "
+            f"channels, and the UNet in {names['unet']} makes {unet.config.out_channels}"
+        )
+    if controlnet is not None:
+        sizes = [
+            (
+                list(net.config.block_out_channels),
+                net.config.cross_attention_dim,
+                int(net.config.in_channels),
+            )
+            for net in (controlnet, unet)
+        ]
+        if sizes[0] != sizes[1]:
+            raise UserError(
+                f"{names['controlnet']} is a ControlNet for another model: its channels, text and input are "
+                f"{_sizes(sizes[0])}, and those of the UNet in {names['unet']} {_sizes(sizes[1])}"
+            )
+
+
+def _sizes(sizes: tuple[list[int], Any, int]) -> str:
+    return f"{'/'.join(str(size) for size in sizes[0])}, {sizes[1]} and {sizes[2]}"
+
+
+def check_sd15(networks: Mapping[Kind, Any], names: Mapping[Kind, str]) -> None:
+    """UserError for networks that are whole, but not of Stable Diffusion 1.5's kind."""
+    unet, vae, controlnet = (networks[kind].config for kind in ("unet", "vae", "controlnet"))
+    if unet.get("addition_embed_type") or isinstance(unet.cross_attention_dim, (list, tuple)):
+        raise UserError(
+            f"{names['unet']} holds SDXL weights: the sd15 preset needs a Stable Diffusion 1.5 model"
+        )
+    if int(unet.in_channels) != int(unet.out_channels):
+        raise UserError(
+            f"{names['unet']} reads {unet.in_channels} channels, an inpainting or editing model: the sd15 "
+            "preset needs one that makes images from text"
+        )
+    wanted = PUBLISHED["vae"]["scaling_factor"]
+    if abs(float(vae.scaling_factor or 0) - wanted) > 1e-4:
+        raise UserError(
+            f"{names['vae']} is a VAE of another model: its scaling_factor is {vae.scaling_factor}, Stable "
+            f"Diffusion 1.5's is {wanted}"
+        )
+    if int(controlnet.conditioning_channels) != 3:
+        raise UserError(f"{names['controlnet']} does not read pose drawings: they are RGB, three channels")

@@ -1,0 +1,1 @@
+"""Photos and the faces in them."""

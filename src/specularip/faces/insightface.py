@@ -1,0 +1,371 @@
+"""Whose face it is: insightface's buffalo_l detector and recogniser, run by onnxruntime alone.
+
+IP-Adapter FaceID-PlusV2 was trained on these two networks' output, so every step here is insightface's own,
+pixel for pixel up to rounding: plain bilinear sampling without antialiasing, black beyond the border. The
+detector is SCRFD (Guo et al., 2021), the recogniser ArcFace (Deng et al., 2019) with a ResNet-50 trained on
+WebFace600K.
+
+    faces = FaceId.load("~/.insightface/models/buffalo_l", device="cuda")
+    portrait = faces.portrait(photo, "face.jpg")   # largest face: .embedding [512], .crop [3,224,224]
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specularip.errors import UserError
+from specularip.faces.photo import MIN_FACE
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+DETECTOR, RECOGNISER = "det_10g.onnx", "w600k_r50.onnx"
+PUBLISHED = {
+    DETECTOR: (16_923_827, "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91"),
+    RECOGNISER: (174_383_860, "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43"),
+}
+"""Bytes and SHA-256 of the two files as insightface's release v0.7 has them."""
+URL = "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip"
+LICENCE = "for non-commercial research only"
+DEFAULT_FOLDER = "~/.insightface/models/buffalo_l"
+"""Where insightface itself keeps them."""
+
+MIN_SCORE = 0.5
+MAX_OVERLAP = 0.4
+"""Of two boxes that share more of their union than this, the less certain one goes."""
+STRIDES = (8, 16, 32)
+ANCHORS = 2
+"""The detector's guesses for every cell of every stride."""
+SIZES = (640, 512, 384, 256)
+"""Sides of the square that the photo is fitted into, tried in turn until there is a face: the detector
+overlooks faces that fill most of 640 pixels."""
+
+CROP = 112
+EMBEDDING = 512
+FIVE_POINTS = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+)
+"""Where ArcFace wants eyes, nose and corners of the mouth, (x, y) in its crop of 112 pixels. Left is the
+image's left."""
+CLIP_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Face:
+    """A detection, in pixels of the photo, x to the right and y down; a pixel's centre has whole coordinates.
+
+    box [4] float32: x0, y0, x1, y1. points [5,2] float32: the eye at the image's left, the other, the tip of
+    the nose, the corner of the mouth at the image's left, the other. score: 0.5 to 1.
+    """
+
+    box: np.ndarray
+    points: np.ndarray
+    score: float
+
+    @property
+    def width(self) -> float:
+        return float(self.box[2] - self.box[0])
+
+    @property
+    def area(self) -> float:
+        return self.width * float(self.box[3] - self.box[1])
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """All that FaceID-PlusV2 is told of a person.
+
+    embedding: float32 [512] of length 1 (insightface's `normed_embedding`). crop: float32 [3,224,224] in
+    0..1, RGB, aligned by the five points, for CLIP. face: where it was. count: how many faces the photo
+    shows. note: a line for the user about the others, or "".
+    """
+
+    embedding: Tensor
+    crop: Tensor
+    face: Face
+    count: int
+    note: str
+
+
+class FaceId:
+    """Detector and recogniser, two onnxruntime sessions."""
+
+    def __init__(self, detector: Any, recogniser: Any, folder: Path) -> None:
+        self._detector, self._recogniser, self.folder = detector, recogniser, folder
+
+    @staticmethod
+    def load(folder: str | Path = DEFAULT_FOLDER, device: torch.device | str = "cpu") -> FaceId:
+        """Read det_10g.onnx and w600k_r50.onnx of buffalo_l.
+
+        folder: theirs, or insightface's own one or two above it ("~" is the home folder). device: on "cuda"
+        (or "cuda:1") they run on the GPU if onnxruntime was built for it, else on the CPU, where a face takes
+        well under a second and comes out the same.
+
+        Raises UserError, naming the file, where onnxruntime or a file is missing, or the file is cut short
+        or of another model.
+        """
+        path = find_folder(folder)
+        return FaceId(
+            _session(path / DETECTOR, device, outputs=3 * len(STRIDES)),
+            _session(path / RECOGNISER, device, outputs=1),
+            path,
+        )
+
+    @property
+    def provider(self) -> str:
+        """What computes: CPUExecutionProvider or CUDAExecutionProvider."""
+        return str(self._detector.get_providers()[0])
+
+    def find(self, image: np.ndarray) -> list[Face]:
+        """All faces of a photo, uint8 [H,W,3] RGB, the largest first; [] where there is none."""
+        _check_image(image)
+        for size in SIZES:
+            if faces := self._detect(image, size):
+                return sorted(faces, key=lambda face: -face.area)
+        return []
+
+    def embed(self, image: np.ndarray, face: Face) -> Tensor:
+        """Whose face it is: float32 [512] of length 1, on the CPU. Two photos' dot product is their likeness.
+
+        `face` as `find` returned it for this `image`, uint8 [H,W,3] RGB.
+        """
+        import torch
+
+        aligned = align(image, face, CROP).astype(np.float32)
+        out = _run(self._recogniser, (aligned - 127.5) / 127.5, self.folder / RECOGNISER)[0]
+        length = float(np.linalg.norm(out))
+        if out.size != EMBEDDING or not 0 < length < np.inf:
+            raise UserError(
+                f"{self.folder / RECOGNISER} answers with {out.size} numbers of length {length:.3g}, must be "
+                f"{EMBEDDING}: it is not buffalo_l's recogniser"
+            )
+        return torch.from_numpy(out.reshape(EMBEDDING).astype(np.float32) / np.float32(length))
+
+    def crop(self, image: np.ndarray, face: Face, size: int = CLIP_SIZE) -> Tensor:
+        """The aligned face for CLIP: float32 [3,size,size] in 0..1, RGB.
+
+        Give it to `Prior` as it is; CLIP's mean and deviation are not applied yet.
+        """
+        import torch
+
+        return torch.from_numpy(align(image, face, size).transpose(2, 0, 1).astype(np.float32) / 255)
+
+    def portrait(self, image: np.ndarray, name: str = "the photo") -> Portrait:
+        """The largest face of a photo, uint8 [H,W,3] RGB. name: what messages call the photo.
+
+        Raises UserError where there is no face, or where the largest is under `photo.MIN_FACE` pixels.
+        """
+        faces = self.find(image)
+        if not faces:
+            raise UserError(
+                f"no face found in {name}: use an upright, well-lit photo that looks into the camera, "
+                "with the face not too small in the frame"
+            )
+        face = faces[0]
+        if face.width < MIN_FACE:
+            raise UserError(
+                f"the largest face in {name} is only {face.width:.0f} pixels across, {MIN_FACE} are needed: "
+                "use a closer or larger photo"
+            )
+        note = ""
+        if len(faces) > 1:
+            x, y = (face.box[:2] + face.box[2:]) / 2
+            note = f"{len(faces)} faces in {name}: taking the largest, {face.width:.0f} pixels wide at "
+            note += f"({x:.0f}, {y:.0f})"
+        return Portrait(self.embed(image, face), self.crop(image, face), face, len(faces), note)
+
+    def _detect(self, image: np.ndarray, size: int) -> list[Face]:
+        """Faces of the photo shrunk or enlarged into the upper left of a black square of `size` pixels."""
+        height, width = image.shape[:2]
+        ratio = height / width
+        extent = (size, int(size / ratio)) if ratio > 1 else (int(size * ratio), size)
+        small = _resize(image, max(1, extent[0]), max(1, extent[1]))
+        canvas = np.zeros((size, size, 3), np.float32)
+        canvas[: small.shape[0], : small.shape[1]] = small
+        path = self.folder / DETECTOR
+        outputs = _run(self._detector, (canvas - 127.5) / 128, path)
+        scores, boxes, points = decode(outputs, size, path)
+        # As insightface scales: by the height, whose rounding the width need not share.
+        back = height / small.shape[0]
+        return [
+            Face(
+                (boxes[i] * back).astype(np.float32), (points[i] * back).astype(np.float32), float(scores[i])
+            )
+            for i in distinct(boxes, scores)
+        ]
+
+
+def folders(folder: str | Path) -> tuple[Path, Path, Path]:
+    """Where the files may lie if this folder is given: in it, or as insightface lays them out."""
+    root = Path(os.path.expanduser(folder))
+    return root, root / "buffalo_l", root / "models" / "buffalo_l"
+
+
+def find_folder(folder: str | Path = DEFAULT_FOLDER) -> Path:
+    """The one of `folders` that holds both files.
+
+    Raises UserError, which says where to get them, if either is missing.
+    """
+    places = folders(folder)
+    # os.path, because it answers no for whatever can be no path.
+    missing = {
+        place: [name for name in (DETECTOR, RECOGNISER) if not os.path.isfile(place / name)]
+        for place in places
+    }
+    best = min(places, key=lambda place: len(missing[place]))
+    if not missing[best]:
+        return best
+    if os.path.isfile(places[0]):
+        raise UserError(
+            f"{places[0]} is a file, not a folder of {DETECTOR} and {RECOGNISER}: unpack it, name the folder"
+        )
+    packed = [zipped for place in places if os.path.isdir(place) for zipped in place.glob("buffalo_l*.zip")]
+    got = f"download {URL} (insightface's models, {LICENCE}) and unpack it there"
+    raise UserError(
+        f"{best} holds no {' and no '.join(missing[best])}: {f'unpack {packed[0]}' if packed else got}"
+    )
+
+
+def decode(outputs: list[np.ndarray], size: int, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """SCRFD's outputs for a square of `size` pixels: scores [n], boxes [n,4], points [n,5,2] above MIN_SCORE.
+
+    outputs: scores of the three strides, then their boxes, then their points; a row for each guess, cells row
+    by row. Distances are in strides from the cell's corner: left, up, right, down to the box's sides; x, y to
+    each point. path: what an error calls the model.
+    """
+    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for level, stride in enumerate(STRIDES):
+        cells = -(-size // stride)
+        shapes = [(cells * cells * ANCHORS, columns) for columns in (1, 4, 10)]
+        parts = [outputs[level + 3 * part] for part in range(3)]
+        if any(part.size != rows * columns for part, (rows, columns) in zip(parts, shapes)):
+            raise UserError(
+                f"{path} answers with {[list(part.shape) for part in parts]} at stride {stride}, "
+                f"must be {[list(shape) for shape in shapes]}: it is not buffalo_l's detector"
+            )
+        score, distance, point = (part.reshape(shape) for part, shape in zip(parts, shapes))
+        sure = np.flatnonzero(score[:, 0] >= MIN_SCORE)
+        cell = sure // ANCHORS
+        corner = np.stack([cell % cells, cell // cells], 1) * float(stride)
+        reach, offset = distance[sure] * stride, point[sure].reshape(-1, 5, 2) * stride
+        box = np.concatenate([corner - reach[:, :2], corner + reach[:, 2:]], 1)
+        kept.append((score[sure, 0], box, corner[:, None] + offset))
+    scores, boxes, points = (np.concatenate(parts) for parts in zip(*kept))
+    return scores, boxes, points
+
+
+def distinct(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
+    """Indices of the boxes [n,4] that stay when each face keeps its most certain one, by falling score."""
+    left = [int(i) for i in np.argsort(-scores, kind="stable")]
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    kept = []
+    while left:
+        best, *rest = left
+        kept.append(best)
+        low = np.maximum(boxes[best, :2], boxes[rest, :2])
+        high = np.minimum(boxes[best, 2:], boxes[rest, 2:])
+        shared = np.clip(high - low, 0, None).prod(1)
+        overlap = shared / np.maximum(areas[best] + areas[rest] - shared, 1e-9)
+        left = [i for i, share in zip(rest, overlap) if share <= MAX_OVERLAP]
+    return kept
+
+
+def align(image: np.ndarray, face: Face, size: int = CROP) -> np.ndarray:
+    """The face turned, scaled and moved so that its five points lie where ArcFace wants them.
+
+    uint8 [H,W,3] -> uint8 [size,size,3], FIVE_POINTS scaled along; black beyond the photo. The similarity is
+    the least-squares one (Umeyama, 1991) from the photo to the crop.
+    """
+    from scipy.ndimage import map_coordinates
+    from skimage.transform import SimilarityTransform
+
+    _check_image(image)
+    similarity = SimilarityTransform.from_estimate(np.float64(face.points), FIVE_POINTS * (size / CROP))
+    if not similarity or not np.isfinite(similarity.params).all():
+        raise UserError(
+            f"the detector put the face's five points into one place, {face.points[0]}: use another photo"
+        )
+    x, y = np.meshgrid(np.arange(size), np.arange(size))
+    at = similarity.inverse(np.stack([x.ravel(), y.ravel()], 1))[:, ::-1].T.reshape(2, size, size)
+    channels = [
+        map_coordinates(image[..., c], at, output=np.float32, order=1, mode="grid-constant", cval=0.0)
+        for c in range(3)
+    ]
+    return np.rint(np.stack(channels, -1)).astype(np.uint8)
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear from the four pixels around, however much smaller it gets: uint8 [H,W,3] -> float32, whole."""
+
+    def places(count: int, source: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        at = np.clip((np.arange(count) + 0.5) * (source / count) - 0.5, 0, source - 1)
+        low = np.floor(at).astype(int)
+        return low, np.minimum(low + 1, source - 1), (at - low).astype(np.float32)
+
+    top, bottom, down = places(height, image.shape[0])
+    left, right, across = places(width, image.shape[1])
+    down, across = down[:, None, None], across[None, :, None]
+
+    def row(y: np.ndarray) -> np.ndarray:
+        line = image[y]
+        return line[:, left] * (1 - across) + line[:, right] * across
+
+    return np.rint(row(top) * (1 - down) + row(bottom) * down)
+
+
+def _check_image(image: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"image must be uint8 [H,W,3], got {image.dtype} {list(image.shape)}")
+
+
+def _session(path: Path, device: torch.device | str, outputs: int) -> Any:
+    """An onnxruntime session of a file with one image input and that many outputs."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            "reading a face needs onnxruntime: pip install 'specularip[faces]' (or onnxruntime-gpu)"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; its warnings are about its own optimiser
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=_providers(onnxruntime, str(device))
+        )
+    except Exception as error:  # it raises a dozen types of its own; whichever it is, this file is why
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is damaged or no ONNX model: download it again ({reason})") from error
+    got, count = session.get_inputs(), len(session.get_outputs())
+    if len(got) != 1 or len(got[0].shape) != 4 or got[0].shape[1] not in (3, None) or count != outputs:
+        raise UserError(
+            f"{path} has {len(got)} inputs and {count} outputs, must take one image and have {outputs}: "
+            f"it is not buffalo_l's {path.name}"
+        )
+    return session
+
+
+def _providers(onnxruntime: Any, device: str) -> list[Any]:
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        # Without TF32 the embedding is the CPU's.
+        return [
+            ("CUDAExecutionProvider", {"device_id": index or "0", "use_tf32": "0"}),
+            "CPUExecutionProvider",
+        ]
+    return ["CPUExecutionProvider"]
+
+
+def _run(session: Any, image: np.ndarray, path: Path) -> list[np.ndarray]:
+    """All outputs for one normalised image, float32 [H,W,3]."""
+    batch = np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32)
+    try:
+        return session.run(None, {session.get_inputs()[0].name: batch})
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} cannot be run: it is not buffalo_l's {path.name} ({reason})") from error

