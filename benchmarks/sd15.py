@@ -50,7 +50,7 @@ from specularip.diffusion.prompts import PromptBook
 from specularip.diffusion.refine import refine
 from specularip.diffusion.sds import SdsResult, sds
 from specularip.gaussians import Gaussians
-from specularip.kernels.async_transfer import Log
+from specularip.kernels.async_transfer import StepMetrics
 from specularip.losses import VGG_CONVOLUTIONS, Lpips
 from specularip.presets import Config, preset_config, with_low_memory
 from specularip.raster import Raster, rasterize
@@ -139,9 +139,9 @@ def steps(guide: Guide, state: State, first: int, count: int, warm: int, shown: 
     """Seconds of each of `count` steps of SEID after `warm` more, from step `first` on. shown: each step's
     loss is waited for; else it is read a step late, as a run does."""
     times = [time.perf_counter()]
-    logs: list[Log] = []
+    logs: list[StepMetrics] = []
 
-    def after(done: int, log: Log) -> None:
+    def after(done: int, log: StepMetrics) -> None:
         logs.append(log)
         if len(logs) > 1 or shown:
             values = dict(logs.pop(0))
@@ -303,10 +303,10 @@ def fit_speed(config: Config, device: torch.device, warm: int, count: int) -> fl
     cut, shown = cropped(views.cameras, images, config.scr)
     targets = Targets(cut.viewmats.to(device), cut.Ks.to(device), shown, cut.width, cut.height)
     config = replace(config, scr=replace(config.scr, fit_steps=warm + count))
-    logs: list[Log] = []
+    logs: list[StepMetrics] = []
     times: list[float] = []
 
-    def after(done: int, log: Log) -> None:
+    def after(done: int, log: StepMetrics) -> None:
         logs.append(log)
         if len(logs) > 1:
             dict(logs.pop(0))

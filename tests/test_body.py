@@ -141,6 +141,45 @@ def test_region_weights_move_samples():
         body.sample_surface(0)
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("A woman in a red satin dress", {"gender": 1.0, "height": 0.4, "age": 0.7}),
+        ("a man wearing a blue suit", {"gender": 0.0}),
+        ("a person in a coat", {"gender": 0.5, "age": 0.7, "weight": 0.5}),
+        ("a boy in a green tee", {"gender": 0.0, "age": 0.36}),
+        ("two girls", {"gender": 1.0, "age": 0.36}),
+        ("a Japanese kimono on a person", {"asian": 1 / 3}),
+        ("a male in a red suit", {"gender": 0.0}),
+        ("a woman, tall and slim, in a short dress", {"height": 0.48, "weight": 0.12}),
+        ("a man in a jacket and strong boots", {"muscle": 0.5}),
+        ("an asian woman", {"asian": 1.0, "african": 0.0}),
+        ("a young athletic female dancer", {"gender": 1.0, "age": 0.65, "muscle": 0.95}),
+        ("a teenage boy", {"gender": 0.0, "age": 0.54}),
+        ("he was old and heavy, in a coat", {"gender": 0.0, "age": 1.0, "weight": 1.0}),
+        ("A teenage girl with a backpack", {"gender": 1.0}),
+        ("a child", {"age": 0.36, "gender": 0.5}),
+        ("an elderly lady in wool", {"gender": 1.0, "age": 1.0}),
+        ("an old man", {"gender": 0.0, "age": 1.0}),
+        ("a middle-aged woman", {"age": 0.83}),
+        ("a middle aged woman", {"age": 0.83}),
+        ("a man in an old leather jacket", {"age": 0.7}),
+        ("a muscular man with short hair", {"muscle": 0.95, "height": 0.4}),
+        ("a woman in a short dress and a short skirt", {"height": 0.4}),
+        ("a short woman in a long dress", {"height": 0.31}),
+        ("a short, overweight man", {"height": 0.31, "weight": 1.0, "gender": 0.0}),
+        ("a tall slim woman", {"height": 0.48, "weight": 0.12}),
+        ("a tall, dark-haired man", {"height": 0.48}),
+        ("a person with tall boots", {"height": 0.4}),
+        ("she is tall and athletic", {"gender": 1.0, "height": 0.48, "muscle": 0.95}),
+        ("a heavy coat on a woman", {"weight": 0.5}),
+        ("a woman in slim trousers and a thin scarf", {"weight": 0.5}),
+        ("a heavy man", {"weight": 1.0}),
+        ("a skinny teenager, he wears shorts", {"weight": 0.12, "gender": 0.0, "age": 0.54}),
+        ("", {"gender": 0.5}),
+        ("Ein Mensch", {"gender": 0.5}),
+    ],
+)
 def test_phenotype_from_text(text, expected):
     phenotype = phenotype_from_text(text)
     got = {name: getattr(phenotype, name) for name in expected}

@@ -154,7 +154,7 @@ def test_progress_without_a_terminal_prints_few_plain_lines(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     stream = io.StringIO()
     with Progress(stream) as progress:
-        progress.say("loading [bold] things")
+        progress.log("loading [bold] things")
         progress.start("SEID", total=100, done=20)
         for step in range(21, 101):
             now[0] += 0.5

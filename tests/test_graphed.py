@@ -5,14 +5,14 @@ import gc
 import pytest
 import torch
 
-from specularip.kernels.cuda_graphs import Graphed, undisturbed
+from specularip.kernels.cuda_graphs import GraphedFunction, gc_paused
 
 
 def weighed(first: torch.Tensor, second: torch.Tensor, factor: float) -> torch.Tensor:
     return (first.sin() * second * factor).sum(-1)
 
 
-def check(graphed: Graphed, first: torch.Tensor, second: torch.Tensor, factor: float) -> None:
+def check(graphed: GraphedFunction, first: torch.Tensor, second: torch.Tensor, factor: float) -> None:
     """One call: the value, and gradients of what wants them, as autograd has them."""
     wanted = [tensor for tensor in (first, second) if tensor.requires_grad]
     value = graphed(first, second, factor=factor)
@@ -43,7 +43,7 @@ def test_it_gives_what_the_function_gives(device):
         calls.append(1)
         return weighed(*tensors, **constants)
 
-    graphed = Graphed(counted)
+    graphed = GraphedFunction(counted)
     parameter = torch.rand(5, 3, device=device).requires_grad_()
     for _ in range(3):
         check(graphed, parameter, torch.rand(5, 3, device=device), 2.0)
@@ -70,9 +70,9 @@ def test_it_gives_what_the_function_gives(device):
 
 def test_no_garbage_is_collected_during_a_recording():
     assert gc.isenabled()
-    with pytest.raises(KeyError), undisturbed():
+    with pytest.raises(KeyError), gc_paused():
         assert not gc.isenabled()
-        with undisturbed():
+        with gc_paused():
             pass
         assert not gc.isenabled()
         raise KeyError

@@ -17,7 +17,7 @@ from tiny_prior import pixel_prior
 from specularip.body import anny_body
 from specularip.diffusion.prompts import PromptBook
 from specularip.errors import UserError
-from specularip.kernels.async_transfer import Log, send
+from specularip.kernels.async_transfer import StepMetrics, copy_async
 from specularip.pipeline import ASK_EVERY, _Run
 from specularip.presets import Config, GuidanceConfig, OrbitConfig, ScrConfig, SeidConfig
 from specularip.progress import Progress
@@ -38,7 +38,7 @@ CUDA = pytest.param(
 def test_a_log_holds_what_the_scalars_were_when_it_was_made(device: str) -> None:
     loss = torch.tensor(1.5, device=device, requires_grad=True)
     count = torch.tensor(3, device=device)
-    log = Log({"loss": loss, "nothing": None, "skipped": count}, points=7)
+    log = StepMetrics({"loss": loss, "nothing": None, "skipped": count}, points=7)
     with torch.no_grad():
         loss.zero_()
         count += 1
@@ -51,11 +51,11 @@ def test_what_is_sent_arrives(device: str) -> None:
     place = torch.device(device)
     for count in range(1, 50):  # small ones lie in the same places again and again
         tensor = torch.full((count,), float(count))
-        sent = send(tensor, place)
+        sent = copy_async(tensor, place)
         tensor.zero_()
         if device == "cuda":
             assert sent.is_cuda and bool((sent == count).all())
-            assert send(sent, place) is sent
+            assert copy_async(sent, place) is sent
         else:
             assert sent is tensor
 
@@ -108,7 +108,7 @@ def test_numbers_are_noted_once_and_too_many_bad_steps_end_the_run(tmp_path: Pat
     run = Run(RunFolder(tmp_path))
     run._read()
     for done, skipped in ((1, 2), (2, 3)):
-        run._unread = "seid", done, Log({"loss": torch.tensor(0.5), "skipped": torch.tensor(skipped)})
+        run._unread = "seid", done, StepMetrics({"loss": torch.tensor(0.5), "skipped": torch.tensor(skipped)})
         if skipped < 3:
             run._read()
             run._read()
@@ -131,7 +131,7 @@ def test_several_processes_ask_each_other_to_stop_at_the_same_steps(tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         for done in range(1, 40):
             run.stop.requested = done > ASK_EVERY
-            after_step(done, Log({"loss": torch.tensor(0.5), "skipped": torch.tensor(0)}))
+            after_step(done, StepMetrics({"loss": torch.tensor(0.5), "skipped": torch.tensor(0)}))
     assert asked == [ASK_EVERY, 2 * ASK_EVERY]
     assert not (tmp_path / "metrics.jsonl").exists(), "only the first process writes"
 
@@ -143,9 +143,9 @@ def test_a_step_waits_for_the_rasteriser_alone(stage: str) -> None:
     for step in range(400):  # so that the words of all views are read
         question(guide, step % 8, 500, slice(0, 2), state.generator)
     waits: list[list[str]] = []
-    logs: list[Log] = []
+    logs: list[StepMetrics] = []
 
-    def after_step(done: int, log: Log) -> None:
+    def after_step(done: int, log: StepMetrics) -> None:
         logs.append(log)
         waits.append(
             [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchronizing" in str(w.message)]
@@ -164,7 +164,7 @@ def test_a_step_waits_for_the_rasteriser_alone(stage: str) -> None:
     assert [log["skipped"] for log in logs] == [0.0] * 8
 
 
-def run_stage(stage: str, state: State, guide: Guide, after_step: Callable[[int, Log], Any]) -> None:
+def run_stage(stage: str, state: State, guide: Guide, after_step: Callable[[int, StepMetrics], Any]) -> None:
     if stage == "seid":
         seid(state, guide, None, 0, after_step)
         return

@@ -17,7 +17,7 @@ from tiny_prior import pixel_prior
 from specularip.body import anny_body
 from specularip.diffusion.prompts import PromptBook
 from specularip.errors import UserError
-from specularip.kernels.async_transfer import Log
+from specularip.kernels.async_transfer import StepMetrics
 from specularip.losses import Perceptual
 from specularip.presets import Config, GuidanceConfig, ScrConfig, SeidConfig
 from specularip.stages.guide import Guide
@@ -47,7 +47,7 @@ def gradients(team: Team, seed: int) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
 
     def keep(stage: str) -> Callable[[int, dict[str, float]], None]:
-        def after_step(done: int, log: Log) -> None:
+        def after_step(done: int, log: StepMetrics) -> None:
             found.update(
                 {f"{stage}.{name}": copied(x.grad) for name, x in named(state) if x.grad is not None}
             )

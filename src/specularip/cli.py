@@ -85,7 +85,7 @@ def generate(
     check_inputs(text, image, out, resume, overwrite, config.looks_for_face)
     try:
         with open(os.devnull, "w") as nowhere, Progress(None if leads else nowhere) as progress:
-            progress.say("loading libraries")
+            progress.log("loading libraries")
             from specularip.pipeline import generate as run
 
             run(
@@ -153,7 +153,7 @@ def fit(
     RunFolder.check(out, resume, overwrite)  # before torch loads: wrong input is told at once
     try:
         with Progress() as progress:
-            progress.say("loading libraries")
+            progress.log("loading libraries")
             from specularip.fitting.fit import fit as run
             from specularip.presets import FitConfig
 

@@ -262,7 +262,7 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
     highlight pixels. highlight_drift_deg and highlight_drift_p90_deg: over views. highlight_missed and
     highlight_spurious: per true highlight. coherence: mean over views, of the specular layer in the view and
     in one turned by TURN_DEG around the avatar. frames_per_second; views; gaussians. NaN where a set has
-    nothing to measure (no highlight, say); only views and gaussians for a set of none.
+    nothing to measure (no highlight, for example); only views and gaussians for a set of none.
     """
     device = avatar.gaussians.means.device
     found: dict[str, float] = {"views": len(posed), "gaussians": len(avatar.gaussians)}

@@ -28,7 +28,7 @@ from specularip.export.video import to_uint8, turntable, write_video
 from specularip.faces.insightface import FaceId
 from specularip.faces.photo import align_face, face_mask, find_face, read_image
 from specularip.inputs import Inputs, check_inputs
-from specularip.kernels.async_transfer import Log
+from specularip.kernels.async_transfer import StepMetrics
 from specularip.losses import LPIPS_FOLDER, LPIPS_VARIABLE, Lpips, Perceptual
 from specularip.presets import Config, preset_config, with_low_memory
 from specularip.progress import Progress
@@ -141,7 +141,7 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     def note(line: str) -> None:
         if line:
             notes.append(line)
-            progress.say(line)
+            progress.log(line)
 
     for line in inputs.notes:
         note(line)
@@ -242,7 +242,7 @@ class _Run:
         self.config, self.device = cast.config, cast.device
         self.seconds: dict[str, float] = {}
         self._running: tuple[str, float] | None = None  # the phase being timed, and since when
-        self._unread: tuple[str, int, Log] | None = None  # of the last step
+        self._unread: tuple[str, int, StepMetrics] | None = None  # of the last step
         self._loss: float | None = None  # of the last step that was read
         self.last_preview = self.last_checkpoint = time.monotonic()
 
@@ -261,7 +261,7 @@ class _Run:
             state = State.unpack(checkpoint.state["state"], self.device)
             if phase == "fit":
                 targets = Targets.unpack(checkpoint.state["targets"], self.device)
-            self.progress.say(f"resuming {phase.upper()} at step {step}")
+            self.progress.log(f"resuming {phase.upper()} at step {step}")
         if phase == "seid":
             self.progress.start("SEID", self.config.seid.steps, step)
             with self._timed("seid"):
@@ -364,10 +364,10 @@ class _Run:
 
     def _after(
         self, name: str, state: State, guide: Guide, targets: Targets | None
-    ) -> Callable[[int, Log], None]:
+    ) -> Callable[[int, StepMetrics], None]:
         self._loss = None
 
-        def after_step(done: int, log: Log) -> None:
+        def after_step(done: int, log: StepMetrics) -> None:
             self._read()
             self._unread = name, done, log
             self.progress.step(done, loss=self._loss)
@@ -415,7 +415,7 @@ class _Run:
         finished = replace(avatar, gaussians=detached.to("cpu"), head=copy.deepcopy(state.head).to("cpu"))
         if not self.team.leads:
             return finished
-        self.progress.say("writing the avatar and its turntable")
+        self.progress.log("writing the avatar and its turntable")
         with self._timed("write"):
             avatar.save(self.folder.path)
             avatar.save(self.folder.path / "avatar.ply")

@@ -1,7 +1,7 @@
 """Progress of a run: bars on a terminal, a plain line every few seconds anywhere else.
 
 with Progress() as progress:
-    progress.say("loading the prior")
+    progress.log("loading the prior")
     progress.start("SEID", total=360)
     progress.step(1, loss=0.3)
 """
@@ -43,7 +43,7 @@ class Progress:
             self._bars.stop()
             self._bars = None
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """One line of its own, at once."""
         if self._bars is not None:
             self._bars.console.print(text, markup=False, highlight=False)

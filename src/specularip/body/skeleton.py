@@ -12,7 +12,7 @@ from torch import Tensor
 
 from specularip.body.mesh import HeadEllipsoid
 from specularip.cameras import Cameras
-from specularip.kernels.async_transfer import send
+from specularip.kernels.async_transfer import copy_async
 
 KEYPOINT_NAMES = (
     "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow",
@@ -93,7 +93,7 @@ def draw_skeleton(
         except ImportError:
             pass  # tensors one after the other give the same, more slowly
         else:
-            return draw_ellipses(send(_shapes(xy, visible, size), device), size)
+            return draw_ellipses(copy_async(_shapes(xy, visible, size), device), size)
     xy, visible = xy.to(device), visible.to(device)
     some = max(1, PIXELS_AT_ONCE // size**2)
     parts = zip(xy.split(some), visible.split(some))

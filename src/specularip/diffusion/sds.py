@@ -16,7 +16,7 @@ from torch import Tensor
 from specularip.diffusion.conditioning import Condition
 from specularip.diffusion.guidance import anpg_direction, cfg_noise
 from specularip.diffusion.prior import Prior
-from specularip.kernels.async_transfer import send
+from specularip.kernels.async_transfer import copy_async
 from specularip.presets import GuidanceConfig
 
 
@@ -67,7 +67,7 @@ def sds(
     noisier = None
     if config.kind == "anpg" and not timesteps.is_cuda:  # else the answer would have to be waited for
         noisier = max((i + 1 for i, t in enumerate(timesteps.tolist()) if t >= config.anpg_switch), default=0)
-    timesteps = send(timesteps, x.device)
+    timesteps = copy_async(timesteps, x.device)
     noise = noise.to(x.device, x.dtype)
     with torch.no_grad():
         alpha = prior.alphas(timesteps)

@@ -16,7 +16,7 @@ from specularip.fitting.cloud import Cloud
 from specularip.fitting.first_light import fit_first_light
 from specularip.fitting.start import Sightings, Start, quantile_colors
 from specularip.gaussians import Gaussians, rotation_matrices
-from specularip.kernels.cuda_graphs import Graphed
+from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.specular import SpecularHead, in_view
 from specularip.specular.shading import LATENTS, RESIDUAL
 
@@ -70,7 +70,10 @@ class SpecularAppearance:
         """material_tie: weight of the difference of a Gaussian's material from its neighbour's."""
         self.head, self.first_light_steps, self.material_tie = head, first_light_steps, material_tie
         self.rates = {"color_logits": 2e-2, "latents": 1e-2, "normal_residuals": 1e-3, **(rates or {})}
-        self._graphed_colors, self._graphed_penalty = Graphed(self._colors), Graphed(self._penalty)
+        self._graphed_colors, self._graphed_penalty = (
+            GraphedFunction(self._colors),
+            GraphedFunction(self._penalty),
+        )
 
     def begin(
         self, start: Start, sightings: Sightings, cameras: Cameras, generator: torch.Generator

@@ -20,7 +20,7 @@ from specularip.errors import UserError
 from specularip.fitting.appearance import Appearance, SpecularAppearance
 from specularip.fitting.cloud import Cloud, relocate
 from specularip.fitting.start import Start, look_up, make_start, neighbours
-from specularip.kernels.cuda_graphs import Graphed
+from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.losses import Lpips
 from specularip.metrics import SSIM_WINDOW, evaluate, find_lpips, ssim_map
 from specularip.posed_images import PosedImages, load_points, load_posed_images
@@ -113,7 +113,7 @@ class Fitting:
     generator: torch.Generator
     spacing: float
     step: int = 0
-    image_loss: Graphed = field(default_factory=lambda: Graphed(image_loss))
+    image_loss: GraphedFunction = field(default_factory=lambda: GraphedFunction(image_loss))
 
     def pack(self) -> dict[str, Any]:
         return {
@@ -278,7 +278,7 @@ class _Run:
 
     def go(self) -> Avatar:
         for note in self.notes:
-            self.progress.say(note)
+            self.progress.log(note)
         if self.device.type == "cpu":
             # May compile; the first step should not count it into its ETA.
             raster.warm_up()
@@ -288,7 +288,7 @@ class _Run:
         self.seconds.setdefault("start", time.perf_counter() - began)
         self._fit(fitting)
         avatar = self._avatar(fitting)
-        self.progress.say("writing the avatar and measuring it")
+        self.progress.log("writing the avatar and measuring it")
         avatar.save(self.folder.path)
         avatar.save(self.folder.path / "avatar.ply")
         self.folder.write_png("preview.png", self._preview(avatar))
@@ -303,7 +303,7 @@ class _Run:
                 for name, label, unit in names
                 if math.isfinite(metrics[name])
             ]
-            self.progress.say(f"test split ({len(self.test)} views): " + ", ".join(words))
+            self.progress.log(f"test split ({len(self.test)} views): " + ", ".join(words))
         self.folder.write_json(
             "report.json",
             {
@@ -327,7 +327,7 @@ class _Run:
 
     def _begun(self) -> Fitting:
         generator = torch.Generator().manual_seed(self.seed)
-        self.progress.say("placing the first points, then light and materials for them")
+        self.progress.log("placing the first points, then light and materials for them")
         start = make_start(self.data, self.train, self.config.points or 0, generator)
         self.source = start.source
         if start.source == "random":
@@ -348,7 +348,7 @@ class _Run:
             )
         self.seconds, self.source = checkpoint.meta["seconds"], checkpoint.meta["start"]
         fitting = Fitting.unpack(checkpoint.state, self.appearance, self.device)
-        self.progress.say(f"resuming at step {fitting.step}")
+        self.progress.log(f"resuming at step {fitting.step}")
         return fitting
 
     def _inputs(self) -> dict[str, Any]:
@@ -418,7 +418,7 @@ class _Run:
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
-        self.progress.say(text)
+        self.progress.log(text)
 
 
 def _fingerprint(posed: PosedImages) -> str:

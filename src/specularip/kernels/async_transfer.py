@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 
-def send(tensor: Tensor, device: torch.device) -> Tensor:
+def copy_async(tensor: Tensor, device: torch.device) -> Tensor:
     """`tensor` on `device`, at once; what is started there from now on finds it."""
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-class Log(Mapping[str, float]):
+class StepMetrics(Mapping[str, float]):
     """Numbers of a step by their names. Scalars of a GPU are on their way from it, and the first look at any
     of them waits until they have arrived."""
 

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 """A tensor, or several in a tuple."""
 
 
-class Graphed(Generic[Result]):
+class GraphedFunction(Generic[Result]):
     """A function of tensors; on CUDA, once gradients are wanted, its kernels and those of its gradients are
     recorded in two CUDA graphs, and then only replayed. On a second device it is simply called.
 
@@ -58,7 +58,7 @@ class Graphed(Generic[Result]):
             .requires_grad_(tensor.requires_grad)
             for tensor in tensors
         )  # fmt: skip
-        with warnings.catch_warnings(), undisturbed():
+        with warnings.catch_warnings(), gc_paused():
             # torch tries the function on one stream and records it on another, and then warns of that.
             warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
             recorded: Any = torch.cuda.make_graphed_callables(function, places)
@@ -66,7 +66,7 @@ class Graphed(Generic[Result]):
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """While something is recorded, Python collects no garbage: letting go of what another recording held may
     call the driver, and that spoils this one."""
     gc.collect()

@@ -24,7 +24,7 @@ TIMEOUT = 60.0
 """Seconds without an answer after which a server is given up."""
 
 
-def fetch(models: Sequence[Model], say: Callable[[str], None] = print, endpoint: str | None = None) -> None:
+def fetch(models: Sequence[Model], log: Callable[[str], None] = print, endpoint: str | None = None) -> None:
     """Download the files of `models` that are missing or damaged, going on where a download stopped.
 
     Files from the hub go to huggingface_hub's cache (HF_HOME moves it), where every other program that uses
@@ -33,23 +33,23 @@ def fetch(models: Sequence[Model], say: Callable[[str], None] = print, endpoint:
     """
     for model in sorted(models, key=lambda model: not model.by_hand):  # before hours of downloads
         if model.optional:
-            say(
+            log(
                 f"{model.name}: optional, and needs you. It is {model.licence}; {model.page}: {model.by_hand}"
             )
         elif model.whole:
-            say(f"{model.name}: here and whole")
+            log(f"{model.name}: here and whole")
         elif model.by_hand:
-            say(f"{model.name}: needs you. It is {model.licence}; {model.page}: {model.by_hand}")
+            log(f"{model.name}: needs you. It is {model.licence}; {model.page}: {model.by_hand}")
         elif model.part and (name := hub_id(model.source)):
-            _fetch_repository(model, *name, say, endpoint)
+            _fetch_repository(model, *name, log, endpoint)
         elif model.urls:
-            _fetch_urls(model, say)
+            _fetch_urls(model, log)
         else:
-            say(f"{model.name}: nothing to download, {model.source} is left alone")
+            log(f"{model.name}: nothing to download, {model.source} is left alone")
 
 
 def _fetch_repository(
-    model: Model, repository: str, inside: str, say: Callable[[str], None], endpoint: str | None
+    model: Model, repository: str, inside: str, log: Callable[[str], None], endpoint: str | None
 ) -> None:
     from huggingface_hub import HfApi, constants, hf_hub_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -69,7 +69,7 @@ def _fetch_repository(
         new = [name for name in names if here is None or not (here / name).is_file()]
         total = sum(sizes[name] for name in new) - begun(repository_folder(repository) / "blobs")
         _check_room(Path(constants.HF_HUB_CACHE), total, model.name)
-        say(f"{model.name}: {len(new)} files, {total / 1e6:.0f} MB, from {model.page} ({model.licence})")
+        log(f"{model.name}: {len(new)} files, {total / 1e6:.0f} MB, from {model.page} ({model.licence})")
         for name in names:
             _fetch_large(repository, name, endpoint)
             hf_hub_download(repository, name, endpoint=endpoint)
@@ -166,12 +166,12 @@ def _check_room(folder: Path, size: int, name: str) -> None:
         )
 
 
-def _fetch_urls(model: Model, say: Callable[[str], None]) -> None:
+def _fetch_urls(model: Model, log: Callable[[str], None]) -> None:
     for url in model.urls:
         target = model.root / url.rpartition("/")[2]
         if target.is_file() and not inspect_file(target, checksums=True).problem:
             continue
-        say(f"{model.name}: {url} ({model.licence})")
+        log(f"{model.name}: {url} ({model.licence})")
         try:
             target.unlink(missing_ok=True)
             download(url, target, target.name, digest=published(target)[1])

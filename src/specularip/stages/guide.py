@@ -17,7 +17,7 @@ from specularip.diffusion.conditioning import Condition, Identity, condition_vie
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook
 from specularip.gaussians import Gaussians
-from specularip.kernels.async_transfer import send
+from specularip.kernels.async_transfer import copy_async
 from specularip.presets import Config, GuidanceConfig
 from specularip.raster import Raster, rasterize
 from specularip.specular import SpecularHead, facing, shading_normals
@@ -72,7 +72,7 @@ class Guide:
             views,
             pose,
             self.identity(guidance),
-            send(scale, self.prior.device),
+            copy_async(scale, self.prior.device),
             null=guidance.null,
         )
 

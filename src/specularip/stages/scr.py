@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from specularip.cameras import HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
 from specularip.diffusion.refine import refine
-from specularip.kernels.async_transfer import Log, send
-from specularip.kernels.cuda_graphs import Graphed
+from specularip.kernels.async_transfer import StepMetrics, copy_async
+from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.losses import Lpips, Perceptual
 from specularip.presets import ScrConfig
 from specularip.stages.guide import Guide, PhotoAnchor, as_images, draw
@@ -154,7 +154,7 @@ def fit(
     targets: Targets,
     perceptual: Perceptual | None,
     first_step: int,
-    after_step: Callable[[int, Log], None],
+    after_step: Callable[[int, StepMetrics], None],
     team: Team = ALONE,
 ) -> None:
     """Fit Gaussians and head to the targets from `first_step` on, changing `state` in place.
@@ -168,7 +168,7 @@ def fit(
         factor = 1.0 - RATES_FALL * step / config.fit_steps
         set_rates(state.optimizer.param_groups, regularise.rates, factor, SLOWED)
         drawn = torch.randperm(len(targets.images), generator=state.generator)[: config.views_per_step]
-        rows = send(drawn.sort().values[mine], targets.images.device)
+        rows = copy_async(drawn.sort().values[mine], targets.images.device)
         raster, specular = draw(state.gaussians, state.head, targets.cameras(rows), guide.config.background)
         photometric, likeness = compare(as_images(raster, targets.images.shape[1]), rows)
         loss = config.l1_weight * photometric + config.perceptual_weight * likeness
@@ -178,7 +178,7 @@ def fit(
             ownership = photo.ownership(state.gaussians)
             face = PHOTO_WEIGHT * photo.loss(state.gaussians, state.head, ownership, guide.config.background)
         take_step(state, loss, face, ownership, team)
-        log = Log(
+        log = StepMetrics(
             {
                 "loss": loss,
                 "l1": photometric,
@@ -212,7 +212,7 @@ def comparison(targets: Targets, perceptual: Perceptual | None) -> Comparison:
         return photometric, perceptual.distance(perceptual.features(images), near)
 
     # A prior's own features come from recordings already.
-    return Graphed(compare) if perceptual is None or isinstance(perceptual, Lpips) else compare
+    return GraphedFunction(compare) if perceptual is None or isinstance(perceptual, Lpips) else compare
 
 
 @torch.no_grad()

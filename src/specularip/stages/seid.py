@@ -21,7 +21,7 @@ from specularip.cameras import Cameras
 from specularip.diffusion.conditioning import Condition
 from specularip.diffusion.sds import sds
 from specularip.diffusion.timesteps import ahds_bounds, sample_timesteps
-from specularip.kernels.async_transfer import Log, send
+from specularip.kernels.async_transfer import StepMetrics, copy_async
 from specularip.presets import SeidConfig
 from specularip.raster import Raster
 from specularip.stages.guide import Guide, PhotoAnchor, as_images, draw
@@ -43,7 +43,7 @@ def seid(
     guide: Guide,
     photo: PhotoAnchor | None,
     first_step: int,
-    after_step: Callable[[int, Log], None],
+    after_step: Callable[[int, StepMetrics], None],
     team: Team = ALONE,
 ) -> None:
     """Run the steps from `first_step` on, changing `state` in place.
@@ -84,7 +84,7 @@ def seid(
                 state.gaussians, state.head, ownership, guide.config.background
             )
         finite = take_step(state, loss, likeness, ownership, team)
-        log = Log(
+        log = StepMetrics(
             {
                 "loss": loss,
                 "sds": distilled.loss,
@@ -126,10 +126,10 @@ def question(guide: Guide, step: int, bound: int, rows: slice, generator: torch.
     mine = part(views, chosen)
     looks, condition = mine.cameras, guide.condition(mine)
     return Question(
-        Cameras(send(looks.viewmats, device), send(looks.Ks, device), looks.width, looks.height),
+        Cameras(copy_async(looks.viewmats, device), copy_async(looks.Ks, device), looks.width, looks.height),
         replace(condition, pose=prior.read_pose(condition.pose)),
         timesteps[chosen],
-        send(noise[chosen], device),
+        copy_async(noise[chosen], device),
     )
 
 

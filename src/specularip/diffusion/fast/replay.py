@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specularip.kernels.cuda_graphs import undisturbed
+from specularip.kernels.cuda_graphs import gc_paused
 
 
 class Recording:
@@ -30,7 +30,7 @@ class Recording:
         torch.cuda.synchronize()
         self.graph = torch.cuda.CUDAGraph()
         recording = torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local")
-        with torch.no_grad(), undisturbed(), recording:
+        with torch.no_grad(), gc_paused(), recording:
             self.result = make(*self.inputs)
 
     def replay(self, *inputs: Tensor | None) -> Any:
