@@ -1,23 +1,16 @@
 """The attention's kernel against its plain tensors in float64. What the whole computes, test_specular has."""
 
-import importlib.util
-
 import pytest
 import torch
-from test_raster import fresh_seed
 
 from specularip.specular.attention import PARTS, MutualAttention, in_parts, look
 from specularip.specular.shading import LATENTS
 
-needs_kernel = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
-    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
-]
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 def inputs(count: int, width: int = 8) -> list[torch.Tensor]:
     """Latents, diffuse and a projection, in float64 with float32's values."""
-    torch.manual_seed(fresh_seed())
     attention = MutualAttention(width)
     for parameter in attention.parameters():
         torch.nn.init.normal_(parameter)
@@ -25,9 +18,8 @@ def inputs(count: int, width: int = 8) -> list[torch.Tensor]:
     return [tensor.double() for tensor in given]
 
 
+@pytest.mark.gpu(needs="triton")
 class TestKernel:
-    pytestmark = needs_kernel
-
     @pytest.mark.parametrize("count", [0, 1, 33, 20_000])
     @pytest.mark.parametrize("width", [1, 8, 12])
     def test_it_is_the_plain_one(self, count: int, width: int) -> None:
@@ -61,8 +53,8 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("inner", [5, PARTS**2 - 1, PARTS**2, PARTS**2 + 77])
-def test_parts_add_up_to_the_whole(inner: int) -> None:
-    generator = torch.Generator().manual_seed(fresh_seed())
+def test_parts_add_up_to_the_whole(inner: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
     a, b = (torch.randn(inner, size, generator=generator).double() for size in (3, 4))
     assert torch.allclose(in_parts(a.T, b), a.T @ b)
     assert torch.allclose(in_parts(a.T.contiguous(), b.T.contiguous().T), a.T @ b)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -15,20 +14,21 @@ from specularip.diffusion.attention import identity_layers
 from specularip.diffusion.prior import Prior, _resized, pick_dtype
 from specularip.errors import UserError
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 @pytest.fixture(scope="module", params=["pixel", "latent"])
-def prior(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prior:
+def prior(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, seed: int) -> Prior:
     if request.param == "pixel":
-        return pixel_prior(SEED)
-    return latent_prior(tmp_path_factory.mktemp("latent"), SEED)
+        return pixel_prior(seed)
+    return latent_prior(tmp_path_factory.mktemp("latent"), seed)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
     path = tmp_path_factory.mktemp("prior") / "saved"
-    pixel_prior(SEED).save(path)
+    pixel_prior(seed).save(path)
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,13 @@ from specularip.diffusion.attention import identity_layers, install_attention
 from specularip.diffusion.loading.sources import Sd15Sources, load_sd15
 from specularip.diffusion.prior import Prior
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sd15Sources, dict[str, Any]]:
-    return write_sources(tmp_path_factory.mktemp("sd15"), SEED)
+def files(tmp_path_factory: pytest.TempPathFactory, seed: int) -> tuple[Sd15Sources, dict[str, Any]]:
+    return write_sources(tmp_path_factory.mktemp("sd15"), seed)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from closeness import relative
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from tiny_prior import latent_prior, pixel_prior
 from torch import Tensor
@@ -21,12 +22,7 @@ from specularip.diffusion.fast.ops import Features, Part
 from specularip.diffusion.fast.vae import Downsampling
 from specularip.diffusion.prior import Hint, Prior
 
-
-def relative(value: Tensor, truth: Tensor) -> float:
-    """Distance over the truth's norm; a value that is not finite is far away."""
-    value, truth = value.detach().double(), truth.detach().double()
-    error = float((value - truth).norm() / truth.norm())
-    return error if error == error else float("inf")
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 @pytest.fixture(scope="module")
@@ -296,8 +292,6 @@ def test_a_late_backward_pass_is_an_error(
 
 # On a GPU
 
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-
 
 @pytest.fixture(scope="module")
 def gpu_priors() -> tuple[Prior, FastPrior]:
@@ -338,7 +332,7 @@ def gpu_branches(views: int) -> dict[str, Tensor]:
     return inputs
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_gradient_of_score_distillation_on_a_gpu(gpu_priors: tuple[Prior, FastPrior]) -> None:
     """Recorded, in half precision, against float32 through autograd: the second time it is only replayed, the
     third time recorded again. Then the same with poses that were read before, and with more or fewer
@@ -365,7 +359,7 @@ def test_gradient_of_score_distillation_on_a_gpu(gpu_priors: tuple[Prior, FastPr
         assert relative(grads[1], grads[0]) < 1e-2
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_decode_and_key_views_on_a_gpu(gpu_priors: tuple[Prior, FastPrior]) -> None:
     plain, fast = gpu_priors
     latents = torch.randn(2, 4, 16, 16, device="cuda")
@@ -381,7 +375,7 @@ def test_decode_and_key_views_on_a_gpu(gpu_priors: tuple[Prior, FastPrior]) -> N
     assert relative(outcomes[1], outcomes[0]) < 1e-2
 
 
-@on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("shape", [(4, 24, 20, 96), (2, 64, 64, 64), (3, 5, 7, 320)])
 def test_kernels_against_plain_tensors(shape: tuple[int, ...]) -> None:
     x, grad = torch.randn(shape), torch.randn(shape)

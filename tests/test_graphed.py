@@ -28,15 +28,11 @@ def check(graphed: GraphedFunction, first: torch.Tensor, second: torch.Tensor, f
     "device",
     [
         "cpu",
-        pytest.param(
-            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-        ),
-        pytest.param(
-            "cuda:1", marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second device here")
-        ),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+        pytest.param("cuda:1", marks=pytest.mark.gpu(devices=2)),
     ],
 )
-def test_it_gives_what_the_function_gives(device):
+def test_it_gives_what_the_function_gives(device, seed):
     calls = []
 
     def counted(*tensors, **constants):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from lpips_weights import vgg_state
 from safetensors.torch import save_file
 from tiny_prior import latent_prior, pixel_prior
 from torch import Tensor
@@ -15,7 +15,8 @@ from specularip import losses
 from specularip.errors import UserError
 from specularip.losses import Lpips, Perceptual
 
-SEED = int.from_bytes(os.urandom(4))
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 @pytest.fixture
@@ -27,18 +28,6 @@ def generator() -> torch.Generator:
 def no_weights_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(losses.LPIPS_VARIABLE, raising=False)
     monkeypatch.setattr(losses, "LPIPS_FOLDER", tmp_path / "absent")
-
-
-def vgg_state(generator: torch.Generator) -> dict[str, Tensor]:
-    state, channels = {}, 3
-    for k, (group, width) in enumerate(zip(losses.VGG_CONVOLUTIONS, (64, 128, 256, 512, 512))):
-        for n in group:
-            spread = (2 / (9 * channels)) ** 0.5
-            state[f"features.{n}.weight"] = spread * torch.randn(width, channels, 3, 3, generator=generator)
-            state[f"features.{n}.bias"] = 0.1 * torch.randn(width, generator=generator)
-            channels = width
-        state[f"lin{k}.model.1.weight"] = torch.rand(1, width, 1, 1, generator=generator)
-    return state
 
 
 def test_unet_features_are_those_of_the_whole_unet(generator: torch.Generator) -> None:

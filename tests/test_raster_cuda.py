@@ -4,26 +4,13 @@ import importlib.util
 
 import pytest
 import torch
-from test_raster import (
-    assert_same,
-    check_that_depth_changes_nothing_else,
-    draw,
-    fresh_seed,
-    scene,
-    sure_pixels,
-)
+from scenes import assert_same, check_that_depth_changes_nothing_else, draw, scene, sure_pixels
 
 from specularip.errors import UserError
 from specularip.raster import rasterize
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-needs_gsplat = pytest.mark.skipif(
-    importlib.util.find_spec("gsplat") is None, reason="gsplat is not installed (extra 'cuda')"
-)
 
-
-@needs_cuda
-@needs_gsplat
+@pytest.mark.gpu(needs="gsplat")
 @pytest.mark.parametrize("antialiased", [False, True], ids=["plain", "antialiased"])
 @pytest.mark.parametrize(
     "options",
@@ -36,8 +23,7 @@ needs_gsplat = pytest.mark.skipif(
     ],
     ids=str,
 )
-def test_cuda_matches_cpu(options, antialiased):
-    seed = fresh_seed()
+def test_cuda_matches_cpu(options, antialiased, seed):
     arguments = scene(seed, n=300, width=70, height=50, **options)
     sure = sure_pixels(arguments, antialiased)
     on_gpu = draw(rasterize, arguments, seed, antialiased, device="cuda", sure=sure)
@@ -45,19 +31,16 @@ def test_cuda_matches_cpu(options, antialiased):
     assert_same(*on_gpu, *on_cpu, sure, seed)
 
 
-@needs_cuda
-@needs_gsplat
+@pytest.mark.gpu(needs="gsplat")
 @pytest.mark.parametrize("channels", [1, 3, 6, 32, 40])
-def test_depth_changes_nothing_else(channels):
-    check_that_depth_changes_nothing_else("cuda", channels == 3, channels=channels)
+def test_depth_changes_nothing_else(channels, seed):
+    check_that_depth_changes_nothing_else("cuda", seed, channels == 3, channels=channels)
 
 
-@needs_cuda
-@needs_gsplat
+@pytest.mark.gpu(needs="gsplat")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors"])
-def test_cuda_culls_bad_numbers(name, bad):
-    seed = fresh_seed()
+def test_cuda_culls_bad_numbers(name, bad, seed):
     arguments = scene(seed, n=40)
     arguments[name].view(40, -1)[::2, 0] = bad
     on_gpu = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
@@ -66,7 +49,7 @@ def test_cuda_culls_bad_numbers(name, bad):
     )
 
 
-@needs_cuda
+@pytest.mark.gpu
 @pytest.mark.skipif(importlib.util.find_spec("gsplat") is not None, reason="gsplat is installed")
 def test_missing_gsplat_is_one_clear_line():
     arguments = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in scene(0).items()}

@@ -1,7 +1,5 @@
 """OpenPose's drawing of the body from every side: which joints show, in which colours, how thick."""
 
-import os
-
 import pytest
 import torch
 
@@ -49,8 +47,7 @@ def test_head_hides_a_shoulder_from_above(body):
     assert {"left_wrist", "right_wrist", "left_ear"} <= above
 
 
-def test_child_and_batch_agree_with_singles():
-    seed = int.from_bytes(os.urandom(4))
+def test_child_and_batch_agree_with_singles(seed):
     generator = torch.Generator().manual_seed(seed)
     model = AnnyModel.load()
     vertices = model.vertices(torch.rand(6, 11, generator=generator))
@@ -131,9 +128,9 @@ def test_shapes_are_checked(body):
 
 
 @pytest.mark.parametrize("size", [1, 100, 512])
-def test_the_shapes_are_those_that_are_drawn(body, size):
+def test_the_shapes_are_those_that_are_drawn(body, size, seed):
     """The kernel's loop in plain tensors draws the same picture."""
-    generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(4)))
+    generator = torch.Generator().manual_seed(seed)
     azimuth = 360 * torch.rand(3, generator=generator)
     xy = Cameras.orbit(azimuth, 5, [2.4, 0.9, 0.5], 45, size, size).project(body.keypoints)[0]
     visible = torch.rand(3, 18, generator=generator) < 0.8
@@ -150,9 +147,8 @@ def test_the_shapes_are_those_that_are_drawn(body, size):
     assert (canvas - skeleton._draw(xy, visible, size)).abs().max() < 2e-4, generator.initial_seed()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.gpu(needs="triton")
 def test_the_kernel_draws_the_same(body):
-    pytest.importorskip("triton")
     cameras = Cameras.orbit([0.0, 70.0, 180.0, 200.0], 5, [2.4, 0.9, 0.5, 2.0], 45, 100, 100)
     wanted = draw_skeleton(body.keypoints, body.head, cameras, 200)
     from_cpu = draw_skeleton(body.keypoints, body.head, cameras, 200, torch.device("cuda"))

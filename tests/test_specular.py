@@ -1,7 +1,6 @@
 """The specular branch does what it is for: a highlight stands where a mirror would show the light."""
 
 import math
-import os
 
 import pytest
 import torch
@@ -24,13 +23,6 @@ from specularip.specular.attention import GROUPS
 from specularip.specular.shading import tangent_frames
 
 RADIUS = 0.5
-
-
-@pytest.fixture
-def seed():
-    seed = int.from_bytes(os.urandom(4))
-    torch.manual_seed(seed)
-    return seed
 
 
 def sphere(count: int) -> Gaussians:
