@@ -101,7 +101,8 @@ def test_mutual_attention(width: int) -> None:
 def test_culling() -> None:
     from specularip.specular.triton_culling import in_view_triton
 
-    cameras = Cameras.orbit([0.0, 130.0, 250.0], [10.0, -60.0, 0.0], 1.5, 60.0, 160, 90)
+    azimuths, elevations = [0.0, 130.0, 250.0], [10.0, -60.0, 0.0]
+    cameras = Cameras.orbit(azimuths, elevations, 1.5, 60.0, 160, 90, target=(0.4, -0.3, 0.2))
     means, scales = 2 * torch.randn(300, 3), 0.5 * torch.rand(300, 3) ** 4 + 1e-3
     found = in_view_triton(means, scales, cameras)
     # Rounding decides at the very border.
