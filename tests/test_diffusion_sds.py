@@ -19,8 +19,8 @@ from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt, view_prompts
 from specularip.diffusion.sample import sample
 from specularip.diffusion.sds import clip_pixels, sds
+from specularip.diffusion.settings import GuidanceConfig
 from specularip.diffusion.timesteps import ahds_bounds, sample_timesteps
-from specularip.presets import GuidanceConfig
 
 SEED = int.from_bytes(os.urandom(4), "little")
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from specularip.diffusion.adapter import FaceFeatures, FaceIdProjection, lora_shapes
 from specularip.diffusion.attention import identity_layers, install_attention
-from specularip.diffusion.loading.sources import Sd15Sources, load_sd15
+from specularip.diffusion.loading.settings import Sd15Sources
+from specularip.diffusion.loading.sources import load_sd15
 from specularip.diffusion.prior import Prior
 
 SEED = int.from_bytes(os.urandom(4), "little")

@@ -32,7 +32,8 @@ from torch import Tensor
 from specularip.diffusion.loading import networks
 from specularip.diffusion.loading import original_names as original
 from specularip.diffusion.loading.networks import PUBLISHED
-from specularip.diffusion.loading.sources import Sd15Sources, hub_id, load_sd15, resolve
+from specularip.diffusion.loading.settings import Sd15Sources
+from specularip.diffusion.loading.sources import hub_id, load_sd15, resolve
 from specularip.diffusion.prior import Prior
 from specularip.errors import UserError
 

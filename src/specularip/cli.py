@@ -75,7 +75,8 @@ def generate(
     from dataclasses import replace
 
     from specularip.inputs import check_inputs
-    from specularip.presets import preset_config, with_settings
+    from specularip.overrides import with_settings
+    from specularip.presets import preset_config
     from specularip.progress import Progress
 
     config = with_settings(preset_config(preset), settings)
@@ -155,7 +156,7 @@ def fit(
         with Progress() as progress:
             progress.log("loading libraries")
             from specularip.fitting.fit import fit as run
-            from specularip.presets import FitConfig
+            from specularip.fitting.settings import FitConfig
 
             given: dict[str, Any] = {"iterations": iterations, "points": points}
             run(
@@ -435,7 +436,8 @@ def models(
         settings: Where a preset's parts are, as for generate: prior.sources.base=/models/realistic_vision.
     """
     from specularip.models.check import preset_models
-    from specularip.presets import preset_config, with_settings
+    from specularip.overrides import with_settings
+    from specularip.presets import preset_config
 
     if settings and preset == "all":
         raise UserError("--set is of one preset: name it with --preset")

@@ -30,12 +30,13 @@ from specularip.faces.photo import align_face, face_mask, find_face, read_image
 from specularip.inputs import Inputs, check_inputs
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.losses import LPIPS_FOLDER, LPIPS_VARIABLE, Lpips, Perceptual
-from specularip.presets import Config, preset_config, with_low_memory
+from specularip.presets import preset_config, with_low_memory
 from specularip.progress import Progress
 from specularip.run_folder import Checkpoint, RunFolder
 from specularip.stages.guide import Face, Guide, PhotoAnchor, photo_anchor
 from specularip.stages.scr import Targets, fit, make_targets, orbits
 from specularip.stages.seid import seid
+from specularip.stages.settings import Config
 from specularip.stopping import StopRequest, polite_stop
 from specularip.training.machine import check_gpu, check_memory
 from specularip.training.parallel import Team, join

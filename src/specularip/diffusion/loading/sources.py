@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specularip.diffusion.loading.settings import Sd15Sources
 from specularip.errors import UserError
 
 if TYPE_CHECKING:  # the command line reads the sources below, and should not wait for torch
@@ -22,22 +22,6 @@ if TYPE_CHECKING:  # the command line reads the sources below, and should not wa
     from specularip.diffusion.prior import Prior
 
 FETCH = "`specularip models fetch --preset sd15` downloads it"
-
-
-@dataclass(frozen=True)
-class Sd15Sources:
-    """Each one: a hub id (`owner/name`, or `owner/name/inner/path`), a folder, or a file of weights."""
-
-    base: str = "SG161222/Realistic_Vision_V4.0_noVAE"
-    """UNet, text encoder, tokenizer and scheduler."""
-    vae: str = "stabilityai/sd-vae-ft-mse"
-    controlnet: str = "lllyasviel/control_v11p_sd15_openpose"
-    image_encoder: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-    """The CLIP vision tower whose penultimate hidden states describe the face crop."""
-    ip_adapter: str = "h94/IP-Adapter-FaceID/ip-adapter-faceid-plusv2_sd15.bin"
-    """FaceID-PlusV2: IP-Adapter's projection, its keys and values, and its LoRA."""
-    tokenizer: str = "openai/clip-vit-large-patch14"
-    """Read only where `base` is a single file, which has no tokenizer."""
 
 
 def hub_id(source: str) -> tuple[str, str] | None:
