@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny_prior import latent_prior, pixel_prior
 
 from specularip.diffusion.attention import identity_layers
-from specularip.diffusion.prior import Prior, _resized, pick_dtype
+from specularip.diffusion.loading.weights import pick_dtype
+from specularip.diffusion.prior import Prior, _resized
 from specularip.errors import UserError
 
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -139,7 +140,7 @@ def test_pickles_truncated_files_and_missing_parts_are_refused(tmp_path: Path, f
     file = tmp_path / "p" / "unet" / "diffusion_pytorch_model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with pytest.raises(UserError, match="not a complete safetensors file"):
         Prior.load(tmp_path / "p")
     file.unlink()
     torch.save({}, file.with_suffix(".ckpt"))

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from sd15_files import ADAPTER, write_sources
 
 from specularip import cli
+from specularip.diffusion.loading.sd15 import load_sd15
 from specularip.diffusion.loading.settings import Sd15Sources
-from specularip.diffusion.loading.sources import load_sd15
 from specularip.errors import UserError
 from specularip.models import check as models
 from specularip.models import fetch as fetching

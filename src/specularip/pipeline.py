@@ -20,10 +20,11 @@ from specularip.avatar import Avatar, Binding
 from specularip.body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
 from specularip.cameras import FULL, HEAD, Cameras, orbit_views
 from specularip.diffusion.fast.accelerate import FastPrior, accelerate, supports
-from specularip.diffusion.loading.sources import load_sd15
-from specularip.diffusion.prior import Prior, pick_dtype
+from specularip.diffusion.loading.sd15 import load_sd15
+from specularip.diffusion.loading.weights import pick_dtype
+from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
-from specularip.errors import UserError
+from specularip.errors import MissingWeights, UserError
 from specularip.export.video import to_uint8, turntable, write_video
 from specularip.faces.insightface import FaceId
 from specularip.faces.photo import align_face, face_mask, find_face, read_image
@@ -454,7 +455,10 @@ def load_prior(config: Config, device: torch.device | str = "cpu") -> Prior:
     """The prior that the configuration names, frozen, on `device`."""
     dtype = pick_dtype(config.prior.dtype, device)
     if config.prior.path == "sd15":
-        prior = load_sd15(config.prior.sources, device=device, dtype=dtype)
+        try:
+            prior = load_sd15(config.prior.sources, device=device, dtype=dtype)
+        except MissingWeights as error:
+            raise UserError(f"{error}: `specularip models fetch --preset sd15` downloads it") from error
     else:
         shipped = str(files("specularip") / "assets" / "compact")
         path = shipped if config.prior.path == "compact" else config.prior.path
