@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from specularip.diffusion.loading.sources import Sd15Sources
+from specularip.diffusion.settings import GuidanceConfig
 from specularip.errors import UserError
 
-Guidance = Literal["anpg", "cfg"]
 Preset = Literal["compact", "sd15"]
 PUBLISHED_HEIGHT = 1.5
 """The method's cameras look at the head at 0.65, which is 0.435 body heights above the middle."""
@@ -38,37 +38,6 @@ class PriorConfig:
     """Where the networks of "sd15" come from."""
     faces: str = "~/.insightface/models/buffalo_l"
     """Folder of insightface's models, for priors whose identity is its embedding."""
-
-
-@dataclass(frozen=True)
-class GuidanceConfig:
-    """How the denoiser's answers become one direction."""
-
-    kind: Guidance = "cfg"
-    """cfg: classifier-free guidance. anpg: annealed negative prompt guidance, three evaluations a step."""
-    scale: float = 4.0
-    negative: str = ""
-    """What to avoid. Plain CFG pushes away from it as hard as towards the text: "blurry" over-sharpens a
-    small prior, and nothing is best. ANPG wants one."""
-    null: str = ""
-    """The words of ANPG's third branch: none."""
-    anpg_switch: int = 170
-    """Below this timestep ANPG trusts the null prediction itself."""
-    rescale: float = 0.5
-    """Pull of the guided estimate's spread back to the unguided one's, against over-saturation (0..1)."""
-    identity_weight: float = 1.0
-    """Strength of the face tokens in views that see the face."""
-    identity_hidden: float = 0.5
-    """The same where the face is hidden: the compact prior's face tokens also carry skin and hair."""
-    identity_structure: float = 1.0
-    """FaceID-PlusV2: weight of what CLIP sees in the face crop beside what insightface recognises."""
-    negative_face: str = ""
-    """FaceID-PlusV2: photo of somebody else, whose face the negative branch sees; "" for nobody's."""
-    guide_identity: bool = False
-    """Whether guidance exaggerates the face as it does the words. With a prior whose face tokens carry skin
-    tones, that bleaches or darkens the skin."""
-    pixel_clip: float = 1.0
-    """Largest norm of the gradient of one latent pixel (pixel-wise gradient clipping)."""
 
 
 @dataclass(frozen=True)

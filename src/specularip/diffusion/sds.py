@@ -16,8 +16,8 @@ from torch import Tensor
 from specularip.diffusion.conditioning import Condition
 from specularip.diffusion.guidance import anpg_direction, cfg_noise
 from specularip.diffusion.prior import Prior
+from specularip.diffusion.settings import GuidanceConfig
 from specularip.kernels.async_transfer import copy_async
-from specularip.presets import GuidanceConfig
 
 
 @dataclass(frozen=True)
