@@ -210,8 +210,8 @@ def evaluate(
     if out is not None and str(out) != "-" and out.suffix.lower() != ".json":
         raise UserError(f"cannot write metrics to {out}: end the name in .json, or use - to print them")
     from specularip.avatar import load
+    from specularip.lpips import NO_LPIPS, find_lpips
     from specularip.metrics import evaluate as measure
-    from specularip.metrics import find_lpips
     from specularip.posed_images import load_posed_images
     from specularip.raster.cuda import pick_device
     from specularip.run_folder import to_json, write_json
@@ -222,13 +222,13 @@ def evaluate(
     if len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; --split train measures on the images it was fitted to")
     place = pick_device(None if device == "auto" else device)
-    perceptual, no_lpips = find_lpips(place)
+    perceptual = find_lpips(place)
     loaded = loaded.to(place)
     values = measure(loaded, posed, perceptual)
     if out is not None and str(out) == "-":
         print(to_json(values), end="")
         return
-    notes = [note for note in (*posed.notes, no_lpips) if note]
+    notes = [*posed.notes, *([NO_LPIPS] if perceptual is None else [])]
     _print_metrics(f"{avatar} on {data} ({split})", values, notes)
     if out is not None:
         print(write_json(out, values))

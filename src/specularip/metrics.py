@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,10 +22,8 @@ from torch.nn import functional as F
 
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
+from specularip.lpips import Lpips
 from specularip.posed_images import PosedImages
-
-if TYPE_CHECKING:
-    from specularip.losses import Lpips
 
 HIGHLIGHT = 0.55
 """Luminance above which a pixel counts as highlight."""
@@ -101,20 +98,6 @@ def _ssim_window(dtype: torch.dtype, device: torch.device) -> Tensor:
     offset = torch.arange(SSIM_WINDOW, dtype=dtype, device=device) - SSIM_WINDOW // 2
     window = torch.exp(-0.5 * (offset / SSIM_SIGMA).square())
     return window / window.sum()
-
-
-def find_lpips(device: torch.device | str = "cpu") -> tuple[Lpips | None, str]:
-    """The network for `lpips` where its weights are present, else None and why. Raises UserError where
-    SPECULARIP_LPIPS names a folder without whole weights: ask before a long run."""
-    from specularip.losses import LPIPS_FOLDER, LPIPS_VARIABLE, Lpips
-
-    network = Lpips.find(device)
-    if network is not None:
-        return network, ""
-    return (
-        None,
-        f"no LPIPS: put its weights into {LPIPS_FOLDER} or set {LPIPS_VARIABLE} (see docs/metrics.md)",
-    )
 
 
 @torch.no_grad()
@@ -258,7 +241,7 @@ def frames_per_second(avatar: Avatar, cameras: Cameras, frames: int = 20, warm_u
 def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None) -> dict[str, float]:
     """All metrics of an avatar on posed images, drawn at their size on black, on the avatar's device.
 
-    psnr, ssim, lpips (with `perceptual`, see `find_lpips`): means over views. highlight_psnr: over all
+    psnr, ssim, lpips (with `perceptual`): means over views. highlight_psnr: over all
     highlight pixels. highlight_drift_deg and highlight_drift_p90_deg: over views. highlight_missed and
     highlight_spurious: per true highlight. coherence: mean over views, of the specular layer in the view and
     in one turned by TURN_DEG around the avatar. frames_per_second; views; gaussians. NaN where a set has

@@ -29,11 +29,12 @@ from specularip.faces.insightface import FaceId
 from specularip.faces.photo import align_face, face_mask, find_face, read_image
 from specularip.inputs import Inputs, check_inputs
 from specularip.kernels.async_transfer import StepMetrics
-from specularip.losses import LPIPS_FOLDER, LPIPS_VARIABLE, Lpips, Perceptual
+from specularip.lpips import NO_LPIPS, find_lpips
 from specularip.presets import Config, preset_config, with_low_memory
 from specularip.progress import Progress
 from specularip.run_folder import Checkpoint, RunFolder
 from specularip.stages.guide import Face, Guide, PhotoAnchor, photo_anchor
+from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
 from specularip.stages.scr import Targets, fit, make_targets, orbits
 from specularip.stages.seid import seid
 from specularip.stopping import StopRequest, polite_stop
@@ -52,7 +53,7 @@ MEMORY_SETTINGS = (
     ("", "low_memory"), ("seid", "views_at_once"), ("scr", "refine_batch"), ("scr", "vae_batch"),
 )  # fmt: skip
 """What a resumed run may change: it does not change the result."""
-UNET_FEATURES = "no LPIPS weights found: the perceptual loss compares features of the prior's own UNet"
+UNET_FEATURES = f"the perceptual loss compares features of the prior's own UNet; {NO_LPIPS}"
 
 
 def generate(
@@ -148,6 +149,8 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     perceptual: Perceptual | None = None
     if config.scr.perceptual == "lpips" and config.scr.perceptual_weight:
         perceptual = find_lpips(device)
+        if perceptual is None:
+            raise UserError(f"{NO_LPIPS}; --set scr.perceptual_weight=0 does without")
     # Before the networks, which take their time.
     faces = FaceId.load(config.prior.faces, device) if config.prior.path == "sd15" else None
     # May compile; the first step should not count it into its ETA.
@@ -177,9 +180,9 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         crop = align_face(inputs.photo, inputs.face, PHOTO_SIZE)
         photo = photo_anchor(body, crop, face_mask(PHOTO_SIZE), config.photo_weight)
     if perceptual is None and config.scr.perceptual_weight:
-        perceptual = Perceptual.load(prior)
+        perceptual = perceptual_loss(prior)
         top, bottom, left, right = config.scr.crop
-        if type(perceptual) is Perceptual and bottom - top != right - left:
+        if isinstance(perceptual, UnetFeatures) and bottom - top != right - left:
             raise UserError("scr.crop must be square where LPIPS' weights are not: the prior reads squares")
     return _Cast(guide, photo, perceptual, phenotype, notes)
 
@@ -207,17 +210,6 @@ def read_faces(
                 face = (inputs.face if index == 0 else None) or find_face(photo, name)
                 found.append(prior.encode_face(align_face(photo, face, PHOTO_SIZE)[None]))
     return found[0], found[1] if len(found) > 1 else None
-
-
-def find_lpips(device: torch.device) -> Perceptual:
-    """LPIPS; raises UserError where its weights are not."""
-    lpips = Lpips.find(device)
-    if lpips is None:
-        raise UserError(
-            f"LPIPS weights are not in {LPIPS_FOLDER}: specularip models fetch --preset sd15 brings them, "
-            f"{LPIPS_VARIABLE} names another folder, --set scr.perceptual_weight=0 leaves them out"
-        )
-    return lpips
 
 
 def make_body(config: Config, phenotype: Phenotype) -> Body:
@@ -434,7 +426,7 @@ class _Run:
                 "settings": config,
                 "phenotype": self.cast.phenotype,
                 "perceptual_loss": perceptual.name if perceptual is not None else "none",
-                "perceptual_note": UNET_FEATURES if type(perceptual) is Perceptual else "",
+                "perceptual_note": UNET_FEATURES if isinstance(perceptual, UnetFeatures) else "",
                 "gaussians": len(avatar.gaussians),
                 "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
                 "peak_memory_gib": round(peak_memory_gib(), 3),
