@@ -210,11 +210,11 @@ def evaluate(
     if out is not None and str(out) != "-" and out.suffix.lower() != ".json":
         raise UserError(f"cannot write metrics to {out}: end the name in .json, or use - to print them")
     from specularip.avatar import load
+    from specularip.files import to_json, write_json
     from specularip.lpips import NO_LPIPS, find_lpips
     from specularip.metrics import evaluate as measure
     from specularip.posed_images import load_posed_images
     from specularip.raster.cuda import pick_device
-    from specularip.run_folder import to_json, write_json
 
     loaded = load(avatar)
     _tell_of_harmonics(avatar)
@@ -298,22 +298,20 @@ def render(
         fps: Frames per second of the film.
     """
     _check_render(out, elevation_deg, distance, fov_y_deg, (width, height), background, frames, fps)
-    import torch
-
     from specularip.avatar import load
     from specularip.baking.bake import Baked, is_baked, load_baked
-    from specularip.cameras import FULL, Cameras
-    from specularip.export.video import to_uint8, write_video
-    from specularip.run_folder import write_png
+    from specularip.cameras import Cameras
+    from specularip.export.video import write_video
+    from specularip.files import to_uint8, write_png
+    from specularip.presentation import frame_subject
 
     loaded = load_baked(avatar) if is_baked(avatar) else load(avatar)
-    heights = loaded.gaussians.means.detach()[:, 2].cpu()
-    low, high = torch.quantile(heights[:: max(1, len(heights) // 100_000)], torch.tensor([0.002, 0.998]))
-    radius = FULL.distance * float(high - low) if distance is None else distance
-    target = (0.0, 0.0, float(low + high) / 2)
+    framed_from, target = frame_subject(loaded.gaussians.means)
+    if distance is None:
+        distance = framed_from
 
     def view(azimuth: float):
-        camera = Cameras.orbit(azimuth, elevation_deg, radius, fov_y_deg, width, height, target)
+        camera = Cameras.orbit(azimuth, elevation_deg, distance, fov_y_deg, width, height, target)
         if isinstance(loaded, Baked):
             return to_uint8(loaded.render(camera, background)[0])
         return to_uint8(loaded.render(camera, background).image[0])

@@ -12,24 +12,23 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from specularip import raster, specular
 from specularip.avatar import Avatar, Binding
 from specularip.body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
-from specularip.cameras import FULL, HEAD, Cameras, orbit_views
 from specularip.diffusion.fast.accelerate import FastPrior, accelerate, supports
 from specularip.diffusion.loading.sources import load_sd15
 from specularip.diffusion.prior import Prior, pick_dtype
 from specularip.diffusion.prompts import PromptBook, view_prompt
 from specularip.errors import UserError
-from specularip.export.video import to_uint8, turntable, write_video
+from specularip.export.video import write_video
 from specularip.faces.insightface import FaceId
 from specularip.faces.photo import align_face, face_mask, find_face, read_image
 from specularip.inputs import Inputs, check_inputs
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.lpips import NO_LPIPS, find_lpips
+from specularip.presentation import preview, turntable
 from specularip.presets import Config, preset_config, with_low_memory
 from specularip.progress import Progress
 from specularip.run_folder import Checkpoint, RunFolder
@@ -372,7 +371,9 @@ class _Run:
             if time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS and not int(state.skipped):
                 self._save(name, done, state, targets)
             if time.monotonic() - self.last_preview > PREVIEW_SECONDS:
-                self.folder.write_png("preview.png", preview(self._avatar(state, guide), guide.body, 192))
+                self.folder.write_png(
+                    "preview.png", preview(self._avatar(state, guide), guide.body.height, 192)
+                )
                 self.last_preview = time.monotonic()
 
         return after_step
@@ -411,7 +412,7 @@ class _Run:
         with self._timed("write"):
             avatar.save(self.folder.path)
             avatar.save(self.folder.path / "avatar.ply")
-            self.folder.write_png("preview.png", preview(avatar, guide.body, 384))
+            self.folder.write_png("preview.png", preview(avatar, guide.body.height, 384))
             write_video(
                 turntable(avatar, config.turntable_frames, config.turntable_size),
                 self.folder.path / "turntable.mp4",
@@ -453,11 +454,3 @@ def load_prior(config: Config, device: torch.device | str = "cpu") -> Prior:
     return (
         accelerate(prior) if config.prior.fast and prior.device.type == "cuda" and supports(prior) else prior
     )
-
-
-def preview(avatar: Avatar, body: Body, size: int) -> np.ndarray:
-    """uint8 [size, 4 size, 3]: front, three-quarter, back and face."""
-    whole = Cameras.orbit([0.0, 40.0, 180.0], 6.0, FULL.distance * body.height, FULL.fov_y_deg, size, size)
-    close = orbit_views(1, HEAD, size=size, body_height=body.height, elevation_deg=4.0).cameras
-    frames = [*avatar.render(whole).image, *avatar.render(close).image]
-    return np.concatenate([to_uint8(frame) for frame in frames], 1)
