@@ -26,6 +26,7 @@ from specularip.metrics import (
     _blur,
     _blur_by_products,
     coherence,
+    combined_psnr,
     evaluate,
     frames_per_second,
     highlight_drift,
@@ -34,6 +35,7 @@ from specularip.metrics import (
     luminance,
     psnr,
     ssim,
+    table_rows,
 )
 from specularip.posed_images import PosedImages
 
@@ -303,6 +305,24 @@ def test_coherence_of_rendered_layers():
     frame = Avatar(cloud).render(both, 0.0)
     found = coherence(frame.image, frame.depth, frame.alpha, both, ((0, 1), (1, 0)))
     assert (found > 0.98).all(), (SEED, found)
+
+
+def test_psnr_of_independent_errors(rng: np.random.Generator) -> None:
+    first, second = 0.02 * rng.standard_normal((2, 1, 400, 500, 3))
+    image = torch.zeros(1, 400, 500, 3, dtype=torch.float64)
+    parts = [float(psnr(image + torch.from_numpy(error), image)) for error in (first, second)]
+    both = float(psnr(image + torch.from_numpy(first + second), image))
+    assert combined_psnr(*parts) == pytest.approx(both, abs=0.05), SEED
+    assert combined_psnr(38.0) == pytest.approx(38.0)
+    assert combined_psnr(38.0, 38.0) == pytest.approx(38.0 - 10 * math.log10(2))
+
+
+def test_table_rows_name_what_is_measured() -> None:
+    assert table_rows({"psnr": 31.256, "views": 4, "coherence": math.nan, "other": 1.0}) == [
+        ("views", "4"),
+        ("PSNR, dB", "31.26"),
+        ("coherence", "n/a"),
+    ]
 
 
 @pytest.fixture
