@@ -46,8 +46,9 @@ def generate(
 ) -> None:
     """Make an avatar from a sentence and a photo of a face.
 
-    Writes to the folder DIR: avatar.safetensors, avatar.ply for other viewers, turntable.mp4, preview.png
-    (updated during the run), report.json with all settings and timings, metrics.jsonl and checkpoints/.
+    Writes avatar.safetensors, avatar.ply for other viewers, turntable.mp4, preview.png (updated during the
+    run), report.json with all settings and timings, metrics.jsonl and checkpoints/ to the folder DIR.
+
     Ctrl-C saves a checkpoint and stops; the same command with --resume continues from it.
 
     Example: specularip generate "A woman in a red satin dress" --image face.jpg --out out/red
@@ -123,10 +124,14 @@ def fit(
     The folder DATA has the layout of NeRF-synthetic: transforms_train.json with the cameras (camera_angle_x
     or fl_x; per frame file_path and a 4x4 camera-to-world transform_matrix, OpenGL axes, z up) and the images
     it names, preferably PNG with alpha. If there is a transforms_test.json, the result is evaluated on its
-    views. The Gaussians are initialised on the triangle mesh in body.npz (arrays v and f) if there is one,
+    views.
+
+    The Gaussians are initialised on the triangle mesh in body.npz (arrays v and f) if there is one,
     else on points3d.ply, else at random within the cameras' view.
-    Writes to the folder DIR: avatar.safetensors, avatar.ply, preview.png (four views), report.json with the
-    metrics, metrics.jsonl and checkpoints/.
+
+    Writes avatar.safetensors, avatar.ply, preview.png (four views), report.json with the metrics,
+    metrics.jsonl and checkpoints/ to the folder DIR.
+
     Ctrl-C saves a checkpoint and stops; the same command with --resume continues from it.
 
     Example: specularip fit glossy/satin --out out/satin
@@ -196,7 +201,7 @@ def evaluate(
 
     PSNR, SSIM and LPIPS (if its weights are present) compare whole images; highlight PSNR compares only
     bright pixels; highlight drift is the angle between highlights and where they should be; coherence is the
-    agreement of the specular layer between neighbouring views. See docs/metrics.md for the formulas.
+    agreement of the specular layer between neighbouring views. docs/metrics.md has the formulas.
 
     Example: specularip eval out/satin --data glossy/satin --out metrics.json
 
@@ -453,7 +458,7 @@ def _print_models(preset: str, found: Sequence[Model]) -> None:
     if not broken:
         print("  complete")
         return
-    print(f"  incomplete: {', '.join(model.name for model in broken)}")
+    print(f"  missing or damaged: {', '.join(model.name for model in broken)}")
     if any(model.source == "the package" for model in broken):
         print("  reinstall the package")
     if any(model.urls or (model.part and model.page) for model in broken):
