@@ -103,7 +103,7 @@ def test_every_weight_is_assigned_to_its_parameter(files: tuple[Path, Sd15Source
     assert {p.dtype for p in half.parameters()} == {torch.float16}
     schedule = prior.scheduler.config
     assert (schedule.clip_sample, schedule.set_alpha_to_one, schedule.steps_offset) == (False, False, 1)
-    assert prior.vae.config.scaling_factor == 0.18215 and prior.image_size == 64
+    assert prior.autoencoder.vae.config.scaling_factor == 0.18215 and prior.image_size == 64
     assert prior.ddim_timesteps(50)[-1] == 1, "leading steps with an offset of one"
 
 
@@ -118,7 +118,7 @@ def test_loaded_networks_compute_what_the_originals_do(
         wanted = parts["text_encoder"].eval()(ids).last_hidden_state
         assert torch.allclose(prior.text_encoder(ids).last_hidden_state, wanted, atol=1e-5), SEED
         wanted = parts["vae"].eval().encode(image).latent_dist.mode()
-        assert torch.allclose(prior.vae.encode(image).latent_dist.mode(), wanted, atol=1e-4), SEED
+        assert torch.allclose(prior.autoencoder.vae.encode(image).latent_dist.mode(), wanted, atol=1e-4), SEED
         wanted = parts["image_encoder"].eval()(pixels).image_embeds
         assert torch.allclose(prior.image_encoder(pixels).image_embeds, wanted, atol=1e-5), SEED
 
