@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from specularip.avatar import FILE_NAME, Avatar, Binding, load, mean_specular, shade
+from specularip.avatar import Avatar, load, mean_specular, shade
+from specularip.avatar_file import FILE_NAME
 from specularip.cameras import Cameras
 from specularip.errors import UserError
-from specularip.gaussians import Gaussians
+from specularip.gaussians import Binding, Gaussians, field_specs
 from specularip.raster import rasterize
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 
@@ -225,7 +226,7 @@ def damage(tensors: dict, header: dict, kind: str) -> None:
             header["format"] = 2
         case "names and parents":
             header["binding"]["joint_names"].pop()
-        case "point nowhere":
+        case "parents that do not exist":
             header["binding"]["joint_parents"][2] = 17
         case "does not have":
             tensors["gaussians.bind_joints"][0, 0] = 3
@@ -253,7 +254,7 @@ KINDS += [
     "lights and token must be",
 ]
 KINDS += ["lights is not of type int", "attention is not of type bool", "radiance must be", "earlier version"]
-KINDS += ["names and parents", "point nowhere", "does not have", "joints is missing"]
+KINDS += ["names and parents", "parents that do not exist", "does not have", "joints is missing"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -319,6 +320,9 @@ def test_binding_checks_its_lengths():
         Binding(["a", "b"], [-1, 0], torch.zeros(3, 3))
 
 
-def test_every_field_is_saved():
-    """A new field of Gaussians must be added to the reader's table of shapes."""
-    assert [f.name for f in fields(Gaussians)] == list(random_avatar().gaussians.tensors())
+def test_field_specs_describe_gaussians():
+    gaussians = random_avatar().gaussians
+    assert [f.name for f in fields(Gaussians)] == list(field_specs(LATENTS))
+    for name, spec in field_specs(LATENTS).items():
+        tensor = getattr(gaussians, name)
+        assert tensor.shape == (COUNT, *spec.shape) and tensor.dtype == spec.dtype, name

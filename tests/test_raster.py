@@ -289,7 +289,7 @@ def test_threads_keep_to_the_quota_of_a_container(monkeypatch, tmp_path, text, m
     (tmp_path / "cpu.max").write_text(text)
     monkeypatch.setattr(threads, "CGROUP_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert threads._processors.__wrapped__() == most
+    assert threads._cores.__wrapped__() == most
 
 
 def test_the_first_compilation_is_announced_once(tmp_path):

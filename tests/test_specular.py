@@ -1,4 +1,4 @@
-"""The specular branch does what it is for: a highlight stands where a mirror would show the light."""
+"""The specular branch: a highlight appears where a mirror would reflect the light."""
 
 import math
 import os
@@ -12,16 +12,18 @@ from specularip.cameras import Cameras
 from specularip.gaussians import Gaussians
 from specularip.specular import (
     LATENTS,
+    Light,
     SpecularConfig,
     SpecularHead,
+    Surface,
     facing,
     fibonacci_directions,
     shading_normals,
     specular_reference,
 )
 from specularip.specular import head as head_module
-from specularip.specular.attention import GROUPS
 from specularip.specular.shading import tangent_frames
+from specularip.specular.tokens import GROUPS
 
 RADIUS = 0.5
 
@@ -36,7 +38,7 @@ def seed():
 def sphere(count: int) -> Gaussians:
     """Flat Gaussians on a sphere of RADIUS around the origin, grey, nearly opaque."""
     normals = fibonacci_directions(count)
-    # Half-way quaternion that turns +z, the shortest axis, into the normal.
+    # The quaternion that rotates +z, the shortest axis, to the normal.
     quats = torch.cat([1 + normals[:, 2:], -normals[:, 1:2], normals[:, :1], torch.zeros(count, 1)], 1)
     size = math.log(0.6 * math.sqrt(4 * math.pi / count) * RADIUS)
     return Gaussians(
@@ -69,18 +71,17 @@ def reflect(view_dirs: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
     return 2 * (view_dirs * normals).sum(-1, keepdim=True) * normals - view_dirs
 
 
-def published_mistake(latents, diffuse, normals, means, centres, *light_and_visible):
-    """The method's published lobe: its axis is built in the frame of the mirrored direction itself, so that
-    the light goes wherever the mirror looks. Same formula here, seen from that frame."""
-    view = F.normalize(centres[:, None] - means, dim=-1)
-    z = reflect(view, normals)
+def published_mistake(surface: Surface, light: Light, centres, visible=None):
+    """The method's published lobe: its axis is built in the frame of the reflected direction itself, so that
+    the light moves with the reflection. Our formula, evaluated in that frame."""
+    view = F.normalize(centres[:, None] - surface.means, dim=-1)
+    z = reflect(view, surface.normals)
     x = F.normalize(torch.linalg.cross(torch.tensor([0.0, 0.0, 1.0]).expand_as(z), z), dim=-1)
     frame = torch.stack([x, torch.linalg.cross(z, x), z], -2)
-    flat = [(frame @ v.expand_as(z)[..., None])[..., 0].flatten(0, 1) for v in (normals, view)]
-    count, light = len(centres), light_and_visible[:4]
-    shaded = specular_reference(
-        latents.repeat(count, 1), diffuse.repeat(count, 1), flat[0], -flat[1], centres.new_zeros(1, 3), *light
-    )
+    flat = [(frame @ v.expand_as(z)[..., None])[..., 0].flatten(0, 1) for v in (surface.normals, view)]
+    count = len(centres)
+    repeated = Surface(surface.latents.repeat(count, 1), surface.diffuse.repeat(count, 1), flat[0], -flat[1])
+    shaded = specular_reference(repeated, light, centres.new_zeros(1, 3))
     return shaded.reshape(count, -1, 3)
 
 
@@ -198,8 +199,8 @@ def test_the_light_that_all_share_is_found_where_it_is(seed, one_thread):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    lobes = head.prepare(ball.latents, ball.diffuse)
-    found = lobes.light_axes[lobes.light_colors.sum(-1).argmax()].detach()
+    light_of_head = head.prepare(ball.latents, ball.diffuse).light
+    found = light_of_head.axes[light_of_head.colors.sum(-1).argmax()].detach()
     assert degrees_between(found, light) < 8, f"seed {seed}: {degrees_between(found, light):.1f} degrees off"
 
 

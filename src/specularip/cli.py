@@ -383,7 +383,8 @@ def bake(
         data: Folder with posed images, as `fit` takes it. With it, the loss is measured on its test split.
         device: auto takes the GPU where CUDA and gsplat are there, else the CPU.
     """
-    from specularip.avatar import FILE_NAME, load
+    from specularip.avatar import load
+    from specularip.avatar_file import FILE_NAME
     from specularip.baking.bake import agreement, file_for, held_out
     from specularip.baking.bake import bake as run
     from specularip.posed_images import load_posed_images

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from specularip import raster, specular
-from specularip.avatar import Avatar, Binding
+from specularip.avatar import Avatar
 from specularip.body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
 from specularip.cameras import FULL, HEAD, Cameras, orbit_views
 from specularip.diffusion.fast.accelerate import FastPrior, accelerate, supports
@@ -27,6 +27,7 @@ from specularip.errors import UserError
 from specularip.export.video import to_uint8, turntable, write_video
 from specularip.faces.insightface import FaceId
 from specularip.faces.photo import align_face, face_mask, find_face, read_image
+from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.losses import LPIPS_FOLDER, LPIPS_VARIABLE, Lpips, Perceptual
