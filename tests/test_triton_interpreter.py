@@ -13,15 +13,14 @@ from typing import Any
 import pytest
 import torch
 from closeness import relative
+from specularip.specular.attention import MutualAttention
 from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.body import AnnyModel, skeleton
 from specularip.cameras import Cameras
 from specularip.diffusion.fast import ops
-from specularip.diffusion.fast.ops import Features, Part
-from specularip.specular import in_view
-from specularip.specular.attention import MutualAttention, look
+from specularip.diffusion.fast.features import Features, Part
 from specularip.specular.shading import LATENTS, specular_reference
 
 pytestmark = [
@@ -78,11 +77,12 @@ def test_shading(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
     def kernel(latents: Tensor, diffuse: Tensor, normals: Tensor, *light: Tensor) -> Tensor:
-        return triton_shading.shade_triton(latents, diffuse, normals, means, centres, *light, visible)
+        surface = Surface(latents, diffuse, normals, means)
+        return triton_shading.shade_triton(surface, Light(*light), centres, visible)
 
     def plain(latents: Tensor, diffuse: Tensor, normals: Tensor, *light: Tensor) -> Tensor:
-        fixed = means.to(latents), centres.to(latents)
-        shown = specular_reference(latents, diffuse, normals, *fixed, *light)
+        surface = Surface(latents, diffuse, normals, means.to(latents))
+        shown = specular_reference(surface, Light(*light), centres.to(latents))
         return shown if visible is None else torch.where(visible[..., None], shown, 0)
 
     assert_same(kernel, plain, inputs)
@@ -92,10 +92,10 @@ def test_shading(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("width", [3, 8])
 def test_mutual_attention(width: int) -> None:
-    from specularip.specular.triton_attention import look_triton
+    from specularip.specular.triton_mutual_attention import attend_triton
 
     projection = MutualAttention(width)._projection().detach()
-    assert_same(look_triton, look, [torch.randn(40, LATENTS), torch.rand(40, 3), projection])
+    assert_same(attend_triton, attend, [torch.randn(40, LATENTS), torch.rand(40, 3), projection])
 
 
 def test_culling() -> None:
@@ -104,9 +104,9 @@ def test_culling() -> None:
     azimuths, elevations = [0.0, 130.0, 250.0], [10.0, -60.0, 0.0]
     cameras = Cameras.orbit(azimuths, elevations, 1.5, 60.0, 160, 90, target=(0.4, -0.3, 0.2))
     means, scales = 2 * torch.randn(300, 3), 0.5 * torch.rand(300, 3) ** 4 + 1e-3
-    found = in_view_triton(means, scales, cameras)
+    found = in_view_triton(means, scales, cameras, culling.REACH, culling.NEAR, culling.BORDER)
     # Rounding decides at the very border.
-    assert 0 < found.float().mean() < 1 and (found != in_view(means, scales, cameras)).sum() <= 1
+    assert 0 < found.float().mean() < 1 and (found != culling.in_view(means, scales, cameras)).sum() <= 1
 
 
 def test_ellipses(seed: int) -> None:

@@ -19,8 +19,10 @@ from transformers import (
 )
 
 from specularip.cameras import FRAMINGS, Cameras, Views
-from specularip.diffusion.attention import attach_identity
+from specularip.diffusion.adapter import attach_identity
+from specularip.diffusion.autoencoder import PixelAutoencoder, VaeAutoencoder
 from specularip.diffusion.conditioning import Condition, condition_views, face_weight
+from specularip.diffusion.denoiser import UNetDenoiser
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook
 
@@ -132,7 +134,8 @@ def pixel_prior(
         )
         projection = attach_identity(unet, 2, 12)
     prior = Prior(
-        unet,
+        UNetDenoiser(unet),
+        PixelAutoencoder(4),
         text_encoder,
         tokenizer,
         scheduler,
@@ -197,7 +200,15 @@ def latent_prior(folder: Path, seed: int = 0, *, size: int = 8, identity: bool =
             )
         )
         projection = attach_identity(unet, 4, 12)
-    prior = Prior(unet, text_encoder, tokenizer, scheduler, vae, controlnet, image_encoder, projection)
+    prior = Prior(
+        UNetDenoiser(unet, controlnet),
+        VaeAutoencoder(vae),
+        text_encoder,
+        tokenizer,
+        scheduler,
+        image_encoder,
+        projection,
+    )
     return _randomize(prior, seed)
 
 
@@ -238,7 +249,13 @@ def sd15_prior(folder: Path, seed: int = 0) -> Prior:
     )
     projection = attach_identity(unet, 4, 12)
     prior = Prior(
-        unet, small.text_encoder, small.tokenizer, small.scheduler, vae, controlnet, image_encoder, projection
+        UNetDenoiser(unet, controlnet),
+        VaeAutoencoder(vae),
+        small.text_encoder,
+        small.tokenizer,
+        small.scheduler,
+        image_encoder,
+        projection,
     )
     return _randomize(prior, seed)
 
