@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from specularip.fitting.fit import fit as fit
     from specularip.pipeline import generate as generate
     from specularip.presets import Config as Config
+    from specularip.presets import FitConfig as FitConfig
     from specularip.raster import Raster as Raster
     from specularip.raster import rasterize as rasterize
 
@@ -28,6 +29,7 @@ _HOMES = {
     "Avatar": "specularip.avatar",
     "Cameras": "specularip.cameras",
     "Config": "specularip.presets",
+    "FitConfig": "specularip.presets",
     "Frame": "specularip.avatar",
     "Raster": "specularip.raster",
     "UserError": "specularip.errors",
@@ -42,6 +44,7 @@ __all__ = [
     "Avatar",
     "Cameras",
     "Config",
+    "FitConfig",
     "Frame",
     "Raster",
     "UserError",
