@@ -23,9 +23,7 @@ def glossy_ball(count: int = 4000, radius: float = 0.4) -> sip.Avatar:
     head.axes.data[:] = torch.tensor([0.5, -1.0, 0.8])  # all lobes of the light in one place: a single lamp
     cloud = Gaussians(
         means=radius * normals,
-        quats=torch.stack(
-            [1 + z, -y, x, torch.zeros(count)], -1
-        ),  # turns z to the normal
+        quats=torch.stack([1 + z, -y, x, torch.zeros(count)], -1),  # w x y z: turns z to the normal
         log_scales=(spacing * torch.tensor([0.7, 0.7, 0.07])).log().repeat(count, 1),  # z is the shortest
         opacity_logits=torch.full((count,), 4.0),
         color_logits=torch.logit(stripes),
