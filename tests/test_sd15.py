@@ -155,16 +155,16 @@ def test_refinement_works_above_the_priors_own_size_and_in_any_batches(prior: Pr
     condition = make_condition(prior, azimuth.tolist())
     images = torch.rand(12, 3, 128, 128, generator=generator)
 
-    def run(**options: int) -> torch.Tensor:
+    def run(**options: Any) -> torch.Tensor:
         return refine(
             prior, images, condition, azimuth, refine_steps=2, ddim_steps=50, scale=3.0, size=128,
-            own_share=0.55, generator=torch.Generator().manual_seed(SEED), **options,
+            generator=torch.Generator().manual_seed(SEED), **{"own_share": 0.55, **options},
         )  # fmt: skip
 
     wanted = run()
     assert wanted.shape == (12, 3, 128, 128)
     assert torch.allclose(run(batch=3, vae_batch=1), wanted, atol=1e-3), SEED
-    assert not torch.allclose(run(own_share=1), wanted, atol=1e-3), SEED  # type: ignore[arg-type]
+    assert not torch.allclose(run(own_share=1), wanted, atol=1e-3), SEED
 
 
 def test_a_crop_sees_the_same_points() -> None:

@@ -369,7 +369,8 @@ def bake(
         data: Folder with posed images, see `fit`. If given, the loss is measured on its test split.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
     """
-    from specularip.avatar import FILE_NAME, load
+    from specularip.avatar import load
+    from specularip.avatar_file import FILE_NAME
     from specularip.baking.bake import agreement, file_for, held_out
     from specularip.baking.bake import bake as run
     from specularip.metrics import combined_psnr

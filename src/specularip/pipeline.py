@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from specularip import raster, specular
-from specularip.avatar import Avatar, Binding
+from specularip.avatar import Avatar
 from specularip.body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
 from specularip.diffusion.fast.accelerate import accelerate, supports
 from specularip.diffusion.loading import folder as prior_folder
@@ -27,6 +27,7 @@ from specularip.errors import MissingWeights, UserError
 from specularip.export.video import write_video
 from specularip.faces.insightface import FaceId
 from specularip.faces.photo import align_face, face_mask, find_face, read_image
+from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.lpips import NO_LPIPS, find_lpips
