@@ -202,7 +202,7 @@ def test_refinement_works_above_the_priors_own_size_and_in_any_batches(prior: Pr
     def run(**options: int) -> torch.Tensor:
         return refine(
             prior, images, condition, azimuth, refine_steps=2, ddim_steps=50, scale=3.0, size=128,
-            own_share=0.55, generator=torch.Generator().manual_seed(SEED), **options,
+            generator=torch.Generator().manual_seed(SEED), **({"own_share": 0.55} | options),
         )  # fmt: skip
 
     wanted = run()
