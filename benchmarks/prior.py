@@ -79,7 +79,8 @@ from specularip.body.regions import NAMES  # noqa: E402
 from specularip.cameras import FULL, HEAD, LOWER, UPPER, Cameras, Framing, view_name  # noqa: E402
 from specularip.diffusion.conditioning import Condition  # noqa: E402
 from specularip.diffusion.loading.folder import load_prior  # noqa: E402
-from specularip.diffusion.prior import Prior, pick_dtype  # noqa: E402
+from specularip.diffusion.loading.weights import pick_dtype  # noqa: E402
+from specularip.diffusion.prior import Prior  # noqa: E402
 from specularip.diffusion.prompts import view_prompt  # noqa: E402
 from specularip.diffusion.sample import sample  # noqa: E402
 from specularip.raster import rasterize  # noqa: E402

@@ -53,8 +53,8 @@ from specularip.diffusion.refine import refine
 from specularip.diffusion.sds import SdsResult, sds
 from specularip.gaussians import Gaussians
 from specularip.kernels.async_transfer import StepMetrics
-from specularip.losses import VGG_CONVOLUTIONS, Lpips
-from specularip.presets import Config, preset_config, with_low_memory
+from specularip.lpips import VGG_CONVOLUTIONS, Lpips
+from specularip.presets import preset_config, with_low_memory
 from specularip.raster import Raster, rasterize
 from specularip.raster import warm_up as warm_up_raster
 from specularip.specular import warm_up as warm_up_shading
@@ -62,6 +62,7 @@ from specularip.stages import guide as guiding
 from specularip.stages import seid as stage
 from specularip.stages.guide import Guide, as_images, draw
 from specularip.stages.scr import Targets, cropped, fit, orbits
+from specularip.stages.settings import Config
 from specularip.training.machine import FULL_GIB, LOW_GIB
 from specularip.training.state import State, start
 

@@ -16,7 +16,8 @@ from tiny_prior import latent_prior, pixel_prior
 from specularip.diffusion.attention import identity_layers
 from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.diffusion.loading.folder import load_prior, save_prior
-from specularip.diffusion.prior import Prior, pick_dtype
+from specularip.diffusion.loading.weights import pick_dtype
+from specularip.diffusion.prior import Prior
 from specularip.diffusion.resizing import resize
 from specularip.errors import UserError
 
@@ -136,7 +137,7 @@ def test_pickles_truncated_files_and_missing_parts_are_refused(tmp_path: Path, f
     file = tmp_path / "p" / "unet" / "diffusion_pytorch_model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with pytest.raises(UserError, match="not a complete safetensors file"):
         load_prior(tmp_path / "p", dtype="float32")
     file.unlink()
     torch.save({}, file.with_suffix(".ckpt"))

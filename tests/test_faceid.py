@@ -15,11 +15,13 @@ from safetensors.torch import save_file
 from sd15_files import ADAPTER, CONTEXT, EMBED, VISION, adapter_shapes, adapter_state, write_sources
 from torch import Tensor
 
-from specularip.diffusion.adapter import FaceFeatures, FaceIdProjection, lora_shapes
+from specularip.diffusion.adapter import FaceFeatures, FaceIdProjection
 from specularip.diffusion.attention import identity_layers, install_attention
 from specularip.diffusion.denoiser import DenoiserInputs
+from specularip.diffusion.loading.adapter import lora_shapes
 from specularip.diffusion.loading.folder import load_prior, save_prior
-from specularip.diffusion.loading.sources import Sd15Sources, load_sd15
+from specularip.diffusion.loading.sd15 import load_sd15
+from specularip.diffusion.loading.settings import Sd15Sources
 from specularip.diffusion.prior import Prior
 
 SEED = int.from_bytes(os.urandom(4), "little")

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from specularip.diffusion.adapter import FaceIdProjection, attach_identity, lora_shapes
+from specularip.diffusion.adapter import FaceIdProjection, attach_identity
 from specularip.diffusion.attention import identity_layers
 from specularip.diffusion.autoencoder import VaeAutoencoder
 from specularip.diffusion.denoiser import UNetDenoiser
+from specularip.diffusion.loading.adapter import lora_shapes
 from specularip.diffusion.loading.networks import PUBLISHED, Kind
-from specularip.diffusion.loading.sources import SCHEDULE
+from specularip.diffusion.loading.sd15 import SCHEDULE
 from specularip.diffusion.prior import Prior
 
 FACE_DIM, TOKENS, LORA_RANK = 512, 4, 128

@@ -209,10 +209,11 @@ def install_attention(unet: nn.Module, *, identity: bool) -> None:
         elif name.endswith(".attn2.processor"):
             processors[name] = TextCrossAttention()
             if identity:
-                adapter = IdentityCrossAttention(attn.to_k.out_features, attn.to_k.in_features)
-                adapter.to_k_ip.load_state_dict({"weight": attn.to_k.weight.detach()})
-                adapter.to_v_ip.load_state_dict({"weight": attn.to_v.weight.detach()})
-                processors[name] = adapter.to(attn.to_k.weight.device, attn.to_k.weight.dtype)
+                with torch.device("meta"):  # random initial weights would take long, and are not used
+                    adapter = IdentityCrossAttention(attn.to_k.out_features, attn.to_k.in_features)
+                copies = {f"to_{x}_ip.weight": getattr(attn, f"to_{x}").weight.detach().clone() for x in "kv"}
+                adapter.load_state_dict(copies, assign=True)
+                processors[name] = adapter
         else:
             raise ValueError(f"unet has an attention of an unknown kind: {name}")
     unet.set_attn_processor(processors)  # type: ignore[operator]

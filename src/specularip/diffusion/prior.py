@@ -23,24 +23,6 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def pick_dtype(name: str, device: torch.device | str) -> torch.dtype:
-    """The dtype of the weights. "auto": float16 on CUDA, bfloat16 on processors that multiply it natively.
-
-    name: "auto", "float32", "bfloat16" or "float16".
-    """
-    explicit = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name in explicit:
-        return explicit[name]
-    if name != "auto":
-        raise ValueError(f"dtype must be auto, float32, bfloat16 or float16, got {name!r}")
-    if torch.device(device).type == "cuda":
-        return torch.float16
-    # Private probes, absent in some builds: fall back to float32 without them.
-    probes = [getattr(torch.cpu, f"_is_{x}_supported", lambda: False) for x in ("avx512_bf16", "amx_tile")]
-    native = torch.device(device).type == "cpu" and any(probe() for probe in probes)
-    return torch.bfloat16 if native else torch.float32
-
-
 class Prior(nn.Module):
     """A diffusion model conditioned on text, pose and face.
 
