@@ -12,6 +12,7 @@ from tiny_prior import latent_prior, pixel_prior
 from torch import Tensor
 
 from specularip import losses
+from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.errors import UserError
 from specularip.losses import Lpips, Perceptual
 
@@ -51,10 +52,10 @@ def test_unet_features_are_those_of_the_whole_unet(generator: torch.Generator) -
         states = output[1]
         seen.append(states[-2] if module.downsamplers is not None else states[-1])  # type: ignore[attr-defined]
 
-    handles = [block.register_forward_hook(keep) for block in prior.unet.down_blocks]
+    handles = [block.register_forward_hook(keep) for block in prior.denoiser.unet.down_blocks]
     t = torch.full((2,), losses.UNET_TIMESTEP)
     x = prior.alphas(t).sqrt() * prior.encode_image(images)
-    prior.model_output(x, t, prior.encode_text(["", ""]), torch.zeros(2, 3, 16, 16))
+    prior.denoiser(DenoiserInputs(x, t, prior.encode_text(["", ""]), torch.zeros(2, 3, 16, 16)))
     for handle in handles:
         handle.remove()
     found = Perceptual.load(prior).features(images)
@@ -148,6 +149,6 @@ def test_broken_lpips_folders_are_told(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(UserError, match=r"vgg16\.safetensors"):
         Perceptual.load(prior)
     (tmp_path / "vgg16.safetensors").unlink()
-    torch.save({"model": prior.unet}, tmp_path / "vgg16.pth")  # a pickled module, not tensors
+    torch.save({"model": prior.denoiser.unet}, tmp_path / "vgg16.pth")  # a pickled module, not tensors
     with pytest.raises(UserError, match="plain state dict"):
         Perceptual.load(prior)

@@ -92,8 +92,15 @@ def edit_json(path: Path, **values: Any) -> None:
 
 def test_every_weight_is_assigned_to_its_parameter(files: tuple[Path, Sd15Sources, dict[str, Any]]) -> None:
     prior = load_sd15(files[1], dtype="float32")
+    loaded = {
+        "unet": prior.denoiser.unet,
+        "controlnet": prior.denoiser.controlnet,
+        "vae": prior.autoencoder.vae,
+        "text_encoder": prior.text_encoder,
+        "image_encoder": prior.image_encoder,
+    }
     for name, part in files[2].items():
-        state = getattr(prior, name).state_dict()
+        state = loaded[name].state_dict()
         for key, value in part.state_dict().items():
             lora = name == "unet" and any(f".{x}" in key for x in ("to_q", "to_k", "to_v", "to_out.0.weight"))
             assert lora != torch.equal(state[key], value), (name, key, SEED)
@@ -103,7 +110,7 @@ def test_every_weight_is_assigned_to_its_parameter(files: tuple[Path, Sd15Source
     assert {p.dtype for p in half.parameters()} == {torch.float16}
     schedule = prior.scheduler.config
     assert (schedule.clip_sample, schedule.set_alpha_to_one, schedule.steps_offset) == (False, False, 1)
-    assert prior.vae.config.scaling_factor == 0.18215 and prior.image_size == 64
+    assert prior.autoencoder.vae.config.scaling_factor == 0.18215 and prior.image_size == 64
     assert prior.ddim_timesteps(50)[-1] == 1, "leading steps with an offset of one"
 
 
@@ -118,7 +125,7 @@ def test_loaded_networks_compute_what_the_originals_do(
         wanted = parts["text_encoder"].eval()(ids).last_hidden_state
         assert torch.allclose(prior.text_encoder(ids).last_hidden_state, wanted, atol=1e-5), SEED
         wanted = parts["vae"].eval().encode(image).latent_dist.mode()
-        assert torch.allclose(prior.vae.encode(image).latent_dist.mode(), wanted, atol=1e-4), SEED
+        assert torch.allclose(prior.autoencoder.vae.encode(image).latent_dist.mode(), wanted, atol=1e-4), SEED
         wanted = parts["image_encoder"].eval()(pixels).image_embeds
         assert torch.allclose(prior.image_encoder(pixels).image_embeds, wanted, atol=1e-5), SEED
 

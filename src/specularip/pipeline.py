@@ -19,7 +19,8 @@ from specularip import raster, specular
 from specularip.avatar import Avatar, Binding
 from specularip.body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
 from specularip.cameras import FULL, HEAD, Cameras, orbit_views
-from specularip.diffusion.fast.accelerate import FastPrior, accelerate, supports
+from specularip.diffusion.fast.accelerate import accelerate, supports
+from specularip.diffusion.loading import folder as prior_folder
 from specularip.diffusion.loading.sd15 import load_sd15
 from specularip.diffusion.loading.weights import pick_dtype
 from specularip.diffusion.prior import Prior
@@ -291,8 +292,7 @@ class _Run:
 
     def _let_go(self) -> None:
         """Between stages: memory that the last one recorded or cached, and the next one cannot use."""
-        if isinstance(self.cast.guide.prior, FastPrior):
-            self.cast.guide.prior.forget()
+        self.cast.guide.prior.release_graphs()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -462,7 +462,7 @@ def load_prior(config: Config, device: torch.device | str = "cpu") -> Prior:
     else:
         shipped = str(files("specularip") / "assets" / "compact")
         path = shipped if config.prior.path == "compact" else config.prior.path
-        prior = Prior.load(path, device=device, dtype=dtype)
+        prior = prior_folder.load_prior(path, device=device, dtype=dtype)
     return (
         accelerate(prior) if config.prior.fast and prior.device.type == "cuda" and supports(prior) else prior
     )

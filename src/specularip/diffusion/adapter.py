@@ -1,10 +1,9 @@
-"""FaceID-PlusV2: a face as a recognition embedding, and as what CLIP sees in its crop.
+"""Identity adapters: face embeddings to identity tokens, the plain IP-Adapter and FaceID-PlusV2.
 
-IP-Adapter's published variant for faces (Ye et al., IP-Adapter, 2023, and its FaceID releases). The embedding
-of a face recogniser says who it is; its tokens look into CLIP's picture of the crop for what the person looks
-like (a perceiver resampler; Alayrac et al., Flamingo, 2022), and both are added (V2's "shortcut"). The
-adapter was trained together with a LoRA on every attention of the UNet, which is merged into the weights when
-it is read.
+FaceID-PlusV2 is IP-Adapter's published variant for faces (Ye et al., IP-Adapter, 2023, and its FaceID
+releases). Tokens made from a face recogniser's embedding attend to CLIP's features of the face crop (a
+perceiver resampler; Alayrac et al., Flamingo, 2022), and the result is added to them (V2's "shortcut"). It
+was trained together with a LoRA on every attention of the UNet, which is merged into the weights at loading.
 """
 
 from __future__ import annotations
@@ -16,13 +15,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from specularip.diffusion.attention import install_attention
+
 HEAD_WIDTH = 64
 """Width of one head of the resampler's attention."""
 
 
+class ImageProjection(nn.Module):
+    """Face embedding to n identity tokens, `norm(proj(embeds))`: IP-Adapter's plain layout."""
+
+    def __init__(self, embed_dim: int, context: int, tokens: int) -> None:
+        super().__init__()
+        self.tokens, self.embed_dim = tokens, embed_dim
+        self.proj = nn.Linear(embed_dim, tokens * context)
+        self.norm = nn.LayerNorm(context)
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        """embeds [B,E] -> tokens [B,n,D]."""
+        return self.norm(self.proj(embeds).unflatten(-1, (self.tokens, -1)))
+
+
 @dataclass(frozen=True)
 class FaceFeatures:
-    """Faces as FaceID-PlusV2 reads them.
+    """Faces as encoded for FaceID-PlusV2.
 
     embeds [B,E]: the recogniser's embedding, of length 1. hidden [B,T,C]: CLIP's penultimate hidden states of
     the crop, T patches and the class token.
@@ -39,7 +54,7 @@ class FaceFeatures:
 
 
 class PerceiverAttention(nn.Module):
-    """Latents [B,n,D] look at features [B,T,D] and at each other, [B,n,D]."""
+    """Latents [B,n,D] attend to features [B,T,D] and to each other, [B,n,D]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -59,7 +74,7 @@ class PerceiverAttention(nn.Module):
 
 
 class PerceiverResampler(nn.Module):
-    """Tokens [B,n,D] gather what they ask for from features [B,T,C]: pre-norm attention and MLP, residual."""
+    """Tokens [B,n,D] attend to features [B,T,C]: pre-norm residual blocks of attention and MLP."""
 
     def __init__(self, width: int, features: int, depth: int) -> None:
         super().__init__()
@@ -106,7 +121,19 @@ class FaceIdProjection(nn.Module):
         self.perceiver_resampler = PerceiverResampler(context, clip_dim, depth)
 
     def forward(self, face: FaceFeatures, structure: float = 1.0) -> Tensor:
-        """Tokens [B,n,D]. structure: weight s of what CLIP sees, published as `s_scale`."""
+        """Tokens [B,n,D]. structure: the weight s of CLIP's features, published as `s_scale`."""
         weight = self.norm.weight
         who = self.norm(self.proj(face.embeds.to(weight)).unflatten(-1, (self.tokens, -1)))
         return who + structure * self.perceiver_resampler(who, face.hidden.to(weight))
+
+
+def attach_identity(unet: nn.Module, tokens: int, embed_dim: int) -> ImageProjection:
+    """Add untrained identity attention to a UNet, in place, and return its projection.
+
+    tokens: number of identity tokens; embed_dim: size of the face embedding (the image encoder's
+    `projection_dim`).
+    """
+    install_attention(unet, identity=True)
+    config: Any = unet.config
+    weight = next(unet.parameters())
+    return ImageProjection(embed_dim, config.cross_attention_dim, tokens).to(weight.device, weight.dtype)

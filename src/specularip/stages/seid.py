@@ -127,7 +127,7 @@ def question(guide: Guide, step: int, bound: int, rows: slice, generator: torch.
     looks, condition = mine.cameras, guide.condition(mine)
     return Question(
         Cameras(copy_async(looks.viewmats, device), copy_async(looks.Ks, device), looks.width, looks.height),
-        replace(condition, pose=prior.read_pose(condition.pose)),
+        replace(condition, pose=prior.encode_pose(condition.pose)),
         timesteps[chosen],
         copy_async(noise[chosen], device),
     )

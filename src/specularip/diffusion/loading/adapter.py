@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from specularip.diffusion.adapter import FaceIdProjection
-from specularip.diffusion.attention import ImageProjection, identity_layers, install_attention
+from specularip.diffusion.adapter import FaceIdProjection, ImageProjection
+from specularip.diffusion.attention import identity_layers, install_attention
 from specularip.diffusion.loading.weights import check_keys, read_weights, recognise
 from specularip.errors import UserError
 

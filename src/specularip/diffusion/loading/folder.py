@@ -27,6 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from specularip.diffusion.attention import identity_layers
+from specularip.diffusion.autoencoder import PixelAutoencoder, VaeAutoencoder
+from specularip.diffusion.denoiser import UNetDenoiser
 from specularip.diffusion.loading.adapter import load_identity
 from specularip.diffusion.loading.networks import Kind, build_network, check_together, reading
 from specularip.diffusion.loading.weights import first_line, pick_dtype, read_json
@@ -112,13 +114,13 @@ def assemble(
     std: tuple[float, ...] = CLIP_STD
     if encoder is not None and (image_encoder / "preprocessor_config.json").is_file():
         mean, std = read_normalisation(image_encoder / "preprocessor_config.json")
+    vae = networks["vae"]
     prior = Prior(
-        unet,
+        UNetDenoiser(unet, networks["controlnet"]),
+        PixelAutoencoder(int(unet.config.out_channels)) if vae is None else VaeAutoencoder(vae),
         networks["text_encoder"],
         tokenizer,
         scheduler,
-        networks["vae"],
-        networks["controlnet"],
         encoder,
         projection,
         mean,
@@ -212,14 +214,13 @@ def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = t
     try:
         work.chmod(0o755)
         index: dict[str, Any] = {"_class_name": "SpecularIPPrior"}
-        for part, library in (
-            ("unet", "diffusers"),
-            ("vae", "diffusers"),
-            ("controlnet", "diffusers"),
-            ("text_encoder", "transformers"),
-            ("image_encoder", "transformers"),
+        for part, library, model in (
+            ("unet", "diffusers", prior.denoiser.unet),
+            ("vae", "diffusers", prior.autoencoder.vae),
+            ("controlnet", "diffusers", prior.denoiser.controlnet),
+            ("text_encoder", "transformers", prior.text_encoder),
+            ("image_encoder", "transformers", prior.image_encoder),
         ):
-            model = getattr(prior, part)
             if model is None:
                 continue
             model = getattr(model, "_orig_mod", model)  # the module behind torch.compile
@@ -243,7 +244,7 @@ def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = t
         if prior.image_projection is not None:
             index["ip_adapter"] = ["specularip", type(prior.image_projection).__name__]
             state = {f"image_proj.{k}": v for k, v in prior.image_projection.state_dict().items()}
-            for name, layer in identity_layers(prior.unet).items():
+            for name, layer in identity_layers(prior.denoiser.unet).items():
                 state |= {f"{name}.{k}": v for k, v in layer.state_dict().items()}
             (work / "ip_adapter").mkdir()
             _save_tensors(state, work / "ip_adapter" / "ip_adapter.safetensors", dtype)
