@@ -53,7 +53,7 @@ from specularip.diffusion.refine import refine
 from specularip.diffusion.sds import SdsResult, sds
 from specularip.gaussians import Gaussians
 from specularip.kernels.async_transfer import StepMetrics
-from specularip.losses import VGG_CONVOLUTIONS, Lpips
+from specularip.lpips import VGG_CONVOLUTIONS, Lpips
 from specularip.presets import preset_config, with_low_memory
 from specularip.raster import Raster, rasterize
 from specularip.raster import warm_up as warm_up_raster

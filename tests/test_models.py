@@ -475,7 +475,7 @@ def test_fetch_is_advised_only_where_it_helps(
     monkeypatch.setenv("SPECULARIP_LPIPS", str(tmp_path / "files" / "vae"))
     settings = [f"prior.sources.{name}={path}" for name, path in vars(sources).items()]
     code, text = _lines(capsys, "sd15", *settings)
-    assert code == 1 and "not whole: FaceID" in text and "models fetch" not in text
+    assert code == 1 and "missing or damaged: FaceID" in text and "models fetch" not in text
     text = _lines(capsys, "sd15", *settings, "prior.sources.vae=a/b")[1]
     assert "models fetch" in text
 

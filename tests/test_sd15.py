@@ -28,7 +28,7 @@ from specularip.diffusion.prior import Prior
 from specularip.diffusion.refine import refine
 from specularip.diffusion.sds import sds
 from specularip.errors import UserError
-from specularip.losses import VGG_CONVOLUTIONS, Lpips
+from specularip.lpips import VGG_CONVOLUTIONS, Lpips
 from specularip.overrides import with_settings
 from specularip.pipeline import generate
 from specularip.presets import sd15, with_low_memory
@@ -250,7 +250,7 @@ def test_what_is_missing_is_told_before_the_first_step(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert re.search("NVIDIA GPU with 16 GB.*--low-memory.*--preset compact", told(sd15()))
     monkeypatch.setenv("SPECULARIP_LPIPS", "")
-    monkeypatch.setattr(run_module.Lpips, "find", staticmethod(lambda device: None))
+    monkeypatch.setattr(run_module, "find_lpips", lambda device: None)
     cpu = replace(sd15(), device="cpu")
     assert "LPIPS" in told(cpu) and "perceptual_weight=0" in told(cpu)
     folder = with_settings(cpu, ["scr.perceptual_weight=0", f"prior.sources.base={tmp_path / 'nothing'}"])
