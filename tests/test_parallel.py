@@ -16,13 +16,14 @@ from tiny_prior import pixel_prior
 
 from specularip.body import anny_body
 from specularip.diffusion.prompts import PromptBook
+from specularip.diffusion.settings import GuidanceConfig
 from specularip.errors import UserError
 from specularip.kernels.async_transfer import StepMetrics
-from specularip.presets import Config, GuidanceConfig, ScrConfig, SeidConfig
 from specularip.stages.guide import Guide
 from specularip.stages.perceptual import UnetFeatures
 from specularip.stages.scr import Targets, fit
 from specularip.stages.seid import seid
+from specularip.stages.settings import Config, ScrConfig, SeidConfig
 from specularip.training.parallel import ALONE, Team, join
 from specularip.training.state import State, start
 

@@ -11,6 +11,7 @@ from tiny_prior import latent_prior, pixel_prior
 from torch import Tensor
 
 from specularip import lpips
+from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.stages.perceptual import UNET_BLOCKS, UNET_TIMESTEP, UnetFeatures, perceptual_loss
 
 SEED = int.from_bytes(os.urandom(4))
@@ -37,10 +38,10 @@ def test_unet_features_are_those_of_the_whole_unet(generator: torch.Generator) -
         states = output[1]
         seen.append(states[-2] if module.downsamplers is not None else states[-1])  # type: ignore[attr-defined]
 
-    handles = [block.register_forward_hook(keep) for block in prior.unet.down_blocks]
+    handles = [block.register_forward_hook(keep) for block in prior.denoiser.unet.down_blocks]
     t = torch.full((2,), UNET_TIMESTEP)
     x = prior.alphas(t).sqrt() * prior.encode_image(images)
-    prior.model_output(x, t, prior.encode_text(["", ""]), torch.zeros(2, 3, 16, 16))
+    prior.denoiser(DenoiserInputs(x, t, prior.encode_text(["", ""]), torch.zeros(2, 3, 16, 16)))
     for handle in handles:
         handle.remove()
     found = perceptual_loss(prior).features(images)

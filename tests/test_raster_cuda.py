@@ -1,4 +1,4 @@
-"""gsplat's picture against ours: the two paths behind one function must agree."""
+"""The CUDA path (gsplat) against the CPU path."""
 
 import importlib.util
 
@@ -56,14 +56,20 @@ def test_depth_changes_nothing_else(channels):
 @needs_gsplat
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors"])
-def test_cuda_culls_bad_numbers(name, bad):
+def test_cuda_culls_bad_values(name, bad):
+    """Only well-defined pixels can agree. With seed 1492067928 one is not, row 1, column 4 of camera 1: in
+    float64 a splat's alpha there is (1 - 1.5e-6) / 255, and float32 rounding (of its position at 22.6 pixels,
+    of its conic, of exp) decides whether it is composited, which changes the image by 2e-3. See
+    `test_pixels_at_the_alpha_threshold_are_not_sure`. Bad scales are culled on both paths."""
     seed = fresh_seed()
     arguments = scene(seed, n=40)
+    kept = {k: v[1::2] if isinstance(v, torch.Tensor) and len(v) == 40 else v for k, v in arguments.items()}
     arguments[name].view(40, -1)[::2, 0] = bad
     on_gpu = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
-    assert torch.allclose(rasterize(**on_gpu).image.cpu(), rasterize(**arguments).image, atol=1e-3), (
-        f"seed {seed}"
-    )
+    raster, wanted = rasterize(**on_gpu), rasterize(**kept)
+    assert not raster.radii[:, ::2].any(), f"seed {seed}"
+    error = ((raster.image.cpu() - wanted.image).abs() * sure_pixels(kept)).max()
+    assert error < 1e-3, f"image off by {error}, seed {seed}"
 
 
 @needs_cuda

@@ -75,7 +75,8 @@ def generate(
     from dataclasses import replace
 
     from specularip.inputs import check_inputs
-    from specularip.presets import preset_config, with_settings
+    from specularip.overrides import with_settings
+    from specularip.presets import preset_config
     from specularip.progress import Progress
 
     config = with_settings(preset_config(preset), settings)
@@ -160,7 +161,7 @@ def fit(
         with Progress() as progress:
             progress.log("loading libraries")
             from specularip.fitting.fit import fit as run
-            from specularip.presets import FitConfig
+            from specularip.fitting.settings import FitConfig
 
             given: dict[str, Any] = {"iterations": iterations, "points": points}
             run(
@@ -368,7 +369,8 @@ def bake(
         data: Folder with posed images, see `fit`. If given, the loss is measured on its test split.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
     """
-    from specularip.avatar import FILE_NAME, load
+    from specularip.avatar import load
+    from specularip.avatar_file import FILE_NAME
     from specularip.baking.bake import agreement, file_for, held_out
     from specularip.baking.bake import bake as run
     from specularip.metrics import combined_psnr
@@ -421,7 +423,8 @@ def models(
         settings: Change the preset's sources, as for generate: prior.sources.base=/models/realistic_vision.
     """
     from specularip.models.check import preset_models
-    from specularip.presets import preset_config, with_settings
+    from specularip.overrides import with_settings
+    from specularip.presets import preset_config
 
     if settings and preset == "all":
         raise UserError("--set changes one preset: name it with --preset")

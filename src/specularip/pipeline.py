@@ -15,27 +15,31 @@ from typing import Any
 import torch
 
 from specularip import raster, specular
-from specularip.avatar import Avatar, Binding
+from specularip.avatar import Avatar
 from specularip.body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
-from specularip.diffusion.fast.accelerate import FastPrior, accelerate, supports
-from specularip.diffusion.loading.sources import load_sd15
-from specularip.diffusion.prior import Prior, pick_dtype
+from specularip.diffusion.fast.accelerate import accelerate, supports
+from specularip.diffusion.loading import folder as prior_folder
+from specularip.diffusion.loading.sd15 import load_sd15
+from specularip.diffusion.loading.weights import pick_dtype
+from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
-from specularip.errors import UserError
+from specularip.errors import MissingWeights, UserError
 from specularip.export.video import write_video
 from specularip.faces.insightface import FaceId
 from specularip.faces.photo import align_face, face_mask, find_face, read_image
+from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.lpips import NO_LPIPS, find_lpips
 from specularip.presentation import preview, turntable
-from specularip.presets import Config, preset_config, with_low_memory
+from specularip.presets import preset_config, with_low_memory
 from specularip.progress import Progress
 from specularip.run_folder import Checkpoint, RunFolder
 from specularip.stages.guide import Face, Guide, PhotoAnchor, photo_anchor
 from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
 from specularip.stages.scr import Targets, fit, make_targets, orbits
 from specularip.stages.seid import seid
+from specularip.stages.settings import Config
 from specularip.stopping import StopRequest, polite_stop
 from specularip.training.machine import check_gpu, check_memory
 from specularip.training.parallel import Team, join
@@ -280,8 +284,7 @@ class _Run:
 
     def _let_go(self) -> None:
         """Between stages: memory that the last one recorded or cached, and the next one cannot use."""
-        if isinstance(self.cast.guide.prior, FastPrior):
-            self.cast.guide.prior.forget()
+        self.cast.guide.prior.release_graphs()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -446,11 +449,14 @@ def load_prior(config: Config, device: torch.device | str = "cpu") -> Prior:
     """The prior that the configuration names, frozen, on `device`."""
     dtype = pick_dtype(config.prior.dtype, device)
     if config.prior.path == "sd15":
-        prior = load_sd15(config.prior.sources, device=device, dtype=dtype)
+        try:
+            prior = load_sd15(config.prior.sources, device=device, dtype=dtype)
+        except MissingWeights as error:
+            raise UserError(f"{error}: `specularip models fetch --preset sd15` downloads it") from error
     else:
         shipped = str(files("specularip") / "assets" / "compact")
         path = shipped if config.prior.path == "compact" else config.prior.path
-        prior = Prior.load(path, device=device, dtype=dtype)
+        prior = prior_folder.load_prior(path, device=device, dtype=dtype)
     return (
         accelerate(prior) if config.prior.fast and prior.device.type == "cuda" and supports(prior) else prior
     )

@@ -19,12 +19,12 @@ from specularip.cameras import Cameras
 from specularip.errors import UserError
 from specularip.fitting.appearance import Appearance, SpecularAppearance
 from specularip.fitting.cloud import Cloud, relocate
+from specularip.fitting.settings import FitConfig
 from specularip.fitting.start import Start, look_up, make_start, neighbours
 from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.lpips import NO_LPIPS, Lpips, find_lpips
 from specularip.metrics import SSIM_WINDOW, evaluate, ssim_map
 from specularip.posed_images import PosedImages, load_points, load_posed_images
-from specularip.presets import FitConfig
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device

@@ -11,21 +11,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from specularip.diffusion.loading.sources import (
-    Sd15Sources,
-    hub_id,
-    on_disk,
-    pick_weights,
-    repository_folder,
-    resolve,
-)
+from specularip.diffusion.loading.settings import Sd15Sources
+from specularip.diffusion.loading.sources import hub_id, on_disk, pick_weights, repository_folder, resolve
 from specularip.errors import UserError
 from specularip.faces.insightface import DETECTOR, RECOGNISER, folders
 from specularip.faces.insightface import LICENCE as FACES_LICENCE
 from specularip.faces.insightface import PUBLISHED as PUBLISHED_FACES
 from specularip.faces.insightface import URL as FACES_URL
 from specularip.lpips import LPIPS_URLS, lpips_folder
-from specularip.presets import Config
+from specularip.stages.settings import Config
 
 ASSETS = Path(__file__).parents[1] / "assets"
 PRIOR_PARTS = ("unet", "scheduler", "text_encoder", "tokenizer")

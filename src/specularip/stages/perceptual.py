@@ -62,11 +62,11 @@ class UnetFeatures:
         with the empty prompt, no face tokens and a black pose map. A prior of images with alpha needs 4
         channels.
         """
-        prior, unet = self.prior, self.prior.unet
+        prior, unet = self.prior, self.prior.denoiser.unet
         latents = prior.encode_image(images[:, : prior.image_channels])
         t = torch.full((len(images),), UNET_TIMESTEP, device=prior.device)
         x = prior.alphas(t).sqrt() * latents
-        if prior.controlnet is None and prior.pose_channels:
+        if prior.denoiser.controlnet is None and prior.pose_channels:
             x = torch.cat([x, x.new_zeros(len(x), prior.pose_channels, *x.shape[-2:])], 1)
         x = x.to(prior.dtype).contiguous(memory_format=torch.channels_last)
         time = unet.time_embedding(unet.time_proj(t).to(prior.dtype))
