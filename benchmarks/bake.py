@@ -27,9 +27,9 @@ from specularip.avatar import Avatar
 from specularip.baking.bake import bake
 from specularip.cameras import Cameras
 from specularip.fitting.fit import resolved, train_step
+from specularip.fitting.settings import FitConfig
 from specularip.metrics import highlight_error, psnr
 from specularip.posed_images import load_posed_images
-from specularip.presets import FitConfig
 from specularip.raster.cuda import pick_device
 
 

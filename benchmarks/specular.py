@@ -46,11 +46,11 @@ from specularip.cameras import Cameras
 from specularip.fitting.appearance import Appearance, SpecularAppearance, start_colors
 from specularip.fitting.cloud import Cloud
 from specularip.fitting.fit import Fitting, begin, draw, resolved, train_step
+from specularip.fitting.settings import FitConfig
 from specularip.fitting.start import Sightings, Start, make_start
 from specularip.gaussians import rotation_matrices
 from specularip.metrics import highlight_error, psnr, ssim
 from specularip.posed_images import load_posed_images
-from specularip.presets import FitConfig
 from specularip.raster import rasterize
 from specularip.raster.cuda import pick_device
 from specularip.specular import SpecularConfig, SpecularHead

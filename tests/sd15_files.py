@@ -18,7 +18,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from specularip.diffusion.loading.sources import Sd15Sources
+from specularip.diffusion.loading.settings import Sd15Sources
 
 CONTEXT, CLIP, EMBED, RANK = 128, 16, 12, 2
 """Width of text, CLIP's hidden states, face embedding; rank of the LoRA. Published: 768, 1280, 512, 128."""

@@ -35,7 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
             raise KeyboardInterrupt
 
     monkeypatch.setitem(sys.modules, "specularip.fitting.fit", types.SimpleNamespace(fit=fit))
-    monkeypatch.setattr("specularip.presets.FitConfig", Config, raising=False)
+    monkeypatch.setattr("specularip.fitting.settings.FitConfig", Config, raising=False)
     return made
 
 

@@ -23,11 +23,11 @@ from specularip.errors import UserError
 from specularip.fitting.appearance import SpecularAppearance
 from specularip.fitting.cloud import Cloud, relocate
 from specularip.fitting.fit import begin, fit
+from specularip.fitting.settings import FitConfig
 from specularip.fitting.start import make_start, quantile_colors, sample_mesh
 from specularip.fitting.worn import worn_things
 from specularip.gaussians import Gaussians, turned_to
 from specularip.posed_images import load_posed_images
-from specularip.presets import FitConfig
 from specularip.progress import Progress
 from specularip.run_folder import FILES
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead, in_view

@@ -15,9 +15,9 @@ from specularip import avatar as avatar_module
 from specularip import pipeline as run_module
 from specularip.errors import UserError
 from specularip.pipeline import generate
-from specularip.presets import Config, ScrConfig, SeidConfig
 from specularip.run_folder import FILES
 from specularip.stages import seid as seid_module
+from specularip.stages.settings import Config, ScrConfig, SeidConfig
 
 FACE = Path(__file__).parent.parent / "examples" / "eileen_collins.jpg"
 TEXT = "A woman in a red satin dress"

@@ -16,15 +16,16 @@ from tiny_prior import pixel_prior
 
 from specularip.body import anny_body
 from specularip.diffusion.prompts import PromptBook
+from specularip.diffusion.settings import GuidanceConfig
 from specularip.errors import UserError
 from specularip.kernels.async_transfer import StepMetrics, copy_async
 from specularip.pipeline import ASK_EVERY, _Run
-from specularip.presets import Config, GuidanceConfig, OrbitConfig, ScrConfig, SeidConfig
 from specularip.progress import Progress
 from specularip.run_folder import RunFolder
 from specularip.stages.guide import Guide
 from specularip.stages.scr import Targets, fit
 from specularip.stages.seid import question, seid
+from specularip.stages.settings import Config, OrbitConfig, ScrConfig, SeidConfig
 from specularip.training.parallel import ALONE, Team
 from specularip.training.state import State, start
 

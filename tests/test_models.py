@@ -20,13 +20,15 @@ from safetensors.torch import save_file
 from sd15_files import ADAPTER, write_sources
 
 from specularip import cli
-from specularip.diffusion.loading.sources import Sd15Sources, load_sd15
+from specularip.diffusion.loading.sd15 import load_sd15
+from specularip.diffusion.loading.settings import Sd15Sources
 from specularip.errors import UserError
 from specularip.models import check as models
 from specularip.models import fetch as fetching
 from specularip.models.check import Model, inspect_file, needed, preset_models
 from specularip.models.fetch import SPARE, fetch
-from specularip.presets import Config, preset_config
+from specularip.presets import preset_config
+from specularip.stages.settings import Config
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -473,7 +475,7 @@ def test_fetch_is_advised_only_where_it_helps(
     monkeypatch.setenv("SPECULARIP_LPIPS", str(tmp_path / "files" / "vae"))
     settings = [f"prior.sources.{name}={path}" for name, path in vars(sources).items()]
     code, text = _lines(capsys, "sd15", *settings)
-    assert code == 1 and "not whole: FaceID" in text and "models fetch" not in text
+    assert code == 1 and "missing or damaged: FaceID" in text and "models fetch" not in text
     text = _lines(capsys, "sd15", *settings, "prior.sources.vae=a/b")[1]
     assert "models fetch" in text
 

@@ -16,13 +16,14 @@ from tiny_prior import pixel_prior
 
 from specularip.body import anny_body
 from specularip.diffusion.prompts import PromptBook
+from specularip.diffusion.settings import GuidanceConfig
 from specularip.errors import UserError
 from specularip.kernels.async_transfer import StepMetrics
-from specularip.losses import Perceptual
-from specularip.presets import Config, GuidanceConfig, ScrConfig, SeidConfig
 from specularip.stages.guide import Guide
+from specularip.stages.perceptual import UnetFeatures
 from specularip.stages.scr import Targets, fit
 from specularip.stages.seid import seid
+from specularip.stages.settings import Config, ScrConfig, SeidConfig
 from specularip.training.parallel import ALONE, Team, join
 from specularip.training.state import State, start
 
@@ -69,7 +70,7 @@ def gradients(team: Team, seed: int) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         for _, tensor in named(state):
             tensor += 0.03 * torch.randn(tensor.shape, generator=generator)
-    fit(state, guide, None, Targets(*cameras, images, 32, 32), Perceptual(prior), 0, keep("fit"), team)
+    fit(state, guide, None, Targets(*cameras, images, 32, 32), UnetFeatures(prior), 0, keep("fit"), team)
     found["means"] = copied(state.gaussians.means)
     return found
 

@@ -21,16 +21,20 @@ from specularip import pipeline as run_module
 from specularip.cameras import Cameras
 from specularip.diffusion.attention import KeyViews
 from specularip.diffusion.conditioning import identity
+from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.diffusion.guidance import branch_noise
+from specularip.diffusion.loading.folder import save_prior
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.refine import refine
 from specularip.diffusion.sds import sds
 from specularip.errors import UserError
-from specularip.losses import VGG_CONVOLUTIONS, Lpips
+from specularip.lpips import VGG_CONVOLUTIONS, Lpips
+from specularip.overrides import with_settings
 from specularip.pipeline import generate
-from specularip.presets import Config, ScrConfig, preset_config, sd15, with_low_memory, with_settings
+from specularip.presets import sd15, with_low_memory
 from specularip.stages.scr import Targets, comparison, cropped
 from specularip.stages.seid import timestep_range
+from specularip.stages.settings import Config, ScrConfig
 from specularip.stages.views import step_views
 from specularip.training import machine
 
@@ -69,52 +73,6 @@ def small(folder: Path) -> Config:
             "turntable_size=48",
         ],
     )
-
-
-def test_the_preset_is_the_published_configuration() -> None:
-    config = preset_config("sd15")
-    seid, scr, guidance = config.seid, config.scr, config.guidance
-    assert (seid.steps, seid.points, seid.render_size, seid.views_per_step) == (2400, 100_000, 1024, 4)
-    assert (guidance.kind, guidance.scale, guidance.pixel_clip) == ("anpg", 7.5, 1.0)
-    assert (guidance.identity_weight, guidance.identity_structure) == (0.5, 0.4)
-    assert (scr.orbit_views, scr.refine_steps, scr.ddim_steps, scr.own_share) == (32, 8, 50, 0.55)
-    assert (scr.l1_weight, scr.perceptual_weight, scr.elevation_deg) == (10.0, 15.0, 17.0)
-    changes = [
-        step
-        for step in range(seid.steps)
-        if seid.densify_from <= step / seid.steps < seid.densify_until
-        and (step + 1) % seid.densify_every == 0
-    ]
-    assert changes == [499, 999, 1499]
-    with pytest.raises(UserError, match="compact or sd15"):
-        preset_config("sd2")
-
-
-def test_settings_are_set_by_name_and_type() -> None:
-    given = [
-        "seid.steps=7",
-        "seid.orbit.distance=0.5,0.75",
-        "prior.sources.vae=/models/a=b",
-        "seid.orbit.close_from=0",
-    ]
-    config = with_settings(sd15(), [*given, "scr.guidance.guide_identity=false"])
-    assert config.seid.steps == 7 and config.seid.orbit is not None
-    assert config.seid.orbit.distance == (0.5, 0.75) and config.prior.sources.vae == "/models/a=b"
-    assert config.scr.guidance is not None and not config.scr.guidance.guide_identity
-    assert with_settings(sd15(), ["seid.orbit=none"]).seid.orbit is None
-    wrong = {
-        "seid.step=7": "no setting 'step'",
-        "seid.steps=7.5": "whole number",
-        "seid.steps": "no '='",
-        "seid.orbit.distance=1": "2 numbers",
-        "guidance.kind=sds": "anpg or cfg",
-        "seed.x=1": "no settings of its own",
-        "seid.timestep_windows=1": "cannot be given",
-        "seid.rates=1": "cannot be given",
-    }
-    for setting, words in wrong.items():
-        with pytest.raises(UserError, match=re.escape(words)):
-            with_settings(sd15(), [setting])
 
 
 def test_timesteps_stay_in_the_published_windows() -> None:
@@ -170,7 +128,7 @@ def test_parts_make_the_same_gradient(prior: Prior, at_once: int) -> None:
 def test_each_branch_sees_its_own_face(prior: Prior) -> None:
     generator = torch.Generator().manual_seed(SEED)
     person, other = (prior.encode_face(torch.rand(1, 3, 16, 16, generator=generator)) for _ in range(2))
-    tokens = identity(prior, person, other=other)
+    tokens = identity(prior, person, negative=other)
     assert tokens is not None
     plain = make_condition(prior, [0.0])
     condition = replace(
@@ -181,7 +139,8 @@ def test_each_branch_sees_its_own_face(prior: Prior) -> None:
     t = torch.tensor([300])
     found = branch_noise(prior, noisy, t, condition, ("positive", "negative", "null"))
     for noise, face in zip(found, (tokens.positive, tokens.negative, tokens.null)):
-        alone = prior.predict_noise(noisy, t, plain.positive, plain.pose, face, plain.identity_scale)
+        given = DenoiserInputs(noisy, t, plain.positive, plain.pose, face, plain.identity_scale)
+        alone = prior.predict_noise(given)
         assert torch.allclose(noise, alone, atol=1e-4), SEED
     assert not torch.allclose(found[0], found[1], atol=1e-4) and not torch.allclose(
         found[1], found[2], atol=1e-4
@@ -199,7 +158,7 @@ def test_refinement_works_above_the_priors_own_size_and_in_any_batches(prior: Pr
     def run(**options: int) -> torch.Tensor:
         return refine(
             prior, images, condition, azimuth, refine_steps=2, ddim_steps=50, scale=3.0, size=128,
-            generator=torch.Generator().manual_seed(SEED), **options,
+            own_share=0.55, generator=torch.Generator().manual_seed(SEED), **options,
         )  # fmt: skip
 
     wanted = run()
@@ -221,7 +180,7 @@ def test_a_crop_sees_the_same_points() -> None:
 
 
 def test_the_whole_run(prior: Prior, tmp_path: Path) -> None:
-    prior.save(tmp_path / "prior", torch.float32)
+    save_prior(prior, tmp_path / "prior", torch.float32)
     config = small(tmp_path / "prior")
     made = generate("A woman in a red dress", FACE, out=tmp_path / "run", config=config)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -291,7 +250,7 @@ def test_what_is_missing_is_told_before_the_first_step(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert re.search("NVIDIA GPU with 16 GB.*--low-memory.*--preset compact", told(sd15()))
     monkeypatch.setenv("SPECULARIP_LPIPS", "")
-    monkeypatch.setattr(run_module.Lpips, "find", staticmethod(lambda device: None))
+    monkeypatch.setattr(run_module, "find_lpips", lambda device: None)
     cpu = replace(sd15(), device="cpu")
     assert "LPIPS" in told(cpu) and "perceptual_weight=0" in told(cpu)
     folder = with_settings(cpu, ["scr.perceptual_weight=0", f"prior.sources.base={tmp_path / 'nothing'}"])
@@ -301,7 +260,7 @@ def test_what_is_missing_is_told_before_the_first_step(
     monkeypatch.setattr(run_module.FaceId, "load", staticmethod(lambda folder, device: None))
     assert "nothing" in told(folder)
     assert "photo-weight" in told(cpu, photo_weight=-1.0)
-    prior.save(tmp_path / "prior", torch.float32)
+    save_prior(prior, tmp_path / "prior", torch.float32)
     smplx = with_settings(small(tmp_path / "prior"), [f"body={tmp_path / 'smplx'}"])
     assert "SMPLX_NEUTRAL.npz" in told(smplx)
     crop = with_settings(small(tmp_path / "prior"), ["scr.crop=0,1,0.25,0.75"])
@@ -336,7 +295,7 @@ def test_the_command_takes_the_preset_and_any_setting(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_whole_run_on_a_gpu(prior: Prior, tmp_path: Path) -> None:
-    prior.save(tmp_path / "prior", torch.float32)
+    save_prior(prior, tmp_path / "prior", torch.float32)
     config = with_settings(small(tmp_path / "prior"), ["device=cuda", "prior.fast=false"])
     made = generate("A woman in a red dress", FACE, out=tmp_path / "run", config=config)
     report = json.loads((tmp_path / "run" / "report.json").read_text())

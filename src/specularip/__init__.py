@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from specularip.errors import UserError as UserError
     from specularip.fitting.fit import fit as fit
     from specularip.pipeline import generate as generate
-    from specularip.presets import Config as Config
     from specularip.raster import Raster as Raster
     from specularip.raster import rasterize as rasterize
+    from specularip.stages.settings import Config as Config
 
 
 _HOMES = {
     "Avatar": "specularip.avatar",
     "Cameras": "specularip.cameras",
-    "Config": "specularip.presets",
+    "Config": "specularip.stages.settings",
     "Frame": "specularip.avatar",
     "Raster": "specularip.raster",
     "UserError": "specularip.errors",

@@ -12,31 +12,34 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from specularip import raster, specular
 from specularip.avatar import Avatar
 from specularip.body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
-from specularip.cameras import FULL, HEAD, Cameras, orbit_views
-from specularip.diffusion.fast.accelerate import FastPrior, accelerate, supports
-from specularip.diffusion.loading.sources import load_sd15
-from specularip.diffusion.prior import Prior, pick_dtype
+from specularip.diffusion.fast.accelerate import accelerate, supports
+from specularip.diffusion.loading import folder as prior_folder
+from specularip.diffusion.loading.sd15 import load_sd15
+from specularip.diffusion.loading.weights import pick_dtype
+from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
-from specularip.errors import UserError
-from specularip.export.video import to_uint8, turntable, write_video
+from specularip.errors import MissingWeights, UserError
+from specularip.export.video import write_video
 from specularip.faces.insightface import FaceId
 from specularip.faces.photo import align_face, face_mask, find_face, read_image
 from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs
 from specularip.kernels.async_transfer import StepMetrics
-from specularip.losses import LPIPS_FOLDER, LPIPS_VARIABLE, Lpips, Perceptual
-from specularip.presets import Config, preset_config, with_low_memory
+from specularip.lpips import NO_LPIPS, find_lpips
+from specularip.presentation import preview, turntable
+from specularip.presets import preset_config, with_low_memory
 from specularip.progress import Progress
 from specularip.run_folder import Checkpoint, RunFolder
 from specularip.stages.guide import Face, Guide, PhotoAnchor, photo_anchor
+from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
 from specularip.stages.scr import Targets, fit, make_targets, orbits
 from specularip.stages.seid import seid
+from specularip.stages.settings import Config
 from specularip.stopping import StopRequest, polite_stop
 from specularip.training.machine import check_gpu, check_memory
 from specularip.training.parallel import Team, join
@@ -53,7 +56,7 @@ MEMORY_SETTINGS = (
     ("", "low_memory"), ("seid", "views_at_once"), ("scr", "refine_batch"), ("scr", "vae_batch"),
 )  # fmt: skip
 """What a resumed run may change: it does not change the result."""
-UNET_FEATURES = "no LPIPS weights found: the perceptual loss compares features of the prior's own UNet"
+UNET_FEATURES = f"the perceptual loss compares features of the prior's own UNet; {NO_LPIPS}"
 
 
 def generate(
@@ -149,6 +152,8 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     perceptual: Perceptual | None = None
     if config.scr.perceptual == "lpips" and config.scr.perceptual_weight:
         perceptual = find_lpips(device)
+        if perceptual is None:
+            raise UserError(f"{NO_LPIPS}; --set scr.perceptual_weight=0 does without")
     # Before the networks, which take their time.
     faces = FaceId.load(config.prior.faces, device) if config.prior.path == "sd15" else None
     # May compile; the first step should not count it into its ETA.
@@ -178,9 +183,9 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         crop = align_face(inputs.photo, inputs.face, PHOTO_SIZE)
         photo = photo_anchor(body, crop, face_mask(PHOTO_SIZE), config.photo_weight)
     if perceptual is None and config.scr.perceptual_weight:
-        perceptual = Perceptual.load(prior)
+        perceptual = perceptual_loss(prior)
         top, bottom, left, right = config.scr.crop
-        if type(perceptual) is Perceptual and bottom - top != right - left:
+        if isinstance(perceptual, UnetFeatures) and bottom - top != right - left:
             raise UserError("scr.crop must be square where LPIPS' weights are not: the prior reads squares")
     return _Cast(guide, photo, perceptual, phenotype, notes)
 
@@ -208,17 +213,6 @@ def read_faces(
                 face = (inputs.face if index == 0 else None) or find_face(photo, name)
                 found.append(prior.encode_face(align_face(photo, face, PHOTO_SIZE)[None]))
     return found[0], found[1] if len(found) > 1 else None
-
-
-def find_lpips(device: torch.device) -> Perceptual:
-    """LPIPS; raises UserError where its weights are not."""
-    lpips = Lpips.find(device)
-    if lpips is None:
-        raise UserError(
-            f"LPIPS weights are not in {LPIPS_FOLDER}: specularip models fetch --preset sd15 brings them, "
-            f"{LPIPS_VARIABLE} names another folder, --set scr.perceptual_weight=0 leaves them out"
-        )
-    return lpips
 
 
 def make_body(config: Config, phenotype: Phenotype) -> Body:
@@ -290,8 +284,7 @@ class _Run:
 
     def _let_go(self) -> None:
         """Between stages: memory that the last one recorded or cached, and the next one cannot use."""
-        if isinstance(self.cast.guide.prior, FastPrior):
-            self.cast.guide.prior.forget()
+        self.cast.guide.prior.release_graphs()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -381,7 +374,9 @@ class _Run:
             if time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS and not int(state.skipped):
                 self._save(name, done, state, targets)
             if time.monotonic() - self.last_preview > PREVIEW_SECONDS:
-                self.folder.write_png("preview.png", preview(self._avatar(state, guide), guide.body, 192))
+                self.folder.write_png(
+                    "preview.png", preview(self._avatar(state, guide), guide.body.height, 192)
+                )
                 self.last_preview = time.monotonic()
 
         return after_step
@@ -420,7 +415,7 @@ class _Run:
         with self._timed("write"):
             avatar.save(self.folder.path)
             avatar.save(self.folder.path / "avatar.ply")
-            self.folder.write_png("preview.png", preview(avatar, guide.body, 384))
+            self.folder.write_png("preview.png", preview(avatar, guide.body.height, 384))
             write_video(
                 turntable(avatar, config.turntable_frames, config.turntable_size),
                 self.folder.path / "turntable.mp4",
@@ -435,7 +430,7 @@ class _Run:
                 "settings": config,
                 "phenotype": self.cast.phenotype,
                 "perceptual_loss": perceptual.name if perceptual is not None else "none",
-                "perceptual_note": UNET_FEATURES if type(perceptual) is Perceptual else "",
+                "perceptual_note": UNET_FEATURES if isinstance(perceptual, UnetFeatures) else "",
                 "gaussians": len(avatar.gaussians),
                 "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
                 "peak_memory_gib": round(peak_memory_gib(), 3),
@@ -454,19 +449,14 @@ def load_prior(config: Config, device: torch.device | str = "cpu") -> Prior:
     """The prior that the configuration names, frozen, on `device`."""
     dtype = pick_dtype(config.prior.dtype, device)
     if config.prior.path == "sd15":
-        prior = load_sd15(config.prior.sources, device=device, dtype=dtype)
+        try:
+            prior = load_sd15(config.prior.sources, device=device, dtype=dtype)
+        except MissingWeights as error:
+            raise UserError(f"{error}: `specularip models fetch --preset sd15` downloads it") from error
     else:
         shipped = str(files("specularip") / "assets" / "compact")
         path = shipped if config.prior.path == "compact" else config.prior.path
-        prior = Prior.load(path, device=device, dtype=dtype)
+        prior = prior_folder.load_prior(path, device=device, dtype=dtype)
     return (
         accelerate(prior) if config.prior.fast and prior.device.type == "cuda" and supports(prior) else prior
     )
-
-
-def preview(avatar: Avatar, body: Body, size: int) -> np.ndarray:
-    """uint8 [size, 4 size, 3]: front, three-quarter, back and face."""
-    whole = Cameras.orbit([0.0, 40.0, 180.0], 6.0, FULL.distance * body.height, FULL.fov_y_deg, size, size)
-    close = orbit_views(1, HEAD, size=size, body_height=body.height, elevation_deg=4.0).cameras
-    frames = [*avatar.render(whole).image, *avatar.render(close).image]
-    return np.concatenate([to_uint8(frame) for frame in frames], 1)

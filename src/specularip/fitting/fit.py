@@ -19,12 +19,12 @@ from specularip.cameras import Cameras
 from specularip.errors import UserError
 from specularip.fitting.appearance import Appearance, SpecularAppearance
 from specularip.fitting.cloud import Cloud, relocate
+from specularip.fitting.settings import FitConfig
 from specularip.fitting.start import Start, look_up, make_start, neighbours
 from specularip.kernels.cuda_graphs import GraphedFunction
-from specularip.losses import Lpips
-from specularip.metrics import SSIM_WINDOW, evaluate, find_lpips, ssim_map
+from specularip.lpips import NO_LPIPS, Lpips, find_lpips
+from specularip.metrics import SSIM_WINDOW, evaluate, ssim_map
 from specularip.posed_images import PosedImages, load_points, load_posed_images
-from specularip.presets import FitConfig
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device
@@ -74,7 +74,7 @@ def fit(
     config = resolved(config or FitConfig(), place)
     # What could still be wrong comes to light before an old run is replaced.
     load_points(data)
-    perceptual = find_lpips(place) if len(test) else (None, "")
+    perceptual = find_lpips(place) if len(test) else None
     folder = RunFolder.open(folder_path, resume, overwrite)
     with Progress() if progress is None else nullcontext(progress) as shown, polite_stop() as stop:
         return _Run(Path(data), train, test, perceptual, config, place, seed, folder, shown, stop).go()
@@ -256,7 +256,7 @@ class _Run:
         data: Path,
         train: PosedImages,
         test: PosedImages,
-        perceptual: tuple[Lpips | None, str],
+        perceptual: Lpips | None,
         config: FitConfig,
         device: torch.device,
         seed: int,
@@ -265,7 +265,7 @@ class _Run:
         stop: StopRequest,
     ) -> None:
         self.data, self.train, self.test, self.config, self.device = data, train, test, config, device
-        self.perceptual, self.no_lpips = perceptual
+        self.perceptual = perceptual
         self.seed, self.folder, self.progress, self.stop = seed, folder, progress, stop
         self.head = SpecularHead(SpecularConfig(lights=config.lights, attention=config.attention), seed)
         self.appearance = SpecularAppearance(
@@ -308,7 +308,7 @@ class _Run:
             "report.json",
             {
                 "data": str(self.data),
-                "notes": [*self.notes, *([self.no_lpips] if self.no_lpips else [])],
+                "notes": [*self.notes, *([NO_LPIPS] if len(self.test) and self.perceptual is None else [])],
                 "settings": self.config,
                 "seed": self.seed,
                 "device": str(self.device),

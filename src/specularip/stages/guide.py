@@ -16,11 +16,12 @@ from specularip.diffusion.adapter import FaceFeatures
 from specularip.diffusion.conditioning import Condition, Identity, condition_views, face_weight, identity
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook
+from specularip.diffusion.settings import GuidanceConfig
 from specularip.gaussians import Gaussians
 from specularip.kernels.async_transfer import copy_async
-from specularip.presets import Config, GuidanceConfig
 from specularip.raster import Raster, rasterize
 from specularip.specular import SpecularHead, facing, shading_normals
+from specularip.stages.settings import Config
 
 Face = Tensor | FaceFeatures
 
@@ -45,7 +46,7 @@ class Guide:
         if key not in self._identities:
             structure, guided = key
             self._identities[key] = identity(
-                self.prior, self.face, structure=structure, guided=guided, other=self.other
+                self.prior, self.face, structure=structure, guided=guided, negative=self.other
             )
         return self._identities[key]
 

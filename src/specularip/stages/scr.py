@@ -20,10 +20,10 @@ from specularip.cameras import HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
 from specularip.diffusion.refine import refine
 from specularip.kernels.async_transfer import StepMetrics, copy_async
 from specularip.kernels.cuda_graphs import GraphedFunction
-from specularip.losses import Lpips, Perceptual
-from specularip.presets import ScrConfig
 from specularip.stages.guide import Guide, PhotoAnchor, as_images, draw
+from specularip.stages.perceptual import Perceptual, UnetFeatures
 from specularip.stages.seid import PHOTO_WEIGHT, specular_penalty
+from specularip.stages.settings import ScrConfig
 from specularip.stages.views import full_body
 from specularip.training.parallel import ALONE, Team
 from specularip.training.state import State, set_rates, take_step
@@ -212,7 +212,7 @@ def comparison(targets: Targets, perceptual: Perceptual | None) -> Comparison:
         return photometric, perceptual.distance(perceptual.features(images), near)
 
     # A prior's own features come from recordings already.
-    return GraphedFunction(compare) if perceptual is None or isinstance(perceptual, Lpips) else compare
+    return compare if isinstance(perceptual, UnetFeatures) else GraphedFunction(compare)
 
 
 @torch.no_grad()

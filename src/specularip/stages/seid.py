@@ -22,9 +22,9 @@ from specularip.diffusion.conditioning import Condition
 from specularip.diffusion.sds import sds
 from specularip.diffusion.timesteps import ahds_bounds, sample_timesteps
 from specularip.kernels.async_transfer import StepMetrics, copy_async
-from specularip.presets import SeidConfig
 from specularip.raster import Raster
 from specularip.stages.guide import Guide, PhotoAnchor, as_images, draw
+from specularip.stages.settings import SeidConfig
 from specularip.stages.views import part, step_views
 from specularip.training.density import DensityConfig, DensityStats, accumulate, densify_and_prune, prune
 from specularip.training.parallel import ALONE, Team
@@ -127,7 +127,7 @@ def question(guide: Guide, step: int, bound: int, rows: slice, generator: torch.
     looks, condition = mine.cameras, guide.condition(mine)
     return Question(
         Cameras(copy_async(looks.viewmats, device), copy_async(looks.Ks, device), looks.width, looks.height),
-        replace(condition, pose=prior.read_pose(condition.pose)),
+        replace(condition, pose=prior.encode_pose(condition.pose)),
         timesteps[chosen],
         copy_async(noise[chosen], device),
     )

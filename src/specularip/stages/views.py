@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from specularip.cameras import FULL, HEAD, UPPER, Cameras, Framing, Views, sample_views
-from specularip.presets import OrbitConfig, SeidConfig
+from specularip.stages.settings import OrbitConfig, SeidConfig
 
 
 def step_views(config: SeidConfig, step: int, body_height: float, generator: torch.Generator) -> Views:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from specularip.errors import UserError
-from specularip.presets import Config
+from specularip.stages.settings import Config
 
 FULL_GIB, LOW_GIB = 15.0, 11.0
 """What the sd15 preset takes of a GPU's memory at most, and with --low-memory."""

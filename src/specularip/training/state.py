@@ -12,8 +12,8 @@ from torch import Tensor
 
 from specularip.body import Body
 from specularip.gaussians import Gaussians, turned_to
-from specularip.presets import RateConfig
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
+from specularip.stages.settings import RateConfig
 from specularip.training.density import DensityStats
 from specularip.training.parallel import ALONE, Team
 
