@@ -36,8 +36,7 @@ def _error(path) -> str:
     return message
 
 
-def test_modes_become_rgb(tmp_path):
-    seed = int.from_bytes(os.urandom(4), "little")
+def test_modes_become_rgb(tmp_path, seed):
     pixels = _pattern(seed)
     image = Image.fromarray(pixels)
     grey = np.asarray(image.convert("L"))
@@ -73,8 +72,7 @@ def test_transparency_is_laid_over_grey(tmp_path, mode):
     assert np.abs(got[:, 30:].astype(int) - GREY[0]).max() <= 1
 
 
-def test_every_exif_orientation_is_undone(tmp_path):
-    seed = int.from_bytes(os.urandom(4), "little")
+def test_every_exif_orientation_is_undone(tmp_path, seed):
     pixels = _pattern(seed)
     upright = Image.fromarray(pixels)
     turn = Image.Transpose
@@ -110,8 +108,7 @@ def test_unreadable_file(tmp_path, portrait):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_truncated_files_are_refused_wherever_they_end(tmp_path, portrait, suffix):
-    seed = int.from_bytes(os.urandom(4), "little")
+def test_truncated_files_are_refused_wherever_they_end(tmp_path, portrait, suffix, seed):
     whole = tmp_path / f"whole.{suffix}"
     portrait.save(whole)
     data = whole.read_bytes()
@@ -124,8 +121,7 @@ def test_truncated_files_are_refused_wherever_they_end(tmp_path, portrait, suffi
             pytest.fail(f"accepted {cut} of {len(data)} bytes, seed {seed}")
 
 
-def test_damaged_bytes_never_escape_as_another_error(tmp_path):
-    seed = int.from_bytes(os.urandom(4), "little")
+def test_damaged_bytes_never_escape_as_another_error(tmp_path, seed):
     rng = np.random.default_rng(seed)
     for suffix in ("jpg", "png", "tif", "gif", "webp", "bmp"):
         path = tmp_path / f"noise.{suffix}"
@@ -173,9 +169,8 @@ def test_portrait_has_one_face_with_eyes_where_they_are(portrait):
     assert 85 < face.side < 120
 
 
-def test_every_photo_of_a_face_gives_the_same_crop(portrait):
+def test_every_photo_of_a_face_gives_the_same_crop(portrait, seed):
     """Size, tilt, place and border in the photo leave the crop nearly as it is."""
-    seed = int.from_bytes(os.urandom(4), "little")
     rng = np.random.default_rng(seed)
     straight = align_face(np.asarray(portrait), find_face(np.asarray(portrait)))
     assert straight.shape == (3, 96, 96) and 0 <= straight.min() and straight.max() <= 1
