@@ -17,8 +17,7 @@ from generate import CASES, ROOT, Case
 
 from specularip.avatar import Avatar, load
 from specularip.cameras import FULL, HEAD, Cameras, Framing
-from specularip.export.video import to_uint8
-from specularip.run_folder import write_png
+from specularip.files import to_uint8, write_png
 
 DOCS = ROOT / "docs"
 SIZE = 384

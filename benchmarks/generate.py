@@ -90,8 +90,8 @@ def draw_photos(folder: Path) -> None:
     from PIL import Image
 
     from specularip.cameras import Cameras
-    from specularip.export.video import to_uint8
     from specularip.faces.photo import read_image
+    from specularip.files import to_uint8
 
     sys.path.insert(0, str(ROOT / "tools" / "compact"))
     from data import SUPERSAMPLE, render_people
@@ -491,8 +491,7 @@ def main() -> None:
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise SystemExit("stopped; the same command goes on") from None
-    from specularip.files import atomic_path
-    from specularip.run_folder import write_json
+    from specularip.files import atomic_path, write_json
 
     found = measure(out, photos)
     if not found["runs"]:

@@ -78,7 +78,9 @@ from wardrobe import (  # noqa: E402
 from specularip.body.regions import NAMES  # noqa: E402
 from specularip.cameras import FULL, HEAD, LOWER, UPPER, Cameras, Framing, view_name  # noqa: E402
 from specularip.diffusion.conditioning import Condition  # noqa: E402
-from specularip.diffusion.prior import Prior, pick_dtype  # noqa: E402
+from specularip.diffusion.loading.folder import load_prior  # noqa: E402
+from specularip.diffusion.loading.weights import pick_dtype  # noqa: E402
+from specularip.diffusion.prior import Prior  # noqa: E402
 from specularip.diffusion.prompts import view_prompt  # noqa: E402
 from specularip.diffusion.sample import sample  # noqa: E402
 from specularip.raster import rasterize  # noqa: E402
@@ -551,7 +553,7 @@ def main() -> None:
     photographer = Photographer(device, seed=2**40 + args.seed)
     geometry = Geometry(photographer)
     # "auto" as the package itself runs it, so that what is measured is what is shipped.
-    prior = Prior.load(args.prior, device=device, dtype="auto")
+    prior = load_prior(args.prior, device=device, dtype="auto")
 
     def palette() -> Tensor:
         return lit_palette(photographer, random.Random(f"palette {args.seed}"))

@@ -42,7 +42,9 @@ from specularip.body import HeadEllipsoid, anny_body, draw_skeleton, phenotype_f
 from specularip.cameras import Cameras, orbit_views
 from specularip.diffusion.attention import plain_attention
 from specularip.diffusion.conditioning import Condition
-from specularip.diffusion.fast.accelerate import FastPrior, accelerate
+from specularip.diffusion.denoiser import DenoiserInputs
+from specularip.diffusion.fast.accelerate import accelerate
+from specularip.diffusion.fast.denoiser import FastDenoiser
 from specularip.diffusion.fast.layers import fast_kernels
 from specularip.diffusion.fast.ops import self_attention
 from specularip.diffusion.prior import Prior
@@ -51,7 +53,7 @@ from specularip.diffusion.refine import refine
 from specularip.diffusion.sds import SdsResult, sds
 from specularip.gaussians import Gaussians
 from specularip.kernels.async_transfer import StepMetrics
-from specularip.losses import VGG_CONVOLUTIONS, Lpips
+from specularip.lpips import VGG_CONVOLUTIONS, Lpips
 from specularip.presets import preset_config, with_low_memory
 from specularip.raster import Raster, rasterize
 from specularip.raster import warm_up as warm_up_raster
@@ -178,22 +180,23 @@ def milliseconds(work: Callable[[], object], device: torch.device) -> float:
     return statistics.median(times)
 
 
-def inputs(prior: Prior, views: int, seed: int = 0) -> dict[str, Any]:
-    """Random arguments of `model_output` for three branches."""
+def inputs(prior: Prior, views: int, seed: int = 0) -> DenoiserInputs:
+    """Random inputs for three branches of guidance."""
     generator = torch.Generator().manual_seed(seed)
     size, latent, device = prior.image_size, prior.latent_size, prior.device
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
 
-    return {
-        "noisy": normal(views, 4, latent, latent),
-        "timesteps": torch.linspace(50, 800, views).long().to(device),
-        "text": normal(3 * views, 77, int(prior.unet.config.cross_attention_dim)),
-        "pose": torch.rand(views, 3, size, size, generator=generator).to(device),
-        "identity": normal(3 * views, 4, int(prior.unet.config.cross_attention_dim)),
-        "identity_scale": torch.rand(3 * views, generator=generator).to(device),
-    }
+    width = int(prior.denoiser.unet.config.cross_attention_dim)
+    return DenoiserInputs(
+        noisy=normal(views, 4, latent, latent),
+        timesteps=torch.linspace(50, 800, views).long().to(device),
+        text=normal(3 * views, 77, width),
+        pose=torch.rand(views, 3, size, size, generator=generator).to(device),
+        identity=normal(3 * views, 4, width),
+        identity_scale=torch.rand(3 * views, generator=generator).to(device),
+    )
 
 
 def encode(prior: Prior, images: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,16 +206,16 @@ def encode(prior: Prior, images: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
     return latents.detach(), torch.autograd.grad(latents, leaf, weight)[0]
 
 
-def sds_gradient(prior: Prior, images: Tensor, noise: Tensor, given: dict[str, Any]) -> Tensor:
+def sds_gradient(prior: Prior, images: Tensor, noise: Tensor, given: DenoiserInputs) -> Tensor:
     """The whole of score distillation on images, as ANPG guides it, unclipped."""
     leaf = images.clone().requires_grad_()
     latents = prior.encode_image(leaf)
     with torch.no_grad():
-        noisy = prior.add_noise(latents, noise, given["timesteps"])
-        positive, negative, null = prior.predict_noise(**{**given, "noisy": noisy}).chunk(3)
-        little = (given["timesteps"] < 170)[:, None, None, None]
+        noisy = prior.add_noise(latents, noise, given.timesteps)
+        positive, negative, null = prior.predict_noise(replace(given, noisy=noisy)).chunk(3)
+        little = (given.timesteps < 170)[:, None, None, None]
         direction = 7.5 * (positive - null) + torch.where(little, null, null - negative)
-    return torch.autograd.grad(latents, leaf, (1 - prior.alphas(given["timesteps"])) * direction)[0]
+    return torch.autograd.grad(latents, leaf, (1 - prior.alphas(given.timesteps)) * direction)[0]
 
 
 def relative(value: Tensor, truth: Tensor) -> float:
@@ -236,13 +239,13 @@ def parts(
 
     def denoise() -> Tensor:
         with torch.no_grad():
-            return prior.model_output(**given)
+            return prior.denoiser(given)
 
     # The widest layer's, in a step of SEID and of the refinement; the library with the best of its kernels.
     def attention(images: int, tokens: int) -> float:
-        channels, dtype = 320, next(prior.unet.parameters()).dtype
+        channels, dtype = 320, prior.dtype
         sides = torch.randn(images, tokens, 3 * channels, device=device).to(dtype).chunk(3, -1)
-        attend = self_attention if isinstance(prior, FastPrior) else plain_attention
+        attend = self_attention if isinstance(prior.denoiser, FastDenoiser) else plain_attention
         with torch.no_grad(), fast_kernels():
             return milliseconds(lambda: attend(*sides, 8), device)
 
@@ -379,8 +382,7 @@ def main() -> None:
         return start(body, config.seid.points, 0, config.seid.lights, device)
 
     def rest(side: str) -> None:
-        if isinstance(prior, FastPrior):
-            prior.forget()
+        prior.release_graphs()
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
@@ -394,7 +396,7 @@ def main() -> None:
             drawing, poses = published_draw(0, config.seid.points, device), plain_skeleton
             distill = every_branch
         elif side == "ours":
-            accelerate(prior)
+            prior = accelerate(prior)
         else:
             config = with_low_memory(usual)
         rest(side)

@@ -303,7 +303,7 @@ def test_the_command_bakes_and_says_what_is_lost(scene, tmp_path, capsys):
     main(
         ["bake", str(scene / "avatar.safetensors"), "--out", str(tmp_path), "--to", "sh3", "--device", "cpu"]
     )
-    assert "dB from the head's own pictures" in capsys.readouterr().out
+    assert "dB against renders with the head" in capsys.readouterr().out
     assert isinstance(load_baked(tmp_path / "baked.ply").colors, HarmonicColors)
 
 

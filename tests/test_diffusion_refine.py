@@ -1,4 +1,4 @@
-"""SCR's refinement: who looks at whom, and what that changes."""
+"""SCR's refinement: which view attends to which, and what that changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 import torch
 from tiny_prior import latent_prior, pixel_prior
 
-from specularip.diffusion import refine as module
 from specularip.diffusion.attention import KeyViews, shares_keys
 from specularip.diffusion.conditioning import Condition
 from specularip.diffusion.guidance import cfg_noise
@@ -39,7 +38,7 @@ def inputs(prior: Prior, count: int = 16) -> tuple[torch.Tensor, Condition]:
 def run(
     prior: Prior, images: torch.Tensor, condition: Condition, azimuth: torch.Tensor = ORBIT, **options: int
 ):
-    settings = {"refine_steps": 2, "ddim_steps": 10, "scale": 3.0} | options
+    settings = {"refine_steps": 2, "ddim_steps": 10, "scale": 3.0, "own_share": 0.55} | options
     return refine(
         prior, images, condition, azimuth, generator=torch.Generator().manual_seed(SEED), **settings
     )
@@ -58,10 +57,10 @@ def independent(prior: Prior, images: torch.Tensor, condition: Condition) -> tor
 
 
 @pytest.mark.parametrize("count", [4, 6, 8, 16, 32])
-def test_plan_gives_every_view_one_part_and_weights_that_sum_to_one(count: int) -> None:
+def test_plan_assigns_each_view_one_role_and_normalised_weights(count: int) -> None:
     generator = torch.Generator().manual_seed(SEED)
     azimuth = (torch.arange(count) * 360.0 / count)[torch.randperm(count, generator=generator)]
-    plan = plan_views(azimuth)
+    plan = plan_views(azimuth, 0.55)
     assert sorted([*plan.keys.tolist(), *plan.diagonals.tolist(), *plan.others.tolist()]) == list(
         range(count)
     )
@@ -73,9 +72,9 @@ def test_plan_gives_every_view_one_part_and_weights_that_sum_to_one(count: int) 
         assert dict(zip(facing, plan.joined.tolist())) == {45.0: 0, 315.0: 0, 135.0: 1, 225.0: 1}
 
 
-def test_other_views_look_at_the_key_views_beside_them() -> None:
+def test_other_views_attend_to_their_neighbours() -> None:
     azimuth = torch.arange(32) * 11.25
-    plan = plan_views(azimuth)
+    plan = plan_views(azimuth, 0.55)
     stored = azimuth[torch.cat([plan.keys, plan.diagonals])]
     for view, pair, weights in zip(plan.others, plan.neighbours, plan.weights):
         distance = ((stored[pair] - azimuth[view] + 180) % 360 - 180).abs()
@@ -84,28 +83,28 @@ def test_other_views_look_at_the_key_views_beside_them() -> None:
 
 
 def test_sharing_layers_are_the_later_up_blocks(prior: Prior) -> None:
-    shared = [name for name in prior.unet.attn_processors if shares_keys(name)]
+    shared = [name for name in prior.denoiser.unet.attn_processors if shares_keys(name)]
     assert shared and all(name.startswith("up_blocks.1.") and "attn1" in name for name in shared)
     assert shares_keys("up_blocks.3.attentions.2.transformer_blocks.0.attn1.processor")
     assert not shares_keys("up_blocks.0.attentions.0.transformer_blocks.0.attn1.processor")
     assert not shares_keys("down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor")
 
 
-def test_key_views_are_untouched_and_the_others_listen(prior: Prior) -> None:
+def test_key_views_are_independent_and_the_others_are_not(prior: Prior) -> None:
     images, condition = inputs(prior)
     together, alone = run(prior, images, condition), independent(prior, images, condition)
-    plan = plan_views(ORBIT)
+    plan = plan_views(ORBIT, 0.55)
     assert torch.allclose(together[plan.keys], alone[plan.keys], atol=1e-4), SEED
     for views in (plan.diagonals, plan.others):
         change = (together[views] - alone[views]).flatten(1).abs().amax(1)
         assert (change > 1e-5).all(), (SEED, change)
 
 
-def test_views_listen_to_their_own_key_views_only() -> None:
+def test_views_depend_only_on_their_own_key_views() -> None:
     prior = pixel_prior(SEED)
     images, condition = inputs(prior)
     before = run(prior, images, condition)
-    plan = plan_views(ORBIT)
+    plan = plan_views(ORBIT, 0.55)
     changed = images.clone()
     changed[plan.keys[1]] = 1 - changed[plan.keys[1]]  # the back
     after = run(prior, changed, condition)
@@ -114,7 +113,7 @@ def test_views_listen_to_their_own_key_views_only() -> None:
     assert moved[plan.keys[1]] and torch.equal(moved, behind), (SEED, ORBIT[moved])
 
 
-def test_batch_size_and_order_do_not_matter_and_seed_does(prior: Prior) -> None:
+def test_result_depends_on_seed_but_not_on_batch_size_or_order(prior: Prior) -> None:
     images, condition = inputs(prior)
     wanted = run(prior, images, condition)
     assert torch.equal(run(prior, images, condition), wanted), SEED
@@ -123,17 +122,17 @@ def test_batch_size_and_order_do_not_matter_and_seed_does(prior: Prior) -> None:
     shuffled = run(prior, images[order], condition[order], ORBIT[order])
     assert torch.allclose(shuffled, wanted[order], atol=1e-4), SEED
     other = refine(
-        prior, images, condition, ORBIT, refine_steps=2, ddim_steps=10, scale=3.0,
+        prior, images, condition, ORBIT, refine_steps=2, ddim_steps=10, scale=3.0, own_share=0.55,
         generator=torch.Generator().manual_seed(SEED + 1),
     )  # fmt: skip
     assert not torch.allclose(other, wanted, atol=1e-3), SEED
 
 
 def test_mixing_is_linear_in_the_neighbours_weights() -> None:
-    """With all of a key view's weight on itself the mix is its own attention; checked in one layer's call."""
+    """Of one layer; a key view whose only neighbour is itself gets its own attention."""
     prior = pixel_prior(SEED)
-    name = next(n for n in prior.unet.attn_processors if shares_keys(n))
-    attn = prior.unet.get_submodule(name.removesuffix(".processor"))
+    name = next(n for n in prior.denoiser.unet.attn_processors if shares_keys(n))
+    attn = prior.denoiser.unet.get_submodule(name.removesuffix(".processor"))
     generator = torch.Generator().manual_seed(SEED)
     keys = torch.randn(2 * 3, 10, attn.to_q.in_features, generator=generator)
     views = torch.randn(2 * 2, 10, attn.to_q.in_features, generator=generator)
@@ -162,7 +161,7 @@ def test_mixing_is_linear_in_the_neighbours_weights() -> None:
     )
 
 
-def test_wrong_arguments_are_named(tmp_path: Path) -> None:
+def test_errors_name_the_argument(tmp_path: Path) -> None:
     prior = pixel_prior(SEED)
     images, condition = inputs(prior)
     with pytest.raises(ValueError, match="azimuth_deg"):
@@ -170,5 +169,4 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="refine_steps"):
         run(prior, images, condition, refine_steps=11)
     with pytest.raises(ValueError, match="at least 4"):
-        plan_views(torch.zeros(3))
-    assert module.OWN_SHARE == 0.55
+        plan_views(torch.zeros(3), 0.55)

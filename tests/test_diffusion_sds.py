@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from specularip.cameras import FRAMINGS, Cameras, Views, sample_views
 from specularip.diffusion.conditioning import Condition, condition_views, face_weight
+from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.diffusion.guidance import anpg_direction, branch_noise, cfg_noise
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt, view_prompts
@@ -68,17 +68,17 @@ def test_prompts_name_framing_and_view() -> None:
 
 
 def test_each_prompt_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    prior, asked = pixel_prior(SEED), []
+    prior, encoded = pixel_prior(SEED), []
     encode = prior.encode_text
-    monkeypatch.setattr(prior, "encode_text", lambda texts: asked.extend(texts) or encode(texts))
+    monkeypatch.setattr(prior, "encode_text", lambda texts: encoded.extend(texts) or encode(texts))
     book = PromptBook(prior)
     embeds = book.encode(["a man", "red", "a man"])
     book.encode(["red", "blue"])
-    assert asked == ["a man", "red", "blue"]
+    assert encoded == ["a man", "red", "blue"]
     assert torch.equal(embeds[0], embeds[2]) and not torch.equal(embeds[0], embeds[1])
 
 
-def test_ahds_spends_its_steps_as_stated() -> None:
+def test_ahds_distributes_its_steps_as_stated() -> None:
     bounds = ahds_bounds(2400).double()
     assert bounds.shape == (2400,) and (bounds.diff() <= 0).all()
     assert 790 <= bounds[0] < 800 and 0 <= bounds[-1] < 10
@@ -87,7 +87,7 @@ def test_ahds_spends_its_steps_as_stated() -> None:
     assert abs(1 - below - above - 0.21) < 0.01
 
 
-def test_ahds_stretches_and_stops() -> None:
+def test_ahds_top_and_bottom() -> None:
     bounds = ahds_bounds(300, top=980, bottom=200)
     assert bounds[0] <= 980 and bounds[0] > 940 and bounds[-1] >= 200 and bounds[-1] < 210
     assert len(ahds_bounds(1)) == 1
@@ -95,7 +95,7 @@ def test_ahds_stretches_and_stops() -> None:
         ahds_bounds(10, top=100, bottom=100)
 
 
-def test_timesteps_fill_the_range_below_the_bound() -> None:
+def test_timesteps_are_stratified_below_the_bound() -> None:
     generator = torch.Generator().manual_seed(SEED)
     drawn = torch.cat([sample_timesteps(500, 8, generator) for _ in range(200)])
     assert drawn.min() >= 20 and drawn.max() <= 500, SEED
@@ -106,7 +106,7 @@ def test_timesteps_fill_the_range_below_the_bound() -> None:
     assert sample_timesteps(5, 3, generator).tolist() == [20, 20, 20]
 
 
-def test_face_weight_follows_the_face() -> None:
+def test_identity_scale_falls_as_the_face_turns_away() -> None:
     weight = face_weight(torch.tensor([0.0, 90.0, -90.0, 180.0]), 0.5)
     assert weight[0] == 0.5 and weight[3] == 0 and 0 < weight[1] < 0.5 and weight[1] == weight[2]
     assert face_weight(torch.tensor([180.0]), 0.5, hidden=0.2) == pytest.approx(0.2)
@@ -124,11 +124,11 @@ def test_one_batched_call_equals_separate_calls(prior: Prior) -> None:
         (condition.positive, condition.negative, condition.null),
         (condition.identity, condition.null_identity, condition.null_identity),
     ):
-        alone = prior.predict_noise(noisy, t, text, condition.pose, face, scale)
+        alone = prior.predict_noise(DenoiserInputs(noisy, t, text, condition.pose, face, scale))
         assert torch.allclose(noise, alone, atol=1e-5), SEED
 
 
-def test_guidance_scale_one_is_the_positive_prediction_and_rescale_matches_its_spread() -> None:
+def test_cfg_of_scale_one_is_the_positive_prediction_and_rescale_keeps_its_deviation() -> None:
     prior = pixel_prior(SEED)
     condition = make_condition(prior, [0.0, 70.0])
     noisy = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(SEED))
@@ -147,7 +147,7 @@ def test_guidance_scale_one_is_the_positive_prediction_and_rescale_matches_its_s
     [("cfg", [60, 169, 700])] + [("anpg", times) for times in ([60, 169, 700], [700, 60, 169], [60, 9, 169])],
 )
 def test_gradient_is_the_stated_formula(prior: Prior, kind: str, times: list[int]) -> None:
-    """Whichever views need no negative prompt, and so do not ask for it."""
+    """Whichever views use the negative prompt."""
     generator = torch.Generator().manual_seed(SEED)
     condition = make_condition(prior, [0.0, 90.0, 180.0])
     size = prior.image_size
@@ -168,10 +168,10 @@ def test_gradient_is_the_stated_formula(prior: Prior, kind: str, times: list[int
     if kind == "cfg":
         direction = neg + 7.5 * (pos - neg) - eps
     else:
-        little = torch.tensor([1.0 if t < 170 else 0.0 for t in times], dtype=torch.float64)[
+        low_noise = torch.tensor([1.0 if t < 170 else 0.0 for t in times], dtype=torch.float64)[
             :, None, None, None
         ]
-        direction = 7.5 * (pos - null) + little * null + (1 - little) * (null - neg)
+        direction = 7.5 * (pos - null) + low_noise * null + (1 - low_noise) * (null - neg)
     gradient = (1 - alpha) * direction
     if prior.clip_sample:
         x0 = (x - ((1 - alpha) / alpha).sqrt() * direction).clamp(-1, 1)
@@ -192,22 +192,22 @@ def test_gradient_is_the_stated_formula(prior: Prior, kind: str, times: list[int
     ("times", "evaluations"),
     [([700, 300, 200], 9), ([700, 60, 169], 7), ([60, 700, 169], 8), ([60, 9, 169], 6)],
 )
-def test_what_has_no_weight_is_not_evaluated(
+def test_negative_predictions_without_weight_are_not_evaluated(
     prior: Prior, times: list[int], evaluations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    condition, asked = make_condition(prior, [0.0, 90.0, 180.0]), []
-    predict = type(prior).predict_noise
+    condition, counts = make_condition(prior, [0.0, 90.0, 180.0]), []
+    predict = prior.predict_noise
 
-    def counted(self: Prior, noisy: Tensor, timesteps: Tensor, text: Tensor, *rest: Any) -> Tensor:
-        asked.append(len(text))
-        return predict(self, noisy, timesteps, text, *rest)
+    def counted(inputs: DenoiserInputs) -> Tensor:
+        counts.append(len(inputs.text))
+        return predict(inputs)
 
-    monkeypatch.setattr(type(prior), "predict_noise", counted)
+    monkeypatch.setattr(prior, "predict_noise", counted)
     images = torch.rand(3, prior.image_channels, prior.image_size, prior.image_size)
     noise = torch.randn(3, 4, prior.latent_size, prior.latent_size)
     sds(prior, images, condition, torch.tensor(times), noise, GuidanceConfig(kind="anpg"))
-    anpg_direction(prior, noise, torch.tensor(times), condition, 7.5)
-    assert asked == [evaluations, 9]
+    anpg_direction(prior, noise, torch.tensor(times), condition, 7.5, 170)
+    assert counts == [evaluations, 9]
 
 
 def test_without_clamping_or_clipping_it_is_plain_sds(tmp_path: Path) -> None:
@@ -235,8 +235,8 @@ def test_pixel_clipping_keeps_directions() -> None:
     assert torch.equal(clip_pixels(torch.zeros(1, 4, 2, 2), 1.0), torch.zeros(1, 4, 2, 2))
 
 
-def test_following_the_gradient_reaches_the_estimate() -> None:
-    """One step of gradient descent of the right length lands on x0: the pull goes the right way."""
+def test_one_gradient_step_reaches_the_estimate() -> None:
+    """A gradient step of the right length lands on x0, which settles the sign."""
     prior = pixel_prior(SEED)
     generator = torch.Generator().manual_seed(SEED)
     condition = make_condition(prior, [0.0])
@@ -251,7 +251,7 @@ def test_following_the_gradient_reaches_the_estimate() -> None:
     assert torch.allclose(prior.encode_image(moved), result.x0, atol=1e-4), SEED
 
 
-def test_sampling_follows_its_seed(prior: Prior) -> None:
+def test_sampling_is_reproducible(prior: Prior) -> None:
     condition = make_condition(prior, [0.0, 180.0, 90.0])
     a, b, c = (
         sample(prior, condition, steps=4, generator=torch.Generator().manual_seed(seed), batch=2)
@@ -261,7 +261,7 @@ def test_sampling_follows_its_seed(prior: Prior) -> None:
     assert torch.equal(a, b) and not torch.allclose(a, c), SEED
 
 
-def test_condition_checks_its_scale() -> None:
+def test_condition_checks_identity_scale() -> None:
     prior = pixel_prior(SEED)
     views = sample_views(
         2, size=16, body_height=1.7, weights=(1.0, 1.0, 1.0, 1.0), generator=torch.Generator()

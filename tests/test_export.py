@@ -1,6 +1,5 @@
-"""What leaves the house: PLY that other viewers read, video that browsers play."""
+"""Exporters: PLY that other viewers read, video that browsers play."""
 
-import itertools
 import os
 import re
 import struct
@@ -11,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from specularip.avatar import Avatar
 from specularip.errors import UserError
-from specularip.export import atomic_path, read_ply, turntable, write_ply, write_video
+from specularip.export import read_ply, write_ply, write_video
 from specularip.export.ply import read_harmonics
 from specularip.gaussians import Gaussians
 
@@ -161,31 +159,6 @@ def test_broken_ply_is_one_clear_line(tmp_path):
         read_ply(path)
 
 
-def test_others_may_read_what_is_written(tmp_path):
-    with atomic_path(tmp_path / "a") as temporary:
-        temporary.write_text("a")
-        temporary.chmod(0o600)
-    (tmp_path / "b").touch()
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
-
-
-def test_atomic_path_keeps_the_old_file(tmp_path):
-    path = tmp_path / "new" / "a.txt"
-    with atomic_path(path) as temporary:
-        temporary.write_text("old")
-    with pytest.raises(KeyboardInterrupt):
-        with atomic_path(path) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-    assert path.read_text() == "old" and os.listdir(path.parent) == ["a.txt"]
-    with pytest.raises(UserError, match="cannot write"):
-        with atomic_path(path / "below_a_file"):
-            pass
-    with pytest.raises(UserError, match="No space left"):
-        with atomic_path(path) as temporary:
-            raise OSError(28, "No space left on device")
-
-
 def frames(count: int, height: int, width: int):
     for index in range(count):
         frame = np.full((height, width, 3), 40, np.uint8)
@@ -224,12 +197,3 @@ def test_video_errors(tmp_path):
     with pytest.raises(UserError, match="cannot write"):
         write_video(frames(3, 16, 16), tmp_path / "file" / "a.mp4")
     assert os.listdir(tmp_path) == ["file"]
-
-
-def test_turntable_turns_once(seed):
-    shots = list(turntable(Avatar(cloud(200)), frames=5, size=32))
-    assert len(shots) == 5 and all(s.dtype == np.uint8 and s.shape == (32, 32, 3) for s in shots)
-    assert all((a != b).any() for a, b in itertools.pairwise(shots)), seed
-    assert all((s != 153).any() for s in shots), "the avatar must be in sight"
-    with pytest.raises(ValueError, match="frames"):
-        next(turntable(Avatar(cloud(5)), frames=0))

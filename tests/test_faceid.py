@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from safetensors.torch import save_file
 from sd15_files import ADAPTER, CONTEXT, EMBED, VISION, adapter_shapes, adapter_state, write_sources
 from torch import Tensor
 
-from specularip.diffusion.adapter import FaceFeatures, FaceIdProjection, lora_shapes
+from specularip.diffusion.adapter import FaceFeatures, FaceIdProjection
 from specularip.diffusion.attention import identity_layers, install_attention
+from specularip.diffusion.denoiser import DenoiserInputs
+from specularip.diffusion.loading.adapter import lora_shapes
+from specularip.diffusion.loading.folder import load_prior, save_prior
+from specularip.diffusion.loading.sd15 import load_sd15
 from specularip.diffusion.loading.settings import Sd15Sources
-from specularip.diffusion.loading.sources import load_sd15
 from specularip.diffusion.prior import Prior
 
 SEED = int.from_bytes(os.urandom(4), "little")
@@ -41,16 +45,16 @@ def faces(prior: Prior, count: int = 3) -> FaceFeatures:
     return features
 
 
-def inputs(prior: Prior, count: int = 3) -> dict[str, Any]:
+def inputs(prior: Prior, count: int = 3) -> DenoiserInputs:
     generator = torch.Generator().manual_seed(SEED)
-    return {
-        "noisy": torch.randn(count, 4, 8, 8, generator=generator),
-        "timesteps": torch.randint(0, 1000, (count,), generator=generator),
-        "text": prior.encode_text(["a woman in a red dress", "a man", ""][:count]),
-        "pose": torch.rand(count, 3, 64, 64, generator=generator),
-        "identity": prior.identity_tokens(faces(prior, count)),
-        "identity_scale": torch.tensor([0.0, 0.5, 1.0])[:count],
-    }
+    return DenoiserInputs(
+        noisy=torch.randn(count, 4, 8, 8, generator=generator),
+        timesteps=torch.randint(0, 1000, (count,), generator=generator),
+        text=prior.encode_text(["a woman in a red dress", "a man", ""][:count]),
+        pose=torch.rand(count, 3, 64, 64, generator=generator),
+        identity=prior.identity_tokens(faces(prior, count)),
+        identity_scale=torch.tensor([0.0, 0.5, 1.0])[:count],
+    )
 
 
 def test_layout_at_full_size_is_the_published_one() -> None:
@@ -143,14 +147,13 @@ def test_nobody_is_zeros_for_both_networks(prior: Prior) -> None:
 
 
 def test_both_halves_of_a_face_reach_the_prediction(prior: Prior) -> None:
-    given, features = inputs(prior), faces(prior)
-    given["identity_scale"] = torch.ones(3)
-    before = prior.predict_noise(**given)
+    given, features = replace(inputs(prior), identity_scale=torch.ones(3)), faces(prior)
+    before = prior.predict_noise(given)
     for other in (
         FaceFeatures(features.embeds.flip(0), features.hidden),
         FaceFeatures(features.embeds, features.hidden.flip(0)),
     ):
-        changed = prior.predict_noise(**(given | {"identity": prior.identity_tokens(other)}))
+        changed = prior.predict_noise(replace(given, identity=prior.identity_tokens(other)))
         assert (changed - before)[0].abs().max() > 1e-5, SEED
 
 
@@ -174,35 +177,35 @@ def test_merged_lora_is_the_lora_beside_the_layer(
         Sd15Sources(**(vars(sources) | {"ip_adapter": str(tmp_path / ADAPTER)})), dtype="float32"
     )
     given = inputs(prior)
-    merged, bare = prior.predict_noise(**given), plain.predict_noise(**given)
+    merged, bare = prior.predict_noise(given), plain.predict_noise(given)
     assert (merged - bare).abs().max() > 1e-3, "the LoRA should matter"
 
     def beside(down: Tensor, up: Tensor) -> Any:
         return lambda module, args, out: out + args[0] @ down.T @ up.T
 
     lora = state["ip_adapter"]
-    for n, name in enumerate(plain.unet.attn_processors):
-        attention = plain.unet.get_submodule(name.removesuffix(".processor"))
+    for n, name in enumerate(plain.denoiser.unet.attn_processors):
+        attention = plain.denoiser.unet.get_submodule(name.removesuffix(".processor"))
         for target in ("to_q", "to_k", "to_v", "to_out"):
             layer = attention.to_out[0] if target == "to_out" else getattr(attention, target)
             key = f"{n}.{target}_lora"
             layer.register_forward_hook(beside(lora[f"{key}.down.weight"], lora[f"{key}.up.weight"]))
-    hooked = plain.predict_noise(**given)
+    hooked = plain.predict_noise(given)
     assert torch.allclose(hooked, merged, atol=1e-4), (SEED, (hooked - merged).abs().max())
     weight = parts["unet"].get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2").to_k.weight
-    now = prior.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2").to_k.weight
+    now = prior.denoiser.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2").to_k.weight
     up, down = lora["31.to_k_lora.up.weight"], lora["31.to_k_lora.down.weight"]
     assert torch.allclose(now, weight + up @ down, atol=1e-6), "the last attention is the middle one's"
 
 
 def test_saved_prior_has_the_lora_once(prior: Prior, tmp_path: Path) -> None:
-    prior.save(tmp_path / "prior", torch.float32)
-    loaded = Prior.load(tmp_path / "prior")
+    save_prior(prior, tmp_path / "prior", torch.float32)
+    loaded = load_prior(tmp_path / "prior", dtype="float32")
     given = inputs(prior)
     assert loaded.wants_face_embedding
-    assert torch.allclose(loaded.predict_noise(**given), prior.predict_noise(**given), atol=1e-5), SEED
+    assert torch.allclose(loaded.predict_noise(given), prior.predict_noise(given), atol=1e-5), SEED
     tokens = loaded.identity_tokens(faces(loaded))
-    assert tokens is not None and torch.allclose(tokens, given["identity"], atol=1e-5), SEED
+    assert tokens is not None and torch.allclose(tokens, given.identity, atol=1e-5), SEED
 
 
 def test_flat_safetensors_are_read_as_the_bin(

@@ -1,4 +1,4 @@
-"""The attention kernel for Hopper against the definition in float64, on inputs drawn afresh."""
+"""The attention kernel for Hopper against the definition in float64, on random inputs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from test_fast_diffusion import relative
 from torch import Tensor
 
-from specularip.diffusion.fast import hopper_attention
-from specularip.diffusion.fast import ops as fused
+from specularip.diffusion.fast import hopper_attention, ops
 
 on_hopper = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper GPU"
@@ -23,10 +22,10 @@ def exact(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
-def test_elsewhere_it_is_the_library() -> None:
+def test_fallback_is_the_library() -> None:
     query, key, value = torch.randn(2, 9, 80), torch.randn(2, 64, 80), torch.randn(2, 64, 80)
     assert not hopper_attention.suits(query, key, value, 2)
-    assert relative(fused.self_attention(query, key, value, 2), exact(query, key, value, 2)) < 1e-5
+    assert relative(ops.self_attention(query, key, value, 2), exact(query, key, value, 2)) < 1e-5
 
 
 @on_hopper
@@ -36,21 +35,21 @@ def test_elsewhere_it_is_the_library() -> None:
 )
 @pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
 def test_against_float64(images: int, queries: int, keys: int, heads: int, spread: float) -> None:
-    """Queries beside their keys and values, as one product makes them, and of other images' keys."""
+    """Queries that are slices of a packed projection, and keys and values of other images."""
     width = 40 * heads
     own = spread * torch.randn(images, queries, 3 * width, device="cuda")
     other = spread * torch.randn(images, keys, 2 * width, device="cuda")
     query, (key, value) = own.half()[..., :width], other.half().chunk(2, -1)
     assert hopper_attention.suits(query, key, value, heads)
-    found = fused.self_attention(query, key, value, heads)
+    found = ops.self_attention(query, key, value, heads)
     assert relative(found, exact(query, key, value, heads)) < 2e-3
     assert found.is_contiguous()
 
 
 @on_hopper
 @pytest.mark.parametrize("order", ["rising", "falling", "one", "constant", "sink", "far below zero"])
-def test_scores_that_move(order: str) -> None:
-    """The reference of the weights has to follow scores that grow, and to bear scores that fall."""
+def test_scores_that_vary_along_the_keys(order: str) -> None:
+    """The reference score must follow growing scores and stay valid for falling ones."""
     key, value = torch.randn(2, 2048, 80, device="cuda"), torch.randn(2, 2048, 80, device="cuda")
     query = torch.randn(2, 300, 80, device="cuda")
     growth = torch.linspace(0.02, 9, 2048, device="cuda")[:, None]
@@ -62,17 +61,17 @@ def test_scores_that_move(order: str) -> None:
         key[:, torch.randint(2048, (1,)).item()] *= 30
     elif order == "constant":
         key = torch.zeros_like(key)
-    elif order == "sink":  # the first key 12 nats above the others' mean, which matter together
+    elif order == "sink":  # the first key 12 nats above the mean of the others, which matter together
         first, second = query.unflatten(-1, (2, 40)), key.unflatten(-1, (2, 40))
         first[..., 0], second[..., 0], second[:, 0, :, 0] = 1, 0, 12 * math.sqrt(40)
     else:
         query, key = query.abs() + 2, -key.abs() * 3 - 1
     inputs = [t.half() for t in (query, key, value)]
-    assert relative(fused.self_attention(*inputs, 2), exact(*inputs, 2)) < 5e-3
+    assert relative(ops.self_attention(*inputs, 2), exact(*inputs, 2)) < 5e-3
 
 
 @on_hopper
-def test_what_it_leaves_to_the_library() -> None:
+def test_unsupported_inputs_are_refused() -> None:
     tensors = [torch.randn(1, 128, 80, device="cuda").half() for _ in range(3)]
     assert hopper_attention.suits(*tensors, 2)
     assert not hopper_attention.suits(*(t.float() for t in tensors), 2)
@@ -86,13 +85,13 @@ def test_what_it_leaves_to_the_library() -> None:
 
 
 @on_hopper
-def test_in_a_recording_and_on_another_stream() -> None:
+def test_in_a_cuda_graph_and_on_another_stream() -> None:
     tensors = [torch.randn(1, 256, 80, device="cuda").half() for _ in range(3)]
     truth = exact(*tensors, 2)
-    assert relative(fused.self_attention(*tensors, 2), truth) < 2e-3
+    assert relative(ops.self_attention(*tensors, 2), truth) < 2e-3
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = fused.self_attention(*tensors, 2)
+        out = ops.self_attention(*tensors, 2)
     out.zero_()
     graph.replay()
     torch.cuda.synchronize()

@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lpips_weights import random_lpips
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from test_avatar import random_avatar
-from test_losses import vgg_state
 from test_posed_images import write
 from torch import Tensor
 
-from specularip import losses
+from specularip import lpips as lpips_module
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
-from specularip.errors import UserError
-from specularip.losses import Lpips
+from specularip.lpips import Lpips
 from specularip.metrics import (
     BLOB_SHARE,
     HIGHLIGHT,
@@ -27,8 +26,8 @@ from specularip.metrics import (
     _blur,
     _blur_by_products,
     coherence,
+    combined_psnr,
     evaluate,
-    find_lpips,
     frames_per_second,
     highlight_drift,
     highlight_psnr,
@@ -36,6 +35,7 @@ from specularip.metrics import (
     luminance,
     psnr,
     ssim,
+    table_rows,
 )
 from specularip.posed_images import PosedImages
 
@@ -50,8 +50,8 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(autouse=True)
 def no_weights_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(losses.LPIPS_VARIABLE, raising=False)
-    monkeypatch.setattr(losses, "LPIPS_FOLDER", tmp_path / "absent")
+    monkeypatch.delenv(lpips_module.LPIPS_VARIABLE, raising=False)
+    monkeypatch.setattr(lpips_module, "LPIPS_FOLDER", tmp_path / "absent")
 
 
 def noisy_pair(
@@ -307,23 +307,36 @@ def test_coherence_of_rendered_layers():
     assert (found > 0.98).all(), (SEED, found)
 
 
-def test_lpips_per_image_and_its_absence(tmp_path, monkeypatch):
-    network, reason = find_lpips()
-    assert network is None and "SPECULARIP_LPIPS" in reason and "\n" not in reason
+def test_psnr_of_independent_errors(rng: np.random.Generator) -> None:
+    first, second = 0.02 * rng.standard_normal((2, 1, 400, 500, 3))
+    image = torch.zeros(1, 400, 500, 3, dtype=torch.float64)
+    parts = [float(psnr(image + torch.from_numpy(error), image)) for error in (first, second)]
+    both = float(psnr(image + torch.from_numpy(first + second), image))
+    assert combined_psnr(*parts) == pytest.approx(both, abs=0.05), SEED
+    assert combined_psnr(38.0) == pytest.approx(38.0)
+    assert combined_psnr(38.0, 38.0) == pytest.approx(38.0 - 10 * math.log10(2))
+
+
+def test_table_rows_name_what_is_measured() -> None:
+    assert table_rows({"psnr": 31.256, "views": 4, "coherence": math.nan, "other": 1.0}) == [
+        ("views", "4"),
+        ("PSNR, dB", "31.26"),
+        ("coherence", "n/a"),
+    ]
+
+
+@pytest.fixture
+def network() -> Lpips:
+    return random_lpips(torch.Generator().manual_seed(SEED))
+
+
+def test_lpips_is_the_distance_of_each_image(network: Lpips) -> None:
     generator = torch.Generator().manual_seed(SEED)
-    (tmp_path / "lpips").mkdir()
-    torch.save(vgg_state(generator), tmp_path / "lpips" / "all.pth")
-    monkeypatch.setenv(losses.LPIPS_VARIABLE, str(tmp_path / "lpips"))
-    network, reason = find_lpips()
-    assert isinstance(network, Lpips) and reason == ""
     images, targets = torch.rand(2, 3, 32, 24, 3, generator=generator)
     found = lpips(network, images, targets)
     batch = network.distance(*(network.features(t.permute(0, 3, 1, 2)) for t in (images, targets)))
     assert found.shape == (3,) and float(found.mean()) == pytest.approx(float(batch), rel=1e-4), SEED
     assert float(lpips(network, images, images).abs().max()) == 0
-    monkeypatch.setenv(losses.LPIPS_VARIABLE, str(tmp_path / "none"))
-    with pytest.raises(UserError, match="LPIPS weights"):
-        find_lpips()
 
 
 def posed_by(avatar: Avatar, count: int = 3, gain: float = 1.0) -> PosedImages:
@@ -332,7 +345,7 @@ def posed_by(avatar: Avatar, count: int = 3, gain: float = 1.0) -> PosedImages:
     return PosedImages(cameras, gain * frame.image, frame.alpha, [str(k) for k in range(count)])
 
 
-def test_evaluate_is_its_parts_and_repeats_itself():
+def test_evaluate_is_its_parts_and_repeats_itself(network: Lpips) -> None:
     torch.manual_seed(SEED)
     avatar = random_avatar()
     cloud = avatar.gaussians
@@ -359,10 +372,7 @@ def test_evaluate_is_its_parts_and_repeats_itself():
     assert 0 <= found["coherence"] < 1 and found["frames_per_second"] > 0
     again = evaluate(avatar, posed)
     assert all(again[name] == found[name] for name in found if name != "frames_per_second"), SEED
-    perceptual = evaluate(
-        avatar, posed.select([0]), Lpips(losses._lpips_weights(vgg_state(torch.Generator()), Path()))
-    )
-    assert perceptual["lpips"] > 0
+    assert evaluate(avatar, posed.select([0]), network)["lpips"] > 0
 
     perfect = evaluate(avatar, posed_by(avatar))
     assert perfect["psnr"] > 100 and perfect["highlight_drift_deg"] < 1e-5, SEED
@@ -407,7 +417,14 @@ def test_eval_prints_a_table_and_json(tmp_path, capsys, monkeypatch):
     arguments = ["eval", str(tmp_path / "run"), "--data", str(tmp_path / "data"), "--device", "cpu"]
     main([*arguments, "--out", str(tmp_path / "new" / "metrics.json")])
     table = capsys.readouterr().out
-    for words in ("PSNR, dB", "highlight drift", "coherence", "frames per second", "no LPIPS", "straight"):
+    for words in (
+        "PSNR, dB",
+        "highlight drift",
+        "coherence",
+        "frames per second",
+        "LPIPS weights are not",
+        "straight",
+    ):
         assert words in table, table
     values = json.loads((tmp_path / "new" / "metrics.json").read_text())
     assert values["views"] == 5 and f"{values['psnr']:.2f}" in table

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from sd15_files import ADAPTER, write_sources
 
 from specularip import cli
+from specularip.diffusion.loading.sd15 import load_sd15
 from specularip.diffusion.loading.settings import Sd15Sources
-from specularip.diffusion.loading.sources import load_sd15
 from specularip.errors import UserError
 from specularip.models import check as models
 from specularip.models import fetch as fetching
@@ -475,7 +475,7 @@ def test_fetch_is_advised_only_where_it_helps(
     monkeypatch.setenv("SPECULARIP_LPIPS", str(tmp_path / "files" / "vae"))
     settings = [f"prior.sources.{name}={path}" for name, path in vars(sources).items()]
     code, text = _lines(capsys, "sd15", *settings)
-    assert code == 1 and "not whole: FaceID" in text and "models fetch" not in text
+    assert code == 1 and "missing or damaged: FaceID" in text and "models fetch" not in text
     text = _lines(capsys, "sd15", *settings, "prior.sources.vae=a/b")[1]
     assert "models fetch" in text
 

@@ -19,8 +19,8 @@ from specularip.diffusion.prompts import PromptBook
 from specularip.diffusion.settings import GuidanceConfig
 from specularip.errors import UserError
 from specularip.kernels.async_transfer import StepMetrics
-from specularip.losses import Perceptual
 from specularip.stages.guide import Guide
+from specularip.stages.perceptual import UnetFeatures
 from specularip.stages.scr import Targets, fit
 from specularip.stages.seid import seid
 from specularip.stages.settings import Config, ScrConfig, SeidConfig
@@ -70,7 +70,7 @@ def gradients(team: Team, seed: int) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         for _, tensor in named(state):
             tensor += 0.03 * torch.randn(tensor.shape, generator=generator)
-    fit(state, guide, None, Targets(*cameras, images, 32, 32), Perceptual(prior), 0, keep("fit"), team)
+    fit(state, guide, None, Targets(*cameras, images, 32, 32), UnetFeatures(prior), 0, keep("fit"), team)
     found["means"] = copied(state.gaussians.means)
     return found
 

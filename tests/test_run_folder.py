@@ -1,17 +1,14 @@
-"""Who may use a folder, and files that are whole or absent."""
+"""Run folders: which may be used, resumed and overwritten; checkpoints."""
 
 import errno
 import json
 import os
-from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from specularip.errors import UserError
-from specularip.run_folder import RunFolder, write_json, write_png
+from specularip.run_folder import RunFolder
 
 
 def _files(path):
@@ -182,27 +179,3 @@ def test_metrics_go_back_with_the_checkpoint(tmp_path):
 def test_state_of_unknown_type_is_a_programming_error(tmp_path):
     with pytest.raises(ValueError, match=r"state at 'a\.1'"):
         RunFolder.open(tmp_path / "run").save_checkpoint("x", {"a": [1, object()]})
-
-
-def test_json_of_everything_a_report_holds(tmp_path):
-    @dataclass
-    class Settings:
-        steps: int
-        shares: tuple[float, ...]
-
-    value = {"s": Settings(3, (0.5, float("inf"))), "p": tmp_path, "t": torch.arange(2), "n": np.float32(1)}
-    write_json(tmp_path / "r.json", value)
-    assert json.loads((tmp_path / "r.json").read_text()) == {
-        "s": {"steps": 3, "shares": [0.5, None]}, "p": str(tmp_path), "t": [0, 1], "n": 1.0,
-    }  # fmt: skip
-
-
-def test_png(tmp_path):
-    image = torch.rand(9, 7, 3)
-    image[0, 0, 0] = 2.0
-    got = np.asarray(Image.open(write_png(tmp_path / "a.png", image)))
-    assert np.abs(got / 255.0 - image.clamp(0, 1).numpy()).max() < 0.51 / 255
-    assert Image.open(write_png(tmp_path / "g.png", np.zeros((4, 5, 1), np.uint8))).size == (5, 4)
-    with pytest.raises(ValueError, match=r"\[3, 9, 7\]"):
-        write_png(tmp_path / "b.png", image.permute(2, 0, 1))
-    assert _files(tmp_path) == ["a.png", "g.png"]

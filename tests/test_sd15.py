@@ -21,12 +21,14 @@ from specularip import pipeline as run_module
 from specularip.cameras import Cameras
 from specularip.diffusion.attention import KeyViews
 from specularip.diffusion.conditioning import identity
+from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.diffusion.guidance import branch_noise
+from specularip.diffusion.loading.folder import save_prior
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.refine import refine
 from specularip.diffusion.sds import sds
 from specularip.errors import UserError
-from specularip.losses import VGG_CONVOLUTIONS, Lpips
+from specularip.lpips import VGG_CONVOLUTIONS, Lpips
 from specularip.overrides import with_settings
 from specularip.pipeline import generate
 from specularip.presets import sd15, with_low_memory
@@ -126,7 +128,7 @@ def test_parts_make_the_same_gradient(prior: Prior, at_once: int) -> None:
 def test_each_branch_sees_its_own_face(prior: Prior) -> None:
     generator = torch.Generator().manual_seed(SEED)
     person, other = (prior.encode_face(torch.rand(1, 3, 16, 16, generator=generator)) for _ in range(2))
-    tokens = identity(prior, person, other=other)
+    tokens = identity(prior, person, negative=other)
     assert tokens is not None
     plain = make_condition(prior, [0.0])
     condition = replace(
@@ -137,7 +139,8 @@ def test_each_branch_sees_its_own_face(prior: Prior) -> None:
     t = torch.tensor([300])
     found = branch_noise(prior, noisy, t, condition, ("positive", "negative", "null"))
     for noise, face in zip(found, (tokens.positive, tokens.negative, tokens.null)):
-        alone = prior.predict_noise(noisy, t, plain.positive, plain.pose, face, plain.identity_scale)
+        given = DenoiserInputs(noisy, t, plain.positive, plain.pose, face, plain.identity_scale)
+        alone = prior.predict_noise(given)
         assert torch.allclose(noise, alone, atol=1e-4), SEED
     assert not torch.allclose(found[0], found[1], atol=1e-4) and not torch.allclose(
         found[1], found[2], atol=1e-4
@@ -155,7 +158,7 @@ def test_refinement_works_above_the_priors_own_size_and_in_any_batches(prior: Pr
     def run(**options: int) -> torch.Tensor:
         return refine(
             prior, images, condition, azimuth, refine_steps=2, ddim_steps=50, scale=3.0, size=128,
-            generator=torch.Generator().manual_seed(SEED), **options,
+            own_share=0.55, generator=torch.Generator().manual_seed(SEED), **options,
         )  # fmt: skip
 
     wanted = run()
@@ -177,7 +180,7 @@ def test_a_crop_sees_the_same_points() -> None:
 
 
 def test_the_whole_run(prior: Prior, tmp_path: Path) -> None:
-    prior.save(tmp_path / "prior", torch.float32)
+    save_prior(prior, tmp_path / "prior", torch.float32)
     config = small(tmp_path / "prior")
     made = generate("A woman in a red dress", FACE, out=tmp_path / "run", config=config)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -247,7 +250,7 @@ def test_what_is_missing_is_told_before_the_first_step(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert re.search("NVIDIA GPU with 16 GB.*--low-memory.*--preset compact", told(sd15()))
     monkeypatch.setenv("SPECULARIP_LPIPS", "")
-    monkeypatch.setattr(run_module.Lpips, "find", staticmethod(lambda device: None))
+    monkeypatch.setattr(run_module, "find_lpips", lambda device: None)
     cpu = replace(sd15(), device="cpu")
     assert "LPIPS" in told(cpu) and "perceptual_weight=0" in told(cpu)
     folder = with_settings(cpu, ["scr.perceptual_weight=0", f"prior.sources.base={tmp_path / 'nothing'}"])
@@ -257,7 +260,7 @@ def test_what_is_missing_is_told_before_the_first_step(
     monkeypatch.setattr(run_module.FaceId, "load", staticmethod(lambda folder, device: None))
     assert "nothing" in told(folder)
     assert "photo-weight" in told(cpu, photo_weight=-1.0)
-    prior.save(tmp_path / "prior", torch.float32)
+    save_prior(prior, tmp_path / "prior", torch.float32)
     smplx = with_settings(small(tmp_path / "prior"), [f"body={tmp_path / 'smplx'}"])
     assert "SMPLX_NEUTRAL.npz" in told(smplx)
     crop = with_settings(small(tmp_path / "prior"), ["scr.crop=0,1,0.25,0.75"])
@@ -292,7 +295,7 @@ def test_the_command_takes_the_preset_and_any_setting(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_whole_run_on_a_gpu(prior: Prior, tmp_path: Path) -> None:
-    prior.save(tmp_path / "prior", torch.float32)
+    save_prior(prior, tmp_path / "prior", torch.float32)
     config = with_settings(small(tmp_path / "prior"), ["device=cuda", "prior.fast=false"])
     made = generate("A woman in a red dress", FACE, out=tmp_path / "run", config=config)
     report = json.loads((tmp_path / "run" / "report.json").read_text())

@@ -1,4 +1,4 @@
-"""The sd15 preset's published files: read right from wherever they are, and every fault told in one line."""
+"""Loading the full-size prior: every published layout of its files, and one-line errors for faulty ones."""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ from sd15_files import (
 )
 from torch import Tensor
 
+from specularip import pipeline
 from specularip.diffusion.loading import networks
 from specularip.diffusion.loading import original_names as original
 from specularip.diffusion.loading.networks import PUBLISHED
+from specularip.diffusion.loading.sd15 import load_sd15
 from specularip.diffusion.loading.settings import Sd15Sources
-from specularip.diffusion.loading.sources import hub_id, load_sd15, resolve
+from specularip.diffusion.loading.sources import hub_id, resolve
 from specularip.diffusion.prior import Prior
-from specularip.errors import UserError
+from specularip.errors import MissingWeights, UserError
+from specularip.presets import preset_config
 
 SEED = int.from_bytes(os.urandom(4), "little")
 WEIGHTS = {
@@ -56,38 +59,38 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sd15Sources, 
 
 @pytest.fixture
 def copied(files: tuple[Path, Sd15Sources, dict[str, Any]], tmp_path: Path) -> tuple[Path, Sd15Sources]:
-    """The files again, to spoil."""
+    """A copy of the files, to be damaged."""
     root, sources, _ = files
     shutil.copytree(root, tmp_path / "sd15")
     moved = {k: v.replace(str(root), str(tmp_path / "sd15")) for k, v in vars(sources).items()}
     return tmp_path / "sd15", Sd15Sources(**moved)
 
 
-def told(sources: Sd15Sources) -> str:
-    """The one line of what is wrong."""
+def error_of(sources: Sd15Sources) -> str:
+    """The message of the UserError, which must be one line."""
     with pytest.raises(UserError) as error:
         load_sd15(sources, dtype="float32")
     assert "\n" not in str(error.value), str(error.value)
     return str(error.value)
 
 
-def same(a: Prior, b: Prior) -> None:
+def assert_equal(a: Prior, b: Prior) -> None:
     before, after = a.state_dict(), b.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before), SEED
 
 
-def spoil(path: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+def edit_weights(path: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
     state = load_file(str(path))
     change(state)
     save_file(state, str(path), metadata={"format": "pt"})
 
 
-def edit(path: Path, **values: Any) -> None:
+def edit_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_every_weight_arrives_where_it_belongs(files: tuple[Path, Sd15Sources, dict[str, Any]]) -> None:
+def test_every_weight_is_assigned_to_its_parameter(files: tuple[Path, Sd15Sources, dict[str, Any]]) -> None:
     prior = load_sd15(files[1], dtype="float32")
     for name, part in files[2].items():
         state = getattr(prior, name).state_dict()
@@ -100,12 +103,14 @@ def test_every_weight_arrives_where_it_belongs(files: tuple[Path, Sd15Sources, d
     assert {p.dtype for p in half.parameters()} == {torch.float16}
     schedule = prior.scheduler.config
     assert (schedule.clip_sample, schedule.set_alpha_to_one, schedule.steps_offset) == (False, False, 1)
-    assert prior.vae.config.scaling_factor == 0.18215 and prior.image_size == 64
+    assert prior.autoencoder.vae.config.scaling_factor == 0.18215 and prior.image_size == 64
     assert prior.ddim_timesteps(50)[-1] == 1, "leading steps with an offset of one"
 
 
-def test_networks_compute_what_the_libraries_own_do(files: tuple[Path, Sd15Sources, dict[str, Any]]) -> None:
-    """Not only the weights: position ids, norms and activations too."""
+def test_loaded_networks_compute_what_the_originals_do(
+    files: tuple[Path, Sd15Sources, dict[str, Any]],
+) -> None:
+    """Weights, position ids, norms and activations."""
     prior, parts = load_sd15(files[1], dtype="float32"), files[2]
     ids = prior.tokenizer(["a red dress"], padding="max_length", max_length=77, return_tensors="pt").input_ids
     image, pixels = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 16, 16)
@@ -113,23 +118,23 @@ def test_networks_compute_what_the_libraries_own_do(files: tuple[Path, Sd15Sourc
         wanted = parts["text_encoder"].eval()(ids).last_hidden_state
         assert torch.allclose(prior.text_encoder(ids).last_hidden_state, wanted, atol=1e-5), SEED
         wanted = parts["vae"].eval().encode(image).latent_dist.mode()
-        assert torch.allclose(prior.vae.encode(image).latent_dist.mode(), wanted, atol=1e-4), SEED
+        assert torch.allclose(prior.autoencoder.vae.encode(image).latent_dist.mode(), wanted, atol=1e-4), SEED
         wanted = parts["image_encoder"].eval()(pixels).image_embeds
         assert torch.allclose(prior.image_encoder(pixels).image_embeds, wanted, atol=1e-5), SEED
 
 
 @pytest.mark.parametrize("part", WEIGHTS)
-def test_published_bins_are_as_good(copied: tuple[Path, Sd15Sources], part: str) -> None:
+def test_bins_load_the_same_weights(copied: tuple[Path, Sd15Sources], part: str) -> None:
     root, sources = copied
     whole = load_sd15(sources, dtype="float32")
     path = root / WEIGHTS[part]
     name = "pytorch_model.bin" if path.name == "model.safetensors" else "diffusion_pytorch_model.bin"
     torch.save(load_file(str(path)), path.with_name(name))
     path.unlink()
-    same(load_sd15(sources, dtype="float32"), whole)
+    assert_equal(load_sd15(sources, dtype="float32"), whole)
 
 
-def test_shards_and_half_precision_names(copied: tuple[Path, Sd15Sources]) -> None:
+def test_shards_and_half_precision_file_names(copied: tuple[Path, Sd15Sources]) -> None:
     root, sources = copied
     whole = load_sd15(sources, dtype="float32")
     path = root / WEIGHTS["unet"]
@@ -144,14 +149,14 @@ def test_shards_and_half_precision_names(copied: tuple[Path, Sd15Sources]) -> No
     listing.write_text(json.dumps(index))
     half = root / WEIGHTS["vae"]
     half.rename(half.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    same(load_sd15(sources, dtype="float32"), whole)
+    assert_equal(load_sd15(sources, dtype="float32"), whole)
     path.with_name("b.safetensors").unlink()
-    assert "b.safetensors, which is missing" in told(sources)
+    assert "b.safetensors, which is missing" in error_of(sources)
 
 
 @pytest.fixture
 def small_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Single files do not tell their sizes: the published ones, scaled down as the files here are."""
+    """The published configs, which single files rely on, replaced by those of the small test files."""
     for kind, config in (("unet", UNET), ("vae", VAE), ("image_encoder", VISION)):
         monkeypatch.setitem(
             PUBLISHED, kind, config | {"scaling_factor": 0.18215} if kind == "vae" else config
@@ -180,10 +185,10 @@ def original_files(root: Path, parts: dict[str, Any]) -> tuple[Path, Path, Path]
     return paths
 
 
-def test_original_names_are_those_that_diffusers_converts(
+def test_original_names_agree_with_the_converters_of_diffusers(
     files: tuple[Path, Sd15Sources, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """diffusers' own converters, from the original layout, give every key back."""
+    """Converting the original layout with diffusers gives every key back."""
     parts = files[2]
     whole, control, alone = original_files(tmp_path, parts)
     checkpoint = load_file(str(whole))
@@ -210,30 +215,30 @@ def test_single_files_in_the_original_layout(
     checkpoint, control, vae = (str(path) for path in original_files(tmp_path, parts))
     whole = load_sd15(sources, dtype="float32")
     single = replace(sources, base=checkpoint, controlnet=control)
-    same(load_sd15(replace(single, vae=vae), dtype="float32"), whole)
-    same(load_sd15(replace(single, vae=checkpoint), dtype="float32"), whole)
+    assert_equal(load_sd15(replace(single, vae=vae), dtype="float32"), whole)
+    assert_equal(load_sd15(replace(single, vae=checkpoint), dtype="float32"), whole)
     clip = str(
         shutil.copy(Path(sources.image_encoder) / "model.safetensors", tmp_path / "clip_h.safetensors")
     )
-    same(load_sd15(replace(sources, image_encoder=clip), dtype="float32"), whole)
+    assert_equal(load_sd15(replace(sources, image_encoder=clip), dtype="float32"), whole)
 
-    def lose(state: dict[str, Tensor]) -> None:
+    def remove_key(state: dict[str, Tensor]) -> None:
         del state["model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"]
 
-    spoil(Path(checkpoint), lose)
-    line = told(replace(single, vae=vae))
+    edit_weights(Path(checkpoint), remove_key)
+    line = error_of(replace(single, vae=vae))
     assert "misses model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight" in line
 
 
-def test_a_file_of_a_folder_takes_the_config_beside_it(
+def test_a_weight_file_uses_the_config_beside_it(
     files: tuple[Path, Sd15Sources, dict[str, Any]],
 ) -> None:
     root, sources, _ = files
     given = {k: str(root / WEIGHTS[k]) for k in ("vae", "controlnet", "image_encoder")}
-    same(load_sd15(replace(sources, **given), dtype="float32"), load_sd15(sources, dtype="float32"))
+    assert_equal(load_sd15(replace(sources, **given), dtype="float32"), load_sd15(sources, dtype="float32"))
 
 
-def test_hub_ids_are_found_in_the_cache(
+def test_hub_ids_are_resolved_in_the_cache(
     files: tuple[Path, Sd15Sources, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub.constants as hub
@@ -242,8 +247,10 @@ def test_hub_ids_are_found_in_the_cache(
     monkeypatch.chdir(tmp_path)
     root, sources, _ = files
     published = Sd15Sources()
-    line = told(published)
-    assert published.base in line and "models fetch" in line
+    with pytest.raises(MissingWeights, match=published.base):
+        load_sd15(published)
+    with pytest.raises(UserError, match=f"{published.base} is neither.*: `specularip models fetch"):
+        pipeline.load_prior(preset_config("sd15"))
     places = {
         "base": Path(sources.base),
         "vae": root / "vae",
@@ -252,18 +259,18 @@ def test_hub_ids_are_found_in_the_cache(
     }
     for name, place in places.items():
         _cache(tmp_path, getattr(published, name), place)
-    line = told(published)
-    assert "h94/IP-Adapter-FaceID" in line and "models fetch" in line
+    line = error_of(published)
+    assert "h94/IP-Adapter-FaceID" in line
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     shutil.copy(root / ADAPTER, adapter)
     _cache(tmp_path, "h94/IP-Adapter-FaceID", adapter)
-    same(load_sd15(published, dtype="float32"), load_sd15(sources, dtype="float32"))
+    assert_equal(load_sd15(published, dtype="float32"), load_sd15(sources, dtype="float32"))
     assert resolve("h94/IP-Adapter-FaceID").is_dir()
 
 
 def _cache(cache: Path, repository: str, folder: Path) -> Path:
-    """Put a folder into a hub cache, as huggingface_hub lays it out. The snapshot."""
+    """Copy a folder into the hub's cache in huggingface_hub's layout; returns the snapshot."""
     home = cache / f"models--{repository.replace('/', '--')}"
     revision = "0123456789abcdef0123456789abcdef01234567"
     (home / "refs").mkdir(parents=True)
@@ -272,21 +279,21 @@ def _cache(cache: Path, repository: str, folder: Path) -> Path:
     return home / "snapshots" / revision
 
 
-def test_hub_ids_and_paths_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_ids_are_distinguished_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert hub_id("stabilityai/sd-vae-ft-mse") == ("stabilityai/sd-vae-ft-mse", "")
     assert hub_id("a/b/c/d.bin") == ("a/b", "c/d.bin")
     for path in ("/models/vae", "./vae", "models/vae.safetensors", "~/vae", "vae", ".cache/vae", "C:\\vae"):
         assert hub_id(path) is None, path
     (tmp_path / "owner" / "name").mkdir(parents=True)
-    assert hub_id("owner/name") is None, "what lies here comes first"
+    assert hub_id("owner/name") is None, "existing paths take precedence"
     with pytest.raises(UserError, match="no file or folder"):
         resolve("/nowhere/vae")
 
 
 @pytest.mark.parametrize("part", WEIGHTS)
 @pytest.mark.parametrize("fault", ["missing", "extra", "shape"])
-def test_wrong_keys_are_named_with_their_file(
+def test_missing_unknown_and_misshapen_keys_are_named(
     copied: tuple[Path, Sd15Sources], part: str, fault: str
 ) -> None:
     root, sources = copied
@@ -305,16 +312,16 @@ def test_wrong_keys_are_named_with_their_file(
         else:
             state["surprise.weight"] = torch.zeros(1)
 
-    spoil(path, change)
-    line = told(sources)
+    edit_weights(path, change)
+    line = error_of(sources)
     key = "surprise.weight" if fault == "extra" else name
     if (part, fault) == ("vae", "missing"):
-        key = "encoder.mid_block.attentions.0.to_q.weight"  # told by the present name
+        key = "encoder.mid_block.attentions.0.to_q.weight"  # named as diffusers calls it now
     assert key in line and str(path) in line, line
 
 
 @pytest.mark.parametrize("fault", ["missing", "extra", "shape", "lora"])
-def test_wrong_keys_of_the_adapter_are_named(copied: tuple[Path, Sd15Sources], fault: str) -> None:
+def test_wrong_keys_of_an_adapter_are_named(copied: tuple[Path, Sd15Sources], fault: str) -> None:
     root, sources = copied
     state = adapter_state(SEED)
     key = "7.to_out_lora.up.weight"
@@ -330,7 +337,7 @@ def test_wrong_keys_of_the_adapter_are_named(copied: tuple[Path, Sd15Sources], f
         key = "to_q_lora"
         state["ip_adapter"] = {k: v for k, v in state["ip_adapter"].items() if "_lora." not in k}
     torch.save(state, root / ADAPTER)
-    line = told(sources)
+    line = error_of(sources)
     assert key in line and str(root / ADAPTER) in line, line
 
 
@@ -339,26 +346,26 @@ class Evil:
         return os.mkdir, (os.environ["EVIL_FOLDER"],)
 
 
-def test_pickles_never_run(
+def test_code_in_pickles_never_runs(
     copied: tuple[Path, Sd15Sources], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, sources = copied
     monkeypatch.setenv("EVIL_FOLDER", str(tmp_path / "evil"))
     torch.save({"image_proj": {"x": Evil()}, "ip_adapter": {}}, root / ADAPTER)
-    assert "could run code" in told(sources)
+    assert "could run code" in error_of(sources)
     (root / ADAPTER).write_bytes(pickle.dumps(Evil()))
-    assert str(root / ADAPTER) in told(sources)
+    assert str(root / ADAPTER) in error_of(sources)
     ckpt = root / "model.ckpt"
     torch.save({"state_dict": {}}, ckpt)
     for part in ("base", "vae"):
-        line = told(replace(sources, tokenizer="/nowhere", **{part: str(ckpt)}))
+        line = error_of(replace(sources, tokenizer="/nowhere", **{part: str(ckpt)}))
         assert ".ckpt pickle" in line and ".safetensors" in line
     assert not (tmp_path / "evil").exists()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
 @pytest.mark.parametrize("part", ["unet", "adapter", "bin"])
-def test_half_downloaded_files(copied: tuple[Path, Sd15Sources], part: str, share: float) -> None:
+def test_truncated_files(copied: tuple[Path, Sd15Sources], part: str, share: float) -> None:
     root, sources = copied
     path = root / (ADAPTER if part == "adapter" else WEIGHTS["unet"])
     if part == "bin":
@@ -368,16 +375,16 @@ def test_half_downloaded_files(copied: tuple[Path, Sd15Sources], part: str, shar
         torch.save(state, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    line = told(sources)
+    line = error_of(sources)
     assert str(path) in line and "download it again" in line, line
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    assert "pointer" in told(sources)
+    assert "pointer" in error_of(sources)
 
 
 def _weights(part: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
-    """Writes the part's file again, as a .bin, which can hold anything."""
+    """Rewrites a network's weights as a .bin, which can hold anything."""
 
-    def spoil_bin(root: Path) -> None:
+    def rewrite(root: Path) -> None:
         path = root / WEIGHTS[part]
         state: dict[str, Any] = dict(load_file(str(path)))
         change(state)
@@ -385,16 +392,16 @@ def _weights(part: str, change: Callable[[dict[str, Any]], None]) -> Callable[[P
         name = "pytorch_model.bin" if path.name == "model.safetensors" else "diffusion_pytorch_model.bin"
         torch.save(state, path.with_name(name))
 
-    return spoil_bin
+    return rewrite
 
 
 def _adapter(group: str, key: str, value: Any) -> Callable[[Path], None]:
-    def spoil_adapter(root: Path) -> None:
+    def rewrite(root: Path) -> None:
         state: dict[str, dict[str, Any]] = adapter_state(SEED)
         state[group][key] = value
         torch.save(state, root / ADAPTER)
 
-    return spoil_adapter
+    return rewrite
 
 
 def _json_file(name: str, text: str) -> Callable[[Path], object]:
@@ -444,30 +451,32 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "no tokenizer": (lambda root: shutil.rmtree(root / "base" / "tokenizer"), ("holds no tokenizer",)),
     "no padding": (
-        lambda root: edit(root / "base/tokenizer/tokenizer_config.json", pad_token=None),
+        lambda root: edit_json(root / "base/tokenizer/tokenizer_config.json", pad_token=None),
         ("tokenizer", "no pad_token"),
     ),
-    "more words": (
-        lambda root: edit(root / "base/tokenizer/vocab.json", **{f"word{i}": 10_000 + i for i in range(9)}),
-        ("tokenizer of another model", "the text encoder knows"),
+    "more tokens": (
+        lambda root: edit_json(
+            root / "base/tokenizer/vocab.json", **{f"word{i}": 10_000 + i for i in range(9)}
+        ),
+        ("tokenizer of another model", "embeddings for"),
     ),
 }
-"""By what is wrong: how the files get there, and what the line says."""
+"""By fault: how to cause it, and what the error must say."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_else_may_lie_there(copied: tuple[Path, Sd15Sources], fault: str) -> None:
+def test_malformed_files(copied: tuple[Path, Sd15Sources], fault: str) -> None:
     root, sources = copied
     change, words = FAULTS[fault]
     change(root)
-    line = told(sources)
+    line = error_of(sources)
     assert all(word in line for word in words), line
 
 
-def test_programs_beside_a_tokenizer_never_run(
+def test_code_beside_a_tokenizer_never_runs(
     copied: tuple[Path, Sd15Sources], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor is it asked whether they should, which would stop a run in the night."""
+    """Nor does the library prompt for permission, which would block an unattended run."""
     root, sources = copied
     asked: list[str] = []
     monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "y")
@@ -476,49 +485,51 @@ def test_programs_beside_a_tokenizer_never_run(
         f"import os\n\nos.mkdir({str(tmp_path / 'evil')!r})\n\n\nclass Tok: ...\n"
     )
     (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["program.Tok", null]}}')
-    assert "cannot read the tokenizer" in told(sources)
+    assert "cannot read the tokenizer" in error_of(sources)
     assert not asked and not (tmp_path / "evil").exists()
 
 
 @pytest.mark.parametrize("name", ["", "~nobody-of-that-name/vae", "x" * 5000, "models/vae.safetensors"])
-def test_names_of_nothing(name: str) -> None:
+def test_sources_that_do_not_exist(name: str) -> None:
     with pytest.raises(UserError, match="no file or folder"):
         resolve(name)
 
 
-def test_a_text_encoder_with_its_projection(copied: tuple[Path, Sd15Sources]) -> None:
-    """As SDXL's second one and some exports have it: its size tells whether it is the right one."""
+def test_a_text_encoder_with_a_projection(copied: tuple[Path, Sd15Sources]) -> None:
+    """Some exports include it; the projection is ignored and the width is checked."""
     root, sources = copied
     whole = load_sd15(sources, dtype="float32")
-    spoil(root / WEIGHTS["text_encoder"], lambda s: s.update({"text_projection.weight": torch.ones(3, 3)}))
-    edit(root / "base/text_encoder/config.json", architectures=["CLIPTextModelWithProjection"])
-    same(load_sd15(sources, dtype="float32"), whole)
+    edit_weights(
+        root / WEIGHTS["text_encoder"], lambda s: s.update({"text_projection.weight": torch.ones(3, 3)})
+    )
+    edit_json(root / "base/text_encoder/config.json", architectures=["CLIPTextModelWithProjection"])
+    assert_equal(load_sd15(sources, dtype="float32"), whole)
 
 
 def test_networks_of_other_models(copied: tuple[Path, Sd15Sources], tmp_path: Path) -> None:
     root, sources = copied
     base = Path(sources.base)
-    # The wrong folder: nothing of a network in it, another network, one level too high.
+    # The wrong folder: empty, of another network, one level too high.
     (tmp_path / "empty").mkdir()
-    line = told(replace(sources, vae=str(tmp_path / "empty")))
+    line = error_of(replace(sources, vae=str(tmp_path / "empty")))
     assert "neither a config.json nor a folder vae" in line
-    line = told(replace(sources, vae=sources.controlnet))
-    assert "of ControlNetModel" in line and "AutoencoderKL" in line
-    line = told(replace(sources, vae=str(root / WEIGHTS["image_encoder"])))
+    line = error_of(replace(sources, vae=sources.controlnet))
+    assert "config of ControlNetModel" in line and "AutoencoderKL" in line
+    line = error_of(replace(sources, vae=str(root / WEIGHTS["image_encoder"])))
     assert "CLIP" in line
-    assert "unet" in told(replace(sources, base=str(root)))
-    # Same kind, another model.
-    edit(root / "vae" / "config.json", scaling_factor=0.13025)
-    assert "VAE of another model" in told(sources)
-    edit(root / "vae" / "config.json", scaling_factor=0.18215)
-    edit(base / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
-    assert "v_prediction" in told(sources)
-    edit(base / "scheduler" / "scheduler_config.json", prediction_type="epsilon")
+    assert "unet" in error_of(replace(sources, base=str(root)))
+    # The right kind of network, of another model.
+    edit_json(root / "vae" / "config.json", scaling_factor=0.13025)
+    assert "VAE of another model" in error_of(sources)
+    edit_json(root / "vae" / "config.json", scaling_factor=0.18215)
+    edit_json(base / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
+    assert "v_prediction" in error_of(sources)
+    edit_json(base / "scheduler" / "scheduler_config.json", prediction_type="epsilon")
     text = json.loads((base / "text_encoder" / "config.json").read_text())
     wide = networks._build("text_encoder", text | {"hidden_size": 96}, base).to_empty(device="cpu")
-    edit(base / "text_encoder" / "config.json", hidden_size=96)
+    edit_json(base / "text_encoder" / "config.json", hidden_size=96)
     save_file(wide.state_dict(), str(root / WEIGHTS["text_encoder"]))
-    line = told(sources)
+    line = error_of(sources)
     assert "text encoder of another model" in line and "96" in line
 
 
@@ -533,7 +544,7 @@ def test_sdxl_and_inpainting_and_other_adapters(copied: tuple[Path, Sd15Sources]
         (unet / "config.json").write_text(json.dumps(change | {"_class_name": "UNet2DConditionModel"}))
         model = networks._build("unet", dict(change), unet).to_empty(device="cpu")
         save_file(model.state_dict(), str(root / WEIGHTS["unet"]))
-        assert word in told(sources)
+        assert word in error_of(sources)
     (unet / "config.json").write_text(config)
     (root / WEIGHTS["unet"]).write_bytes(state)
     single = root / "sdxl.safetensors"
@@ -544,21 +555,21 @@ def test_sdxl_and_inpainting_and_other_adapters(copied: tuple[Path, Sd15Sources]
         },
         str(single),
     )
-    assert "SDXL" in told(replace(sources, base=str(single)))
+    assert "SDXL" in error_of(replace(sources, base=str(single)))
     first = root / "ip-adapter-faceid-plus_sd15.bin"
     shutil.copy(root / ADAPTER, first)
-    assert "first version" in told(replace(sources, ip_adapter=str(first)))
+    assert "version 1" in error_of(replace(sources, ip_adapter=str(first)))
     plain = {"image_proj": {"proj.weight": torch.zeros(8, EMBED), "norm.weight": torch.zeros(2)}}
     torch.save(plain | {"ip_adapter": {}}, root / "ip-adapter_sd15.bin")
-    assert "ip-adapter_sd15.bin" in told(replace(sources, ip_adapter=str(root / "ip-adapter_sd15.bin")))
+    assert "ip-adapter_sd15.bin" in error_of(replace(sources, ip_adapter=str(root / "ip-adapter_sd15.bin")))
     wide = adapter_state(SEED)
     wide["image_proj"]["proj.2.weight"] = torch.zeros(4 * CONTEXT + 8, 2 * EMBED)
     torch.save(wide, root / "ip-adapter-faceid-plusv2_sdxl.bin")
-    line = told(replace(sources, ip_adapter=str(root / "ip-adapter-faceid-plusv2_sdxl.bin")))
+    line = error_of(replace(sources, ip_adapter=str(root / "ip-adapter-faceid-plusv2_sdxl.bin")))
     assert "adapter for another model" in line
     mlp = {"image_proj": {"proj.0.weight": torch.zeros(8, EMBED), "norm.weight": torch.zeros(2)}}
     torch.save(mlp | {"ip_adapter": {}}, root / "ip-adapter-faceid_sd15.bin")
-    line = told(replace(sources, ip_adapter=str(root / "ip-adapter-faceid_sd15.bin")))
-    assert "misses image_proj.proj.weight: only plain IP-Adapters and FaceID-PlusV2 are read" in line
-    line = told(replace(sources, ip_adapter=str(root / WEIGHTS["vae"])))
+    line = error_of(replace(sources, ip_adapter=str(root / "ip-adapter-faceid_sd15.bin")))
+    assert "misses image_proj.proj.weight: only plain IP-Adapters and FaceID-PlusV2 are supported" in line
+    line = error_of(replace(sources, ip_adapter=str(root / WEIGHTS["vae"])))
     assert "not an IP-Adapter" in line and "VAE" in line

@@ -17,7 +17,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from specularip.diffusion.attention import attach_identity
+from specularip.diffusion.adapter import attach_identity
+from specularip.diffusion.autoencoder import PixelAutoencoder, VaeAutoencoder
+from specularip.diffusion.denoiser import UNetDenoiser
 from specularip.diffusion.prior import Prior
 
 WORDS = """a an the in of with and , . - woman man person red green blue dress shirt satin cotton front side
@@ -128,7 +130,8 @@ def pixel_prior(
         )
         projection = attach_identity(unet, 2, 12)
     prior = Prior(
-        unet,
+        UNetDenoiser(unet),
+        PixelAutoencoder(4),
         text_encoder,
         tokenizer,
         scheduler,
@@ -193,7 +196,15 @@ def latent_prior(folder: Path, seed: int = 0, *, size: int = 8, identity: bool =
             )
         )
         projection = attach_identity(unet, 4, 12)
-    prior = Prior(unet, text_encoder, tokenizer, scheduler, vae, controlnet, image_encoder, projection)
+    prior = Prior(
+        UNetDenoiser(unet, controlnet),
+        VaeAutoencoder(vae),
+        text_encoder,
+        tokenizer,
+        scheduler,
+        image_encoder,
+        projection,
+    )
     return _randomize(prior, seed)
 
 
@@ -234,6 +245,12 @@ def sd15_prior(folder: Path, seed: int = 0) -> Prior:
     )
     projection = attach_identity(unet, 4, 12)
     prior = Prior(
-        unet, small.text_encoder, small.tokenizer, small.scheduler, vae, controlnet, image_encoder, projection
+        UNetDenoiser(unet, controlnet),
+        VaeAutoencoder(vae),
+        small.text_encoder,
+        small.tokenizer,
+        small.scheduler,
+        image_encoder,
+        projection,
     )
     return _randomize(prior, seed)

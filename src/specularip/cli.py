@@ -1,11 +1,10 @@
-"""The `specularip` command: one function a subcommand, its options the function's parameters.
+"""The `specularip` command: each subcommand is a function, its options are the function's parameters.
 
-Torch is imported inside the functions, so that --help and wrong arguments answer at once.
+Torch is imported inside the functions, so that --help and argument errors appear at once.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import signal
@@ -24,13 +23,13 @@ from specularip.version import __version__
 if TYPE_CHECKING:
     from specularip.models.check import Model
 
-# Threads that wait should soon sleep: where the machine also does something else, OpenMP's busy waiting (the
-# default, milliseconds) makes a run several times slower. Read when torch loads; the user's own setting wins.
+# Idle OpenMP threads spin for milliseconds by default, which slows a run down several times if other
+# processes need the cores. Let them sleep sooner. Read when torch loads; the user's own setting wins.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 USER_ERROR, STOPPED = 2, 130
-"""Exit codes: something the user can mend; stopped by Ctrl-C or SIGTERM."""
+"""Exit codes: an error that the user can fix; stopped by Ctrl-C or SIGTERM."""
 
 
 def generate(
@@ -47,30 +46,31 @@ def generate(
 ) -> None:
     """Make an avatar from a sentence and a photo of a face.
 
-    The folder DIR gets avatar.safetensors, avatar.ply for other viewers, turntable.mp4, preview.png (renewed
-    while it works), report.json with every setting and timing, metrics.jsonl and checkpoints/. Ctrl-C saves
-    a checkpoint first; the same command with --resume goes on from there.
+    Writes avatar.safetensors, avatar.ply for other viewers, turntable.mp4, preview.png (updated during the
+    run), report.json with all settings and timings, metrics.jsonl and checkpoints/ to the folder DIR.
+
+    Ctrl-C saves a checkpoint and stops; the same command with --resume continues from it.
 
     Example: specularip generate "A woman in a red satin dress" --image face.jpg --out out/red
 
     Args:
-        text: The person: who, what they wear, of which colour and material.
-        image: Photo of one face looking at the camera (JPEG, PNG, WebP...), 48 pixels across or more. Of
-            several faces the largest is taken.
-        out: Folder for the results. It must be empty or new, unless --resume or --overwrite is given.
-        preset: compact ships with the package and needs no GPU and no download. sd15 is the method at full
-            size: it needs an NVIDIA GPU with 16 GB and downloaded models (see `specularip models`).
-        seed: The same seed on the same machine makes the same avatar.
-        photo_weight: Pull of the photo on the front of the head. 0 leaves the face to the prior alone. Left
-            out, 1 for compact and 0 for sd15, which knows faces well.
-        low_memory: sd15 on a GPU with 12 GB: smaller batches, the same result, more time.
+        text: Description of the person: who they are, what they wear, its colour and material.
+        image: Photo of a person looking at the camera (JPEG, PNG, WebP...), the face at least 48 pixels wide.
+            If it shows several faces, the largest is used.
+        out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
+        preset: compact is included in the package and needs no GPU and no download. sd15 is the full-size
+            method: it needs an NVIDIA GPU with 16 GB and downloaded models (see `specularip models`).
+        seed: Random seed. The same seed gives the same avatar on the same machine.
+        photo_weight: Weight of the photo in the loss on the front of the head; 0 leaves the face to the
+            diffusion prior. Default: 1 for compact, 0 for sd15, whose prior reproduces faces well.
+        low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
         resume: Continue the run in DIR from its last checkpoint.
-        overwrite: Replace the run in DIR. Only files that a run writes are deleted.
-        settings: Any setting of the preset by its name in report.json, such as seid.steps=1200 or
+        overwrite: Replace the run in DIR. Deletes only files that a run writes.
+        settings: Change settings of the preset by their names in report.json, such as seid.steps=1200 or
             prior.sources.base=/models/realistic_vision.
     """
-    leads = os.environ.get("RANK", "0") == "0"  # torchrun starts several of these
-    if leads:
+    is_main = os.environ.get("RANK", "0") == "0"  # torchrun starts one process a GPU
+    if is_main:
         print(f'specularip {__version__}: "{" ".join(text.split())}", face from {image}', flush=True)
     from dataclasses import replace
 
@@ -82,10 +82,10 @@ def generate(
     config = with_settings(preset_config(preset), settings)
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
-    # Before torch loads: wrong input is told at once.
+    # Before torch loads, so that input errors appear at once.
     check_inputs(text, image, out, resume, overwrite, config.looks_for_face)
     try:
-        with open(os.devnull, "w") as nowhere, Progress(None if leads else nowhere) as progress:
+        with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
             progress.log("loading libraries")
             from specularip.pipeline import generate as run
 
@@ -103,10 +103,10 @@ def generate(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        if leads:
-            _say_how_to_continue(out)
+        if is_main:
+            _print_resume_command(out)
         raise SystemExit(STOPPED) from None
-    if leads:
+    if is_main:
         print(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply")
 
 
@@ -120,27 +120,32 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Make an avatar from posed images: photographs, renders or generated views whose cameras are known.
+    """Fit an avatar to posed images: photographs, renders or generated views with known cameras.
 
-    The folder DATA has NeRF-synthetic's layout: transforms_train.json with the cameras (camera_angle_x or
-    fl_x; per frame file_path and a 4x4 camera-to-world transform_matrix, OpenGL axes, z up) and the images it
-    names, PNG with alpha at best. With transforms_test.json, the result is measured on those views. With
-    body.npz (arrays v and f, a triangle mesh) the Gaussians start on that surface; else on points3d.ply; else
-    anywhere that the cameras see. The folder DIR gets avatar.safetensors, avatar.ply, preview.png (four
-    views), report.json with the metrics, metrics.jsonl and checkpoints/.
-    Ctrl-C saves a checkpoint first; the same command with --resume goes on from there.
+    The folder DATA has the layout of NeRF-synthetic: transforms_train.json with the cameras (camera_angle_x
+    or fl_x; per frame file_path and a 4x4 camera-to-world transform_matrix, OpenGL axes, z up) and the images
+    it names, preferably PNG with alpha. If there is a transforms_test.json, the result is evaluated on its
+    views.
+
+    The Gaussians are initialised on the triangle mesh in body.npz (arrays v and f) if there is one,
+    else on points3d.ply, else at random within the cameras' view.
+
+    Writes avatar.safetensors, avatar.ply, preview.png (four views), report.json with the metrics,
+    metrics.jsonl and checkpoints/ to the folder DIR.
+
+    Ctrl-C saves a checkpoint and stops; the same command with --resume continues from it.
 
     Example: specularip fit glossy/satin --out out/satin
 
     Args:
-        data: Folder with transforms_train.json. At least 3 images, all of one size.
-        out: Folder for the results. It must be empty or new, unless --resume or --overwrite is given.
-        iterations: Training steps, one image each. Left out, as many as suit the device.
-        points: Gaussians to start with. Left out, as many as suit the device.
-        device: auto takes the GPU where CUDA and gsplat are there, else the CPU.
-        seed: The same seed on the same machine makes the same avatar.
+        data: Folder with transforms_train.json and at least 3 images, all of one size.
+        out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
+        iterations: Training steps, one image each. Default: 7000 on a GPU, 1500 on the CPU.
+        points: Number of initial Gaussians. Default: 100000 on a GPU, 20000 on the CPU.
+        device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
+        seed: Random seed. The same seed gives the same avatar on the same machine.
         resume: Continue the run in DIR from its last checkpoint.
-        overwrite: Replace the run in DIR. Only files that a run writes are deleted.
+        overwrite: Replace the run in DIR. Deletes only files that a run writes.
     """
     print(f"specularip {__version__}: fit to {data}", flush=True)
     if not 0 <= seed < 2**63:
@@ -151,7 +156,7 @@ def fit(
     from specularip.progress import Progress
     from specularip.run_folder import RunFolder
 
-    RunFolder.check(out, resume, overwrite)  # before torch loads: wrong input is told at once
+    RunFolder.check(out, resume, overwrite)  # before torch loads, so that errors appear at once
     try:
         with Progress() as progress:
             progress.log("loading libraries")
@@ -170,12 +175,12 @@ def fit(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        _say_how_to_continue(out)
+        _print_resume_command(out)
         raise SystemExit(STOPPED) from None
     print(f"done: {out}/avatar.safetensors, {out}/preview.png, {out}/report.json")
 
 
-def _say_how_to_continue(out: Path) -> None:
+def _print_resume_command(out: Path) -> None:
     from specularip.run_folder import RunFolder
 
     if RunFolder(out).has_checkpoint():
@@ -183,7 +188,7 @@ def _say_how_to_continue(out: Path) -> None:
         command = shlex.join(["specularip", *again, "--resume"])
         print(f"stopped; continue with: {command}", file=sys.stderr)
     else:
-        print("stopped before the first checkpoint; nothing to continue from", file=sys.stderr)
+        print("stopped before the first checkpoint; nothing to resume", file=sys.stderr)
 
 
 def evaluate(
@@ -193,75 +198,58 @@ def evaluate(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     out: Annotated[Path | None, arg(metavar="FILE")] = None,
 ) -> None:
-    """Measure an avatar against posed images: a table of metrics, and JSON.
+    """Evaluate an avatar on posed images: prints a table of metrics, or writes them as JSON.
 
-    PSNR, SSIM and LPIPS (where its weights are) compare the pictures; highlight PSNR only their bright
-    pixels; highlight drift says by how many degrees highlights lie off; coherence, whether the specular layer
-    agrees between neighbouring views. docs/metrics.md has the formulas.
+    PSNR, SSIM and LPIPS (if its weights are present) compare whole images; highlight PSNR compares only
+    bright pixels; highlight drift is the angle between highlights and where they should be; coherence is the
+    agreement of the specular layer between neighbouring views. docs/metrics.md has the formulas.
 
     Example: specularip eval out/satin --data glossy/satin --out metrics.json
 
     Args:
         avatar: A run folder, or an avatar file (.safetensors, .ply).
-        data: Folder with posed images in NeRF-synthetic's layout, as `fit` takes it.
-        split: Which of the folder's transforms_*.json. Measure on images that the avatar was not fitted to.
-        device: auto takes the GPU where CUDA and gsplat are there, else the CPU.
-        out: Where to write the metrics as JSON. A dash (-) prints the JSON alone instead of the table.
+        data: Folder with posed images in the layout of NeRF-synthetic, see `fit`.
+        split: Which transforms_*.json of the folder to use: best one that the avatar was not fitted to.
+        device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
+        out: JSON file for the metrics. A dash (-) prints the JSON instead of the table.
     """
     if out is not None and str(out) != "-" and out.suffix.lower() != ".json":
         raise UserError(f"cannot write metrics to {out}: end the name in .json, or use - to print them")
     from specularip.avatar import load
+    from specularip.files import to_json, write_json
+    from specularip.lpips import NO_LPIPS, find_lpips
     from specularip.metrics import evaluate as measure
-    from specularip.metrics import find_lpips
     from specularip.posed_images import load_posed_images
     from specularip.raster.cuda import pick_device
-    from specularip.run_folder import to_json, write_json
 
     loaded = load(avatar)
-    _tell_of_harmonics(avatar)
+    _warn_of_harmonics(avatar)
     posed = load_posed_images(data, split)
     if len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; --split train measures on the images it was fitted to")
     place = pick_device(None if device == "auto" else device)
-    perceptual, no_lpips = find_lpips(place)
+    perceptual = find_lpips(place)
     loaded = loaded.to(place)
     values = measure(loaded, posed, perceptual)
     if out is not None and str(out) == "-":
         print(to_json(values), end="")
         return
-    notes = [note for note in (*posed.notes, no_lpips) if note]
+    notes = [*posed.notes, *([NO_LPIPS] if perceptual is None else [])]
     _print_metrics(f"{avatar} on {data} ({split})", values, notes)
     if out is not None:
         print(write_json(out, values))
-
-
-METRICS = {
-    "views": ("views", "{:.0f}"),
-    "gaussians": ("Gaussians", "{:,.0f}"),
-    "psnr": ("PSNR, dB", "{:.2f}"),
-    "ssim": ("SSIM", "{:.4f}"),
-    "lpips": ("LPIPS (less is better)", "{:.4f}"),
-    "highlight_psnr": ("highlight PSNR, dB", "{:.2f}"),
-    "highlight_drift_deg": ("highlight drift, degrees", "{:.3f}"),
-    "highlight_drift_p90_deg": ("highlight drift, 90th percentile", "{:.3f}"),
-    "highlight_missed": ("highlights missed", "{:.1%}"),
-    "highlight_spurious": ("highlights too many", "{:.1%}"),
-    "coherence": ("coherence", "{:.4f}"),
-    "frames_per_second": ("frames per second", "{:.1f}"),
-}
-"""How the table of `eval` names and writes each metric, in this order."""
 
 
 def _print_metrics(title: str, values: Mapping[str, float], notes: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from specularip.metrics import table_rows
+
     table = Table("metric", title=title, title_justify="left", title_style="")
     table.add_column("value", justify="right")
-    for name, (label, pattern) in METRICS.items():
-        if name in values:
-            value = values[name]
-            table.add_row(label, "none to measure" if math.isnan(value) else pattern.format(value))
+    for row in table_rows(values):
+        table.add_row(*row)
     console = Console(highlight=False, markup=False)
     console.print(table)
     for note in notes:
@@ -281,40 +269,39 @@ def render(
     frames: int = 120,
     fps: float = 30.0,
 ) -> None:
-    """Draw an avatar: one view as .png, or a full turn as .mp4 that browsers play.
+    """Render an avatar: one view as .png, or a turntable as .mp4 that browsers play.
 
     Example: specularip render out/red --out side.png --azimuth-deg 90
 
     Args:
-        avatar: A run folder, or an avatar file (.safetensors, .ply), baked ones too.
-        out: The picture (.png) or film (.mp4) to write.
-        azimuth_deg: Where the camera stands: 0 in front, 90 at the person's left. A film starts there.
-        elevation_deg: Height of the camera above the horizon, between -89 and 89.
-        distance: Metres from the middle of the body. Left out, the whole body fills the picture.
-        fov_y_deg: Vertical field of view.
-        width: Pixels.
-        height: Pixels.
-        background: Grey behind the avatar, from 0 (black) to 1 (white).
-        frames: Of the film; they spread evenly over 360 degrees.
-        fps: Frames per second of the film.
+        avatar: A run folder, or an avatar file (.safetensors, .ply), baked or not.
+        out: Image (.png) or video (.mp4) to write.
+        azimuth_deg: Azimuth of the camera: 0 is in front, 90 at the person's left. A video starts there.
+        elevation_deg: Elevation of the camera above the horizon, between -89 and 89 degrees.
+        distance: Metres from the middle of the body. By default, the whole body fills the image at the
+            default field of view.
+        fov_y_deg: Vertical field of view in degrees.
+        width: Image width in pixels.
+        height: Image height in pixels.
+        background: Grey level behind the avatar, from 0 (black) to 1 (white).
+        frames: Number of frames in a video, evenly spaced over 360 degrees.
+        fps: Frames per second of a video.
     """
     _check_render(out, elevation_deg, distance, fov_y_deg, (width, height), background, frames, fps)
-    import torch
-
     from specularip.avatar import load
     from specularip.baking.bake import Baked, is_baked, load_baked
-    from specularip.cameras import FULL, Cameras
-    from specularip.export.video import to_uint8, write_video
-    from specularip.run_folder import write_png
+    from specularip.cameras import Cameras
+    from specularip.export.video import write_video
+    from specularip.files import to_uint8, write_png
+    from specularip.presentation import frame_subject
 
     loaded = load_baked(avatar) if is_baked(avatar) else load(avatar)
-    heights = loaded.gaussians.means.detach()[:, 2].cpu()
-    low, high = torch.quantile(heights[:: max(1, len(heights) // 100_000)], torch.tensor([0.002, 0.998]))
-    radius = FULL.distance * float(high - low) if distance is None else distance
-    target = (0.0, 0.0, float(low + high) / 2)
+    framed_from, target = frame_subject(loaded.gaussians.means)
+    if distance is None:
+        distance = framed_from
 
     def view(azimuth: float):
-        camera = Cameras.orbit(azimuth, elevation_deg, radius, fov_y_deg, width, height, target)
+        camera = Cameras.orbit(azimuth, elevation_deg, distance, fov_y_deg, width, height, target)
         if isinstance(loaded, Baked):
             return to_uint8(loaded.render(camera, background)[0])
         return to_uint8(loaded.render(camera, background).image[0])
@@ -326,14 +313,12 @@ def render(
     print(out)
 
 
-def _tell_of_harmonics(avatar: Path) -> None:
-    """Say what is not drawn of a PLY whose colours change with the view."""
+def _warn_of_harmonics(avatar: Path) -> None:
+    """Warn if a PLY has view-dependent colours, which are not evaluated."""
     from specularip.export.ply import read_harmonics
 
     if avatar.suffix == ".ply" and bool(read_harmonics(avatar)[:, 1:].any()):
-        print(
-            f"{avatar}: its harmonics (f_rest) are left out, viewers of 3DGS files show them", file=sys.stderr
-        )
+        print(f"{avatar}: evaluated without its spherical harmonics above degree 0 (f_rest)", file=sys.stderr)
 
 
 def _check_render(
@@ -347,7 +332,7 @@ def _check_render(
     fps: float,
 ) -> None:
     if out.suffix.lower() not in (".png", ".mp4"):
-        raise UserError(f"cannot render to {out}: end the name in .png for a picture or .mp4 for a film")
+        raise UserError(f"cannot render to {out}: end the name in .png for an image or .mp4 for a video")
     if not -89 <= elevation_deg <= 89:
         raise UserError(f"--elevation-deg must lie between -89 and 89, got {elevation_deg:g}")
     if distance is not None and not 0 < distance < 1000:
@@ -369,24 +354,25 @@ def bake(
     data: Annotated[Path | None, arg(metavar="DATA")] = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Turn an avatar's highlights into plain numbers that a viewer draws without the head, and say what that
-    loses.
+    """Bake an avatar's highlights so that viewers draw them without the specular head; report the PSNR lost.
 
-    asg writes baked.safetensors: four anisotropic lobes a Gaussian, for a few lines of shader
-    (docs/baking.md). sh3 writes baked.ply: spherical harmonics to degree 3, for any viewer of 3DGS files.
+    asg writes baked.safetensors: four anisotropic spherical Gaussian lobes per Gaussian, which take a few
+    lines of shader code (docs/baking.md). sh3 writes baked.ply: spherical harmonics up to degree 3, for any
+    viewer of 3DGS files.
 
     Example: specularip bake out/satin --out out/satin --to sh3 --data glossy/satin
 
     Args:
         avatar: A run folder, or an avatar file (.safetensors).
         out: Folder for the baked file, or its name: .safetensors for asg, .ply for sh3.
-        to: What the colours become.
-        data: Folder with posed images, as `fit` takes it. With it, the loss is measured on its test split.
-        device: auto takes the GPU where CUDA and gsplat are there, else the CPU.
+        to: What the highlights are baked into.
+        data: Folder with posed images, see `fit`. If given, the loss is measured on its test split.
+        device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
     """
     from specularip.avatar import FILE_NAME, load
     from specularip.baking.bake import agreement, file_for, held_out
     from specularip.baking.bake import bake as run
+    from specularip.metrics import combined_psnr
     from specularip.posed_images import load_posed_images
     from specularip.progress import Progress
     from specularip.raster.cuda import pick_device
@@ -397,17 +383,17 @@ def bake(
     loaded = load(avatar)
     posed = None if data is None else load_posed_images(data, "test")
     if posed is not None and len(posed) == 0:
-        raise UserError(f"{posed.notes[0]}; leave --data out to compare with the head alone")
+        raise UserError(f"{posed.notes[0]}; omit --data to compare with the head only")
     place = pick_device(None if device == "auto" else device)
     loaded = loaded.to(place)
     with Progress() as progress:
         baked = run(loaded, to, progress=progress)
     baked.save(file)
     likeness = agreement(loaded, baked)
-    print(f"{file}: {likeness:.2f} dB from the head's own pictures, 24 views around")
+    print(f"{file}: PSNR {likeness:.2f} dB against renders with the head, over 24 views")
     if posed is None:
-        loss = 10 * math.log10(1 + 10 ** ((38 - likeness) / 10))
-        print(f"where the head reaches 38 dB, that loses about {loss:.2f} dB; --data measures it")
+        loss = 38 - combined_psnr(38, likeness)
+        print(f"estimated loss of an avatar with 38 dB: {loss:.2f} dB; --data measures it")
     else:
         full, left = held_out(loaded, baked, posed)
         print(f"{len(posed)} held-out views: {full:.2f} dB with the head, {left:.2f} dB baked: ", end="")
@@ -420,27 +406,27 @@ def models(
     quick: bool = False,
     settings: Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")] = (),
 ) -> None:
-    """List what the presets need, where it is looked for and whether it is whole, or download it.
+    """Check or download the models that the presets need.
 
-    check tells of every file whether it is there, of the right size and, where that is published, of the
-    right SHA-256; and its licence and page. fetch downloads what can be downloaded without asking anybody,
-    going on where an earlier download stopped, and says what needs a person. Exit code 1 if something is
-    missing: of the preset that was named, or of compact, which every installation has.
+    check reports for each file whether it is present and has the right size and, if one is published, the
+    right SHA-256, with licence and web page. fetch downloads all models that need no registration, resuming
+    interrupted downloads, and lists those to be downloaded by hand. Exit code 1 if a file of the given preset
+    is missing, or of compact, which is part of the package.
 
     Example: specularip models fetch --preset sd15
 
     Args:
-        action: check looks only; fetch downloads.
-        preset: Which preset's models.
-        quick: Leave out the checksums, for which every file is read from end to end.
-        settings: Where a preset's parts are, as for generate: prior.sources.base=/models/realistic_vision.
+        action: check only reports; fetch downloads.
+        preset: Whose models to check or download.
+        quick: Skip the checksums, which read every file completely.
+        settings: Change the preset's sources, as for generate: prior.sources.base=/models/realistic_vision.
     """
     from specularip.models.check import preset_models
     from specularip.overrides import with_settings
     from specularip.presets import preset_config
 
     if settings and preset == "all":
-        raise UserError("--set is of one preset: name it with --preset")
+        raise UserError("--set changes one preset: name it with --preset")
     names = ("compact", "sd15") if preset == "all" else (preset,)
     configs = {name: with_settings(preset_config(name), settings) for name in names}
     if action == "fetch":
@@ -469,22 +455,22 @@ def _print_models(preset: str, found: Sequence[Model]) -> None:
             name = file.path.relative_to(model.root) if inside else file.path.name
             print(f"    {size if file.size else '':>10}  {name}  {file.problem or 'ok'}")
         if model.by_hand and (model.optional or not model.whole):
-            print(f"    needs you: {model.by_hand}")
+            print(f"    by hand: {model.by_hand}")
     broken = [model for model in found if not model.whole]
     if not broken:
         print("  complete")
         return
-    print(f"  not whole: {', '.join(model.name for model in broken)}")
+    print(f"  missing or damaged: {', '.join(model.name for model in broken)}")
     if any(model.source == "the package" for model in broken):
-        print("  install the package again")
+        print("  reinstall the package")
     if any(model.urls or (model.part and model.page) for model in broken):
-        print(f"  specularip models fetch --preset {preset} downloads what needs nobody's consent")
+        print(f"  specularip models fetch --preset {preset} downloads all that need no registration")
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Exit codes: 0 done, 1 models missing (of `models`), 2 wrong input (one line on stderr), 130 stopped.
+    Exit codes: 0 success, 1 missing models (`models` only), 2 user error (one line on stderr), 130 stopped.
     """
 
     def on_terminate(number: int, frame: FrameType | None) -> None:
@@ -506,8 +492,8 @@ def main(args: Sequence[str] | None = None) -> None:
                 "models": models,
             },
             prog="specularip",
-            description="A sentence and a photo in, a full-body 3D Gaussian avatar out. "
-            "--version tells the version.",
+            description="Full-body 3D Gaussian avatars with specular highlights from a sentence and a photo. "
+            "--version prints the version.",
             args=arguments,
             config=(FlagCreatePairsOff,),
         )

@@ -1,5 +1,10 @@
-"""The one exception that reaches a user as a line of text instead of a traceback."""
+"""Errors that reach a user as one line of text instead of a traceback."""
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what is wrong and what to do. Exit code 2."""
+    """Something the user can fix: the message names the file, the problem and the remedy. Exit code 2."""
+
+
+class MissingWeights(UserError):
+    """Weights that are not on this machine. The message names them; the caller, who knows how they are
+    downloaded, adds the remedy."""

@@ -1,33 +1,43 @@
-"""Files appear whole or not at all."""
+"""Atomic file writing: JSON, PNG and bytes; a file appears complete or not at all."""
 
 from __future__ import annotations
 
+import io
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
 
 from specularip.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` (same suffix) to write to; it takes `path`'s place when the block ends
-    well.
+    """A temporary path beside `path` (same suffix) to write to. It replaces `path` when the block succeeds.
 
-    When the block fails the temporary file is removed and `path` is as it was. Makes missing folders.
-    An OSError (disk full, no permission) becomes a UserError.
+    When the block fails, the temporary file is removed and `path` is unchanged. Creates missing folders. An
+    OSError (disk full, no permission) becomes a UserError.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The permissions that `open` gives a new file, without `os.umask`, which other threads would notice.
+        # The permissions that `open` sets. Not from os.umask, whose change other threads would see.
         temporary.touch()
         permissions = temporary.stat().st_mode
         temporary.unlink()
         yield temporary
-        temporary.chmod(permissions)  # some libraries write files that only their owner may read
+        temporary.chmod(permissions)  # some libraries create files that only the owner can read
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
@@ -35,4 +45,62 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             temporary.unlink(missing_ok=True)
         except OSError:
-            pass  # the folder itself may be what is missing or read-only; the first error says so
+            pass  # the folder may be missing or read-only: the first error has been raised
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write `data` atomically. Raises UserError as `atomic_path` does."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # otherwise a power cut may leave an empty file under the new name
+    return Path(path)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:
+    """Write `to_json` of `value` atomically."""
+    return write_bytes(path, to_json(value).encode())
+
+
+def to_json(value: Any) -> str:
+    """Indented JSON text of `json_value`."""
+    return json.dumps(json_value(value), indent=2, allow_nan=False) + "\n"
+
+
+def json_value(value: Any) -> Any:
+    """`value` as JSON represents it: dataclasses become dicts, tuples lists, paths strings, tensors numbers
+    or lists, NaN and infinity None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return json_value(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if hasattr(value, "tolist"):  # NumPy and PyTorch, scalars too
+        return json_value(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)
+
+
+def write_png(path: str | os.PathLike[str], image: np.ndarray | Tensor) -> Path:
+    """Write an image [H,W,3], [H,W,1] or [H,W], uint8 or float in 0..1, array or tensor, as PNG."""
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+        raise ValueError(f"image must be [H,W,3], [H,W,1] or [H,W], got {list(image.shape)}")
+    pixels = to_uint8(image)
+    data = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels).save(data, "PNG")
+    return write_bytes(path, data.getvalue())
+
+
+def to_uint8(image: np.ndarray | Tensor) -> np.ndarray:
+    """An image of floats in 0..1, array or tensor, as rounded bytes; NaN becomes 0, uint8 stays as it is."""
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8:
+            return image
+        return (np.clip(np.nan_to_num(image.astype(np.float32)), 0, 1) * 255 + 0.5).astype(np.uint8)
+    if image.is_floating_point():
+        image = image.detach().float().nan_to_num().clamp(0, 1) * 255 + 0.5
+    return image.byte().cpu().numpy()

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,10 +22,8 @@ from torch.nn import functional as F
 
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
+from specularip.lpips import Lpips
 from specularip.posed_images import PosedImages
-
-if TYPE_CHECKING:
-    from specularip.losses import Lpips
 
 HIGHLIGHT = 0.55
 """Luminance above which a pixel counts as highlight."""
@@ -42,11 +39,33 @@ INTERIOR, DEPTH_TOLERANCE = 0.95, 0.01
 """`coherence` leaves out pixels with less alpha, and those whose depths differ by more than this share."""
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 
+LABELS = {
+    "views": ("views", "{:.0f}"),
+    "gaussians": ("Gaussians", "{:,.0f}"),
+    "psnr": ("PSNR, dB", "{:.2f}"),
+    "ssim": ("SSIM", "{:.4f}"),
+    "lpips": ("LPIPS (lower is better)", "{:.4f}"),
+    "highlight_psnr": ("highlight PSNR, dB", "{:.2f}"),
+    "highlight_drift_deg": ("highlight drift, degrees", "{:.3f}"),
+    "highlight_drift_p90_deg": ("highlight drift, 90th percentile", "{:.3f}"),
+    "highlight_missed": ("missed highlights", "{:.1%}"),
+    "highlight_spurious": ("spurious highlights", "{:.1%}"),
+    "coherence": ("coherence", "{:.4f}"),
+    "frames_per_second": ("frames per second", "{:.1f}"),
+}
+"""Label and number format of each metric in a table, in this order."""
+
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of each image, [B]; infinite where both are equal. Both [B,H,W,C]."""
     _same_shape(images, targets)
     return -10 * torch.log10((images - targets).square().flatten(1).mean(1))
+
+
+def combined_psnr(*decibels: float) -> float:
+    """PSNR in dB where several independent errors of these PSNRs add up: mean squared errors add, so it is
+    -10 log10 Σ 10^(-p/10)."""
+    return -10 * math.log10(sum(10 ** (-value / 10) for value in decibels))
 
 
 def ssim(images: Tensor, targets: Tensor) -> Tensor:
@@ -101,20 +120,6 @@ def _ssim_window(dtype: torch.dtype, device: torch.device) -> Tensor:
     offset = torch.arange(SSIM_WINDOW, dtype=dtype, device=device) - SSIM_WINDOW // 2
     window = torch.exp(-0.5 * (offset / SSIM_SIGMA).square())
     return window / window.sum()
-
-
-def find_lpips(device: torch.device | str = "cpu") -> tuple[Lpips | None, str]:
-    """The network for `lpips` where its weights are present, else None and why. Raises UserError where
-    SPECULARIP_LPIPS names a folder without whole weights: ask before a long run."""
-    from specularip.losses import LPIPS_FOLDER, LPIPS_VARIABLE, Lpips
-
-    network = Lpips.find(device)
-    if network is not None:
-        return network, ""
-    return (
-        None,
-        f"no LPIPS: put its weights into {LPIPS_FOLDER} or set {LPIPS_VARIABLE} (see docs/metrics.md)",
-    )
 
 
 @torch.no_grad()
@@ -258,7 +263,7 @@ def frames_per_second(avatar: Avatar, cameras: Cameras, frames: int = 20, warm_u
 def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None) -> dict[str, float]:
     """All metrics of an avatar on posed images, drawn at their size on black, on the avatar's device.
 
-    psnr, ssim, lpips (with `perceptual`, see `find_lpips`): means over views. highlight_psnr: over all
+    psnr, ssim, lpips (with `perceptual`): means over views. highlight_psnr: over all
     highlight pixels. highlight_drift_deg and highlight_drift_p90_deg: over views. highlight_missed and
     highlight_spurious: per true highlight. coherence: mean over views, of the specular layer in the view and
     in one turned by TURN_DEG around the avatar. frames_per_second; views; gaussians. NaN where a set has
@@ -304,6 +309,15 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
         "highlight_spurious": drift.spurious / drift.true if drift.true else math.nan,
         "frames_per_second": frames_per_second(avatar, cameras),
     }
+
+
+def table_rows(values: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Labels and formatted numbers of `evaluate`'s metrics; "n/a" for NaN."""
+    return [
+        (label, "n/a" if math.isnan(values[name]) else pattern.format(values[name]))
+        for name, (label, pattern) in LABELS.items()
+        if name in values
+    ]
 
 
 def _same_shape(images: Tensor, targets: Tensor) -> None:

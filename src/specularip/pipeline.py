@@ -17,23 +17,26 @@ import torch
 from specularip import raster, specular
 from specularip.avatar import Avatar, Binding
 from specularip.body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
-from specularip.cameras import FULL, HEAD, Cameras, orbit_views
-from specularip.diffusion.fast.accelerate import FastPrior, accelerate, supports
-from specularip.diffusion.loading.sources import load_sd15
-from specularip.diffusion.prior import Prior, pick_dtype
+from specularip.diffusion.fast.accelerate import accelerate, supports
+from specularip.diffusion.loading import folder as prior_folder
+from specularip.diffusion.loading.sd15 import load_sd15
+from specularip.diffusion.loading.weights import pick_dtype
+from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
-from specularip.errors import UserError
-from specularip.export.video import to_uint8, turntable, write_video
+from specularip.errors import MissingWeights, UserError
+from specularip.export.video import write_video
 from specularip.faces.insightface import FaceId
 from specularip.faces.photo import align_face, face_mask, find_face, read_image
 from specularip.inputs import Inputs, check_inputs
-from specularip.losses import LPIPS_FOLDER, LPIPS_VARIABLE, Lpips, Perceptual
+from specularip.lpips import NO_LPIPS, find_lpips
 from specularip.machine import check_gpu, check_memory
+from specularip.presentation import preview, turntable
 from specularip.presets import preset_config, with_low_memory
 from specularip.progress import Progress
 from specularip.run_folder import RunFolder
 from specularip.stages.guide import Face, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
+from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
 from specularip.stages.photo_anchor import PhotoAnchor, make_photo_anchor
 from specularip.stages.scr import Targets, fit_targets, make_targets, orbits
 from specularip.stages.seid import seid
@@ -51,7 +54,7 @@ MEMORY_SETTINGS = (
     ("", "low_memory"), ("seid", "views_at_once"), ("scr", "refine_batch"), ("scr", "vae_batch"),
 )  # fmt: skip
 """Settings that a resumed run may change, as they do not change the result."""
-UNET_FEATURES = "no LPIPS weights found: the perceptual loss compares features of the prior's own UNet"
+UNET_FEATURES = f"the perceptual loss compares features of the prior's own UNet; {NO_LPIPS}"
 
 
 def generate(
@@ -163,6 +166,8 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     perceptual: Perceptual | None = None
     if config.scr.perceptual == "lpips" and config.scr.perceptual_weight:
         perceptual = find_lpips(device)
+        if perceptual is None:
+            raise UserError(f"{NO_LPIPS}; --set scr.perceptual_weight=0 does without")
     # Before the networks, whose loading takes longer: what is missing is reported soon.
     faces = FaceId.load(config.prior.faces, device) if config.prior.path == "sd15" else None
     # May compile; the ETA should not include it.
@@ -192,9 +197,9 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         crop = align_face(inputs.photo, inputs.face, PHOTO_SIZE)
         photo = make_photo_anchor(body, crop, face_mask(PHOTO_SIZE), config.photo_weight)
     if perceptual is None and config.scr.perceptual_weight:
-        perceptual = Perceptual.load(prior)
+        perceptual = perceptual_loss(prior)
         top, bottom, left, right = config.scr.crop
-        if type(perceptual) is Perceptual and bottom - top != right - left:
+        if isinstance(perceptual, UnetFeatures) and bottom - top != right - left:
             raise UserError("scr.crop must be square without LPIPS weights: the prior reads square images")
     return RunContext(inputs, guide, photo, perceptual, phenotype, notes)
 
@@ -224,17 +229,6 @@ def read_faces(
     return found[0], found[1] if len(found) > 1 else None
 
 
-def find_lpips(device: torch.device) -> Perceptual:
-    """LPIPS. Raises UserError if its weights are missing."""
-    lpips = Lpips.find(device)
-    if lpips is None:
-        raise UserError(
-            f"no LPIPS weights in {LPIPS_FOLDER}: download them (specularip models fetch --preset sd15), set "
-            f"{LPIPS_VARIABLE} to another folder, or use --set scr.perceptual_weight=0"
-        )
-    return lpips
-
-
 def make_body(config: Config, phenotype: Phenotype) -> Body:
     """Anny with this phenotype, or the mean SMPL-X body from the user's files."""
     return anny_body(phenotype) if config.body == "anny" else smplx_body(config.body)
@@ -259,7 +253,7 @@ def _run_stages(session: Session, context: RunContext) -> Avatar:
         return packed if targets is None else {**packed, "targets": targets.pack()}
 
     def show() -> np.ndarray:
-        return preview(_avatar(state, context), guide.body, PREVIEW_SIZE)
+        return preview(_avatar(state, context), guide.body.height, PREVIEW_SIZE)
 
     if phase == "seid":
         with session.training("seid", "SEID", config.seid.steps, step, pack, show):
@@ -287,8 +281,7 @@ def _run_stages(session: Session, context: RunContext) -> Avatar:
 
 def _release_memory(prior: Prior) -> None:
     """Between stages: CUDA graphs and cached memory that the next stage cannot use."""
-    if isinstance(prior, FastPrior):
-        prior.forget()
+    prior.release_graphs()
     if prior.device.type == "cuda":
         torch.cuda.empty_cache()
 
@@ -322,7 +315,7 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
     with session.timed("write"):
         avatar.save(folder.path)
         avatar.save(folder.path / "avatar.ply")
-        folder.write_png("preview.png", preview(avatar, guide.body, 2 * PREVIEW_SIZE))
+        folder.write_png("preview.png", preview(avatar, guide.body.height, 2 * PREVIEW_SIZE))
         write_video(
             turntable(avatar, config.turntable_frames, config.turntable_size), folder.path / "turntable.mp4"
         )
@@ -334,7 +327,7 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
             "settings": config,
             "phenotype": context.phenotype,
             "perceptual_loss": perceptual.name if perceptual is not None else "none",
-            "perceptual_note": UNET_FEATURES if type(perceptual) is Perceptual else "",
+            "perceptual_note": UNET_FEATURES if isinstance(perceptual, UnetFeatures) else "",
             "gaussians": len(avatar.gaussians),
             "dtype": str(guide.prior.dtype).removeprefix("torch."),
         }
@@ -346,19 +339,14 @@ def load_prior(config: Config, device: torch.device | str = "cpu") -> Prior:
     """The prior that the configuration names, frozen, on `device`."""
     dtype = pick_dtype(config.prior.dtype, device)
     if config.prior.path == "sd15":
-        prior = load_sd15(config.prior.sources, device=device, dtype=dtype)
+        try:
+            prior = load_sd15(config.prior.sources, device=device, dtype=dtype)
+        except MissingWeights as error:
+            raise UserError(f"{error}: `specularip models fetch --preset sd15` downloads it") from error
     else:
         shipped = str(files("specularip") / "assets" / "compact")
         path = shipped if config.prior.path == "compact" else config.prior.path
-        prior = Prior.load(path, device=device, dtype=dtype)
+        prior = prior_folder.load_prior(path, device=device, dtype=dtype)
     return (
         accelerate(prior) if config.prior.fast and prior.device.type == "cuda" and supports(prior) else prior
     )
-
-
-def preview(avatar: Avatar, body: Body, size: int) -> np.ndarray:
-    """uint8 [size, 4 size, 3]: front, three-quarter, back and face."""
-    whole = Cameras.orbit([0.0, 40.0, 180.0], 6.0, FULL.distance * body.height, FULL.fov_y_deg, size, size)
-    close = orbit_views(1, HEAD, size=size, body_height=body.height, elevation_deg=4.0).cameras
-    frames = [*avatar.render(whole).image, *avatar.render(close).image]
-    return np.concatenate([to_uint8(frame) for frame in frames], 1)

@@ -5,19 +5,18 @@ avatar.safetensors  avatar.ply  turntable.mp4  preview.png  report.json  metrics
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from specularip.errors import UserError
+from specularip.files import json_value, write_bytes, write_json, write_png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,18 +94,18 @@ class RunFolder:
         return RunFolder(path)
 
     def write_json(self, name: str, value: Any) -> Path:
-        """See `write_json`."""
+        """`files.write_json` into the folder."""
         return write_json(self.path / name, value)
 
     def write_png(self, name: str, image: np.ndarray | Tensor) -> Path:
-        """See `write_png`."""
+        """`files.write_png` into the folder."""
         return write_png(self.path / name, image)
 
     def add_metrics(self, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl. Each line reaches the system at once: a killed process loses at
         most the line that it was writing."""
         try:
-            self._metrics.write(json.dumps(_plain(values)) + "\n")
+            self._metrics.write(json.dumps(json_value(values)) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {self._metrics_path}: {error.strerror or error}") from error
 
@@ -146,13 +145,13 @@ class RunFolder:
         tensors, layout = flatten_state(state)
         header = {
             "name": name,
-            "meta": _plain(dict(meta or {})),
+            "meta": json_value(dict(meta or {})),
             "layout": layout,
             "metrics_bytes": self.metrics_bytes() if metrics_bytes is None else metrics_bytes,
         }
         serials = [serial for serial, _, _ in self._checkpoints()]
         target = self.path / CHECKPOINTS / f"{max(serials, default=0) + 1:04d}-{name}.safetensors"
-        _write(target, save(tensors, {"specularip": json.dumps(header)}))
+        write_bytes(target, save(tensors, {"specularip": json.dumps(header)}))
         for _, _, old in self._checkpoints()[KEEP:]:
             old.unlink(missing_ok=True)
         return target
@@ -211,44 +210,6 @@ def _remove_run(path: Path) -> None:
             entry.unlink()
 
 
-def write_json(path: str | Path, value: Any) -> Path:
-    """Write `to_json` of `value`, atomically."""
-    return _write(Path(path), to_json(value).encode())
-
-
-def to_json(value: Any) -> str:
-    """JSON text. Dataclasses become objects, paths strings, tensors numbers or lists, NaN and inf null."""
-    return json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
-
-
-def write_png(path: str | Path, image: np.ndarray | Tensor) -> Path:
-    """Write an image [H,W,3], [H,W,1] or [H,W], uint8 or float in 0..1, array or tensor, as PNG."""
-    import numpy as np
-    from PIL import Image
-
-    if not isinstance(image, np.ndarray):
-        image = image.detach().cpu().numpy()
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[..., 0]
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise ValueError(f"image must be [H,W,3], [H,W,1] or [H,W], got {list(image.shape)}")
-    if image.dtype != np.uint8:
-        image = (np.clip(np.nan_to_num(image.astype(np.float32)), 0, 1) * 255 + 0.5).astype(np.uint8)
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, "PNG")
-    return _write(Path(path), data.getvalue())
-
-
-def _write(path: Path, data: bytes) -> Path:
-    from specularip.files import atomic_path
-
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
-    return path
-
-
 def flatten_state(state: Any) -> tuple[dict[str, Tensor], Any]:
     """Split nested state into named tensors and the JSON layout that puts them back.
 
@@ -286,20 +247,3 @@ def unflatten_state(tensors: Mapping[str, Tensor], layout: Any) -> Any:
         items = [unflatten_state(tensors, item) for item in value]
         return tuple(items) if kind == "tuple" else items
     return value
-
-
-def _plain(value: Any) -> Any:
-    """JSON values only; what JSON cannot say becomes null or a string."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if hasattr(value, "tolist"):  # numpy and torch, scalars too
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value)

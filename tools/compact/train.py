@@ -46,8 +46,11 @@ from wardrobe import (
     vocabulary,
 )
 
-from specularip.diffusion.attention import attach_identity
+from specularip.diffusion.adapter import attach_identity
+from specularip.diffusion.autoencoder import PixelAutoencoder
 from specularip.diffusion.conditioning import Condition
+from specularip.diffusion.denoiser import UNetDenoiser
+from specularip.diffusion.loading.folder import load_prior, save_prior
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.sample import sample
 
@@ -138,7 +141,8 @@ def make_prior(device: torch.device) -> Prior:
     )
     projection = attach_identity(unet, FACE_TOKENS, 128)
     prior = Prior(
-        unet,
+        UNetDenoiser(unet),
+        PixelAutoencoder(4),
         text,
         tokenizer,
         scheduler,
@@ -225,13 +229,16 @@ def main() -> None:
     device = torch.device("cuda")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(args.seed + int(args.resume))
-    prior = Prior.load(args.init, device=device).requires_grad_(True) if args.init else make_prior(device)
+    if args.init:
+        prior = load_prior(args.init, device=device, dtype=torch.float32).requires_grad_(True)
+    else:
+        prior = make_prior(device)
     named = networks(prior)
     weights = [p for _, p in named]
     probe = nn.Linear(TEXT, sum(PROBES.values())).to(device)
     sizes = {
         k: sum(p.numel() for n, p in named if n.startswith(k)) / 1e6
-        for k in ("unet", "text_encoder", "image_encoder", "image_projection")
+        for k in ("denoiser", "text_encoder", "image_encoder", "image_projection")
     }
     print("parameters, millions:", {k: round(v, 2) for k, v in sizes.items()}, flush=True)
     optimizer = torch.optim.AdamW(
@@ -297,7 +304,7 @@ def main() -> None:
             )
             face = prior.image_encoder((embeds_in - 0.5) / 0.5).image_embeds * (drop < 0.88)[:, None]
             identity = prior.image_projection(face)
-            v = prior.unet(
+            v = prior.denoiser.unet(
                 torch.cat([noisy, poses], 1).to(memory_format=torch.channels_last),
                 t,
                 hidden,
@@ -315,7 +322,7 @@ def main() -> None:
         )
         return diffusion, classes
 
-    unet = prior.unet
+    unet = prior.denoiser.unet
     unet.to(memory_format=torch.channels_last)
     forward = unet.forward
     unet.forward = torch.compile(forward, dynamic=False)
@@ -374,7 +381,7 @@ def main() -> None:
     for p, e in zip(weights, ema):
         p.data.copy_(e)
     prior.eval()
-    prior.save(args.out / "prior")
+    save_prior(prior, args.out / "prior")
     # What made these weights: one entry a run, the runs that they were started from first.
     before = json.loads((args.init / "training.json").read_text()) if args.init else []
     entry = {

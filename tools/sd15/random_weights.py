@@ -18,10 +18,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from specularip.diffusion.adapter import FaceIdProjection, lora_shapes
-from specularip.diffusion.attention import attach_identity, identity_layers
+from specularip.diffusion.adapter import FaceIdProjection, attach_identity
+from specularip.diffusion.attention import identity_layers
+from specularip.diffusion.autoencoder import VaeAutoencoder
+from specularip.diffusion.denoiser import UNetDenoiser
+from specularip.diffusion.loading.adapter import lora_shapes
 from specularip.diffusion.loading.networks import PUBLISHED, Kind
-from specularip.diffusion.loading.sources import SCHEDULE
+from specularip.diffusion.loading.sd15 import SCHEDULE
 from specularip.diffusion.prior import Prior
 
 FACE_DIM, TOKENS, LORA_RANK = 512, 4, 128
@@ -92,8 +95,8 @@ def random_prior(
     with torch.device(device):
         projection = attach_identity(parts["unet"], TOKENS, FACE_DIM)
     prior = Prior(
-        parts["unet"], parts["text_encoder"], tokenizer(folder), DDIMScheduler(**SCHEDULE), parts["vae"],
-        parts["controlnet"], image_projection=projection,
+        UNetDenoiser(parts["unet"], parts["controlnet"]), VaeAutoencoder(parts["vae"]),
+        parts["text_encoder"], tokenizer(folder), DDIMScheduler(**SCHEDULE), image_projection=projection,
     )  # fmt: skip
     return prior.to(device, dtype).eval().requires_grad_(False)
 

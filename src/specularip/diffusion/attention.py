@@ -1,14 +1,14 @@
-"""Attention of the denoiser: text and face in cross-attention, key views in self-attention.
+"""Attention of the denoiser: text and identity in cross-attention, key views in self-attention.
 
 Two processors replace diffusers' own in every transformer block of a UNet2DConditionModel:
 
-- `IdentityCrossAttention` adds, to the attention over the text, one over the face tokens with keys and
-  values of its own (decoupled cross-attention; Ye et al., IP-Adapter, 2023, eq. 5), scaled per sample.
-- `SharedSelfAttention` can look at the keys and values of other views (mutual self-attention; Cao et al.,
-  MasaCtrl, 2023), which is what makes neighbouring views agree in SCR.
+- `IdentityCrossAttention` adds to the attention over the text tokens one over the identity tokens with its
+  own keys and values (decoupled cross-attention; Ye et al., IP-Adapter, 2023, eq. 5), scaled per sample.
+- `SharedSelfAttention` can attend to the keys and values of other views (mutual self-attention; Cao et al.,
+  MasaCtrl, 2023), which makes neighbouring views agree in SCR.
 
-Their inputs travel in diffusers' `cross_attention_kwargs`, so the UNet's code is untouched and every tensor
-is an ordinary argument: nothing is stored between calls except in the `KeyViews` the caller hands in.
+Their inputs are passed in diffusers' `cross_attention_kwargs`: the UNet's code is untouched, and nothing is
+stored between calls except in the caller's `KeyViews`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from torch import Tensor, nn
 
 @dataclass
 class KeyViews:
-    """Keys and values of key views for one denoising step, and how a batch of other views uses them.
+    """Keys and values of key views for one denoising step, and how a batch of views uses them.
 
-    A batch is G guidance branches of B views, branch-major ([G*B, ...]). Exactly one thing happens a call:
+    A batch is G guidance branches of B views, branch-major ([G*B, ...]). In a call:
 
     - `record` adds this batch's own keys and values to the store, after the views already there;
     - `joined` [B] int64 lets view b attend to itself and to stored view joined[b] in one softmax;
     - `neighbours` [B,m] int64 with `weights` [B,m] gives view b the sum of separate attentions:
       (1 - sum of its weights) of its own and weights[b,j] of stored view neighbours[b,j].
 
-    `record` combines with `joined`: diagonal views look at front or back and then serve as keys.
+    `record` combines with `joined`: diagonal views attend to front or back and then serve as key views.
     """
 
     branches: int
@@ -60,7 +60,7 @@ class KeyViews:
 
 
 def for_branches(x: Tensor, count: int) -> Tensor:
-    """x [V,...] for `count` evaluations of guidance's branches, [count,...]: row i is x[i mod V]."""
+    """x [V,...] repeated for `count` evaluations, branch-major: [count,...], row i is x[i mod V]."""
     return x if len(x) == count else x.repeat(-(-count // len(x)), *[1] * (x.ndim - 1))[:count]
 
 
@@ -80,14 +80,14 @@ def _mask(attn: Any, attention_mask: Tensor | None, length: int, batch: int) -> 
 
 
 class IdentityCrossAttention(nn.Module):
-    """Attention over the text plus, with its own keys and values, over the face tokens."""
+    """Attention over the text tokens plus, with its own keys and values, over the identity tokens."""
 
     def __init__(self, hidden: int, context: int) -> None:
         super().__init__()
         self.to_k_ip = nn.Linear(context, hidden, bias=False)
         self.to_v_ip = nn.Linear(context, hidden, bias=False)
 
-    # diffusers reads the signature of __call__ to know which inputs a processor takes.
+    # diffusers inspects the signature of __call__ for the inputs that a processor takes.
     def __call__(
         self,
         attn: Any,
@@ -110,7 +110,7 @@ class IdentityCrossAttention(nn.Module):
 
 
 class TextCrossAttention:
-    """Attention over the text alone, for a UNet without an identity adapter."""
+    """Attention over the text tokens alone, for a UNet without an identity adapter."""
 
     def __call__(
         self,
@@ -127,9 +127,9 @@ class TextCrossAttention:
 
 
 class SharedSelfAttention:
-    """Self-attention that mixes in stored key views where the caller asks for it.
+    """Self-attention, extended by stored key views where `key_views` is given.
 
-    `layer` names this attention in the store; None: this layer never shares (see `shares_keys`).
+    layer: key of this attention in the store; None: this layer never shares (see `shares_keys`).
     """
 
     def __init__(self, layer: str | None) -> None:
@@ -145,7 +145,7 @@ class SharedSelfAttention:
         identity_scale: Tensor | None = None,
         key_views: KeyViews | None = None,
     ) -> Tensor:
-        """hidden_states [B,T,C] -> [B,T,C]; `identity` and `identity_scale` do not reach self-attention."""
+        """hidden_states [B,T,C] -> [B,T,C]; `identity` and `identity_scale` are ignored."""
         query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         if key_views is None or self.layer is None:
             mask = _mask(attn, attention_mask, hidden_states.shape[1], len(hidden_states))
@@ -164,7 +164,7 @@ def attend_shared(
     views: KeyViews,
     attend: Callable[[Tensor, Tensor, Tensor, int], Tensor] = plain_attention,
 ) -> Tensor:
-    """What `SharedSelfAttention` does after its projections; query, key, value [B,T,C] -> [B,T,C]."""
+    """Self-attention with shared key views, after the projections; query, key, value [B,T,C] -> [B,T,C]."""
     if views.joined is not None:
         other_key, other_value = views.pick(layer, views.joined)
         out = attend(query, torch.cat([key, other_key], 1), torch.cat([value, other_value], 1), heads)
@@ -184,10 +184,10 @@ def attend_shared(
 
 
 def shares_keys(name: str) -> bool:
-    """Whether an attention (by its diffusers name) takes part in mutual self-attention.
+    """Whether an attention, by its name in diffusers, takes part in mutual self-attention.
 
-    Those are the `attn1` of every up block but the first: the coarsest features decide what is where, and
-    sharing those would turn one view into another; the finer ones carry colour and texture.
+    Those are `attn1` of every up block but the first: the coarsest features determine the layout, and sharing
+    them would turn one view into another; the finer ones carry colour and texture.
     """
     block = re.match(r"up_blocks\.(\d+)\..*\.attn1\.processor$", name)
     return block is not None and int(block[1]) >= 1
@@ -196,9 +196,10 @@ def shares_keys(name: str) -> bool:
 def install_attention(unet: nn.Module, *, identity: bool) -> None:
     """Put this module's processors into a UNet2DConditionModel, in place.
 
-    With `identity`, fresh `to_k_ip`/`to_v_ip` start as copies of the text's `to_k`/`to_v`, as IP-Adapter's
-    do. Heads: a UNet's `attention_head_dim` in diffusers' config is really its *number of heads* unless
-    `num_attention_heads` is given, so `attention_head_dim=8` with 256 channels means 8 heads of 32.
+    With `identity`, `to_k_ip` and `to_v_ip` are initialised as copies of the text's `to_k` and `to_v`, as in
+    IP-Adapter. In diffusers' config, a UNet's `attention_head_dim` is its *number of heads* unless
+    `num_attention_heads` is given: `attention_head_dim=8` with 256 channels means 8 heads of 32. Raises
+    ValueError for attentions that are neither `attn1` nor `attn2`.
     """
     processors: dict[str, Any] = {}
     for name in unet.attn_processors:  # type: ignore[union-attr]
@@ -208,46 +209,21 @@ def install_attention(unet: nn.Module, *, identity: bool) -> None:
         elif name.endswith(".attn2.processor"):
             processors[name] = TextCrossAttention()
             if identity:
-                adapter = IdentityCrossAttention(attn.to_k.out_features, attn.to_k.in_features)
-                adapter.to_k_ip.load_state_dict({"weight": attn.to_k.weight.detach()})
-                adapter.to_v_ip.load_state_dict({"weight": attn.to_v.weight.detach()})
-                processors[name] = adapter.to(attn.to_k.weight.device, attn.to_k.weight.dtype)
+                with torch.device("meta"):  # random initial weights would take long, and are not used
+                    adapter = IdentityCrossAttention(attn.to_k.out_features, attn.to_k.in_features)
+                copies = {f"to_{x}_ip.weight": getattr(attn, f"to_{x}").weight.detach().clone() for x in "kv"}
+                adapter.load_state_dict(copies, assign=True)
+                processors[name] = adapter
         else:
             raise ValueError(f"unet has an attention of an unknown kind: {name}")
     unet.set_attn_processor(processors)  # type: ignore[operator]
 
 
 def identity_layers(unet: nn.Module) -> dict[str, IdentityCrossAttention]:
-    """The identity attentions by their published name `ip_adapter.N`.
+    """The identity attentions of a UNet by their published name `ip_adapter.N`; {} without an adapter.
 
-    N counts all of `unet.attn_processors` in order (down, up, mid), self-attentions included, which hold no
-    weights: SD 1.5 has N = 1, 3, 5, ... 31.
+    N counts all of `unet.attn_processors` in order (down, up, mid), including self-attentions, which have no
+    weights: in SD 1.5, N = 1, 3, 5, ... 31.
     """
     processors = unet.attn_processors.values()  # type: ignore[operator]
     return {f"ip_adapter.{i}": p for i, p in enumerate(processors) if isinstance(p, IdentityCrossAttention)}
-
-
-class ImageProjection(nn.Module):
-    """Face embedding to n identity tokens, `norm(proj(embeds))`: IP-Adapter's plain layout."""
-
-    def __init__(self, embed_dim: int, context: int, tokens: int) -> None:
-        super().__init__()
-        self.tokens, self.embed_dim = tokens, embed_dim
-        self.proj = nn.Linear(embed_dim, tokens * context)
-        self.norm = nn.LayerNorm(context)
-
-    def forward(self, embeds: Tensor) -> Tensor:
-        """embeds [B,E] -> tokens [B,n,D]."""
-        return self.norm(self.proj(embeds).unflatten(-1, (self.tokens, -1)))
-
-
-def attach_identity(unet: nn.Module, tokens: int, embed_dim: int) -> ImageProjection:
-    """Give a UNet identity attention with fresh weights to train, and return its projection.
-
-    tokens: how many identity tokens; embed_dim: size of the face embedding (the image encoder's
-    `projection_dim`).
-    """
-    install_attention(unet, identity=True)
-    config: Any = unet.config
-    weight = next(unet.parameters())
-    return ImageProjection(embed_dim, config.cross_attention_dim, tokens).to(weight.device, weight.dtype)

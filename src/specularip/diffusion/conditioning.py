@@ -1,4 +1,4 @@
-"""What a batch of views is conditioned on: its words, its pose, and as much of the face as it sees."""
+"""The conditioning of a batch of views: text, pose, and identity weighted by how visible the face is."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from torch import Tensor
 
 from specularip.cameras import Views, visible_face
 from specularip.diffusion.adapter import FaceFeatures
-from specularip.diffusion.prior import Pose, Prior
+from specularip.diffusion.denoiser import Pose
+from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompts
 
 
 def face_weight(azimuth_deg: Tensor, weight: float, hidden: float = 0.0) -> Tensor:
-    """Identity scale of each view, [V]: `weight` where the face is in full view, falling to `hidden` behind.
+    """Identity scale of each view, [V]: from `weight` with the face in full view to `hidden` from behind.
 
-    A prior whose face tokens also carry skin and hair needs a little of them from behind: `hidden` > 0.
+    A prior whose identity tokens also carry skin and hair needs some of them from behind: `hidden` > 0.
     """
     return hidden + (weight - hidden) * visible_face(azimuth_deg)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Face tokens [1,n,D] of each branch of guidance: the person, whom to avoid, and nobody."""
+    """Identity tokens [1,n,D] of the branches of guidance: positive, negative and unconditional (null)."""
 
     positive: Tensor
     negative: Tensor
@@ -38,33 +39,34 @@ def identity(
     *,
     structure: float = 1.0,
     guided: bool = True,
-    other: Tensor | FaceFeatures | None = None,
+    negative: Tensor | FaceFeatures | None = None,
 ) -> Identity | None:
-    """The tokens of a face as `Prior.encode_face` reads it (one); None without a face or an identity adapter.
+    """Tokens of one face, the result of `Prior.encode_face`; None without a face or an identity adapter.
 
-    structure: see `Prior.identity_tokens`. With `guided` the negative and null branches of guidance see
-    nobody, as IP-Adapter was trained, and guidance exaggerates the face as it does the words; without, all
-    branches see the face and it stays as the prior draws it. other: somebody else, whom the guided negative
-    branch sees."""
+    structure: see `Prior.identity_tokens`. With `guided` the negative and null branches get the null face, as
+    in IP-Adapter's training, and guidance amplifies the face as it does the text; without, all branches get
+    the same face and guidance leaves it alone. negative: face of the guided negative branch, None for the
+    null face."""
     if face is None or prior.image_projection is None:
         return None
-    person = prior.identity_tokens(face, structure)
-    assert person is not None
+    positive = prior.identity_tokens(face, structure)
+    assert positive is not None
     if not guided:
-        return Identity(person, person, person)
-    nobody = prior.identity_tokens(prior.null_face(1), structure)
-    avoided = nobody if other is None else prior.identity_tokens(other, structure)
-    assert nobody is not None and avoided is not None
-    return Identity(person, avoided, nobody)
+        return Identity(positive, positive, positive)
+    null = prior.identity_tokens(prior.null_face(1), structure)
+    other = null if negative is None else prior.identity_tokens(negative, structure)
+    assert null is not None and other is not None
+    return Identity(positive, other, null)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """The denoiser's inputs for V views, besides the noisy image.
+    """The conditioning of V views for all branches of guidance.
 
-    positive, negative, null [V,T,D]: embeddings of the view's prompt, of what to avoid, and of "".
-    pose: see `prior.Pose`. identity, null_identity and negative_identity [V,n,D]: tokens of the face, of
-    nobody and of whom the negative branch sees (None: nobody), or None. identity_scale [V]."""
+    positive, negative, null [V,T,D]: text embeddings of the view's prompt, the negative and the unconditional
+    prompt. pose: see `denoiser.Pose`. identity, null_identity and negative_identity [V,n,D]: tokens of the
+    face, of the null face and of the negative branch's face (None: the null face), or None.
+    identity_scale [V]."""
 
     positive: Tensor
     negative: Tensor
@@ -79,7 +81,7 @@ class Condition:
         return len(self.positive)
 
     def __getitem__(self, index: Tensor | slice | list[int]) -> Condition:
-        """The same for some of the views."""
+        """The conditioning of some of the views."""
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         parts = {k: None if v is None else v[index] for k, v in parts.items()}
         return Condition(**parts)
@@ -97,10 +99,10 @@ def condition_views(
     guide_identity: bool = True,
     null: str = "",
 ) -> Condition:
-    """The condition of `views` for a sentence, a pose drawing [V,P,S,S] and a face or None.
+    """The conditioning of `views` for a text, pose images [V,P,S,S] and a face or None.
 
-    face: an `Identity`, or one face that `identity` makes into one with `guide_identity`. identity_scale [V],
-    see `face_weight`; negative and null branches see their tokens at the same scale."""
+    face: an `Identity`, or a face to pass to `identity` with `guide_identity`. identity_scale [V], see
+    `face_weight`; all branches use it."""
     prior: Prior = book.prior
     count = len(views.framings)
     if identity_scale.shape != (count,):
@@ -108,14 +110,14 @@ def condition_views(
     if not isinstance(face, Identity):
         face = identity(prior, face, guided=guide_identity)
     tokens = [None] * 3 if face is None else [face.positive, face.null, face.negative]
-    person, nobody, avoided = (None if t is None else t.expand(count, -1, -1) for t in tokens)
+    positive_id, null_id, negative_id = (None if t is None else t.expand(count, -1, -1) for t in tokens)
     return Condition(
         positive=book.encode(view_prompts(text, views)),
         negative=book.encode([negative] * count),
         null=book.encode([null] * count),
         pose=None if pose is None else pose.to(prior.device),
-        identity=person,
-        null_identity=nobody,
+        identity=positive_id,
+        null_identity=null_id,
         identity_scale=identity_scale.to(prior.device),
-        negative_identity=avoided,
+        negative_identity=negative_id,
     )

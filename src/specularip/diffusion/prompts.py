@@ -1,26 +1,22 @@
-"""View-dependent prompts: the words that tell the prior from where, and how much of, the person is seen.
+"""View-dependent prompts: the text plus words for the framing and the side that a view shows.
 
-The tool that trains the compact prior writes its captions with `view_prompt`: one language for both.
+The tool that trains the compact prior writes its captions with `view_prompt` too, so that they match.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from specularip.cameras import Views, view_name
-
-if TYPE_CHECKING:
-    from specularip.diffusion.prior import Prior
+from specularip.diffusion.prior import Prior
 
 FRAMING_PHRASES = {"full": "full body", "upper": "upper body", "lower": "legs", "head": "head close-up"}
-"""What each `cameras.Framing` shows, by its name."""
+"""By the name of a `cameras.Framing`."""
 
 
 def view_prompt(text: str, framing: str, view: str) -> str:
-    """`text, {framing phrase}, {view} view`; framing by its name, view as `cameras.view_name` says it."""
+    """`text, {framing phrase}, {view} view`. framing: its name; view: see `cameras.view_name`."""
     return f"{text.strip().rstrip('.,')}, {FRAMING_PHRASES[framing]}, {view} view"
 
 
@@ -31,16 +27,16 @@ def view_prompts(text: str, views: Views) -> list[str]:
 
 
 class PromptBook:
-    """Text embeddings, each distinct prompt encoded once."""
+    """A cache of text embeddings: each distinct prompt is encoded once."""
 
     def __init__(self, prior: Prior) -> None:
         self.prior = prior
-        self._pages: dict[str, Tensor] = {}
+        self._cache: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> Tensor:
-        """Embeddings [B,T,D] of the texts, in their order."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._pages]
+        """Embeddings [B,T,D] of the texts."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._cache]
         if new:
-            self._pages.update(zip(new, self.prior.encode_text(new)))
-        return torch.stack([self._pages[text] for text in texts])
+            self._cache.update(zip(new, self.prior.encode_text(new)))
+        return torch.stack([self._cache[text] for text in texts])

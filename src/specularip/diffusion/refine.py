@@ -1,15 +1,15 @@
-"""The first half of SCR: an orbit of renders, denoised a little, each view looking at the key views.
+"""The first half of SCR: an orbit of renders is partially denoised, with attention shared between views.
 
-Every render gets the *same* noise and walks the last k of n DDIM steps. In the self-attention of the up
-blocks (see `attention.shares_keys`) views share keys and values (mutual self-attention), so that a belt
-buckle invented in front is the same buckle one view on:
+Every render gets the *same* noise and goes through the last k of n DDIM steps. In the self-attention of the
+up blocks (see `attention.shares_keys`) views share keys and values (mutual self-attention), so that a detail
+invented in front, such as a belt buckle, is the same in the neighbouring views:
 
 1. the key views front, back, left and right attend to themselves;
-2. the four diagonals attend to themselves and to front or back, whichever they face, in one softmax;
-3. every other view mixes 0.55 of its own attention with 0.45 of its two neighbours among those eight, the
-   nearer one weighing more.
+2. the four diagonals attend to themselves and to front or back, whichever is nearer, in one softmax;
+3. every other view adds to a share of its own attention (0.55 in the method) that over its two neighbours
+   among those eight, weighted by proximity.
 
-All three groups take a step together, so only one step's keys and values are ever held.
+The three groups go through each step together, so keys and values of only one step are held.
 """
 
 from __future__ import annotations
@@ -25,17 +25,14 @@ from specularip.diffusion.conditioning import Condition
 from specularip.diffusion.guidance import cfg_noise
 from specularip.diffusion.prior import Prior
 
-OWN_SHARE = 0.55
-"""How much of its own attention a view between key views keeps."""
-
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Who looks at whom, by index into the orbit's V views.
+    """Which view attends to which, by index into the orbit's V views.
 
-    keys [4]: front, back, left, right. diagonals [d]; joined [d]: for each, 0 (front) or 1 (back).
-    others [m]; neighbours [m,2]: index into keys followed by diagonals; weights [m,2], each row sums to
-    1 − own_share.
+    keys [4]: front, back, left, right. diagonals [d]; joined [d]: the key view each attends to, 0 (front) or
+    1 (back). others [m]; neighbours [m,2]: index into keys followed by diagonals; weights [m,2], each row
+    sums to 1 − own_share.
     """
 
     keys: Tensor
@@ -54,11 +51,11 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
     return ((a - b + 180.0) % 360.0 - 180.0).abs()
 
 
-def plan_views(azimuth_deg: Tensor, own_share: float = OWN_SHARE) -> ViewPlan:
-    """Assign each view of an orbit its part. azimuth_deg [V], V >= 4, all around; any order. own_share: how
-    much of its own attention a view between key views keeps.
+def plan_views(azimuth_deg: Tensor, own_share: float) -> ViewPlan:
+    """Assign each view of an orbit its role. azimuth_deg [V], V >= 4, all around, in any order.
 
-    With fewer than eight views there are no diagonals.
+    own_share: weight of a view's own attention, for views other than key views and diagonals. With fewer than
+    eight views there are no diagonals. Raises ValueError for fewer than four.
     """
     azimuth = azimuth_deg.detach().float().cpu()
     count = len(azimuth)
@@ -78,7 +75,7 @@ def plan_views(azimuth_deg: Tensor, own_share: float = OWN_SHARE) -> ViewPlan:
     others = torch.nonzero(free)[:, 0]
     stored = azimuth[torch.cat([keys, diagonals])]
     gap, neighbours = _distance(azimuth[others][:, None], stored).topk(2, dim=1, largest=False)
-    # Linear between the two: at a key view's own angle it weighs all, half-way both weigh the same.
+    # Linear interpolation between the two neighbours.
     near = gap.flip(1) / gap.sum(1, keepdim=True).clamp(min=1e-6)
     near = torch.where(gap.sum(1, keepdim=True) < 1e-6, torch.full_like(near, 0.5), near)
     return ViewPlan(keys, diagonals, joined, others, neighbours, (1 - own_share) * near)
@@ -97,7 +94,7 @@ def refine(
     rescale: float = 0.0,
     generator: torch.Generator | None = None,
     size: int | None = None,
-    own_share: float = OWN_SHARE,
+    own_share: float,
     batch: int = 8,
     vae_batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -106,11 +103,11 @@ def refine(
 
     Denoises over the last `refine_steps` of `ddim_steps` timesteps with guidance `scale`, at most `batch`
     views at a time, key views first. size: S, the prior's own if None. own_share: see `plan_views`.
-    vae_batch: images that the autoencoder sees together, `batch` if None. `progress(done, total)` is called
-    after each step."""
+    vae_batch: batch size of the autoencoder, `batch` if None. `progress(done, total)` is called after each
+    step. Raises ValueError for arguments of different lengths and for steps out of range."""
     if len(images) != len(azimuth_deg) or len(images) != len(condition):
         raise ValueError(
-            f"images, azimuth_deg and condition must have as many views: "
+            f"images, azimuth_deg and condition must have the same number of views: "
             f"{len(images)}, {len(azimuth_deg)}, {len(condition)}"
         )
     if not 1 <= refine_steps <= ddim_steps:
@@ -120,8 +117,8 @@ def refine(
     vae_batch = vae_batch or batch
     timesteps = prior.ddim_timesteps(ddim_steps)[-refine_steps:].tolist()
     latents = torch.cat([prior.encode_image(part.to(device), size) for part in images.split(vae_batch)])
-    # The drawings stay the same in all steps.
-    condition = replace(condition, pose=prior.read_pose(condition.pose, latents.shape[-1]))
+    # The pose is the same in all steps.
+    condition = replace(condition, pose=prior.encode_pose(condition.pose, latents.shape[-1]))
     noise = torch.randn((1, *latents.shape[1:]), generator=generator).to(device)
     noisy = prior.add_noise(latents, noise, torch.tensor([timesteps[0]], device=device))
 
@@ -133,11 +130,11 @@ def refine(
         for views, joined in zip(plan.diagonals.split(batch), plan.joined.split(batch)):
             groups.append((views, KeyViews(2, record=True, joined=joined, store=store)))
         for rows in torch.arange(len(plan.others), device=device).split(batch):
-            looks = KeyViews(2, neighbours=plan.neighbours[rows], weights=plan.weights[rows], store=store)
-            groups.append((plan.others[rows], looks))
+            blend = KeyViews(2, neighbours=plan.neighbours[rows], weights=plan.weights[rows], store=store)
+            groups.append((plan.others[rows], blend))
         for views, shared in groups:
             if not len(views):
-                continue  # an orbit of eight has keys and diagonals only
+                continue  # an orbit of eight has only keys and diagonals
             at = torch.full((len(views),), t, device=device)
             guided = cfg_noise(prior, noisy[views], at, condition[views], scale, rescale, shared)
             step[views] = prior.ddim_step(noisy[views], guided, t, previous)

@@ -1,4 +1,4 @@
-"""Images from the prior alone: DDIM from pure noise, for benchmarks and for a look at what a prior knows."""
+"""Images from the prior alone: DDIM from pure noise, for benchmarks and for inspecting a prior."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sample(
 ) -> Tensor:
     """One image [V,C,S,S] in 0..1 for each view of `condition`, by deterministic DDIM with guidance.
 
-    The noise is drawn on the CPU, so that a seed means the same on every device.
+    The noise is drawn on the CPU, so that a seed gives the same noise on every device.
     """
     shape = (len(condition), prior.latent_channels, prior.latent_size, prior.latent_size)
     noise = torch.randn(shape, generator=generator)

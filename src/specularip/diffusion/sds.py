@@ -1,8 +1,8 @@
-"""Score distillation: the prior looks at noised renders and says where they should go.
+"""Score distillation: the prior's denoising direction for noised renders, as a gradient on the renders.
 
 Poole et al., DreamFusion, 2023. Its gradient (1 − ᾱ)(ε̂ − ε) on the latents x equals w·(x − x̂₀) with
 w = √(ᾱ(1 − ᾱ)), where x̂₀ is the one-step estimate of the clean image: a pull towards an image that can be
-looked at, and clamped to the range of images where the prior says so.
+inspected, and clamped to the range of images where the prior's scheduler does so.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from specularip.kernels.async_transfer import copy_async
 
 @dataclass(frozen=True)
 class SdsResult:
-    """loss: scalar in the graph of the images, whose gradient on the latents is the SDS gradient over V.
+    """loss: scalar, differentiable in the images; its gradient on the latents is the SDS gradient over V.
 
-    x0 [V,C,h,w]: the clean latents the views are pulled to, for a preview. grad_norm: root mean square over
-    latent pixels of the clipped gradient's norm, for the log.
+    x0 [V,C,h,w]: the estimate of the clean latents, for a preview. grad_norm: root mean square over latent
+    pixels of the clipped gradient's norm, for the log.
     """
 
     loss: Tensor
@@ -34,7 +34,7 @@ class SdsResult:
 
 
 def clip_pixels(gradient: Tensor, limit: float) -> Tensor:
-    """Shorten the gradient [V,C,h,w] of each latent pixel, its norm over channels, to at most `limit`."""
+    """Clip the norm over channels of each latent pixel's gradient [V,C,h,w] to `limit`."""
     norm = gradient.norm(dim=1, keepdim=True)
     return gradient * (limit / norm.clamp(min=1e-12)).clamp(max=1)
 
@@ -52,21 +52,21 @@ def sds(
 ) -> SdsResult:
     """Score distillation of `images` [V,C,S,S] in 0..1, differentiable in them.
 
-    timesteps [V] int64; noise [V,c,h,w], standard normal, of the latents' shape. config.kind picks plain CFG
-    or ANPG (see `guidance.py`), config.pixel_clip the largest gradient of a latent pixel. `rescale`: see
-    `cfg_noise`; ANPG has none, and asks less of the prior where timesteps are on the CPU and fall. at_once:
-    how many views the prior sees together (0: all); with fewer, the gradient on the images is computed at
-    once, part by part, so that less is held in memory.
+    timesteps [V] int64; noise [V,c,h,w], standard normal, of the latents' shape. config.kind selects CFG or
+    ANPG (see `guidance`), config.pixel_clip the largest gradient of a latent pixel. rescale: see `cfg_noise`;
+    ANPG has none, and needs fewer evaluations where timesteps are on the CPU, the largest first. at_once: the
+    views in a batch of the prior (0: all); with fewer, the gradient on the images is computed in the forward
+    pass, batch by batch, to save memory. Raises ValueError for noise of another shape.
     """
     if 0 < at_once < len(images):
-        return _in_parts(prior, images, condition, timesteps, noise, config, rescale, at_once)
+        return _in_batches(prior, images, condition, timesteps, noise, config, rescale, at_once)
     latents = prior.encode_image(images)
     if noise.shape != latents.shape:
         raise ValueError(f"noise must be {list(latents.shape)}, got {list(noise.shape)}")
     x = latents.detach()
-    noisier = None
-    if config.kind == "anpg" and not timesteps.is_cuda:  # else the answer would have to be waited for
-        noisier = max((i + 1 for i, t in enumerate(timesteps.tolist()) if t >= config.anpg_switch), default=0)
+    last = None
+    if config.kind == "anpg" and not timesteps.is_cuda:  # on a GPU, reading them would synchronise
+        last = max((i + 1 for i, t in enumerate(timesteps.tolist()) if t >= config.anpg_switch), default=0)
     timesteps = copy_async(timesteps, x.device)
     noise = noise.to(x.device, x.dtype)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def sds(
         noisy = prior.add_noise(x, noise, timesteps)
         if config.kind == "anpg":
             direction = anpg_direction(
-                prior, noisy, timesteps, condition, config.scale, config.anpg_switch, noisier=noisier
+                prior, noisy, timesteps, condition, config.scale, config.anpg_switch, last=last
             )
         else:
             direction = cfg_noise(prior, noisy, timesteps, condition, config.scale, rescale) - noise
@@ -87,7 +87,7 @@ def sds(
     return SdsResult(loss, x0, gradient.square().sum(1).mean().sqrt())
 
 
-def _in_parts(
+def _in_batches(
     prior: Prior,
     images: Tensor,
     condition: Condition,
@@ -113,7 +113,7 @@ def _in_parts(
 
 
 class _WithGradient(torch.autograd.Function):
-    """A known value whose gradient on `images` is known as well."""
+    """A value that is known together with its gradient on `images`."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, gradient: Tensor, value: Tensor) -> Tensor:

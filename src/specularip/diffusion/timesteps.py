@@ -1,13 +1,13 @@
-"""AHDS, Adaptive Human Distillation Sampling: how noisy the renders are made as the avatar grows.
+"""AHDS, Adaptive Human Distillation Sampling: the schedule of timesteps over an optimisation.
 
-Plain score distillation draws its timestep evenly from all of them at every step. But a large timestep shapes
-the whole figure and a small one its details, so early small ones and late large ones are wasted. AHDS draws
-each timestep below a *bound* that falls from 800 to 0, and spends its steps where they matter for a person:
-the share of steps whose bound lies in an interval is the mass there of a density over 0 <= t < 800 that is
-flat between 350 and 450 and falls off as a Gaussian on either side. With the widths below, 0.41 of the steps
-have a bound below 350, 0.21 one from 350 to 450, and 0.375 one above. Solving "mass above the bound = share
-of the steps done" for the bound is the time schedule of DreamTime (Huang et al., 2024) with that density. The
-method runs 2,400 steps.
+Plain score distillation draws its timesteps uniformly at every step. But large timesteps shape the whole
+figure and small ones its details, so small ones early and large ones late are wasted. AHDS draws timesteps
+below an upper *bound* that falls from 800 to 0 and spends its steps where they matter for a person: the share
+of steps whose bound lies in an interval is the mass there of a density over 0 <= t < 800 that is flat between
+350 and 450 with Gaussian tails on either side. With the widths below, 0.41 of the steps have a bound below
+350, 0.21 one from 350 to 450, and 0.375 one above. Solving "mass above the bound = share of the steps done"
+for the bound is DreamTime's time schedule (Huang et al., 2024) with that density. The method runs 2,400
+steps.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 TOP = 800
-"""Timesteps from here on are never used: so much noise leaves nothing of the render to improve."""
+"""Timesteps from here on are never used: so much noise leaves nothing of the render."""
 PLATEAU = (350.0, 450.0)
 WIDTHS = (160.0, 145.0)
-"""Standard deviations below and above the plateau. They put the stated masses at either side."""
+"""Standard deviations below and above the plateau, which give the masses stated above."""
 
 
 def ahds_density(timesteps: Tensor) -> Tensor:
@@ -32,9 +32,10 @@ def ahds_density(timesteps: Tensor) -> Tensor:
 def ahds_bounds(steps: int, *, top: int = TOP, bottom: int = 0) -> Tensor:
     """The upper bound of each step's timesteps, int64 [steps], falling from `top` to `bottom`.
 
-    `top` other than 800 stretches the whole density (a prior on small images needs more noise before the
-    figure itself can move: neighbouring pixels repeat each other and so survive more of it). `bottom` cuts
-    the density off below, so that a short run does not end on steps that hardly change anything.
+    A `top` other than 800 stretches the density: neighbouring pixels are redundant and survive more noise
+    than latents do, so a prior on pixels needs larger timesteps to move the figure. `bottom` truncates the
+    density, so that a short run does not end on steps that hardly change anything. Raises ValueError for
+    steps < 1 and for a bottom outside 0..top-1.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
@@ -44,7 +45,7 @@ def ahds_bounds(steps: int, *, top: int = TOP, bottom: int = 0) -> Tensor:
     middles = (edges[1:] + edges[:-1]) / 2
     mass = torch.cumsum(ahds_density(middles * (TOP / top)), 0)
     mass = torch.cat([mass.new_zeros(1), mass / mass[-1]])
-    # Middle of each step's share: symmetric at both ends.
+    # The midpoint of each step: symmetric at both ends.
     left = 1 - (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
     cell = torch.searchsorted(mass, left).clamp(1, len(mass) - 1)
     fraction = (left - mass[cell - 1]) / (mass[cell] - mass[cell - 1])
@@ -52,9 +53,9 @@ def ahds_bounds(steps: int, *, top: int = TOP, bottom: int = 0) -> Tensor:
 
 
 def sample_timesteps(bound: int, count: int, generator: torch.Generator, *, minimum: int = 20) -> Tensor:
-    """`count` timesteps evenly from minimum..bound, int64 [count] (all `minimum` once the bound is below it).
+    """`count` timesteps uniform in minimum..bound, int64 [count]; all `minimum` once the bound is below it.
 
-    Stratified: one in each of `count` equal slices, in random order, so that a small batch covers the range.
+    Stratified: one in each of `count` equal strata, in random order, so that a small batch covers the range.
     """
     slices = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
     span = max(bound - minimum, 0) + 1

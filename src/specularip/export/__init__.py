@@ -1,7 +1,6 @@
-"""Ways out of the house: PLY for other viewers, video for people."""
+"""Exporters: PLY for other viewers, MP4 video."""
 
 from specularip.export.ply import read_ply, write_ply
-from specularip.export.video import turntable, write_video
-from specularip.files import atomic_path
+from specularip.export.video import write_video
 
-__all__ = ["atomic_path", "read_ply", "turntable", "write_ply", "write_video"]
+__all__ = ["read_ply", "write_ply", "write_video"]

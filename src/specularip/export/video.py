@@ -1,23 +1,17 @@
-"""Frames to an H.264 file that browsers play, and the frames of a turntable."""
+"""Encodes frames as H.264 video that browsers play."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import imageio_ffmpeg
 import numpy as np
-import torch
 
-from specularip.cameras import FULL, Cameras
 from specularip.errors import UserError
 from specularip.files import atomic_path
-
-if TYPE_CHECKING:
-    from specularip.avatar import Avatar
 
 
 def write_video(frames: Iterable[np.ndarray], path: str | os.PathLike[str], fps: float = 30.0) -> int:
@@ -83,33 +77,3 @@ def _check(frame: np.ndarray, shape: tuple[int, ...]) -> None:
         raise ValueError(f"frames must be uint8 [H,W,3], got {frame.dtype} {list(frame.shape)}")
     if frame.shape != shape:
         raise ValueError(f"frames must share one size: first {list(shape)}, then {list(frame.shape)}")
-
-
-def turntable(
-    avatar: Avatar, frames: int = 120, size: int = 480, elevation_deg: float = 8.0, background: float = 0.6
-) -> Iterator[np.ndarray]:
-    """uint8 [size,size,3] frames of one full turn around the avatar, starting in front; the turn closes, so
-    the video loops. The body fills the height of the frame."""
-    if frames < 1:
-        raise ValueError(f"frames must be at least 1, got {frames}")
-    heights = avatar.gaussians.means.detach()[:, 2]
-    low, high = torch.quantile(
-        heights[:: max(1, len(heights) // 100_000)], heights.new_tensor([0.002, 0.998])
-    )
-    middle, height = float(low + high) / 2, max(float(high - low), 1e-3)
-    for index in range(frames):
-        camera = Cameras.orbit(
-            360.0 * index / frames,
-            elevation_deg,
-            FULL.distance * height,
-            FULL.fov_y_deg,
-            size,
-            size,
-            (0, 0, middle),
-        ).to(heights.device)
-        yield to_uint8(avatar.render(camera, background).image[0])
-
-
-def to_uint8(image: torch.Tensor) -> np.ndarray:
-    """[H,W,C] in 0..1 to uint8, rounded."""
-    return (image.detach().clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()

@@ -23,7 +23,8 @@ from specularip.fitting.point_init import PointInit, init_points, neighbours
 from specularip.fitting.settings import FitConfig
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.cuda_graphs import GraphedFunction
-from specularip.metrics import SSIM_WINDOW, evaluate, find_lpips, ssim_map
+from specularip.lpips import NO_LPIPS, find_lpips
+from specularip.metrics import SSIM_WINDOW, evaluate, ssim_map
 from specularip.posed_images import PosedImages, load_points, load_posed_images
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
@@ -79,7 +80,7 @@ def fit(
     test = load_posed_images(data, "test")
     config = resolved(config or FitConfig(), place)
     load_points(data)  # all input is checked before an old run is replaced
-    lpips, no_lpips = find_lpips(place) if len(test) else (None, "")
+    lpips = find_lpips(place) if len(test) else None
     folder = RunFolder.open(folder_path, resume, overwrite)
     inputs = {"data": _fingerprint(train), "seed": seed, "settings": asdict(config)}
     with (
@@ -103,7 +104,8 @@ def fit(
         with session.timed("evaluate"):
             metrics = evaluate(avatar.to(place), test, lpips)
         _log_metrics(metrics, len(test), shown)
-        session.notes += [no_lpips] if no_lpips else []
+        if len(test) and lpips is None:
+            session.notes.append(NO_LPIPS)
         session.write_report(
             {
                 "data": str(data),

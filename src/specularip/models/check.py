@@ -18,6 +18,7 @@ from specularip.faces.insightface import DETECTOR, RECOGNISER, folders
 from specularip.faces.insightface import LICENCE as FACES_LICENCE
 from specularip.faces.insightface import PUBLISHED as PUBLISHED_FACES
 from specularip.faces.insightface import URL as FACES_URL
+from specularip.lpips import LPIPS_URLS, lpips_folder
 from specularip.stages.settings import Config
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -38,11 +39,6 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 """Endings of single files of weights; a .ckpt is recognised to be refused."""
 LONGEST_HEADER = 100_000_000
 """Bytes of a safetensors header, as its own library has it."""
-
-LPIPS_URLS = (
-    "https://download.pytorch.org/models/vgg16-397923af.pth",
-    "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth",
-)
 
 
 @dataclass(frozen=True)
@@ -231,7 +227,7 @@ def _faces(config: Config, checksums: bool) -> Model:
 
 
 def _lpips(checksums: bool) -> Model:
-    folder = on_disk(os.environ.get("SPECULARIP_LPIPS") or "~/.cache/specularip/lpips")
+    folder = lpips_folder()
     paths = [folder / url.rpartition("/")[2] for url in LPIPS_URLS]
     others = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if others and not any(path.is_file() for path in paths):

@@ -49,7 +49,7 @@ class Guide:
         if key not in self._identities:
             structure, guided = key
             self._identities[key] = identity(
-                self.prior, self.face, structure=structure, guided=guided, other=self.other
+                self.prior, self.face, structure=structure, guided=guided, negative=self.other
             )
         return self._identities[key]
 

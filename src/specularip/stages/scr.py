@@ -20,9 +20,9 @@ from specularip.cameras import HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
 from specularip.diffusion.refine import refine
 from specularip.kernels.async_transfer import StepMetrics, copy_async
 from specularip.kernels.cuda_graphs import GraphedFunction
-from specularip.losses import Lpips, Perceptual
 from specularip.stages.guide import Guide, as_images, draw
 from specularip.stages.initial_state import AvatarState
+from specularip.stages.perceptual import Perceptual, UnetFeatures
 from specularip.stages.photo_anchor import PhotoAnchor
 from specularip.stages.seid import specular_penalty
 from specularip.stages.settings import ScrConfig
@@ -215,8 +215,8 @@ def comparison(targets: Targets, perceptual: Perceptual | None) -> Comparison:
         wanted = [feature[rows] for feature in target_features]
         return photometric, perceptual.distance(perceptual.features(images), wanted)
 
-    # A prior's own features are captured in a CUDA graph already.
-    return GraphedFunction(compare) if perceptual is None or isinstance(perceptual, Lpips) else compare
+    # The features of a prior's UNet are captured in a CUDA graph already.
+    return compare if isinstance(perceptual, UnetFeatures) else GraphedFunction(compare)
 
 
 @torch.no_grad()

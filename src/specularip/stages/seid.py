@@ -135,7 +135,7 @@ def sds_inputs(guide: Guide, step: int, bound: int, rows: slice, generator: torc
     viewmats, Ks = copy_async(cameras.viewmats, device), copy_async(cameras.Ks, device)
     return SdsInputs(
         Cameras(viewmats, Ks, cameras.width, cameras.height),
-        replace(condition, pose=prior.read_pose(condition.pose)),
+        replace(condition, pose=prior.encode_pose(condition.pose)),
         timesteps[chosen],
         copy_async(noise[chosen], device),
     )

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from specularip.errors import UserError
+from specularip.files import json_value
 from specularip.kernels.async_transfer import HostCopy, StepMetrics
 from specularip.progress import Progress
 from specularip.run_folder import Checkpoint, RunFolder
@@ -61,7 +62,7 @@ class Session:
         self.folder, self.progress, self.device, self.ranks = folder, progress, device, ranks
         self.notes = list(notes)
         self.seconds: dict[str, float] = {}
-        self._stop, self._inputs, self._writer = stop, _plain(inputs), BackgroundWriter()
+        self._stop, self._inputs, self._writer = stop, json_value(inputs), BackgroundWriter()
         self._timed: tuple[str, float] | None = None  # the phase being timed and its start
         self._pending: tuple[int, StepMetrics] | None = None  # a step whose metrics were not read yet
         self._skipped = 0.0
@@ -232,10 +233,3 @@ class Session:
                 f"training diverged: loss or gradients not finite at step {done} of {self._phase}; the last "
                 f"checkpoint in {self.folder.path} is kept: try another --seed"
             )
-
-
-def _plain(value: Any) -> Any:
-    """Lists for tuples, as JSON gives them back, so that values compare equal after a round trip."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -1,24 +1,22 @@
-"""Layers that UNet, ControlNet and autoencoder share, on features [B,H,W,C], from diffusers' own modules.
+"""Layers that UNet, ControlNet and autoencoder share, on features [B,H,W,C], built from diffusers' modules.
 
-They read the modules' weights where they lie (`pack` puts those of convolutions into the order that the
-tensor cores want) and compute what the modules compute, up to rounding, in fewer passes.
+They use the modules' weights in place (`pack` puts those of convolutions into channels-last order) and
+compute what the modules compute, up to rounding, in fewer passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from specularip.diffusion.fast.features import Features, Norm, Part
 from specularip.diffusion.fast.ops import (
-    Features,
-    Norm,
-    Part,
     coefficients,
     join,
     normalize,
@@ -28,64 +26,38 @@ from specularip.diffusion.fast.ops import (
     spread,
 )
 
-T = TypeVar("T")
 Tape = list[Any]
-"""What the backward pass of a network needs, in the order in which it was computed."""
+"""Saved tensors for the backward pass of a network, one record a layer in forward order."""
 
 
 @contextmanager
-def fast_kernels(*, trying: bool = True) -> Iterator[None]:
-    """The library's fastest convolutions and attention, cuDNN's first. trying: all convolutions, for each
-    shape when it first comes; else cuDNN's guess."""
+def fast_kernels(*, benchmark: bool = True) -> Iterator[None]:
+    """The library's fastest convolutions and attention, cuDNN first.
+
+    benchmark: cuDNN times its convolutions for every new shape; else it uses its heuristic.
+    """
     order = [
         SDPBackend.CUDNN_ATTENTION,
         SDPBackend.FLASH_ATTENTION,
         SDPBackend.EFFICIENT_ATTENTION,
         SDPBackend.MATH,
     ]
-    flags = torch.backends.cudnn.flags(enabled=True, benchmark=trying, deterministic=False, allow_tf32=True)
+    flags = torch.backends.cudnn.flags(
+        enabled=True, benchmark=benchmark, deterministic=False, allow_tf32=True
+    )
     with flags, sdpa_kernel(order, set_priority=True):
         yield
 
 
-_SIDE_STREAMS: dict[tuple[int, int], torch.cuda.Stream] = {}
-"""By the stream that they branch off, and their number. Always the same: each keeps memory of its own."""
-
-
-def abreast(works: list[Callable[[], T]]) -> list[T]:
-    """The results of independent works. On CUDA they run side by side, and fill each other's gaps.
-
-    What works share must outlive the call, since they only queue it: keep it in variables of the caller.
-    """
-    if len(works) == 1 or not torch.cuda.is_available():
-        return [work() for work in works]
-    current = torch.cuda.current_stream()
-    sides = []
-    for number in range(1, len(works)):
-        key = current.cuda_stream, number
-        if key not in _SIDE_STREAMS:
-            _SIDE_STREAMS[key] = torch.cuda.Stream()
-        sides.append(_SIDE_STREAMS[key])
-    results: dict[int, T] = {}
-    for number, side in enumerate(sides, 1):
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            results[number] = works[number]()
-    results[0] = works[0]()
-    for side in sides:
-        current.wait_stream(side)
-    return [results[number] for number in range(len(works))]
-
-
 def pack(network: nn.Module) -> None:
-    """Put every convolution's weights into channels-last order, in place."""
+    """Reorder every convolution's weights to channels-last, in place."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def concatenated(weights: list[Tensor]) -> Tensor:
-    """Parameters joined along the first axis; they become views of the result, so that none is held twice."""
+    """Parameters concatenated along the first axis; they become views of the result, not held twice."""
     whole = torch.cat([w.data for w in weights])
     for weight, piece in zip(weights, whole.split([len(w) for w in weights])):
         weight.data = piece
@@ -99,15 +71,15 @@ def convolve(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int | None 
 
 
 def mirrored(weight: Tensor) -> Tensor:
-    """The weight with which `convolve` computes the gradient on the input of a stride-1 convolution.
+    """The weight with which `convolve` computes the input gradient of a stride-1 convolution.
 
-    The library's own gradient kernels are two to five times slower than its forward ones.
+    The library's backward kernels are two to five times slower than its forward ones.
     """
     return weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=torch.channels_last)
 
 
 class EntryConvolution:
-    """A 3x3 convolution of a few channels, too narrow for the tensor cores: as a product with its patches."""
+    """A 3x3 convolution of a few channels, too narrow for tensor cores: im2col and a matrix product."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         self.channels = conv.in_channels
@@ -117,30 +89,32 @@ class EntryConvolution:
         self.bias = None if conv.bias is None else conv.bias.data
 
     def __call__(self, x: Tensor, gain: float = 1.0, offset: float = 0.0) -> Tensor:
-        """x [B,C,H,W], any layout and float dtype -> the convolution of x·gain + offset, [B,H,W,D]."""
+        """The convolution of x·gain + offset, [B,H,W,D], for x [B,C,H,W] of any layout and float dtype."""
         columns = patches(x, self.weight.shape[1], gain, offset, self.weight.dtype)
         return F.linear(columns, self.weight, self.bias)
 
     def backward(self, grad: Tensor) -> Tensor:
-        """Gradient [B,C,H,W] float32 on its input at gain 1."""
+        """Gradient [B,C,H,W] float32 on the input for gain 1."""
         return patches_backward(grad @ self.weight, self.channels)
 
 
 def group_norm(norm: nn.GroupNorm, x: Features, shift: Tensor | None = None) -> Norm:
-    """Statistics of a diffusers group norm on x + shift."""
+    """A diffusers group norm with its statistics on x + shift."""
     return coefficients(x, norm.weight, norm.bias, norm.num_groups, norm.eps, shift)
 
 
 def linear(x: Tensor, layer: nn.Module) -> Tensor:
-    """A linear layer, or a 1x1 convolution as one."""
+    """A linear layer or a 1x1 convolution."""
     weight: Tensor = layer.weight  # type: ignore[assignment]
     bias: Tensor | None = layer.bias  # type: ignore[assignment]
     return F.linear(x, weight.flatten(1), bias)
 
 
 def resnet(block: Any, x: Features, shift: Tensor | None = None, tape: Tape | None = None) -> Features:
-    """A diffusers ResnetBlock2D. shift [b,D] float32: its projected time embedding, already with the first
-    convolution's bias; None: there is no time. The result comes with its sums."""
+    """A diffusers ResnetBlock2D; the result has its sums.
+
+    shift [b,D] float32: projected time embedding plus the first convolution's bias; None: no time embedding.
+    """
     first = group_norm(block.norm1, x)
     hidden = convolve(normalize(x.x, first), block.conv1.weight)
     second = group_norm(block.norm2, Features(hidden), block.conv1.bias if shift is None else shift)
@@ -153,7 +127,7 @@ def resnet(block: Any, x: Features, shift: Tensor | None = None, tape: Tape | No
 
 
 class ResnetBackward:
-    """Gradient of `resnet` on its input, from the record on the tape."""
+    """Backward pass of `resnet` on its input, from its record on the tape."""
 
     def __init__(self, block: Any) -> None:
         self.first, self.second = mirrored(block.conv1.weight.data), mirrored(block.conv2.weight.data)
@@ -167,15 +141,15 @@ class ResnetBackward:
 
 
 class Upsampling:
-    """Nearest-neighbour doubling and a 3x3 convolution, as one 2x2 convolution at the small size.
+    """Nearest-neighbour upsampling by 2 and a 3x3 convolution, as one 2x2 convolution at the small size.
 
-    Of the nine taps that an output pixel sees on the doubled image, those on equal pixels add up: four are
-    left, others for even and odd rows and columns. All four kinds are channels of one convolution.
+    Of the nine taps of an output pixel on the upsampled image, those on copies of one pixel add up: four are
+    left, which differ for even and odd rows and columns. All four variants are channels of one convolution.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         weight = conv.weight.data.float()
-        # An even pixel sees its left neighbour once, itself twice; an odd one itself twice, its right once.
+        # Even pixels: one tap on the left neighbour, two on itself; odd: two on itself, one on the right.
         rows = (weight[:, :, :1], weight[:, :, 1:].sum(2, keepdim=True))
         even = torch.cat(rows, 2)
         odd = torch.cat([weight[:, :, :2].sum(2, keepdim=True), weight[:, :, 2:]], 2)
@@ -193,6 +167,6 @@ class Upsampling:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [B,H,W,C] -> [B,2H,2W,C], with bias."""
-        # Position i of this grid sees pixels i-1 and i: for the even row of i, and the odd one of i-1.
+        # Position i of this grid covers pixels i-1 and i: the even row of i, and the odd row of i-1.
         grid = convolve(x, self.weight, padding=1)
         return spread(grid, x.shape[1], x.shape[2], 1, self.bias)

@@ -1,18 +1,17 @@
-"""Memory-bound steps of a Stable Diffusion network, each in as few passes over its data as it can be.
+"""Memory-bound operations of a Stable Diffusion network, each in as few passes over its data as possible.
 
-Everything here works on features [B,H,W,C], contiguous: what the tensor cores read, with no transposing in
-between. A convolution is the library's; what lies between two of them (bias, residual, time embedding, group
-norm, SiLU) is these functions'. On CUDA they are the kernels of `fused_triton`, elsewhere plain torch.
+All operate on features [B,H,W,C], contiguous: the layout that tensor cores read, with no transposes in
+between. Convolutions are the library's; what lies between two of them (bias, residual, time embedding, group
+norm, SiLU) is computed here: on CUDA by the Triton kernels of `triton_ops`, elsewhere by plain torch.
 
-Group norm goes in three steps. `join` writes a sum or a concatenation and, while it has the values at hand,
-adds up each channel's values and squares. `coefficients` turns those sums into a scale and an offset of every
-channel: a constant added to a channel (a convolution's bias, a time embedding) is folded into them and never
-written. `normalize` applies them.
+Group norm takes three steps. `join` writes a sum or a concatenation and accumulates each channel's sum and
+sum of squares on the way. `coefficients` turns those sums into a scale and an offset for every channel: a
+constant added to a channel (a convolution's bias, a time embedding) is folded into them and never written.
+`normalize` applies them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,53 +20,30 @@ from torch import Tensor
 
 from specularip.diffusion.attention import for_branches, plain_attention
 from specularip.diffusion.fast import hopper_attention
+from specularip.diffusion.fast.features import Features, Norm, Part
+
+USE_TRITON = True
+"""False: plain torch on CUDA too, for comparison."""
+
+
+def uses_triton(x: Tensor) -> bool:
+    """Whether the operations on `x` run as Triton kernels."""
+    return USE_TRITON and x.is_cuda
 
 
 def _kernels() -> Any:
-    # Imported here: Triton comes with torch's CUDA builds alone.
-    from specularip.diffusion.fast import triton_ops as fused_triton
+    # Imported late: only torch's CUDA builds come with Triton.
+    from specularip.diffusion.fast import triton_ops
 
-    return fused_triton
-
-
-@dataclass(frozen=True)
-class Part:
-    """One run of channels of `join`: x + other + bias. x and other [b,H,W,C]: image i of the
-    result reads i mod b; bias [C]."""
-
-    x: Tensor
-    other: Tensor | None = None
-    bias: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Features:
-    """x [B,H,W,C] and, if known, `sums` [B,chunks,2,C] float32: sums of its values and of their squares."""
-
-    x: Tensor
-    sums: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A group norm with its statistics: `values` [4,B,C] float32 holds scale, offset, centre, 1/deviation.
-
-    [4,1,C] serves all images.
-
-    y = x·scale + offset, and (x − centre)/deviation is the value before weight and bias.
-    """
-
-    values: Tensor
-    weight: Tensor
-    groups: int
+    return triton_ops
 
 
 def join(parts: list[Part], *, sums: bool = True) -> Features:
-    """The parts, concatenated along the channels, [B,H,W,C], B the most images that a part has.
+    """The parts, concatenated along the channels, [B,H,W,C], B the largest number of images of a part.
 
-    One part that adds nothing is not copied.
+    A single part that adds nothing is not copied.
     """
-    if parts[0].x.is_cuda:
+    if uses_triton(parts[0].x):
         return Features(*_kernels().join(parts, sums))
     images = max(len(t) for part in parts for t in (part.x, part.other) if t is not None)
     made = []
@@ -91,11 +67,11 @@ def coefficients(
         features = join([Part(features.x)])
     x, sums = features.x, features.sums
     if sums is None:
-        raise AssertionError("join was asked for sums")
+        raise AssertionError("join computes sums")
     if shift is not None and shift.ndim == 1:
         shift = shift[None]
     pixels = x.shape[1] * x.shape[2]
-    if x.is_cuda:
+    if uses_triton(x):
         return Norm(_kernels().coefficients(sums, pixels, weight, bias, groups, eps, shift), weight, groups)
     first, second = sums.sum(1).unbind(1)
     moved = torch.zeros_like(first) if shift is None else for_branches(shift, len(x))
@@ -113,7 +89,7 @@ def coefficients(
 
 def normalize(x: Tensor, norm: Norm, *, silu: bool = True) -> Tensor:
     """x·scale + offset, then SiLU."""
-    if x.is_cuda:
+    if uses_triton(x):
         return _kernels().normalize(x, norm.values, silu)
     scale, offset = norm.values[:2, :, None, None]
     value = x.float() * scale + offset
@@ -124,7 +100,7 @@ def normalize_backward(
     x: Tensor, grad: Tensor, norm: Norm, *, silu: bool = True, residual: Tensor | None = None
 ) -> Tensor:
     """Gradient on x of `normalize` (statistics included) for `grad` on its result, plus `residual`."""
-    if x.is_cuda:
+    if uses_triton(x):
         return _kernels().normalize_backward(x, grad, norm.values, norm.weight, norm.groups, silu, residual)
     scale, offset, centre, rate = norm.values[:, :, None, None]
     wide, inner = x.float(), grad.float()
@@ -150,19 +126,19 @@ def normalize_backward(
 def add_layer_norm(
     x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """x + delta and its layer norm, both [B,T,C]. x may have fewer images (image i reads i mod b)."""
-    if x.is_cuda:
+    """x + delta and its layer norm, both [B,T,C]. x may have fewer images b (image i reads i mod b)."""
+    if uses_triton(x):
         return _kernels().add_layer_norm(x, delta, weight, bias, eps)
     total = x if delta is None else for_branches(x, len(delta)) + delta
     return total, F.layer_norm(total, total.shape[-1:], weight, bias, eps)
 
 
 def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer's first half of channels times the GELU of its second, [...,D] -> [...,C].
+    """GEGLU of x [...,D], [...,C]: half the channels of a linear layer times the GELU of the other half.
 
-    weight [2C,D], bias [2C].
+    weight [2C,D], bias [2C]; Shazeer, GLU variants improve transformer, 2020.
     """
-    if x.is_cuda and x.dtype != torch.float32:
+    if uses_triton(x) and x.dtype != torch.float32:
         return _kernels().geglu(x, weight, bias)
     value, gate = F.linear(x, weight, bias).chunk(2, -1)
     return value * F.gelu(gate)
@@ -177,12 +153,12 @@ def cross_attention(
     face_value: Tensor | None = None,
     face_scale: Tensor | None = None,
 ) -> Tensor:
-    """Attention over text plus `face_scale` [B] times attention over the face, [B,T,C].
+    """Attention over text tokens plus `face_scale` [B] times attention over identity tokens, [B,T,C].
 
-    query [b,T,C] (image i reads i mod b); key, value [B,S,C], face_key, face_value [B,n,C], which may
-    be slices of wider tensors.
+    query [b,T,C] (image i reads i mod b); key, value [B,S,C] and face_key, face_value [B,n,C] may be slices
+    of wider tensors.
     """
-    if query.is_cuda:
+    if uses_triton(query):
         return _kernels().cross_attention(query, key, value, heads, face_key, face_value, face_scale)
     query = for_branches(query, len(key))
     out = plain_attention(query, key, value, heads)
@@ -193,7 +169,7 @@ def cross_attention(
 
 
 def self_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Attention of queries [B,T,C] over keys and values [B,S,C], [B,T,C]. Slices of wider tensors will do."""
+    """Attention of queries [B,T,C] over keys and values [B,S,C], which may be slices, [B,T,C]."""
     if hopper_attention.suits(query, key, value, heads):
         return hopper_attention.attention(query, key, value, heads)
     return plain_attention(query, key, value, heads)
@@ -201,30 +177,30 @@ def self_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Ten
 
 def softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
     """Softmax of float32 scores [...,S] over the last axis, in `dtype`."""
-    return _kernels().softmax(scores, dtype) if scores.is_cuda else torch.softmax(scores, -1).to(dtype)
+    return _kernels().softmax(scores, dtype) if uses_triton(scores) else torch.softmax(scores, -1).to(dtype)
 
 
 def softmax_backward(probabilities: Tensor, grad: Tensor, scale: float) -> Tensor:
-    """scale · P(dP − Σ P·dP): gradient on scores/scale of a softmax, for the gradient on its result."""
-    if grad.is_cuda:
+    """scale · P(dP − Σ P·dP): gradient of a softmax on scores/scale for the gradient dP on its result P."""
+    if uses_triton(grad):
         return _kernels().softmax_backward(probabilities, grad, scale)
     product = probabilities.float() * grad.float()
     return (scale * (product - probabilities.float() * product.sum(-1, keepdim=True))).to(grad.dtype)
 
 
 def bias_silu(bias: Tensor) -> Norm:
-    """With `normalize`: SiLU of x + bias [C]."""
+    """The norm with which `normalize` computes SiLU of x + bias [C]."""
     bias = bias.float()
     ones, zeros = torch.ones_like(bias), torch.zeros_like(bias)
     return Norm(torch.stack([ones, bias, zeros, ones])[:, None].contiguous(), ones, 1)
 
 
 def patches(x: Tensor, width: int, gain: float, offset: float, dtype: torch.dtype) -> Tensor:
-    """The 3x3 neighbourhoods of x·gain + offset, zeros outside: [B,C,H,W] -> [B,H,W,width], width >= 9C.
+    """im2col: 3x3 patches of x·gain + offset, zero-padded: [B,C,H,W] -> [B,H,W,width], width >= 9C.
 
-    Channel 9c+k is tap k of channel c, as a convolution's weights are ordered; the rest is zero.
+    Channel 9c+k is tap k of channel c, the order of a convolution's weights; the rest is zero.
     """
-    if x.is_cuda:
+    if uses_triton(x):
         return _kernels().patches(x, width, gain, offset, dtype)
     columns = F.unfold(x.float() * gain + offset, 3, padding=1).mT
     return F.pad(columns, (0, width - columns.shape[-1])).unflatten(1, x.shape[2:]).to(dtype)
@@ -232,17 +208,17 @@ def patches(x: Tensor, width: int, gain: float, offset: float, dtype: torch.dtyp
 
 def patches_backward(grad: Tensor, channels: int) -> Tensor:
     """Gradient on x of `patches` with gain 1, [B,H,W,width] -> [B,C,H,W] float32."""
-    if grad.is_cuda:
+    if uses_triton(grad):
         return _kernels().patches_backward(grad, channels)
     return F.fold(grad.float()[..., : 9 * channels].flatten(1, 2).mT, grad.shape[1:3], 3, padding=1)
 
 
 def spread(x: Tensor, height: int, width: int, step: int, bias: Tensor | None = None) -> Tensor:
-    """Channels to pixels: [B,H',W',4C] -> [B,2·height,2·width,C], plus bias [C].
+    """Channels to pixels (a pixel shuffle): [B,H',W',4C] -> [B,2·height,2·width,C], plus bias [C].
 
-    Pixel (2i+r, 2j+s) is run 2r+s of the channels at (i + r·step, j + s·step).
+    Pixel (2i+r, 2j+s) is channel range 2r+s at (i + r·step, j + s·step).
     """
-    if x.is_cuda:
+    if uses_triton(x):
         return _kernels().spread(x, height, width, step, bias)
     kinds = x.unflatten(-1, (2, 2, -1))
     out = x.new_empty(len(x), height, 2, width, 2, kinds.shape[-1])

@@ -1,8 +1,8 @@
-"""The kernels behind `fused`, in Triton: float32 inside, the features' own dtype in memory.
+"""The Triton kernels of `ops`: float32 arithmetic, the features' own dtype in memory.
 
-Features [B,H,W,C] are read as images of H·W rows. Sums over rows are written by chunk and added up by the
-next kernel: no atomics, so the same input gives the same bits. Kernels that reread what the one before wrote
-walk backwards, since what was touched last is still in the cache.
+Features [B,H,W,C] are treated as images of H·W rows. Sums over rows are written by chunk and reduced by the
+next kernel: without atomics, the same input gives the same bits. Kernels that reread the output of the
+previous one walk it backwards, since what was written last is still in the cache.
 """
 
 # Kernel parameters carry no types, as everywhere in Triton.
@@ -10,24 +10,21 @@ walk backwards, since what was touched last is still in the cache.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from specularip.diffusion.fast.ops import Part
+from specularip.diffusion.fast.features import Part
 
 ROWS, CHANNELS = 64, 64
-"""A tile: its rows are 128 bytes of float16."""
+"""A tile, whose rows are 128 bytes of float16."""
 SUM_ROWS, SUM_WARPS = 64, 2
-"""The tile of reductions, and few warps: what warps add up in the end costs more than the reading."""
+"""The tile of reductions, with few warps: reducing across warps costs more than the reads."""
 PROGRAMS = 2048
-"""About how many programs a reduction is cut into: several for each multiprocessor."""
+"""About how many programs a reduction is split into: several for each multiprocessor."""
 BACKWARD_ROWS = 32
-"""The tile of `_normalize_backward`, which reads up to three tensors."""
+"""Rows of the tile of `_normalize_backward`, which reads up to three tensors."""
 
 
 def _dimensions(x: Tensor) -> tuple[int, int, int]:
@@ -36,7 +33,7 @@ def _dimensions(x: Tensor) -> tuple[int, int, int]:
 
 
 def _chunks(images: int, rows: int, channels: int) -> tuple[int, int]:
-    """Into how many chunks a reduction cuts an image, and the rows of each."""
+    """The number of chunks that a reduction splits an image into, and the rows of each."""
     wanted = max(1, PROGRAMS // (images * triton.cdiv(channels, CHANNELS)))
     chunk = triton.cdiv(triton.cdiv(rows, wanted), SUM_ROWS) * SUM_ROWS
     return triton.cdiv(rows, chunk), chunk
@@ -79,7 +76,7 @@ def _join(
 
 
 def join(parts: list[Part], wants_sums: bool) -> tuple[Tensor, Tensor | None]:
-    """See `fused.join`."""
+    """See `ops.join`."""
     images = max(len(t) for part in parts for t in (part.x, part.other) if t is not None)
     _, rows, _ = _dimensions(parts[0].x)
     channels = sum(part.x.shape[-1] for part in parts)
@@ -135,7 +132,7 @@ def _coefficients(
 
 
 def _blocks(chunks: int, width: int) -> tuple[int, int]:
-    """Tile of the kernels that add up chunks of a group `width` channels wide."""
+    """Tile of the kernels that reduce the chunks of a group of `width` channels."""
     wide = triton.next_power_of_2(width)
     return min(triton.next_power_of_2(chunks), max(1, 4096 // wide)), wide
 
@@ -143,7 +140,7 @@ def _blocks(chunks: int, width: int) -> tuple[int, int]:
 def coefficients(
     sums: Tensor, rows: int, weight: Tensor, bias: Tensor, groups: int, eps: float, shift: Tensor | None
 ) -> Tensor:
-    """`fused.Norm.values` [4,B,C] from sums [B,chunks,2,C] over `rows` rows."""
+    """`Norm.values` [4,B,C] from sums [B,chunks,2,C] over `rows` rows."""
     images, chunks, _, channels = sums.shape
     values = sums.new_empty(4, images, channels)
     width = channels // groups
@@ -173,7 +170,7 @@ def _normalize(
 
 
 def normalize(x: Tensor, values: Tensor, silu: bool) -> Tensor:
-    """See `fused.normalize`."""
+    """See `ops.normalize`."""
     images, rows, channels = _dimensions(x)
     out = torch.empty_like(x)
     grid = (triton.cdiv(channels, CHANNELS), triton.cdiv(rows, ROWS), images)
@@ -183,7 +180,7 @@ def normalize(x: Tensor, values: Tensor, silu: bool) -> Tensor:
 
 @triton.jit
 def _inner(x, grad, scale, offset, SILU: tl.constexpr):
-    """Gradient before weight and bias of the norm's own result."""
+    """Gradient on the group norm's output, before SiLU."""
     if SILU:
         value = x * scale + offset
         gate = tl.sigmoid(value)
@@ -271,7 +268,7 @@ def _normalize_backward(
 def normalize_backward(
     x: Tensor, grad: Tensor, values: Tensor, weight: Tensor, groups: int, silu: bool, residual: Tensor | None
 ) -> Tensor:
-    """See `fused.normalize_backward`."""
+    """See `ops.normalize_backward`."""
     images, rows, channels = _dimensions(x)
     chunks, chunk = _chunks(images, rows, channels)
     width = channels // groups
@@ -320,7 +317,7 @@ LAYER_NORM_TILE = 2048
 def add_layer_norm(
     x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """See `fused.add_layer_norm`."""
+    """See `ops.add_layer_norm`."""
     like = x if delta is None else delta
     channels = x.shape[-1]
     rows = like.numel() // channels
@@ -337,7 +334,7 @@ def add_layer_norm(
 
 @triton.jit
 def _erf(x):
-    """erf(x/√2): to 8e-6 an odd polynomial up to 4, where it is 1 but for 6e-5. Faster than libdevice's."""
+    """erf(x/√2) by an odd polynomial, within 8e-6 for |x| <= 4 and 6e-5 beyond. Faster than libdevice's."""
     x = tl.minimum(tl.maximum(x, -4.0), 4.0)
     y = x * x
     p = 1.6125951463708777e-10
@@ -371,7 +368,7 @@ def _geglu(
 
 
 def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """See `fused.geglu`. Both halves of a tile stay in registers, so the wide product is never written."""
+    """See `ops.geglu`. Both halves of a tile stay in registers: the wide product is never written."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     depth, width = x.shape[-1], len(weight) // 2
@@ -395,7 +392,7 @@ def _load_tokens(at, row, tokens, depth: tl.constexpr, TOKENS: tl.constexpr, DEP
 
 @triton.jit
 def _attend(queries, keys, values, tokens, scale, TOKENS: tl.constexpr):
-    """Attention of a tile of queries over at most TOKENS keys, in one piece; scale for base 2."""
+    """Attention of a tile of queries over at most TOKENS keys, all at once; scale includes log2(e)."""
     scores = tl.dot(queries, tl.trans(keys)) * scale
     scores = tl.where((tl.arange(0, TOKENS) < tokens)[None, :], scores, float("-inf"))
     weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
@@ -434,14 +431,14 @@ def _cross_attention(
 
 
 CROSS_ROWS, CROSS_TILES = 64, 4
-"""Queries of a tile, and tiles that a program takes one after the other with the same keys."""
+"""Queries of a tile, and the most tiles that a program processes with the same keys."""
 
 
 def cross_attention(
     query: Tensor, key: Tensor, value: Tensor, heads: int,
     face_key: Tensor | None, face_value: Tensor | None, face_scale: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """See `fused.cross_attention`."""
+    """See `ops.cross_attention`."""
     images, length, channels = len(key), *query.shape[1:]
     depth = channels // heads
     out = query.new_empty(images, length, channels)
@@ -449,7 +446,7 @@ def cross_attention(
     if face_key is None or face_value is None or face_scale is None:
         face_key, face_value, face_scale = key, value, key
     wide = max(16, triton.next_power_of_2(depth))
-    # Many heads and images are programs enough: only then is one worth several tiles.
+    # Several tiles a program pay only where heads and images alone fill the GPU.
     tiles = min(CROSS_TILES, max(1, length * heads * images // (CROSS_ROWS * 1024)))
     _cross_attention[(triton.cdiv(length, CROSS_ROWS * tiles), heads, images)](
         query, key, value, face_key, face_value, face_scale, out, length, len(query), key.shape[1],
@@ -474,7 +471,7 @@ def _softmax(scores, out, length, LENGTH: tl.constexpr):
 
 
 def softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
-    """See `fused.softmax`."""
+    """See `ops.softmax`."""
     length = scores.shape[-1]
     out = torch.empty_like(scores, dtype=dtype)
     wide = triton.next_power_of_2(length)
@@ -493,7 +490,7 @@ def _softmax_backward(weights, grad, out, length, scale, LENGTH: tl.constexpr):
 
 
 def softmax_backward(probabilities: Tensor, grad: Tensor, scale: float) -> Tensor:
-    """See `fused.softmax_backward`."""
+    """See `ops.softmax_backward`."""
     length = grad.shape[-1]
     out = torch.empty_like(grad)
     wide = triton.next_power_of_2(length)
@@ -523,7 +520,7 @@ def _patches(
 
 
 def patches(x: Tensor, width: int, gain: float, offset: float, dtype: torch.dtype) -> Tensor:
-    """See `fused.patches`."""
+    """See `ops.patches`."""
     images, channels, tall, wide = x.shape
     out = x.new_empty(images, tall, wide, width, dtype=dtype)
     _patches[(triton.cdiv(tall * wide, 64), images)](
@@ -547,7 +544,7 @@ def _patches_backward(grad, out, height, width, grad_channels, PIXELS: tl.conste
 
 
 def patches_backward(grad: Tensor, channels: int) -> Tensor:
-    """See `fused.patches_backward`."""
+    """See `ops.patches_backward`."""
     images, tall, wide, width = grad.shape
     out = grad.new_empty(images, channels, tall, wide, dtype=torch.float32)
     _patches_backward[(triton.cdiv(tall * wide, 256), channels, images)](grad, out, tall, wide, width, 256)
@@ -573,7 +570,7 @@ def _spread(
 
 
 def spread(x: Tensor, height: int, width: int, step: int, bias: Tensor | None) -> Tensor:
-    """See `fused.spread`."""
+    """See `ops.spread`."""
     images, channels = len(x), x.shape[-1] // 4
     out = x.new_empty(images, 2 * height, 2 * width, channels)
     _spread[(triton.cdiv(channels, CHANNELS), triton.cdiv(height * width, ROWS), 4 * images)](

@@ -1,14 +1,16 @@
 """UNet and ControlNet of Stable Diffusion without gradients, all branches of guidance in one pass.
 
-What the branches share is computed once: they differ in their words and faces alone, which first speak in
-the first transformer's cross-attention. Until there the batch is the V views, after it all evaluations,
+What the branches share is computed once: they differ only in text and identity tokens, which first enter in
+the first transformer's cross-attention. Up to there the batch is the V views, from there on all evaluations,
 branch-major: evaluation i is of view i mod V, and the last branch may leave out the last views. Keys and
-values of all words are one matrix product, and so are all time embeddings.
+values of all cross-attentions are one matrix product, and so are all time embeddings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from specularip.diffusion.attention import IdentityCrossAttention, KeyViews, attend_shared
+from specularip.diffusion.denoiser import DenoiserInputs
+from specularip.diffusion.fast.features import Features, Part
 from specularip.diffusion.fast.layers import (
     EntryConvolution,
     Upsampling,
-    abreast,
     concatenated,
     convolve,
     group_norm,
@@ -28,8 +31,6 @@ from specularip.diffusion.fast.layers import (
     resnet,
 )
 from specularip.diffusion.fast.ops import (
-    Features,
-    Part,
     add_layer_norm,
     bias_silu,
     cross_attention,
@@ -38,25 +39,26 @@ from specularip.diffusion.fast.ops import (
     normalize,
     self_attention,
 )
+from specularip.kernels.streams import run_on_streams
 
 
 @dataclass(frozen=True)
 class Context:
     """What every block reads besides the features.
 
-    shifts: by resnet block, its time embedding and first bias, [V,D] float32. words, faces: by
-    cross-attention, keys and values [E,T,2C] of E evaluations. face_scale [E] float32.
+    shifts: by resnet block, its projected time embedding plus first bias, [V,D] float32. text, identity: by
+    transformer block, keys and values [E,T,2C] of E evaluations. identity_scale [E] float32.
     """
 
     shifts: dict[int, Tensor]
-    words: dict[int, Tensor]
-    faces: dict[int, Tensor]
-    face_scale: Tensor | None
+    text: dict[int, Tensor]
+    identity: dict[int, Tensor]
+    identity_scale: Tensor | None
     key_views: KeyViews | None
 
 
 def supported(network: Any) -> bool:
-    """Whether a UNet2DConditionModel or ControlNetModel is built of Stable Diffusion 1's parts."""
+    """Whether a UNet2DConditionModel or ControlNetModel has Stable Diffusion 1's architecture."""
     config = network.config
     kinds = {*config.down_block_types, *getattr(config, "up_block_types", ())}
     known = {"CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"}
@@ -85,7 +87,7 @@ class Transformer:
         self.module, self.block = module, module.transformer_blocks[0]
         attn = self.block.attn1
         self.qkv = concatenated([attn.to_q.weight, attn.to_k.weight, attn.to_v.weight])
-        # The feed-forward's last bias, seen through the projection that follows it.
+        # The feed-forward's last bias is folded into that of the projection after it.
         self.exit = module.proj_out.weight.data.flatten(1)
         carried = self.exit.float() @ self.block.ff.net[2].bias.data.float()
         self.exit_bias = (module.proj_out.bias.data.float() + carried).to(self.exit.dtype)
@@ -106,12 +108,12 @@ class Transformer:
         tokens = tokens.flatten(1, 2)
         tokens, normed = self._add_norm(tokens, None, block.norm1)
         tokens, normed = self._add_norm(tokens, self._self_attention(normed, context.key_views), block.norm2)
-        key, value = context.words[id(block)].chunk(2, -1)
-        face = context.faces.get(id(block))
-        face_key, face_value = (None, None) if face is None else face.chunk(2, -1)
+        key, value = context.text[id(block)].chunk(2, -1)
+        identity = context.identity.get(id(block))
+        face_key, face_value = (None, None) if identity is None else identity.chunk(2, -1)
         query = F.linear(normed, block.attn2.to_q.weight)
         attended = cross_attention(
-            query, key, value, block.attn2.heads, face_key, face_value, context.face_scale
+            query, key, value, block.attn2.heads, face_key, face_value, context.identity_scale
         )
         tokens, normed = self._add_norm(tokens, linear(attended, block.attn2.to_out[0]), block.norm3)
         inner, outer = block.ff.net[0].proj, block.ff.net[2]
@@ -126,7 +128,7 @@ class Transformer:
 
 
 class Trunk:
-    """What UNet and ControlNet have in common: time, words, and the blocks down to the middle."""
+    """What UNet and ControlNet share: time embedding, text, and the blocks down to the middle."""
 
     def __init__(self, network: Any) -> None:
         pack(network)
@@ -140,52 +142,48 @@ class Trunk:
         transformers = [m for m in modules if type(m).__name__ == "Transformer2DModel"]
         self.transformers = {id(m): Transformer(m) for m in transformers}
         self.blocks = [m.transformer_blocks[0] for m in transformers]
-        self.word_weight = concatenated(
+        self.text_weight = concatenated(
             [w for b in self.blocks for w in (b.attn2.to_k.weight, b.attn2.to_v.weight)]
         )
-        faces = [b.attn2.processor for b in self.blocks]
-        self.face_weight = None
-        if all(isinstance(p, IdentityCrossAttention) for p in faces):
-            self.face_weight = concatenated([w for p in faces for w in (p.to_k_ip.weight, p.to_v_ip.weight)])
+        adapters = [b.attn2.processor for b in self.blocks]
+        self.identity_weight = None
+        if all(isinstance(p, IdentityCrossAttention) for p in adapters):
+            self.identity_weight = concatenated(
+                [w for p in adapters for w in (p.to_k_ip.weight, p.to_v_ip.weight)]
+            )
 
-    def context(
-        self,
-        timesteps: Tensor,
-        text: Tensor,
-        identity: Tensor | None,
-        identity_scale: Tensor | None,
-        key_views: KeyViews | None,
-    ) -> Context:
+    def context(self, inputs: DenoiserInputs) -> Context:
         dtype = self.time_weight.dtype
-        wave = self.network.time_proj(timesteps).to(dtype)
+        wave = self.network.time_proj(inputs.timesteps).to(dtype)
         time = F.silu(self.network.time_embedding(wave))
         shifts = F.linear(time, self.time_weight).float() + self.time_bias
         widths = [m.time_emb_proj.out_features for m in self.resnets]
         spans = [2 * b.attn2.to_k.out_features for b in self.blocks]
-        words = F.linear(text.to(dtype), self.word_weight).split(spans, -1)
-        faces: tuple[Tensor, ...] = ()
+        text = F.linear(inputs.text.to(dtype), self.text_weight).split(spans, -1)
+        identity: tuple[Tensor, ...] = ()
         scale = None
-        if identity is not None and self.face_weight is not None:
-            faces = F.linear(identity.to(dtype), self.face_weight).split(spans, -1)
-            scale = identity.new_ones(len(identity)) if identity_scale is None else identity_scale
+        if inputs.identity is not None and self.identity_weight is not None:
+            identity = F.linear(inputs.identity.to(dtype), self.identity_weight).split(spans, -1)
+            scale = inputs.identity_scale
+            scale = inputs.identity.new_ones(len(inputs.identity)) if scale is None else scale
             scale = scale.float()
         return Context(
             {id(m): s.contiguous() for m, s in zip(self.resnets, shifts.split(widths, 1))},
-            {id(b): w for b, w in zip(self.blocks, words)},
-            {id(b): f for b, f in zip(self.blocks, faces)},
+            {id(b): t for b, t in zip(self.blocks, text)},
+            {id(b): i for b, i in zip(self.blocks, identity)},
             scale,
-            key_views,
+            inputs.key_views,
         )
 
     def layer(self, block: Any, index: int, x: Features, context: Context) -> Features:
-        """Resnet `index` of a block, and the transformer after it if there is one."""
+        """Resnet `index` of a block, and the transformer after it, if any."""
         part = block.resnets[index]
         x = resnet(part, x, context.shifts[id(part)])
         attentions = getattr(block, "attentions", None)
         return x if attentions is None else self.transformers[id(attentions[index])](x, context)
 
     def down(self, x: Features, context: Context) -> tuple[Features, list[Tensor]]:
-        """Down blocks and middle: the middle's features, and what the up blocks will join."""
+        """Down blocks and middle: the middle's features, and the skip connections for the up blocks."""
         skips = [x.x]
         for block in self.network.down_blocks:
             for index in range(len(block.resnets)):
@@ -203,31 +201,29 @@ class Trunk:
 
 
 class ControlNet(Trunk):
-    """Pose drawings to what is added to the UNet's skips and middle."""
+    """Pose images to the residuals of the UNet's skip connections and middle."""
 
     def __init__(self, network: Any) -> None:
         super().__init__(network)
         embedding = network.controlnet_cond_embedding
-        self.hint_entry = EntryConvolution(embedding.conv_in)
-        self.hint_biases = [bias_silu(conv.bias.data) for conv in embedding.blocks]
+        self.pose_entry = EntryConvolution(embedding.conv_in)
+        self.pose_biases = [bias_silu(conv.bias.data) for conv in embedding.blocks]
 
-    def hint(self, pose: Tensor) -> Tensor:
-        """pose [V,3,8h,8w] in 0..1 -> its embedding without the last bias, [V,h,w,C]."""
+    def embed(self, pose: Tensor) -> Tensor:
+        """Pose images [V,3,8h,8w] in 0..1 -> their embedding without the last bias, [V,h,w,C]."""
         embedding = self.network.controlnet_cond_embedding
         if self.network.config.controlnet_conditioning_channel_order == "bgr":
             pose = pose.flip(1)
-        x = F.silu(self.hint_entry(pose))
-        for conv, bias in zip(embedding.blocks, self.hint_biases):
+        x = F.silu(self.pose_entry(pose))
+        for conv, bias in zip(embedding.blocks, self.pose_biases):
             x = normalize(convolve(x, conv.weight, stride=conv.stride[0], padding=1), bias)
         return convolve(x, embedding.conv_out.weight)
 
-    def __call__(
-        self, noisy: Tensor, timesteps: Tensor, text: Tensor, hint: Tensor
-    ) -> tuple[Features, list[Tensor]]:
-        """noisy [V,c,h,w], timesteps [V], text [E,T,D], hint [V,h,w,C]: residuals of middle and skips."""
-        context = self.context(timesteps, text, None, None, None)
+    def __call__(self, inputs: DenoiserInputs, pose: Tensor) -> tuple[Features, list[Tensor]]:
+        """Residuals of middle and skips, conditioned on text and pose [V,h,w,C], the result of `embed`."""
+        context = self.context(DenoiserInputs(inputs.noisy, inputs.timesteps, inputs.text))
         bias = self.network.controlnet_cond_embedding.conv_out.bias
-        x, skips = self.down(join([Part(self.entry(noisy), hint, bias)]), context)
+        x, skips = self.down(join([Part(self.entry(inputs.noisy), pose, bias)]), context)
         residuals = [linear(s, conv) for s, conv in zip(skips, self.network.controlnet_down_blocks)]
         return Features(linear(x.x, self.network.controlnet_mid_block)), residuals
 
@@ -246,38 +242,26 @@ class UNet(Trunk):
         self.exit, self.bias = weight.contiguous(memory_format=torch.channels_last), last.bias.data.float()
 
     def __call__(
-        self,
-        noisy: Tensor,
-        timesteps: Tensor,
-        text: Tensor,
-        identity: Tensor | None = None,
-        identity_scale: Tensor | None = None,
-        key_views: KeyViews | None = None,
-        control: ControlNet | None = None,
-        hint: Tensor | None = None,
+        self, inputs: DenoiserInputs, controlnet: ControlNet | None = None, pose: Tensor | None = None
     ) -> Tensor:
-        """Arguments of `Prior.model_output`: noisy and timesteps of V views, with `ControlNet.hint` of their
-        poses; text, identity and identity_scale of E evaluations -> [E,c,h,w] float32."""
+        """The prediction [E,c,h,w] float32. pose [V,h,w,C]: the result of `ControlNet.embed`, which stands in
+        for `inputs.pose`; None: the ControlNet is not run."""
 
-        def own() -> tuple[Features, list[Tensor]]:
-            context = self.context(timesteps, text, identity, identity_scale, key_views)
-            contexts.append(context)
-            return self.down(Features(self.entry(noisy)), context)
+        def own() -> tuple[Features, list[Tensor], Context]:
+            context = self.context(inputs)
+            return *self.down(Features(self.entry(inputs.noisy)), context), context
 
-        def steering() -> tuple[Features, list[Tensor]]:
-            assert control is not None and hint is not None
-            return control(noisy, timesteps, text, hint)
-
-        contexts: list[Context] = []
-        steered = control is not None and hint is not None
+        functions: list[Callable[[], Any]] = [own]
+        if controlnet is not None and pose is not None:
+            functions.append(partial(controlnet, inputs, pose))
         # The two networks meet in the middle: until then they run side by side.
-        (x, skips), *rest = abreast([own, steering] if steered else [own])
-        residuals = rest[0][1] if steered else []
-        context, value, other = contexts[0], x.x, rest[0][0].x if steered else None
+        (x, skips, context), *control = run_on_streams(functions)
+        middle, residuals = control[0] if control else (None, [])
+        # The middle and its residual are summed by the first join.
+        value, other = x.x, middle.x if control else None
         for block, up in zip(self.network.up_blocks, self.up):
             for index in range(len(block.resnets)):
                 skip = Part(skips.pop(), residuals.pop() if residuals else None)
-                # The middle and its residual are added up on the way.
                 x = self.layer(block, index, join([Part(value, other), skip]), context)
                 value, other = x.x, None
             if up is not None:

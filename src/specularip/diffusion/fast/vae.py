@@ -1,8 +1,8 @@
-"""The autoencoder of Stable Diffusion, frozen: encoding with a gradient on the images only, and decoding.
+"""The VAE of Stable Diffusion, frozen: encoding with a gradient on the images only, and decoding.
 
-A frozen network's backward pass needs less than autograd keeps. A convolution needs its weights alone and is
-then itself a convolution with mirrored weights; a group norm needs its input. So encoding keeps the inputs of
-its norms and the attention's probabilities, and the backward pass is written out below.
+A frozen network's backward pass needs less than autograd saves. A convolution needs only its weights and is
+itself a convolution with mirrored weights; a group norm needs its input. So encoding saves the inputs of its
+norms and the attention's probabilities, and the backward pass is written out below.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from specularip.diffusion.fast.features import Features, Part
 from specularip.diffusion.fast.layers import (
     EntryConvolution,
     ResnetBackward,
@@ -26,8 +27,6 @@ from specularip.diffusion.fast.layers import (
     resnet,
 )
 from specularip.diffusion.fast.ops import (
-    Features,
-    Part,
     join,
     normalize,
     normalize_backward,
@@ -37,11 +36,11 @@ from specularip.diffusion.fast.ops import (
 )
 
 QUERIES_AT_ONCE = 4096
-"""Rows of the mid block's attention that are computed together when nothing is kept."""
+"""Queries of the mid block's attention that are computed at a time when nothing is saved."""
 
 
 def supported(vae: Any) -> bool:
-    """Whether an autoencoder is of Stable Diffusion's shape: plain blocks with SiLU, one attention head."""
+    """Whether a VAE has Stable Diffusion's architecture: plain blocks with SiLU, one attention head."""
     config = vae.config
     kinds = {*config.down_block_types, *config.up_block_types}
     plain = kinds <= {"DownEncoderBlock2D", "UpDecoderBlock2D"} and config.act_fn == "silu"
@@ -61,7 +60,7 @@ class Attention:
         self.scale = self.weight.shape[1] ** -0.5
 
     def _weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """Softmax of the scores, which stay in float32 until then."""
+        """Attention probabilities; the scores are float32."""
         query = query * self.scale
         if query.is_cuda:
             scores = torch.bmm(query, key.transpose(1, 2), out_dtype=torch.float32)
@@ -98,18 +97,18 @@ class Attention:
 
 
 class Downsampling:
-    """Stride 2, padded below and to the right only.
+    """3x3 convolution of stride 2, padded at the bottom and right only.
 
-    The same as four taps with padding all around and zeros for the first: cuDNN has fast kernels for that.
-    Backward, even and odd pixels of the input see different taps: all four kinds are channels of one 2x2
-    convolution of the gradient.
+    Equal to 4x4 taps, of which the first row and column are zero, with padding on all sides: cuDNN has fast
+    kernels for that. In the backward pass even and odd pixels of the input have different taps: all four
+    variants are channels of one 2x2 convolution of the gradient.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         weight = conv.weight.data
         self.weight = F.pad(weight, (1, 0, 1, 0)).contiguous(memory_format=torch.channels_last)
         self.bias = None if conv.bias is None else conv.bias.data.float()
-        # Input pixel 2i sees tap 2 at output i-1 and tap 0 at output i; pixel 2i+1 sees tap 1 at output i.
+        # Input pixel 2i is under tap 2 of output i-1 and tap 0 of output i; 2i+1 under tap 1 of output i.
         taps = {0: (2, 0), 1: (None, 1)}
         kinds = weight.new_zeros(2, 2, weight.shape[1], weight.shape[0], 2, 2)
         for row, tall in taps.items():
@@ -132,7 +131,7 @@ class Downsampling:
 
 
 class Encoder:
-    """Images to latents and the gradient back. `vae`: AutoencoderKL, `supported`."""
+    """Images to latents, with a backward pass. vae: a `supported` AutoencoderKL."""
 
     def __init__(self, vae: Any) -> None:
         encoder = vae.encoder
@@ -147,7 +146,7 @@ class Encoder:
         self.attention = Attention(encoder.mid_block.attentions[0])
         blocks = [r for block in (*encoder.down_blocks, encoder.mid_block) for r in block.resnets]
         self.resnets = {id(block): ResnetBackward(block) for block in blocks}
-        # The last two convolutions are linear: one, of the mean's channels alone.
+        # The last two convolutions are linear: merged into one, with the mean's channels only.
         latent = vae.config.latent_channels
         quant = vae.quant_conv.weight.data.float().flatten(1)[:latent]
         last = encoder.conv_out
@@ -159,7 +158,7 @@ class Encoder:
         self.exit_backward = mirrored(self.exit)
 
     def forward(self, images: Tensor, tape: Tape | None = None) -> Tensor:
-        """images [B,3,H,W] in 0..1 -> latents [B,c,H/8,W/8] float32, those that denoisers work on."""
+        """images [B,3,H,W] in 0..1 -> latents [B,c,H/8,W/8] float32, scaled for the denoiser."""
         x = Features(self.entry(images, 2.0, -1.0))
         for block, down in zip(self.encoder.down_blocks, self.down):
             for part in block.resnets:
@@ -177,7 +176,7 @@ class Encoder:
     def backward(self, grad: Tensor, tape: Tape) -> Tensor:
         """Gradient [B,3,H,W] float32 on the images for the gradient on the latents [B,c,h,w] float32.
 
-        In between it is scaled by a power of two, so that half precision neither overflows nor vanishes.
+        Scaled by a power of two on the way, so that half precision neither overflows nor underflows.
         """
         largest = grad.abs().amax().clamp(min=1e-30)
         scale = torch.exp2(-torch.log2(largest).round())
@@ -195,7 +194,7 @@ class Encoder:
 
 
 class Decoder:
-    """Latents to images. `vae`: AutoencoderKL, `supported`."""
+    """Latents to images. vae: a `supported` AutoencoderKL."""
 
     def __init__(self, vae: Any) -> None:
         decoder = vae.decoder

@@ -1,1 +1,1 @@
-"""Reading a prior: where its parts are, files of weights, networks, adapters."""
+"""Loading a prior: finding its files, reading weights, building networks, attaching the identity adapter."""

@@ -1,14 +1,14 @@
-"""A prior's folder: diffusers' layout, read and written. Nothing in it is ever unpickled into objects.
+"""A prior as a folder in diffusers' layout: reading and writing it. No code in the folder is ever run.
 
-- `model_index.json` names the components.
-- `unet/`, `scheduler/`, `text_encoder/`, `tokenizer/` must be there.
+- `model_index.json` lists the components.
+- `unet/`, `scheduler/`, `text_encoder/`, `tokenizer/` are required.
 - `vae/`: without it the UNet works on pixels.
-- `controlnet/`: the pose ControlNet, if pose is not among the UNet's input channels.
+- `controlnet/`: the pose ControlNet, unless pose is among the UNet's input channels.
 - `image_encoder/`: a CLIPVisionModelWithProjection, with its `preprocessor_config.json`.
 - `ip_adapter/`: one .safetensors (or published .bin) with `image_proj.*` and `ip_adapter.N.*`, plain or
   FaceID-PlusV2.
 
-The published networks of the sd15 preset come from several places: see `sources.py`.
+Networks published in several places are read by `sd15.py`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from specularip.diffusion.adapter import load_identity
 from specularip.diffusion.attention import identity_layers
-from specularip.diffusion.loading.networks import Kind, check_together, load_network
-from specularip.diffusion.loading.weights import first_line, read_json
-from specularip.diffusion.prior import CLIP_MEAN, CLIP_STD, Prior, pick_dtype
+from specularip.diffusion.autoencoder import PixelAutoencoder, VaeAutoencoder
+from specularip.diffusion.denoiser import UNetDenoiser
+from specularip.diffusion.loading.adapter import load_identity
+from specularip.diffusion.loading.networks import Kind, build_network, check_together, reading
+from specularip.diffusion.loading.weights import first_line, pick_dtype, read_json
+from specularip.diffusion.prior import CLIP_MEAN, CLIP_STD, Prior
 from specularip.errors import UserError
 
 WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
@@ -40,10 +42,10 @@ NETWORKS: tuple[Kind, ...] = ("unet", "text_encoder", "vae", "controlnet", "imag
 def load_prior(
     folder: str | PathLike[str], *, device: torch.device | str = "cpu", dtype: torch.dtype | str = "auto"
 ) -> Prior:
-    """Read a prior, frozen and in eval mode, weights in `dtype` ("auto": see `pick_dtype`), channels last.
+    """Read a prior: frozen, in eval mode, weights in `dtype` ("auto": see `pick_dtype`), channels last.
 
-    Raises UserError for a missing part, files that are not whole, networks of different models, and keys that
-    are missing, unknown or of the wrong shape; each names the file and the key.
+    Raises UserError for missing parts, truncated files, networks of different models, and keys that are
+    missing, unknown or of the wrong shape, naming the file and the key.
     """
     root = Path(folder)
     if root.is_file():
@@ -55,21 +57,25 @@ def load_prior(
         if not (root / part).is_dir():
             raise UserError(f"prior {root} has no {part}/ folder")
     for part, value in index.items():
-        # Safety checkers and feature extractors are listed by published pipelines and not used here.
+        # Published pipelines also list safety checkers and feature extractors, which are not used here.
         used = part in ("vae", "controlnet", "image_encoder", "ip_adapter")
         if used and isinstance(value, list) and value[0] and not (root / part).is_dir():
             raise UserError(f"prior {root}: model_index.json lists {part}, but there is no {part}/ folder")
-    nets = {kind: load_network(kind, root / kind) if (root / kind).is_dir() else None for kind in NETWORKS}
-    check_together(nets, {kind: str(root / kind) for kind in NETWORKS})
-    tokenizer = load_tokenizer(root / "tokenizer")
-    scheduler = load_scheduler(root / "scheduler", clip_sample=nets["vae"] is None)
     adapter = None
     if (root / "ip_adapter").is_dir():
-        if nets["image_encoder"] is None:
+        if not (root / "image_encoder").is_dir():
             raise UserError(f"prior {root} has ip_adapter/ but no image_encoder/ folder")
         adapter = find_adapter(root / "ip_adapter")
+    dtype = pick_dtype(dtype, device) if isinstance(dtype, str) else dtype
+    places = {kind: root / kind for kind in NETWORKS if (root / kind).is_dir()}
+    with reading(places, device, dtype) as files:
+        tokenizer = load_tokenizer(root / "tokenizer")
+        scheduler = load_scheduler(root / "scheduler", clip_sample="vae" not in places)
+        networks: dict[Kind, Any] = {kind: None for kind in NETWORKS}
+        networks |= {kind: build_network(file.result()) for kind, file in files.items()}
+    check_together(networks, {kind: str(place) for kind, place in places.items()})
     return assemble(
-        nets,
+        networks,
         tokenizer,
         scheduler,
         adapter,
@@ -89,44 +95,43 @@ def assemble(
     *,
     lora_merged: bool,
     device: torch.device | str,
-    dtype: torch.dtype | str,
+    dtype: torch.dtype,
 ) -> Prior:
-    """The prior of networks that were read: the adapter attached, frozen, on its device.
+    """A prior from its networks: identity adapter attached, frozen, in eval mode, channels last.
 
-    adapter, lora_merged: see `load_identity`. image_encoder: where its preprocessor_config.json may lie.
+    adapter, lora_merged: see `load_identity`. image_encoder: folder that may hold its
+    preprocessor_config.json. Raises UserError for a tokenizer or adapter of another model.
     """
     unet, encoder = networks["unet"], networks["image_encoder"]
     projection = None if adapter is None else load_identity(unet, adapter, encoder, lora_merged=lora_merged)
-    words, known = len(tokenizer), int(networks["text_encoder"].config.vocab_size)
-    if words > known:
+    tokens, known = len(tokenizer), int(networks["text_encoder"].config.vocab_size)
+    if tokens > known:
         raise UserError(
-            f"{tokenizer.name_or_path} is the tokenizer of another model: it has {words} words, and the text "
-            f"encoder knows {known}"
+            f"{tokenizer.name_or_path} is the tokenizer of another model: it has {tokens} tokens, the text "
+            f"encoder has embeddings for {known}"
         )
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
     if encoder is not None and (image_encoder / "preprocessor_config.json").is_file():
         mean, std = read_normalisation(image_encoder / "preprocessor_config.json")
+    vae = networks["vae"]
     prior = Prior(
-        unet,
+        UNetDenoiser(unet, networks["controlnet"]),
+        PixelAutoencoder(int(unet.config.out_channels)) if vae is None else VaeAutoencoder(vae),
         networks["text_encoder"],
         tokenizer,
         scheduler,
-        networks["vae"],
-        networks["controlnet"],
         encoder,
         projection,
         mean,
         std,
     )
-    if isinstance(dtype, str):
-        dtype = pick_dtype(dtype, device)
     prior.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return prior.eval().requires_grad_(False)
 
 
 def read_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of red, green and blue in a preprocessor_config.json; CLIP's where it is silent."""
+    """Mean and standard deviation of RGB in a preprocessor_config.json, by default CLIP's."""
     config = read_json(path)
     values = []
     for key, usual in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)):
@@ -141,32 +146,38 @@ def read_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder. Raises UserError."""
-    # Imported here: it takes seconds, and `--help` or a wrong argument should not wait for it.
+    # Imported here because it takes seconds, which `--help` and wrong arguments should not.
     from transformers import AutoTokenizer
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise UserError(f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json with merges.txt")
     try:
-        # Left open, trust_remote_code would ask whether to run a program that the folder names.
+        # The default of trust_remote_code prompts for permission to run code that the folder names.
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises anything from KeyError to its own classes here
+    except Exception as error:  # transformers raises many types here, from KeyError to its own classes
         raise UserError(f"cannot read the tokenizer in {folder}: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
-        raise UserError(f"the tokenizer in {folder} has no pad_token: it is of another model")
+        raise UserError(f"the tokenizer in {folder} has no pad_token: it is for another model")
     return tokenizer
 
 
 def load_scheduler(folder: Path, *, clip_sample: bool) -> Any:
-    """The noise schedule in a folder, as DDIM. clip_sample: what holds where its config is silent."""
+    """The noise schedule in a folder, as DDIM. clip_sample: the default if its config has none.
+
+    Raises UserError as `make_scheduler`.
+    """
     path = folder / "scheduler_config.json"
     schedule = read_json(path)
-    # diffusers' default for a config that is silent would clamp latents, which have no such range.
+    # diffusers' default is to clamp to -1..1, which latents exceed.
     schedule.setdefault("clip_sample", clip_sample)
     return make_scheduler(schedule, path)
 
 
 def make_scheduler(schedule: dict[str, Any], path: Path | str) -> Any:
-    """DDIM over the betas that `schedule` describes. path: where it is from, for the error."""
+    """DDIM on the betas of a scheduler config. path: its origin, for the error.
+
+    Raises UserError for invalid values and for predictions other than epsilon and v.
+    """
     from diffusers import DDIMScheduler
 
     try:
@@ -181,7 +192,7 @@ def make_scheduler(schedule: dict[str, Any], path: Path | str) -> Any:
 
 
 def find_adapter(folder: Path) -> Path:
-    """The one file of an identity adapter in a folder."""
+    """The weight file of an identity adapter in a folder. Raises UserError unless there is exactly one."""
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if len(files) != 1:
         raise UserError(f"{folder} must hold one .safetensors or .bin file, it holds {len(files)}")
@@ -189,31 +200,30 @@ def find_adapter(folder: Path) -> Path:
 
 
 def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = torch.float16) -> None:
-    """Write `prior` as a folder that `load_prior` reads, weights in `dtype`. A prior there is replaced.
+    """Write `prior` as a folder that `load_prior` reads, weights in `dtype`. An existing prior is replaced.
 
-    Everything goes to a temporary folder beside it first, so that a crash leaves no half of a prior. A LoRA
-    that was merged stays merged: it is written as part of the UNet. Raises UserError where something else is.
+    It is written to a temporary folder first and then renamed, so that a crash leaves no partial prior. A
+    merged LoRA is saved as part of the UNet. Raises UserError if `folder` exists and is not a prior.
     """
     target = Path(folder)
     if target.exists() and not (target / "model_index.json").is_file():
         if not target.is_dir() or any(target.iterdir()):
-            raise UserError(f"{target} is there and is no prior, so it is not replaced: name another folder")
+            raise UserError(f"{target} exists and is not a prior, so it is not replaced: name another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         work.chmod(0o755)
         index: dict[str, Any] = {"_class_name": "SpecularIPPrior"}
-        for part, library in (
-            ("unet", "diffusers"),
-            ("vae", "diffusers"),
-            ("controlnet", "diffusers"),
-            ("text_encoder", "transformers"),
-            ("image_encoder", "transformers"),
+        for part, library, model in (
+            ("unet", "diffusers", prior.denoiser.unet),
+            ("vae", "diffusers", prior.autoencoder.vae),
+            ("controlnet", "diffusers", prior.denoiser.controlnet),
+            ("text_encoder", "transformers", prior.text_encoder),
+            ("image_encoder", "transformers", prior.image_encoder),
         ):
-            model = getattr(prior, part)
             if model is None:
                 continue
-            model = getattr(model, "_orig_mod", model)  # of a torch.compile'd one, the module itself
+            model = getattr(model, "_orig_mod", model)  # the module behind torch.compile
             index[part] = [library, type(model).__name__]
             state = {k: v for k, v in model.state_dict().items() if ".processor." not in k}
             (work / part).mkdir()
@@ -234,7 +244,7 @@ def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = t
         if prior.image_projection is not None:
             index["ip_adapter"] = ["specularip", type(prior.image_projection).__name__]
             state = {f"image_proj.{k}": v for k, v in prior.image_projection.state_dict().items()}
-            for name, layer in identity_layers(prior.unet).items():
+            for name, layer in identity_layers(prior.denoiser.unet).items():
                 state |= {f"{name}.{k}": v for k, v in layer.state_dict().items()}
             (work / "ip_adapter").mkdir()
             _save_tensors(state, work / "ip_adapter" / "ip_adapter.safetensors", dtype)

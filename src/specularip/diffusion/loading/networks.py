@@ -1,10 +1,18 @@
-"""One network of a prior from a folder or from a single file, and whether networks belong together."""
+"""The networks of a prior, each from a folder or a single weight file, and checks that they belong together.
+
+Reading takes two halves. `reading` starts threads that read weights and move them to the device;
+`build_network` makes a network without weights and assigns them. Importing diffusers and transformers takes
+longer than reading the files, and both go on at the same time.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -87,7 +95,7 @@ PUBLISHED: dict[Kind, dict[str, Any]] = {
         "projection_dim": 1024,
     },
 }
-"""Sizes of Stable Diffusion 1.5's networks and of CLIP-ViT-H, for a single file, which does not tell them."""
+"""Configs of Stable Diffusion 1.5's networks and of CLIP-ViT-H, for single files, which hold none."""
 
 _ORIGINAL: dict[Kind, str] = {
     "unet": r"model\.diffusion_model\.",
@@ -96,12 +104,12 @@ _ORIGINAL: dict[Kind, str] = {
     "controlnet": r"control_model\.",
     "text_encoder": r"cond_stage_model\.transformer\.",
 }
-"""Keys of a network in a checkpoint of the original layout, which may hold others beside it."""
+"""Pattern of a network's keys in a checkpoint of the original layout, which may hold several networks."""
 
-_POSITIONS = r"(.*\.)?embeddings\.position_ids$"  # older checkpoints store what counts itself
+_POSITIONS = r"(.*\.)?embeddings\.position_ids$"  # older checkpoints store these constants
 _IGNORE: dict[Kind, str] = {
     "text_encoder": rf"text_projection\.|{_POSITIONS}",
-    # laion's repository has the whole CLIP, of which this is the vision tower.
+    # laion's file holds both towers of CLIP.
     "image_encoder": rf"text_model\.|text_projection\.|logit_scale$|{_POSITIONS}",
 }
 _RECOGNISED: dict[Kind, str] = {
@@ -115,16 +123,49 @@ _RECOGNISED: dict[Kind, str] = {
 _OLD_VAE_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
-def load_network(kind: Kind, path: Path) -> Any:
-    """A network, every key accounted for, weights in the file's dtype.
+@dataclass(frozen=True)
+class NetworkFile:
+    """A network as read from disk: its config, its tensors, and how the file calls the network's keys.
 
-    path: a folder with config.json and weights; or one file of weights, of diffusers' or transformers' keys
-    (sizes from the config.json beside it, else the published ones) or of the original layout (the published
-    sizes).
+    source: the file or config to name in errors about the config; weights: the (first) weight file.
+    """
+
+    kind: Kind
+    config: dict[str, Any]
+    state: Mapping[str, Tensor]
+    names: Names
+    ignore: str | None
+    source: Path
+    weights: Path
+
+
+@contextmanager
+def reading(
+    places: Mapping[Kind, Path], device: torch.device | str, dtype: torch.dtype
+) -> Iterator[dict[Kind, Future[NetworkFile]]]:
+    """Read networks in threads, to `device` and in `dtype`, except that the UNet keeps the dtype of its file:
+    LoRAs are merged into it in full precision."""
+    # Threads do not inherit the current GPU.
+    device = torch.empty(0, device=device).device
+    with ThreadPoolExecutor(len(places)) as pool:
+        yield {
+            kind: pool.submit(read_network, kind, path, device, None if kind == "unet" else dtype)
+            for kind, path in places.items()
+        }
+
+
+def read_network(
+    kind: Kind, path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> NetworkFile:
+    """Read a network's config and weights. dtype None: that of the file.
+
+    path: a folder with config.json and weights; or a weight file with the keys of diffusers or transformers
+    (its config the config.json beside it, else the published one) or of the original layout (the published
+    config). Raises UserError for what is missing, unreadable or of another kind of network.
     """
     if path.is_dir():
         config_path, files = path / "config.json", []
-        if not os.path.isfile(config_path):  # unlike Path.is_file, False where it may not be looked at
+        if not os.path.isfile(config_path):  # unlike Path.is_file, False where access is denied
             raise UserError(f"{config_path} is missing, or may not be read")
     else:
         config_path, files = path.parent / "config.json", [path]
@@ -136,8 +177,20 @@ def load_network(kind: Kind, path: Path) -> Any:
     if pattern is not None and _is_original(kind, state):
         config, names, ignore = dict(PUBLISHED[kind]), _original_names(kind), _POSITIONS
         state = {key: value for key, value in state.items() if re.match(pattern, key)}
-    model = _build(kind, config, config_path if config_path.is_file() else path)
-    fill(model, state, files[0], names, ignore, _RECOGNISED[kind])
+    skip = re.compile(ignore or r"(?!)")  # by default a pattern that matches nothing
+    for key, value in state.items():
+        if value.is_floating_point() and not skip.match(key):
+            # Transfer first: the device is faster at the conversion.
+            state[key] = value.to(device).to(dtype or value.dtype)
+    source = config_path if config_path.is_file() else path
+    return NetworkFile(kind, config, state, names, ignore, source, files[0])
+
+
+def build_network(file: NetworkFile) -> Any:
+    """The network with its weights. Raises UserError for a config of another network and for keys that are
+    missing, unknown or of the wrong shape."""
+    model = _build(file.kind, file.config, file.source)
+    fill(model, file.state, file.weights, file.names, file.ignore, _RECOGNISED[file.kind])
     return model
 
 
@@ -148,7 +201,7 @@ def _is_original(kind: Kind, state: Mapping[str, Tensor]) -> bool:
 
 
 def _names(kind: Kind) -> Names:
-    """Names in diffusers' and transformers' files, of this and of earlier versions."""
+    """Key names in files of diffusers and transformers, of current and earlier versions."""
 
     def vae(key: str) -> tuple[str, ...]:
         for new, old in _OLD_VAE_ATTENTION.items():
@@ -178,24 +231,25 @@ def _original_names(kind: Kind) -> Names:
 
 
 def _read_config(kind: Kind, path: Path) -> dict[str, Any]:
-    """The network's sizes, after a look at whether they are this kind of network's at all."""
+    """The network's config. Raises UserError if it is of another kind of network."""
     config = read_json(path)
-    if config.get("model_type") == "clip" and kind == "image_encoder":  # a whole CLIP, tower by tower
+    if config.get("model_type") == "clip" and kind == "image_encoder":  # of both towers
         inner = config.get("vision_config")
-        # The whole CLIP has one projection_dim; a tower's own is whatever the default once was.
+        # CLIP has one projection_dim; the tower's own may be an outdated default.
         shared = {key: config[key] for key in ("projection_dim",) if key in config}
         return (inner if isinstance(inner, dict) else {}) | shared
     wanted = CLASSES[kind]
     named = config.get("architectures")
     given = config.get("_class_name") or (named[0] if isinstance(named, list) and named else wanted)
-    # CLIP's towers are published with and without their projections.
+    # CLIP's towers are published with and without projection.
     if str(given).replace("WithProjection", "") != wanted.replace("WithProjection", ""):
-        raise UserError(f"{path} is of {given}, and {wanted} is needed here")
+        raise UserError(f"{path} is the config of {given}; {wanted} is needed here")
     return config
 
 
 def _build(kind: Kind, config: dict[str, Any], path: Path) -> Any:
-    """The network without weights: on the meta device, so that none are drawn at random first."""
+    """The network without weights, on the meta device: allocating and drawing random ones would take long."""
+    # The heaviest imports, and no command that fails on its arguments should wait for them.
     import diffusers
     import transformers
 
@@ -208,24 +262,24 @@ def _build(kind: Kind, config: dict[str, Any], path: Path) -> Any:
                     transformers.CLIPVisionConfig.from_dict(config)
                 )
             return getattr(diffusers, CLASSES[kind]).from_config(config)
-    except Exception as error:  # both libraries raise a wide range; whatever it is, these sizes are why
+    except Exception as error:  # the libraries raise many types; whichever it is, the config is the cause
         raise UserError(f"cannot build a {CLASSES[kind]} from {path}: {first_line(error)}") from error
 
 
 def check_together(networks: Mapping[Kind, Any], names: Mapping[Kind, str]) -> None:
-    """UserError unless the networks are of one model. names: where each came from."""
+    """Raise UserError unless the networks fit each other. names: where each came from."""
     unet, vae, controlnet = networks["unet"], networks["vae"], networks["controlnet"]
     context = unet.config.cross_attention_dim
     width = int(networks["text_encoder"].config.hidden_size)
     if width != context:
         raise UserError(
-            f"{names['text_encoder']} is a text encoder of another model: it gives {width} numbers a word, "
-            f"and the UNet in {names['unet']} reads {context}"
+            f"{names['text_encoder']} is a text encoder of another model: its width is {width}, and the "
+            f"UNet in {names['unet']} needs {context}"
         )
     if vae is not None and int(vae.config.latent_channels) != int(unet.config.out_channels):
         raise UserError(
             f"{names['vae']} is a VAE of another model: it has {vae.config.latent_channels} latent "
-            f"channels, and the UNet in {names['unet']} makes {unet.config.out_channels}"
+            f"channels, and the UNet in {names['unet']} predicts {unet.config.out_channels}"
         )
     if controlnet is not None:
         sizes = [
@@ -238,32 +292,10 @@ def check_together(networks: Mapping[Kind, Any], names: Mapping[Kind, str]) -> N
         ]
         if sizes[0] != sizes[1]:
             raise UserError(
-                f"{names['controlnet']} is a ControlNet for another model: its channels, text and input are "
-                f"{_sizes(sizes[0])}, and those of the UNet in {names['unet']} {_sizes(sizes[1])}"
+                f"{names['controlnet']} is a ControlNet for another model: its channels, text width and "
+                f"input channels are {_sizes(sizes[0])}, and {_sizes(sizes[1])} in the UNet {names['unet']}"
             )
 
 
 def _sizes(sizes: tuple[list[int], Any, int]) -> str:
     return f"{'/'.join(str(size) for size in sizes[0])}, {sizes[1]} and {sizes[2]}"
-
-
-def check_sd15(networks: Mapping[Kind, Any], names: Mapping[Kind, str]) -> None:
-    """UserError for networks that are whole, but not of Stable Diffusion 1.5's kind."""
-    unet, vae, controlnet = (networks[kind].config for kind in ("unet", "vae", "controlnet"))
-    if unet.get("addition_embed_type") or isinstance(unet.cross_attention_dim, (list, tuple)):
-        raise UserError(
-            f"{names['unet']} holds SDXL weights: the sd15 preset needs a Stable Diffusion 1.5 model"
-        )
-    if int(unet.in_channels) != int(unet.out_channels):
-        raise UserError(
-            f"{names['unet']} reads {unet.in_channels} channels, an inpainting or editing model: the sd15 "
-            "preset needs one that makes images from text"
-        )
-    wanted = PUBLISHED["vae"]["scaling_factor"]
-    if abs(float(vae.scaling_factor or 0) - wanted) > 1e-4:
-        raise UserError(
-            f"{names['vae']} is a VAE of another model: its scaling_factor is {vae.scaling_factor}, Stable "
-            f"Diffusion 1.5's is {wanted}"
-        )
-    if int(controlnet.conditioning_channels) != 3:
-        raise UserError(f"{names['controlnet']} does not read pose drawings: they are RGB, three channels")

@@ -1,7 +1,7 @@
-"""Files of weights, read without running anything in them, and poured into a network key by key.
+"""Weight files: read without running code from them, and given to a network key by key.
 
-The libraries' own loaders are not used: they read over keys of the wrong shape, fill what is missing with
-random numbers, and each says so in its own way. Here every key of a file and of a network is accounted for.
+The libraries' own loaders are not used: they skip keys of the wrong shape, fill missing ones with random
+numbers, and each reports it in its own way. Here every key of the file and of the network is accounted for.
 """
 
 from __future__ import annotations
@@ -20,20 +20,40 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from specularip.diffusion.loading.sources import pick_weights
-from specularip.errors import UserError
+from specularip.diffusion.loading.sources import in_hub_cache, pick_weights
+from specularip.errors import MissingWeights, UserError
 
 PICKLES = (".bin", ".pt", ".pth")
-"""Files that torch.load reads with `weights_only=True`: tensors and nothing that could run."""
+"""Endings of files that torch.load reads with `weights_only=True`, which allows tensors and no code."""
 LFS = b"version https://git-lfs"
 
 
+def pick_dtype(name: str, device: torch.device | str) -> torch.dtype:
+    """The dtype of the weights. "auto": float16 on CUDA, bfloat16 on CPUs that multiply it natively, else
+    float32.
+
+    name: "auto", "float32", "bfloat16" or "float16". Raises ValueError for another.
+    """
+    explicit = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name in explicit:
+        return explicit[name]
+    if name != "auto":
+        raise ValueError(f"dtype must be auto, float32, bfloat16 or float16, got {name!r}")
+    if torch.device(device).type == "cuda":
+        return torch.float16
+    # Private probes: absent in some builds, and without them float32 is the safe answer.
+    probes = [getattr(torch.cpu, f"_is_{x}_supported", lambda: False) for x in ("avx512_bf16", "amx_tile")]
+    native = torch.device(device).type == "cpu" and any(probe() for probe in probes)
+    return torch.bfloat16 if native else torch.float32
+
+
 def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type's name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; UserError if there is none."""
+    """The object in a JSON file. Raises UserError if the file is missing, unreadable or holds no object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -46,31 +66,34 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """The files of weights in a folder of one network: one, or the pieces that its index lists."""
+    """The weight files in the folder of one network: one, or the shards that its index lists.
+
+    Raises UserError if there are none (MissingWeights within the hub's cache) or a shard is missing.
+    """
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError as error:
         raise UserError(f"cannot read {folder}: {error.strerror}") from error
     name = pick_weights(names)
     if name is None:
+        if in_hub_cache(folder):
+            raise MissingWeights(f"{folder} holds no .safetensors weights: its download is incomplete")
         pickled = [name for name in names if Path(name).suffix == ".ckpt"]
         hint = f" ({pickled[0]} is a pickle, which could run code: convert it)" if pickled else ""
-        if "snapshots" in folder.parts:  # the hub's cache
-            hint = ", its download is not complete: run `specularip models fetch --preset sd15`"
         raise UserError(f"{folder} holds no .safetensors weights{hint}")
     if not name.endswith(".index.json"):
         return [folder / name]
     index = read_json(folder / name).get("weight_map")
-    pieces = list(index.values()) if isinstance(index, dict) else []
-    if not pieces or not all(isinstance(piece, str) for piece in pieces):
+    shards = list(index.values()) if isinstance(index, dict) else []
+    if not shards or not all(isinstance(shard, str) for shard in shards):
         raise UserError(f"{folder / name} lists no weights")
-    for piece in sorted(set(pieces)):
-        if piece not in names:  # in this folder: not where a path in the index may lead
-            raise UserError(f"{folder / name} lists {piece}, which is missing")
-    return [folder / piece for piece in sorted(set(pieces))]
+    for shard in sorted(set(shards)):
+        if shard not in names:  # only in this folder: paths that lead elsewhere are not followed
+            raise UserError(f"{folder / name} lists {shard}, which is missing")
+    return [folder / shard for shard in sorted(set(shards))]
 
 
-def _begins(path: Path, count: int) -> bytes:
+def _read_start(path: Path, count: int) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(count)
@@ -79,7 +102,7 @@ def _begins(path: Path, count: int) -> bytes:
 
 
 def check_file(path: Path) -> None:
-    """UserError for what is no file of weights, or cannot be one, without reading it."""
+    """Raise UserError for what is not a weight file, by its ending and its first bytes."""
     if path.suffix == ".ckpt":
         raise UserError(
             f"{path} is a .ckpt pickle, which could run code when it is read: "
@@ -87,7 +110,7 @@ def check_file(path: Path) -> None:
         )
     if path.suffix not in (".safetensors", *PICKLES):
         raise UserError(f"{path} is not a file of weights: use .safetensors, or a published .bin")
-    start = _begins(path, len(LFS))
+    start = _read_start(path, len(LFS))
     if not start:
         raise UserError(f"{path} is empty: download it again")
     if start == LFS:
@@ -95,9 +118,10 @@ def check_file(path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """What a file of weights holds: tensors by name, in a published .bin perhaps dicts of them.
+    """The content of a weight file: tensors by name; a published .bin may hold dicts of them.
 
-    Raises UserError for a file that is cut short, of another kind, or a pickle of more than tensors.
+    Tensors are mapped from the file, where its format allows, and their bytes are read on first use. Raises
+    UserError for a file that is truncated, of another format, or a pickle of more than tensors.
     """
     check_file(path)
     if path.suffix == ".safetensors":
@@ -105,15 +129,15 @@ def read_weights(path: Path) -> dict[str, Any]:
             return load_file(str(path))
         except (SafetensorError, OSError) as error:
             raise UserError(
-                f"{path} is not a whole safetensors file: {first_line(error)}; download it again"
+                f"{path} is not a complete safetensors file: {first_line(error)}; download it again"
             ) from error
-    whole = zipfile.is_zipfile(path)
-    if not whole and _begins(path, 2) == b"PK":
-        raise UserError(f"{path} is not whole, its end is missing: download it again")
+    zipped = zipfile.is_zipfile(path)
+    if not zipped and _read_start(path, 2) == b"PK":
+        raise UserError(f"{path} is truncated: download it again")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is then raised
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
+            warnings.simplefilter("ignore")  # of problems that are raised below
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError, OSError...
         reason = "it holds more than tensors, which could run code; use a .safetensors of the same model"
         if "weights_only" not in str(error).lower() and "unsupported global" not in str(error).lower():
@@ -127,7 +151,7 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """All tensors of some files, by name."""
+    """All tensors of several weight files, by name. Raises UserError as `read_weights`."""
     state: dict[str, Tensor] = {}
     for path in paths:
         part = read_weights(path)
@@ -139,7 +163,7 @@ def read_tensors(paths: Sequence[Path]) -> dict[str, Tensor]:
 
 
 def recognise(state: Mapping[str, Any]) -> str:
-    """What a file seems to be, for a message about a wrong one; "" if nothing is known by these keys."""
+    """The kind of model that a file's keys belong to, for error messages; "" if unknown."""
     keys = list(state)
 
     def any_key(pattern: str) -> bool:
@@ -164,10 +188,10 @@ def recognise(state: Mapping[str, Any]) -> str:
     return next((kind for kind, found in kinds.items() if found), "")
 
 
-def complain(
+def check_keys(
     path: Path, missing: Sequence[str], extra: Sequence[str], shapes: Sequence[str], kind: str = ""
 ) -> None:
-    """Raise the one line about keys that are missing, unknown, or of the wrong shape, if there are any.
+    """Raise UserError, in one line, if any keys are missing, unknown (extra) or of the wrong shape.
 
     kind: what the file seems to be instead (see `recognise`).
     """
@@ -183,12 +207,12 @@ def complain(
     if shapes:
         faults.append(f"has wrong shapes: {some(shapes)}")
     if faults:
-        fit = f"looks like {kind}, not like what is needed here" if kind else "does not fit its network"
+        fit = f"looks like {kind}, which is not what is needed here" if kind else "does not fit its network"
         raise UserError(f"{path} {fit}: it " + "; it ".join(faults))
 
 
 Names = Callable[[str], Sequence[str]]
-"""The names that a network's key may go by in a file, the usual one first."""
+"""The names that a file may use for a network's key, the usual one first."""
 
 
 def fill(
@@ -199,11 +223,11 @@ def fill(
     ignore: str | None = None,
     itself: str = "",
 ) -> None:
-    """Give a network the tensors of a file, as they are (no copy, the file's dtype), every key accounted for.
+    """Assign the tensors of a file to a network, without copies and in their dtype and on their device.
 
-    names: how the network's keys are called in the file. ignore: pattern of keys of the file that are known
-    and not needed. path: the file, for the error. itself: what `recognise` calls such a network. The network
-    may stand on torch's meta device.
+    names: what the file calls the network's keys. ignore: pattern of keys in the file that are known and not
+    needed. path: the file, for the error. itself: what `recognise` calls this kind of network. The network
+    may be on the meta device. Raises UserError unless every key is accounted for and has the right shape.
     """
     wanted = model.state_dict()
     found: dict[str, Tensor] = {}
@@ -217,28 +241,28 @@ def fill(
         used.add(name)
         tensor = state[name]
         if tensor.ndim == value.ndim + 2 and tensor.shape[-2:] == (1, 1):
-            tensor = tensor[..., 0, 0]  # old VAEs have their attention's linear layers as 1x1 convolutions
+            tensor = tensor[..., 0, 0]  # old VAEs store attention's linear layers as 1x1 convolutions
         if tensor.shape != value.shape:
             shapes.append(f"{name} is {list(tensor.shape)}, must be {list(value.shape)}")
         if not tensor.is_floating_point():
-            raise UserError(f"{path}: {name} is {tensor.dtype}: weights that are not quantised are needed")
+            raise UserError(f"{path}: {name} is {tensor.dtype}: quantised weights are not supported")
         found[key] = tensor
     extra = sorted(k for k in state.keys() - used if ignore is None or not re.match(ignore, k))
     faulty = len(missing) + len(extra) > 8 or len(shapes) > 8
     kind = recognise(state) if faulty else ""
-    complain(path, sorted(missing), extra, sorted(shapes), kind if kind != itself else "")
+    check_keys(path, sorted(missing), extra, sorted(shapes), kind if kind != itself else "")
     model.load_state_dict(found, assign=True)
     for name, buffer in model.named_buffers():
         if buffer.is_meta:
             owner, _, leaf = name.rpartition(".")
             if leaf != "position_ids":
-                raise UserError(f"{path}: this version of the library needs {name}, which no file holds")
+                raise UserError(f"{path}: the installed library needs {name}, which weight files do not hold")
             setattr(model.get_submodule(owner), leaf, torch.arange(buffer.shape[-1])[None])
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the libraries' bars and warnings: what they warn of is raised by `complain`."""
+    """Silence the libraries' progress bars and warnings; `check_keys` raises what matters of them."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

@@ -1,11 +1,12 @@
-"""CUDA graphs: the same numbers as without, for any inputs, and for other shapes and constants too."""
+"""CUDA graphs give the results of their function for any values, shapes and constants; side streams."""
 
 import gc
 
 import pytest
 import torch
 
-from specularip.kernels.cuda_graphs import GraphedFunction, gc_paused
+from specularip.kernels import streams
+from specularip.kernels.cuda_graphs import GraphCache, GraphedFunction, gc_paused, signature
 
 
 def weighed(first: torch.Tensor, second: torch.Tensor, factor: float) -> torch.Tensor:
@@ -13,7 +14,7 @@ def weighed(first: torch.Tensor, second: torch.Tensor, factor: float) -> torch.T
 
 
 def check(graphed: GraphedFunction, first: torch.Tensor, second: torch.Tensor, factor: float) -> None:
-    """One call: the value, and gradients of what wants them, as autograd has them."""
+    """One call: value and gradients against autograd."""
     wanted = [tensor for tensor in (first, second) if tensor.requires_grad]
     value = graphed(first, second, factor=factor)
     upstream = torch.rand_like(value)
@@ -36,7 +37,7 @@ def check(graphed: GraphedFunction, first: torch.Tensor, second: torch.Tensor, f
         ),
     ],
 )
-def test_it_gives_what_the_function_gives(device):
+def test_results_and_gradients_are_those_of_the_function(device):
     calls = []
 
     def counted(*tensors, **constants):
@@ -48,14 +49,14 @@ def test_it_gives_what_the_function_gives(device):
     for _ in range(3):
         check(graphed, parameter, torch.rand(5, 3, device=device), 2.0)
         with torch.no_grad():
-            parameter.add_(0.5)  # in place, as optimisers do
+            parameter.add_(0.5)  # in place, as optimizers do
     before = parameter.detach().clone()
     leaf = torch.rand(5, 3, device=device).requires_grad_()
     check(graphed, leaf + 1, torch.rand(5, 3, device=device), 2.0)
     after = len(calls)
     check(graphed, leaf + 2, torch.rand(5, 3, device=device), 2.0)  # another tensor, and no leaf
     if device == "cuda":
-        assert len(calls) == after, "it was not replayed"
+        assert len(calls) == after, "the graph was not replayed"
     assert torch.equal(parameter, before), "a parameter was written to"
     kept = torch.rand(5, 3, device=device)
     check(graphed, parameter, kept, 3.0)
@@ -68,7 +69,7 @@ def test_it_gives_what_the_function_gives(device):
         assert not graphed(parameter, kept, factor=1.0).requires_grad
 
 
-def test_no_garbage_is_collected_during_a_recording():
+def test_garbage_collection_is_paused_during_a_capture():
     assert gc.isenabled()
     with pytest.raises(KeyError), gc_paused():
         assert not gc.isenabled()
@@ -77,3 +78,50 @@ def test_no_garbage_is_collected_during_a_recording():
         assert not gc.isenabled()
         raise KeyError
     assert gc.isenabled()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_captured_graphs_replay_with_new_inputs():
+    cache = GraphCache()
+    for _ in range(2):
+        for size in (3, 5, 3):
+            x = torch.rand(size, device="cuda")
+            graph = cache.get(signature(x, None), lambda x=x: cache.capture(lambda x, y: x.sin(), x, None))
+            assert torch.equal(graph.replay(x, None), x.sin())
+        cache.clear()
+
+
+def test_graph_cache_captures_each_key_once():
+    cache, captured = GraphCache(), []
+    for size in (3, 5, 3):
+        cache.get(signature(torch.zeros(size)), lambda size=size: captured.append(size))
+    assert captured == [3, 5]
+    cache.clear()
+    cache.get(signature(torch.zeros(3)), lambda: captured.append(3))
+    assert captured == [3, 5, 3]
+
+
+class FakeStream:
+    """Like a default stream: its handle is 0 on every device."""
+
+    cuda_stream = 0
+
+    def __init__(self, device):
+        self.device = torch.device(device)
+
+
+def test_side_streams_belong_to_the_device_of_their_stream(monkeypatch):
+    monkeypatch.setattr(streams.torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(streams, "_SIDE_STREAMS", {})
+    first, second = FakeStream("cuda:0"), FakeStream("cuda:1")
+    sides = [streams.side_stream(stream, number) for stream in (first, second) for number in (1, 2)]
+    assert [side.device.index for side in sides] == [0, 0, 1, 1]
+    assert len(set(sides)) == 4
+    assert streams.side_stream(second, 1) is sides[2]
+
+
+def test_functions_run_in_order_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(streams.torch.cuda, "is_available", lambda: False)
+    order = []
+    assert streams.run_on_streams([lambda n=n: order.append(n) or n for n in range(3)]) == [0, 1, 2]
+    assert order == [0, 1, 2]
