@@ -32,6 +32,7 @@ pytestmark = [
 
 
 def derived(function: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor) -> list[Tensor]:
+    """The value, and the gradients of all inputs."""
     leaves = [tensor.clone().requires_grad_() for tensor in inputs]
     value = function(*leaves)
     return [value, *torch.autograd.grad(value, leaves, upstream.to(value.dtype))]
