@@ -186,8 +186,8 @@ def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Baked:
         raise DamagedFile("it is not a baked avatar")
     if header.get("format") != FORMAT:
         raise DamagedFile(
-            f"format {header.get('format')} is not {FORMAT}, the one this version reads: bake the avatar again, "
-            "or update specularip if a newer version wrote it"
+            f"format {header.get('format')} is not {FORMAT}, the one this version reads: bake the avatar "
+            "again, or update specularip if a newer version wrote it"
         )
     gaussians = take_gaussians(tensors, latents=0)
     count, lobes = len(gaussians), tensors.get("asg.lights", torch.empty(0, 0)).shape[1:2]
