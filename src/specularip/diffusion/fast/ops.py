@@ -73,7 +73,7 @@ def coefficients(
     if uses_triton(x):
         return Norm(_kernels().coefficients(sums, pixels, weight, bias, groups, eps, shift), weight, groups)
     first, second = sums.sum(1).unbind(1)
-    moved = torch.zeros_like(first) if shift is None else for_branches(shift, len(x))
+    moved = torch.zeros_like(first) if shift is None else for_branches(shift, len(x)).float()
     total = first + pixels * moved
     squares = second + 2 * moved * first + pixels * moved.square()
     count = pixels * x.shape[-1] // groups
