@@ -32,6 +32,7 @@ PUBLISHED = {
 }
 """Bytes and SHA-256 of the two files as insightface's release v0.7 has them."""
 URL = "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip"
+PAGE = "https://github.com/deepinsight/insightface/tree/master/model_zoo"
 LICENCE = "for non-commercial research only"
 DEFAULT_FOLDER = "~/.insightface/models/buffalo_l"
 """Where insightface itself keeps them."""
