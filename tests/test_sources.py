@@ -40,7 +40,8 @@ from specularip.diffusion.prior import Prior
 from specularip.errors import MissingWeights, UserError
 from specularip.presets import preset_config
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 WEIGHTS = {
     "unet": "base/unet/diffusion_pytorch_model.safetensors",
     "text_encoder": "base/text_encoder/model.safetensors",
@@ -51,9 +52,9 @@ WEIGHTS = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sd15Sources, dict[str, Any]]:
+def files(tmp_path_factory: pytest.TempPathFactory, seed: int) -> tuple[Path, Sd15Sources, dict[str, Any]]:
     root = tmp_path_factory.mktemp("sd15")
-    sources, parts = write_sources(root, SEED)
+    sources, parts = write_sources(root, seed)
     return root, sources, parts
 
 

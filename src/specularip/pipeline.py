@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from specularip import raster, specular
-from specularip.avatar import Avatar, Binding
+from specularip.avatar import Avatar
 from specularip.body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
 from specularip.diffusion.fast.accelerate import accelerate, supports
 from specularip.diffusion.loading import folder as prior_folder
@@ -25,8 +25,11 @@ from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
 from specularip.errors import MissingWeights, UserError
 from specularip.export.video import write_video
-from specularip.faces.insightface import FaceId
-from specularip.faces.photo import align_face, face_mask, find_face, read_image
+from specularip.faces.alignment import align_face, face_mask
+from specularip.faces.cascade import find_face
+from specularip.faces.insightface import InsightFace
+from specularip.faces.photo import read_image
+from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.lpips import NO_LPIPS, find_lpips
@@ -34,7 +37,7 @@ from specularip.presentation import preview, turntable
 from specularip.presets import preset_config, with_low_memory
 from specularip.progress import Progress
 from specularip.run_folder import Checkpoint, RunFolder
-from specularip.stages.guide import Face, Guide, PhotoAnchor, photo_anchor
+from specularip.stages.guide import EncodedFace, Guide, PhotoAnchor, photo_anchor
 from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
 from specularip.stages.scr import Targets, fit, make_targets, orbits
 from specularip.stages.seid import seid
@@ -154,7 +157,7 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         if perceptual is None:
             raise UserError(f"{NO_LPIPS}; --set scr.perceptual_weight=0 does without")
     # Before the networks, which take their time.
-    faces = FaceId.load(config.prior.faces, device) if config.prior.path == "sd15" else None
+    faces = InsightFace.load(config.prior.faces, device) if config.prior.path == "sd15" else None
     # May compile; the first step should not count it into its ETA.
     raster.warm_up(device)
     specular.warm_up(device)
@@ -190,8 +193,8 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
 
 
 def read_faces(
-    prior: Prior, faces: FaceId | None, inputs: Inputs, config: Config, note: Callable[[str], None]
-) -> tuple[Face, Face | None]:
+    prior: Prior, faces: InsightFace | None, inputs: Inputs, config: Config, note: Callable[[str], None]
+) -> tuple[EncodedFace, EncodedFace | None]:
     """The photo's face as the prior reads it, and that of `guidance.negative_face`, if there is one.
 
     faces: who recognises them; None: loaded if the prior wants embeddings.
@@ -199,10 +202,10 @@ def read_faces(
     photos = [(inputs.photo, str(inputs.image))]
     if config.guidance.negative_face:
         photos.append((read_image(config.guidance.negative_face), config.guidance.negative_face))
-    found: list[Face] = []
+    found: list[EncodedFace] = []
     with torch.no_grad():
         if prior.wants_face_embedding:
-            faces = faces or FaceId.load(config.prior.faces, prior.device)
+            faces = faces or InsightFace.load(config.prior.faces, prior.device)
             for photo, name in photos:
                 portrait = faces.portrait(photo, name)
                 note(portrait.note)

@@ -23,7 +23,7 @@ from specularip.raster import Raster, rasterize
 from specularip.specular import SpecularHead, facing, shading_normals
 from specularip.stages.settings import Config
 
-Face = Tensor | FaceFeatures
+EncodedFace = Tensor | FaceFeatures
 
 
 @dataclass
@@ -34,10 +34,10 @@ class Guide:
     prior: Prior
     book: PromptBook
     text: str
-    face: Face
+    face: EncodedFace
     body: Body
     config: Config
-    other: Face | None = None
+    other: EncodedFace | None = None
     _identities: dict[tuple[float, bool], Identity | None] = field(default_factory=dict)
 
     def identity(self, guidance: GuidanceConfig) -> Identity | None:
@@ -165,7 +165,7 @@ class PhotoAnchor:
 
 
 def photo_anchor(body: Body, photo: Tensor, mask: Tensor, weight: float) -> PhotoAnchor:
-    """photo [3,S,S] and mask [1,S,S] as `photo.align_face` and `photo.face_mask` give them; all goes to the
+    """photo [3,S,S] and mask [1,S,S] as `align_face` and `face_mask` give them; all goes to the
     device of the body."""
     device = body.keypoints.device
     eyes = body.keypoints[14:16]
