@@ -324,7 +324,7 @@ def test_command_renders_baked_avatars(baked, tmp_path):
 def test_eval_warns_that_it_ignores_harmonics(baked, scene, tmp_path, capsys):
     for colors, told in ((baked["sh3"], True), (Avatar(baked["sh3"].gaussians), False)):
         main(["eval", str(colors.save(tmp_path / "some.ply")), "--data", str(scene), "--device", "cpu"])
-        assert ("harmonics (f_rest) are left out" in capsys.readouterr().err) == told
+        assert ("without its spherical harmonics" in capsys.readouterr().err) == told
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import types
 from dataclasses import replace
@@ -14,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 from sd15_files import EMBED, write_sources
-from test_diffusion_sds import make_condition
-from tiny_prior import sd15_prior
+from tiny_prior import make_condition, sd15_prior
 
 from specularip import pipeline as run_module
 from specularip.cameras import Cameras
@@ -38,13 +36,14 @@ from specularip.stages.settings import Config, ScrConfig
 from specularip.stages.views import step_views
 from specularip.training import machine
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 FACE = Path(__file__).parent.parent / "examples" / "eileen_collins.jpg"
 
 
 @pytest.fixture(scope="module")
-def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
-    return sd15_prior(tmp_path_factory.mktemp("sd15"), SEED)
+def prior(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Prior:
+    return sd15_prior(tmp_path_factory.mktemp("sd15"), seed)
 
 
 def small(folder: Path) -> Config:
@@ -110,7 +109,7 @@ def test_views_lie_in_the_published_ranges_and_close_ups_come_late() -> None:
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_parts_make_the_same_gradient(prior: Prior, at_once: int) -> None:
     generator = torch.Generator().manual_seed(SEED)
-    condition = make_condition(prior, [0.0, 80.0, -80.0, 180.0])
+    condition = make_condition(prior, [0.0, 80.0, -80.0, 180.0], SEED)
     images = torch.rand(4, 3, 96, 96, generator=generator, requires_grad=True)
     noise = torch.randn(4, 4, 8, 8, generator=generator)
     arguments = (condition, torch.tensor([60, 200, 500, 750]), noise, sd15().guidance)
@@ -130,7 +129,7 @@ def test_each_branch_sees_its_own_face(prior: Prior) -> None:
     person, other = (prior.encode_face(torch.rand(1, 3, 16, 16, generator=generator)) for _ in range(2))
     tokens = identity(prior, person, negative=other)
     assert tokens is not None
-    plain = make_condition(prior, [0.0])
+    plain = make_condition(prior, [0.0], SEED)
     condition = replace(
         plain, identity=tokens.positive, null_identity=tokens.null, negative_identity=tokens.negative,
         negative=plain.positive, null=plain.positive,
@@ -152,7 +151,7 @@ def test_each_branch_sees_its_own_face(prior: Prior) -> None:
 def test_refinement_works_above_the_priors_own_size_and_in_any_batches(prior: Prior) -> None:
     generator = torch.Generator().manual_seed(SEED)
     azimuth = torch.arange(12) * 30.0 - 180.0
-    condition = make_condition(prior, azimuth.tolist())
+    condition = make_condition(prior, azimuth.tolist(), SEED)
     images = torch.rand(12, 3, 128, 128, generator=generator)
 
     def run(**options: Any) -> torch.Tensor:
@@ -225,7 +224,7 @@ def test_the_run_from_files_as_published(tmp_path: Path, monkeypatch: pytest.Mon
             crop = torch.rand(3, 224, 224, generator=generator)
             return types.SimpleNamespace(embedding=embedding, crop=crop, note="2 faces, of which the largest")
 
-    monkeypatch.setattr(run_module.FaceId, "load", staticmethod(lambda folder, device: Recogniser()))
+    monkeypatch.setattr(run_module.InsightFace, "load", staticmethod(lambda folder, device: Recogniser()))
     config = with_settings(small(tmp_path), ["prior.path=sd15", "seid.steps=2", "scr.fit_steps=1"])
     config = replace(config, prior=replace(config.prior, sources=sources))
     config = with_settings(config, [f"guidance.negative_face={FACE}", "scr.guidance.identity_structure=0.9"])
@@ -257,7 +256,7 @@ def test_what_is_missing_is_told_before_the_first_step(
     assert "buffalo_l" in told(
         replace(folder, prior=replace(folder.prior, faces=str(tmp_path / "buffalo_l")))
     )
-    monkeypatch.setattr(run_module.FaceId, "load", staticmethod(lambda folder, device: None))
+    monkeypatch.setattr(run_module.InsightFace, "load", staticmethod(lambda folder, device: None))
     assert "nothing" in told(folder)
     assert "photo-weight" in told(cpu, photo_weight=-1.0)
     save_prior(prior, tmp_path / "prior", torch.float32)
@@ -293,7 +292,7 @@ def test_the_command_takes_the_preset_and_any_setting(
     assert given["config"].prior.path == "sd15" and given["config"].looks_for_face
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_the_whole_run_on_a_gpu(prior: Prior, tmp_path: Path) -> None:
     save_prior(prior, tmp_path / "prior", torch.float32)
     config = with_settings(small(tmp_path / "prior"), ["device=cuda", "prior.fast=false"])
@@ -303,7 +302,7 @@ def test_the_whole_run_on_a_gpu(prior: Prior, tmp_path: Path) -> None:
     assert made.gaussians.means.device.type == "cpu" and len(made.gaussians) == report["gaussians"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_the_recorded_comparison_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda")
     generator = torch.Generator().manual_seed(SEED)

@@ -62,7 +62,7 @@ def generate(
             method: it needs an NVIDIA GPU with 16 GB and downloaded models (see `specularip models`).
         seed: Random seed. The same seed gives the same avatar on the same machine.
         photo_weight: Weight of the photo in the loss on the front of the head; 0 leaves the face to the
-            diffusion prior. Default: 1 for compact, 0 for sd15, whose prior reproduces faces well.
+            diffusion prior. If omitted, 1 for compact and 0 for sd15, whose prior reproduces faces well.
         low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Deletes only files that a run writes.
@@ -140,8 +140,8 @@ def fit(
     Args:
         data: Folder with transforms_train.json and at least 3 images, all of one size.
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
-        iterations: Training steps, one image each. Default: 7000 on a GPU, 1500 on the CPU.
-        points: Number of initial Gaussians. Default: 100000 on a GPU, 20000 on the CPU.
+        iterations: Training steps, one image each. If omitted, 7000 on a GPU and 1500 on the CPU.
+        points: Number of initial Gaussians. If omitted, 100000 on a GPU and 20000 on the CPU.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         seed: Random seed. The same seed gives the same avatar on the same machine.
         resume: Continue the run in DIR from its last checkpoint.
@@ -278,7 +278,7 @@ def render(
         out: Image (.png) or video (.mp4) to write.
         azimuth_deg: Azimuth of the camera: 0 is in front, 90 at the person's left. A video starts there.
         elevation_deg: Elevation of the camera above the horizon, between -89 and 89 degrees.
-        distance: Metres from the middle of the body. By default, the whole body fills the image at the
+        distance: Metres from the middle of the body. If omitted, the whole body fills the image at the
             default field of view.
         fov_y_deg: Vertical field of view in degrees.
         width: Image width in pixels.
