@@ -1,7 +1,6 @@
 """The body prior: Anny's shapes, regions and skinning, surface samples, phenotypes from text."""
 
 import math
-import os
 
 import pytest
 import torch
@@ -16,17 +15,16 @@ def model():
     return AnnyModel.load()
 
 
-def random_phenotypes(count: int) -> tuple[torch.Tensor, int]:
-    seed = int.from_bytes(os.urandom(4))
-    return torch.rand(count, len(PHENOTYPE_NAMES), generator=torch.Generator().manual_seed(seed)), seed
+def random_phenotypes(count: int, seed: int) -> torch.Tensor:
+    return torch.rand(count, len(PHENOTYPE_NAMES), generator=torch.Generator().manual_seed(seed))
 
 
-def test_bodies_have_human_sizes(model):
+def test_bodies_have_human_sizes(model, seed):
     adult = anny_body()
     child, woman, man = (anny_body(phenotype_from_text(text)) for text in ("a child", "a woman", "a man"))
     assert 1.6 < adult.height < 1.8
     assert 0.95 < child.height < 1.45 < woman.height < man.height < 1.95
-    vertices, seed = random_phenotypes(16)
+    vertices = random_phenotypes(16, seed)
     vertices = model.vertices(vertices)
     middle = (vertices[..., 2].amax(1) + vertices[..., 2].amin(1)) / 2
     assert middle.abs().max() < 1e-4, seed
@@ -49,9 +47,9 @@ def test_faces_minus_y_in_a_pose():
     assert (joints["lowerleg01.R"] - at["right_knee"]).norm() < 0.06
 
 
-def test_bodies_are_symmetric(model):
+def test_bodies_are_symmetric(model, seed):
     """Swapping left and right gives the same body."""
-    phenotypes, seed = random_phenotypes(4)
+    phenotypes = random_phenotypes(4, seed)
     keypoints = model.keypoints(model.vertices(phenotypes))
     swapped = [n.replace("left", "?").replace("right", "left").replace("?", "right") for n in KEYPOINT_NAMES]
     swap = [KEYPOINT_NAMES.index(name) for name in swapped]
@@ -59,8 +57,8 @@ def test_bodies_are_symmetric(model):
     assert (mirrored - keypoints).abs().max() < 2e-3, seed
 
 
-def test_batch_equals_singles(model):
-    phenotypes, seed = random_phenotypes(3)
+def test_batch_equals_singles(model, seed):
+    phenotypes = random_phenotypes(3, seed)
     vertices, joints = model.evaluate(phenotypes)
     for i in range(3):
         alone = model.evaluate(phenotypes[i : i + 1])
@@ -103,9 +101,8 @@ def test_regions_and_skinning():
     assert (body.skin_joints[left_hand, 0] == wrist).float().mean() > 0.95
 
 
-def test_surface_samples():
+def test_surface_samples(seed):
     body = anny_body()
-    seed = int.from_bytes(os.urandom(4))
     seeds = (seed, seed, seed + 1)
     one, two, other = (body.sample_surface(6000, torch.Generator().manual_seed(s)) for s in seeds)
     assert torch.equal(one.points, two.points) and not torch.equal(one.points, other.points), seed
@@ -120,9 +117,8 @@ def test_surface_samples():
     assert float(one.spacing.square().sum()) == pytest.approx(area, rel=0.03)
 
 
-def test_region_weights_change_the_density_of_samples():
+def test_region_weights_change_the_density_of_samples(seed):
     body = anny_body()
-    seed = int.from_bytes(os.urandom(4))
     plain = body.sample_surface(8000, torch.Generator().manual_seed(seed))
     more = body.sample_surface(8000, torch.Generator().manual_seed(seed), {"head": 4.0, "hand": 0.0})
     heads = [(s.regions == HEAD).float().mean() for s in (plain, more)]

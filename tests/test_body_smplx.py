@@ -1,7 +1,6 @@
 """SMPL-X bodies from a small synthetic file with the keys and layout of SMPLX_NEUTRAL.npz."""
 
 import math
-import os
 import sys
 
 import numpy as np
@@ -68,8 +67,7 @@ def write_model(path, rng):
 
 
 @pytest.fixture
-def model_file(tmp_path):
-    seed = int.from_bytes(os.urandom(4))
+def model_file(tmp_path, seed):
     folder = tmp_path / "smplx"
     folder.mkdir()
     write_model(folder / "SMPLX_NEUTRAL.npz", np.random.default_rng(seed))

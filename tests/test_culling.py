@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from test_raster import fresh_seed
 
 from specularip.cameras import Cameras
 from specularip.raster import rasterize
@@ -17,8 +16,7 @@ def cloud(seed: int, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("fov_y_deg", [20.0, 60.0, 110.0])
-def test_every_rendered_splat_is_in_view(fov_y_deg):
-    seed = fresh_seed()
+def test_every_rendered_splat_is_in_view(fov_y_deg, seed):
     means, scales, quats = cloud(seed, 3000)
     cameras = Cameras.orbit([0.0, 130.0], [10.0, -60.0], 1.5, fov_y_deg, 160, 90)
     ones = torch.ones(len(means))
@@ -29,11 +27,9 @@ def test_every_rendered_splat_is_in_view(fov_y_deg):
     assert (~seen).float().mean() > 0.2, f"{seed}: hardly anything is culled"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.gpu(needs="triton")
 @pytest.mark.parametrize("n", [0, 1, 1000])
-def test_kernel_matches_plain_tensors(n):
-    pytest.importorskip("triton")
-    seed = fresh_seed()
+def test_kernel_matches_plain_tensors(n, seed):
     means, scales, _ = cloud(seed, n)
     cameras = Cameras.orbit([0.0, 130.0, 250.0], [10.0, -60.0, 0.0], 1.5, 60.0, 160, 90)
     found = in_view(means.cuda(), scales.cuda(), cameras.to("cuda")).cpu()

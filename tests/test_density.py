@@ -1,7 +1,5 @@
 """Density control: right ones grow, right ones go, Adam's moments follow, and nothing depends on chance."""
 
-import os
-
 import pytest
 import torch
 
@@ -20,13 +18,6 @@ COUNT = 60
 ROOMY = DensityConfig(
     max_points=200, grow_share=1.0, grad_threshold=0.5, isolation_limit=10.0, distance_limit=10.0
 )
-
-
-@pytest.fixture
-def seed():
-    seed = int.from_bytes(os.urandom(4))
-    torch.manual_seed(seed)
-    return seed
 
 
 def cloud(count: int = COUNT) -> Gaussians:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,13 @@ from specularip.diffusion.loading.sd15 import load_sd15
 from specularip.diffusion.loading.settings import Sd15Sources
 from specularip.diffusion.prior import Prior
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sd15Sources, dict[str, Any]]:
-    return write_sources(tmp_path_factory.mktemp("sd15"), SEED)
+def files(tmp_path_factory: pytest.TempPathFactory, seed: int) -> tuple[Sd15Sources, dict[str, Any]]:
+    return write_sources(tmp_path_factory.mktemp("sd15"), seed)
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,12 @@ import math
 
 import pytest
 import torch
-from test_fast_diffusion import relative
+from closeness import relative
 from torch import Tensor
 
 from specularip.diffusion.fast import hopper_attention, ops
 
-on_hopper = pytest.mark.skipif(
-    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper GPU"
-)
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 def exact(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
@@ -28,7 +26,7 @@ def test_fallback_is_the_library() -> None:
     assert relative(ops.self_attention(query, key, value, 2), exact(query, key, value, 2)) < 1e-5
 
 
-@on_hopper
+@pytest.mark.gpu(capability=(9, 0))
 @pytest.mark.parametrize(
     ("images", "queries", "keys", "heads"),
     [(1, 64, 64, 1), (2, 1, 128, 3), (3, 257, 448, 8), (2, 1000, 4096, 2), (1, 4096, 8192, 8)],
@@ -46,7 +44,7 @@ def test_against_float64(images: int, queries: int, keys: int, heads: int, sprea
     assert found.is_contiguous()
 
 
-@on_hopper
+@pytest.mark.gpu(capability=(9, 0))
 @pytest.mark.parametrize("order", ["rising", "falling", "one", "constant", "sink", "far below zero"])
 def test_scores_that_vary_along_the_keys(order: str) -> None:
     """The reference score must follow growing scores and stay valid for falling ones."""
@@ -70,7 +68,7 @@ def test_scores_that_vary_along_the_keys(order: str) -> None:
     assert relative(ops.self_attention(*inputs, 2), exact(*inputs, 2)) < 5e-3
 
 
-@on_hopper
+@pytest.mark.gpu(capability=(9, 0))
 def test_unsupported_inputs_are_refused() -> None:
     tensors = [torch.randn(1, 128, 80, device="cuda").half() for _ in range(3)]
     assert hopper_attention.suits(*tensors, 2)
@@ -84,7 +82,7 @@ def test_unsupported_inputs_are_refused() -> None:
     assert not hopper_attention.suits(leaf, *tensors[1:], 2)
 
 
-@on_hopper
+@pytest.mark.gpu(capability=(9, 0))
 def test_in_a_cuda_graph_and_on_another_stream() -> None:
     tensors = [torch.randn(1, 256, 80, device="cuda").half() for _ in range(3)]
     truth = exact(*tensors, 2)

@@ -4,7 +4,6 @@ The detector made here answers to colour: red is a face, green how large, blue a
 and point can be computed by hand, and swapped channels, anchors, strides or axes show.
 """
 
-import os
 import sys
 import types
 from pathlib import Path
@@ -218,8 +217,8 @@ def test_overlapping_boxes_leave_the_surest():
     assert non_max_suppression(boxes[:0], np.zeros(0)) == []
 
 
-def test_shrinking_is_bilinear_without_antialiasing():
-    rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
+def test_shrinking_is_bilinear_without_antialiasing(seed):
+    rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (12, 8, 3), dtype=np.uint8)
     assert (insightface._resize(image, 12, 8) == image).all()
     half = image.reshape(6, 2, 4, 2, 3).astype(float).mean((1, 3))
@@ -258,8 +257,7 @@ def test_beyond_the_border_is_black():
 
 
 @pytest.mark.parametrize("size", [112, 224])
-def test_alignment_is_the_least_squares_similarity(size):
-    seed = int.from_bytes(os.urandom(4), "little")
+def test_alignment_is_the_least_squares_similarity(size, seed):
     rng = np.random.default_rng(seed)
     turn, zoom = rng.uniform(-np.pi, np.pi), rng.uniform(0.5, 4)
     points = (FIVE_POINTS - 56 + rng.normal(size=(5, 2)) * 3) @ (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,10 +28,9 @@ from specularip.stages.settings import Config, OrbitConfig, ScrConfig, SeidConfi
 from specularip.training.parallel import ALONE, Team
 from specularip.training.state import State, start
 
-SEED = int.from_bytes(os.urandom(4), "little")
-CUDA = pytest.param(
-    "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-)
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
+CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
@@ -137,7 +135,7 @@ def test_several_processes_ask_each_other_to_stop_at_the_same_steps(tmp_path: Pa
     assert not (tmp_path / "metrics.jsonl").exists(), "only the first process writes"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.gpu
 @pytest.mark.parametrize("stage", ["seid", "fit"])
 def test_a_step_waits_for_the_rasteriser_alone(stage: str) -> None:
     guide, state = small("cuda", 8)

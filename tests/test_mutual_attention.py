@@ -1,24 +1,17 @@
 """The mutual attention kernel against plain tensors in float64. test_specular tests the whole module."""
 
-import importlib.util
-
 import pytest
 import torch
-from test_raster import fresh_seed
 
 from specularip.specular.mutual_attention import MutualAttention, attend
 from specularip.specular.shading import LATENTS
 from specularip.specular.tokens import PARTS, split_matmul
 
-needs_kernel = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
-    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
-]
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 def inputs(count: int, width: int = 8) -> list[torch.Tensor]:
     """Latents, diffuse and a projection: float64 tensors of float32 values."""
-    torch.manual_seed(fresh_seed())
     attention = MutualAttention(width)
     for parameter in attention.parameters():
         torch.nn.init.normal_(parameter)
@@ -26,9 +19,8 @@ def inputs(count: int, width: int = 8) -> list[torch.Tensor]:
     return [tensor.double() for tensor in given]
 
 
+@pytest.mark.gpu(needs="triton")
 class TestKernel:
-    pytestmark = needs_kernel
-
     @pytest.mark.parametrize("count", [0, 1, 33, 20_000])
     @pytest.mark.parametrize("width", [1, 8, 12])
     def test_matches_plain_tensors(self, count: int, width: int) -> None:
@@ -62,8 +54,8 @@ def test_gradients_match_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("inner", [5, PARTS**2 - 1, PARTS**2, PARTS**2 + 77])
-def test_split_matmul_is_matmul(inner: int) -> None:
-    generator = torch.Generator().manual_seed(fresh_seed())
+def test_split_matmul_is_matmul(inner: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
     a, b = (torch.randn(inner, size, generator=generator).double() for size in (3, 4))
     assert torch.allclose(split_matmul(a.T, b), a.T @ b)
     assert torch.allclose(split_matmul(a.T.contiguous(), b.T.contiguous().T), a.T @ b)

@@ -34,8 +34,7 @@ def _error(path) -> str:
     return message
 
 
-def test_modes_become_rgb(tmp_path):
-    seed = int.from_bytes(os.urandom(4), "little")
+def test_modes_become_rgb(tmp_path, seed):
     pixels = _pattern(seed)
     image = Image.fromarray(pixels)
     grey = np.asarray(image.convert("L"))
@@ -71,8 +70,7 @@ def test_transparency_is_laid_over_grey(tmp_path, mode):
     assert np.abs(got[:, 30:].astype(int) - GREY[0]).max() <= 1
 
 
-def test_every_exif_orientation_is_undone(tmp_path):
-    seed = int.from_bytes(os.urandom(4), "little")
+def test_every_exif_orientation_is_undone(tmp_path, seed):
     pixels = _pattern(seed)
     upright = Image.fromarray(pixels)
     turn = Image.Transpose
@@ -108,8 +106,7 @@ def test_unreadable_file(tmp_path, portrait):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_truncated_files_are_refused_wherever_they_end(tmp_path, portrait, suffix):
-    seed = int.from_bytes(os.urandom(4), "little")
+def test_truncated_files_are_refused_wherever_they_end(tmp_path, portrait, suffix, seed):
     whole = tmp_path / f"whole.{suffix}"
     portrait.save(whole)
     data = whole.read_bytes()
@@ -122,8 +119,7 @@ def test_truncated_files_are_refused_wherever_they_end(tmp_path, portrait, suffi
             pytest.fail(f"accepted {cut} of {len(data)} bytes, seed {seed}")
 
 
-def test_damaged_bytes_never_escape_as_another_error(tmp_path):
-    seed = int.from_bytes(os.urandom(4), "little")
+def test_damaged_bytes_never_escape_as_another_error(tmp_path, seed):
     rng = np.random.default_rng(seed)
     for suffix in ("jpg", "png", "tif", "gif", "webp", "bmp"):
         path = tmp_path / f"noise.{suffix}"

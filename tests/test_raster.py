@@ -7,97 +7,18 @@ import tracemalloc
 
 import pytest
 import torch
+from scenes import (
+    assert_same,
+    assert_same_radii,
+    check_that_depth_changes_nothing_else,
+    draw,
+    scene,
+    sure_pixels,
+)
 
 from specularip.errors import UserError
 from specularip.kernels import threads
-from specularip.raster import Raster, rasterize, rasterize_reference, warm_up
-
-NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "background")
-
-
-def fresh_seed() -> int:
-    return int.from_bytes(os.urandom(4))
-
-
-def scene(seed, n=60, channels=3, cameras=2, width=45, height=37, per_camera=False, behind=0.0):
-    """Random splats in front of random cameras; a share `behind` of them is moved behind all cameras."""
-    g = torch.Generator().manual_seed(seed)
-    means = torch.randn(n, 3, generator=g) * torch.tensor([0.6, 0.6, 0.4])
-    hidden = torch.rand(n, generator=g) < behind
-    means[hidden, 2] -= 6.0
-    shape = (cameras, n, channels) if per_camera else (n, channels)
-    viewmats = torch.eye(4).repeat(cameras, 1, 1)
-    turn, _ = torch.linalg.qr(torch.eye(3) + 0.15 * torch.randn(cameras, 3, 3, generator=g))
-    turn = turn * turn.diagonal(dim1=1, dim2=2).sign()[:, None, :]
-    viewmats[:, :3, :3] = turn
-    viewmats[:, :3, 3] = 0.2 * torch.randn(cameras, 3, generator=g) + torch.tensor([0.0, 0.0, 2.0])
-    Ks = torch.tensor([[1.1 * width, 0, 0.5 * width], [0, 1.2 * width, 0.45 * height], [0, 0, 1]])
-    return {
-        "means": means,
-        "quats": torch.randn(n, 4, generator=g) * 3,
-        "scales": torch.exp(torch.randn(n, 3, generator=g) * 0.7 - 2.7),
-        "opacities": torch.rand(n, generator=g),
-        "colors": torch.rand(shape, generator=g),
-        "viewmats": viewmats,
-        "Ks": Ks.repeat(cameras, 1, 1),
-        "width": width,
-        "height": height,
-        "background": torch.rand(cameras, channels, generator=g),
-    }
-
-
-def sure_pixels(arguments, antialiased=False):
-    """[B,H,W,1], False where the reference itself jumps when opacities change by a relative 3e-5.
-
-    There some alpha is at its threshold of 1/255, or transmittance at 1e-4, and float32 rounding decides
-    whether the splat counts: a jump of up to 1/255 times its colour. Such pixels are ill-defined and not
-    compared.
-    """
-    low, high = (
-        rasterize_reference(
-            **dict(arguments, opacities=arguments["opacities"].double() * factor), antialiased=antialiased
-        )
-        for factor in (1 - 3e-5, 1 + 3e-5)
-    )
-    jumps = [
-        (getattr(low, name) - getattr(high, name)).abs().amax(-1) for name in ("image", "alpha", "depth")
-    ]
-    return (torch.stack(jumps).amax(0) < 4e-4)[..., None]
-
-
-def draw(function, arguments, seed, antialiased=False, device="cpu", dtype=torch.float32, sure=1.0):
-    """The raster, and gradients of a random linear loss of its image, alpha and depth where `sure`."""
-    arguments = {k: v.to(device, dtype) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
-    for name in NAMES:
-        arguments[name] = arguments[name].clone().requires_grad_()
-    raster = function(**arguments, antialiased=antialiased)
-    raster.means2d.retain_grad()
-    g = torch.Generator().manual_seed(seed)
-    outputs = (raster.image, raster.alpha, raster.depth)
-    weights = [(torch.randn(output.shape, generator=g) * sure).to(device, dtype) for output in outputs]
-    sum((output * weight).sum() for output, weight in zip(outputs, weights)).backward()
-    gradients = {name: arguments[name].grad.detach().cpu().double() for name in NAMES}
-    seen = (raster.radii > 0)[..., None].cpu()
-    gradients["means2d"] = torch.where(seen, raster.means2d.grad.cpu().double(), 0.0)
-    return raster, gradients
-
-
-def assert_same_radii(fast, slow, seed):
-    """The same splats are culled; rounding may move a radius across a whole number."""
-    assert torch.equal(fast > 0, slow > 0) and (fast - slow).abs().max() <= 1, f"radii, seed {seed}"
-
-
-def assert_same(fast: Raster, fast_gradients, slow: Raster, slow_gradients, sure, seed):
-    assert sure.double().mean() > 0.97 or sure.numel() < 100, f"too few pixels to compare, seed {seed}"
-    for name in ("image", "alpha", "depth"):
-        error = (
-            getattr(fast, name).detach().cpu().double() - getattr(slow, name).detach().cpu()
-        ).abs() * sure
-        assert error.max() < 1e-3, f"{name} off by {error.max()}, seed {seed}"
-    assert_same_radii(fast.radii.cpu(), slow.radii.cpu(), seed)
-    for name, wanted in slow_gradients.items():
-        error = (fast_gradients[name] - wanted).norm() / wanted.norm().clamp_min(1e-6)
-        assert error < 1e-2, f"gradient of {name} off by {error:.2e} relative, seed {seed}"
+from specularip.raster import rasterize, rasterize_reference, warm_up
 
 
 @pytest.mark.parametrize(
@@ -115,8 +36,7 @@ def assert_same(fast: Raster, fast_gradients, slow: Raster, slow_gradients, sure
     ids=lambda options: "-".join(f"{k}{v}" for k, v in options.items()),
 )
 @pytest.mark.parametrize("antialiased", [False, True], ids=["plain", "antialiased"])
-def test_matches_reference(options, antialiased):
-    seed = fresh_seed()
+def test_matches_reference(options, antialiased, seed):
     arguments = scene(seed, **options)
     sure = sure_pixels(arguments, antialiased)
     fast = draw(rasterize, arguments, seed, antialiased, sure=sure)
@@ -124,9 +44,8 @@ def test_matches_reference(options, antialiased):
     assert_same(*fast, *slow, sure, seed)
 
 
-def test_opaque_layers_stop_like_the_reference():
+def test_opaque_layers_stop_like_the_reference(seed):
     """Many nearly opaque splats on top of each other: the limits of alpha and transmittance matter."""
-    seed = fresh_seed()
     arguments = scene(seed, n=150, cameras=1)
     arguments["opacities"] = 1.0 - 0.01 * arguments["opacities"] ** 4
     arguments["scales"] = arguments["scales"] * 3
@@ -137,15 +56,14 @@ def test_opaque_layers_stop_like_the_reference():
     assert_same(*fast, *slow, sure, seed)
 
 
-def test_behind_scene_culls_about_half_of_the_splats():
-    raster = rasterize(**scene(fresh_seed(), n=200, behind=0.5))
+def test_behind_scene_culls_about_half_of_the_splats(seed):
+    raster = rasterize(**scene(seed, n=200, behind=0.5))
     share = (raster.radii > 0).float().mean()
     assert 0.2 < share < 0.8
 
 
-def test_needles_and_discs_lose_no_pixels():
+def test_needles_and_discs_lose_no_pixels(seed):
     """Long thin splats at all angles: tile and block masks must not cut off their tips."""
-    seed = fresh_seed()
     arguments = scene(seed, n=40, cameras=1, width=90, height=75)
     g = torch.Generator().manual_seed(seed)
     long_axis = torch.rand(40, 3, generator=g).argsort(-1)
@@ -158,9 +76,8 @@ def test_needles_and_discs_lose_no_pixels():
     assert error.max() < 2e-2 and error.mean() < 4e-6, f"{error.max()}, mean {error.mean()}, seed {seed}"
 
 
-def test_means2d_gradient_is_the_slope_of_a_shift():
+def test_means2d_gradient_is_the_slope_of_a_shift(seed):
     """Moving a camera's principal point moves all its splats in the image by as much."""
-    seed = fresh_seed()
     arguments = scene(seed, n=8, cameras=2, width=14, height=11)
     # Large faint splats: alpha stays above its threshold at every pixel, so that the loss has no jumps.
     arguments["means"] = arguments["means"] * 0.3
@@ -184,8 +101,8 @@ def test_means2d_gradient_is_the_slope_of_a_shift():
         assert abs(slope - summed) < 0.01 * scale, f"{slope} against {summed}, seed {seed}"
 
 
-def test_means2d_is_a_tensor_of_the_graph():
-    arguments = scene(fresh_seed(), n=10)
+def test_means2d_is_a_tensor_of_the_graph(seed):
+    arguments = scene(seed, n=10)
     arguments["means"].requires_grad_()
     raster = rasterize(**arguments)
     raster.means2d.retain_grad()
@@ -194,8 +111,8 @@ def test_means2d_is_a_tensor_of_the_graph():
     assert raster.means2d.grad.abs().sum() > 0
 
 
-def test_no_gradient_without_requires_grad():
-    arguments = scene(fresh_seed())
+def test_no_gradient_without_requires_grad(seed):
+    arguments = scene(seed)
     assert not rasterize(**arguments).image.requires_grad
     arguments["opacities"].requires_grad_()
     rasterize(**arguments).alpha.sum().backward()
@@ -203,8 +120,8 @@ def test_no_gradient_without_requires_grad():
 
 
 @pytest.mark.parametrize("n, cameras", [(0, 2), (5, 0), (0, 0)])
-def test_no_splats_or_no_cameras(n, cameras):
-    arguments = scene(fresh_seed(), n=max(n, 1), cameras=max(cameras, 1))
+def test_no_splats_or_no_cameras(n, cameras, seed):
+    arguments = scene(seed, n=max(n, 1), cameras=max(cameras, 1))
     for name in ("means", "quats", "scales", "opacities", "colors"):
         arguments[name] = arguments[name][:n].requires_grad_()
     for name in ("viewmats", "Ks", "background"):
@@ -219,38 +136,13 @@ def test_no_splats_or_no_cameras(n, cameras):
     assert arguments["means"].grad.shape == (n, 3)
 
 
-def check_that_depth_changes_nothing_else(device, antialiased, **options):
-    """Compare images and gradients with and without depth, over a background and over black."""
-    seed = fresh_seed()
-    for background in (True, False):
-        arguments = scene(seed, n=200, width=60, height=40, **options)
-        if not background:
-            arguments.pop("background")
-        outcomes = []
-        for depth in (True, False):
-            leaves = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
-            for name in set(NAMES) & set(leaves):
-                leaves[name] = leaves[name].requires_grad_(False).clone().requires_grad_()
-            raster = rasterize(**leaves, antialiased=antialiased, depth=depth)
-            assert raster.depth.shape == (*raster.alpha.shape[:3], int(depth))
-            weights = torch.randn(raster.image.shape, generator=torch.Generator().manual_seed(seed)).to(
-                device
-            )
-            ((raster.image * weights).sum() + raster.alpha.square().sum()).backward()
-            grads = {name: leaves[name].grad for name in set(NAMES) & set(leaves)}
-            outcomes.append({"image": raster.image, "alpha": raster.alpha, **grads})
-        for name, wanted in outcomes[0].items():
-            error = (outcomes[1][name] - wanted).norm() / wanted.norm()
-            assert error < 1e-5, f"{name} off by {error:.1e}, seed {seed}"
-
-
 @pytest.mark.parametrize("antialiased", [False, True])
-def test_depth_changes_nothing_else(antialiased):
-    check_that_depth_changes_nothing_else("cpu", antialiased)
+def test_depth_changes_nothing_else(antialiased, seed):
+    check_that_depth_changes_nothing_else("cpu", seed, antialiased)
 
 
-def test_all_behind_the_camera():
-    arguments = scene(fresh_seed())
+def test_all_behind_the_camera(seed):
+    arguments = scene(seed)
     arguments["means"][:, 2] -= 50
     arguments["means"].requires_grad_()
     raster = rasterize(**arguments)
@@ -259,16 +151,15 @@ def test_all_behind_the_camera():
     assert not arguments["means"].grad.any()
 
 
-def test_background_is_optional_and_may_be_shared():
-    arguments = scene(fresh_seed())
+def test_background_is_optional_and_may_be_shared(seed):
+    arguments = scene(seed)
     shared = arguments.pop("background")[0]
     black = rasterize(**arguments)
     tinted = rasterize(**arguments, background=shared)
     torch.testing.assert_close(tinted.image, black.image + (1 - black.alpha) * shared)
 
 
-def test_same_bits_from_run_to_run_and_for_any_number_of_threads(monkeypatch):
-    seed = fresh_seed()
+def test_same_bits_from_run_to_run_and_for_any_number_of_threads(monkeypatch, seed):
     arguments = scene(seed, n=3000, cameras=3, width=100, height=80)
     results = []
     for count in ("1", "2", "3", "1"):
@@ -310,8 +201,7 @@ def test_compilation_is_logged_once(tmp_path):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors"])
-def test_splats_with_bad_values_are_culled(name, bad):
-    seed = fresh_seed()
+def test_splats_with_bad_values_are_culled(name, bad, seed):
     arguments = scene(seed, n=40)
     arguments[name].view(40, -1)[::2, 0] = bad
     kept = {k: v[1::2] if isinstance(v, torch.Tensor) and len(v) == 40 else v for k, v in arguments.items()}
@@ -338,8 +228,7 @@ def test_pixels_at_the_alpha_threshold_are_not_sure():
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e3, 1e9, 1e18])
-def test_extreme_sizes_and_distances_stay_finite(scale):
-    seed = fresh_seed()
+def test_extreme_sizes_and_distances_stay_finite(scale, seed):
     arguments = scene(seed, n=50)
     arguments["scales"] = arguments["scales"] * scale
     arguments["means"][::3] *= min(scale, 1e6)
@@ -348,9 +237,8 @@ def test_extreme_sizes_and_distances_stay_finite(scale):
     assert raster.alpha.min() >= 0 and raster.alpha.max() <= 1 + 1e-6
 
 
-def test_degenerate_splats_match_the_reference():
+def test_degenerate_splats_match_the_reference(seed):
     """Zero scales and quats, opacity 0 and 1, splats on both sides of the near plane, in one scene."""
-    seed = fresh_seed()
     arguments = scene(seed, n=70, cameras=1)
     for k, (name, value) in enumerate(
         [("scales", 0.0), ("quats", 0.0), ("opacities", 0.0), ("opacities", 1.0)]
@@ -373,8 +261,8 @@ def test_degenerate_splats_match_the_reference():
             assert error < 1e-3, f"{name} off by {error}, seed {seed}"
 
 
-def test_invalid_cameras_see_nothing():
-    arguments = scene(fresh_seed())
+def test_invalid_cameras_see_nothing(seed):
+    arguments = scene(seed)
     arguments["viewmats"][0, 0, 0] = float("nan")
     arguments["Ks"][1, 0, 0] = 0.0
     raster = rasterize(**arguments)
@@ -407,8 +295,7 @@ def test_invalid_arguments_are_named(name, value, words):
         rasterize(**dict(scene(0), **{name: value}))
 
 
-def test_inputs_that_are_not_contiguous():
-    seed = fresh_seed()
+def test_inputs_that_are_not_contiguous(seed):
     arguments = scene(seed)
     strided = dict(arguments)
     for name in ("means", "quats", "scales", "colors", "viewmats"):

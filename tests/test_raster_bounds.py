@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_raster import fresh_seed
 
 from specularip.kernels.simd import load
 from specularip.raster import compositing, rasterize
@@ -65,8 +64,7 @@ def fuzz(seed: int, scenes: int) -> int:
     return seen
 
 
-def test_hostile_scenes_stay_in_bounds(tmp_path):
-    seed = fresh_seed()
+def test_hostile_scenes_stay_in_bounds(tmp_path, seed):
     code = (
         "from test_raster_bounds import assert_checked, fuzz\n"
         f"assert_checked()\nprint(fuzz({seed}, {SCENES}))"

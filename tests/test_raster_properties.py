@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_raster import NAMES, scene, sure_pixels
+from scenes import NAMES, scene, sure_pixels
 
 from specularip.raster import rasterize, rasterize_reference
 
@@ -22,7 +22,8 @@ scenes = st.builds(
     height=st.integers(1, 50),
 )
 modes = st.booleans()
-fresh = settings(max_examples=25, deadline=None, derandomize=False)
+pytestmark = pytest.mark.usefixtures("seed")  # examples are drawn again for each fresh seed
+few = settings(max_examples=25)
 
 
 def outputs(raster):
@@ -43,7 +44,7 @@ def random_like(tensors, seed):
     return [torch.randn(tensor.shape, generator=generator) for tensor in tensors]
 
 
-@fresh
+@few
 @given(scenes, modes, st.randoms(use_true_random=False))
 def test_image_is_invariant_to_the_order_of_splats(arguments, antialiased, random):
     order = list(range(len(arguments["means"])))
@@ -56,7 +57,7 @@ def test_image_is_invariant_to_the_order_of_splats(arguments, antialiased, rando
     assert torch.equal(one.radii[:, order], other.radii)
 
 
-@fresh
+@few
 @given(scenes, modes, st.integers(0, 2**31))
 def test_image_is_invariant_to_rigid_motions(arguments, antialiased, seed):
     g = torch.Generator().manual_seed(seed)
@@ -87,7 +88,7 @@ def test_image_is_invariant_to_rigid_motions(arguments, antialiased, seed):
         assert ((one - other).abs() * sure).max() < 2e-3
 
 
-@fresh
+@few
 @given(scenes, modes, st.floats(-2, 2), st.integers(0, 2**31))
 def test_image_is_linear_in_colours_and_background(arguments, antialiased, factor, seed):
     colors, background = random_like((arguments["colors"], arguments["background"]), seed)
@@ -101,7 +102,7 @@ def test_image_is_linear_in_colours_and_background(arguments, antialiased, facto
     torch.testing.assert_close(mixed, apart, rtol=1e-4, atol=2e-5)
 
 
-@fresh
+@few
 @given(scenes, modes)
 def test_alpha_and_depth_are_within_their_ranges(arguments, antialiased):
     raster = rasterize(**arguments, antialiased=antialiased)
@@ -115,7 +116,7 @@ def test_alpha_and_depth_are_within_their_ranges(arguments, antialiased):
         assert not raster.depth[b][~hit].any()
 
 
-@fresh
+@few
 @given(st.integers(0, 2**31), st.integers(40, 70), st.integers(0, 30), modes)
 def test_two_halves_make_the_image(seed, width, offset, antialiased):
     """With small splats: the affine projection is clamped near the image's edges, which differ in the
@@ -136,7 +137,7 @@ def test_two_halves_make_the_image(seed, width, offset, antialiased):
         assert ((joined - getattr(whole, name)).abs() * sure).max() < 1e-3, name
 
 
-@fresh
+@few
 @given(scenes, modes, st.integers(0, 2**31))
 def test_gradients_are_linear_in_the_loss(arguments, antialiased, seed):
     inputs = {k: arguments[k].requires_grad_() for k in NAMES}
@@ -156,7 +157,7 @@ def test_gradients_are_linear_in_the_loss(arguments, antialiased, seed):
 
 @pytest.mark.parametrize("antialiased", [False, True], ids=["plain", "antialiased"])
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**31))
 def test_gradients_match_finite_differences(name, antialiased, seed):
     """Along a random direction of one input: the gradient against a central difference in float64."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import types
 from dataclasses import replace
@@ -14,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 from sd15_files import EMBED, write_sources
-from test_diffusion_sds import make_condition
-from tiny_prior import sd15_prior
+from tiny_prior import make_condition, sd15_prior
 
 from specularip import pipeline as run_module
 from specularip.cameras import Cameras
@@ -38,13 +36,14 @@ from specularip.stages.settings import Config, ScrConfig
 from specularip.stages.views import step_views
 from specularip.training import machine
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 FACE = Path(__file__).parent.parent / "examples" / "eileen_collins.jpg"
 
 
 @pytest.fixture(scope="module")
-def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
-    return sd15_prior(tmp_path_factory.mktemp("sd15"), SEED)
+def prior(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Prior:
+    return sd15_prior(tmp_path_factory.mktemp("sd15"), seed)
 
 
 def small(folder: Path) -> Config:
@@ -110,7 +109,7 @@ def test_views_lie_in_the_published_ranges_and_close_ups_come_late() -> None:
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_parts_make_the_same_gradient(prior: Prior, at_once: int) -> None:
     generator = torch.Generator().manual_seed(SEED)
-    condition = make_condition(prior, [0.0, 80.0, -80.0, 180.0])
+    condition = make_condition(prior, [0.0, 80.0, -80.0, 180.0], SEED)
     images = torch.rand(4, 3, 96, 96, generator=generator, requires_grad=True)
     noise = torch.randn(4, 4, 8, 8, generator=generator)
     arguments = (condition, torch.tensor([60, 200, 500, 750]), noise, sd15().guidance)
@@ -130,7 +129,7 @@ def test_each_branch_sees_its_own_face(prior: Prior) -> None:
     person, other = (prior.encode_face(torch.rand(1, 3, 16, 16, generator=generator)) for _ in range(2))
     tokens = identity(prior, person, negative=other)
     assert tokens is not None
-    plain = make_condition(prior, [0.0])
+    plain = make_condition(prior, [0.0], SEED)
     condition = replace(
         plain, identity=tokens.positive, null_identity=tokens.null, negative_identity=tokens.negative,
         negative=plain.positive, null=plain.positive,
@@ -152,7 +151,7 @@ def test_each_branch_sees_its_own_face(prior: Prior) -> None:
 def test_refinement_works_above_the_priors_own_size_and_in_any_batches(prior: Prior) -> None:
     generator = torch.Generator().manual_seed(SEED)
     azimuth = torch.arange(12) * 30.0 - 180.0
-    condition = make_condition(prior, azimuth.tolist())
+    condition = make_condition(prior, azimuth.tolist(), SEED)
     images = torch.rand(12, 3, 128, 128, generator=generator)
 
     def run(**options: Any) -> torch.Tensor:
@@ -293,7 +292,7 @@ def test_the_command_takes_the_preset_and_any_setting(
     assert given["config"].prior.path == "sd15" and given["config"].looks_for_face
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_the_whole_run_on_a_gpu(prior: Prior, tmp_path: Path) -> None:
     save_prior(prior, tmp_path / "prior", torch.float32)
     config = with_settings(small(tmp_path / "prior"), ["device=cuda", "prior.fast=false"])
@@ -303,7 +302,7 @@ def test_the_whole_run_on_a_gpu(prior: Prior, tmp_path: Path) -> None:
     assert made.gaussians.means.device.type == "cpu" and len(made.gaussians) == report["gaussians"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_the_recorded_comparison_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda")
     generator = torch.Generator().manual_seed(SEED)

@@ -1,10 +1,7 @@
 """The fused shading kernels against plain tensors in float64: values and every gradient."""
 
-import importlib.util
-
 import pytest
 import torch
-from test_raster import fresh_seed
 from torch.nn import functional as F
 
 from specularip.errors import UserError
@@ -13,16 +10,7 @@ from specularip.specular.shading import LATENTS, Light, Surface, specular_refere
 
 NAMES = "latents diffuse normals means centres light_axes light_widths light_colors ambient".split()
 CONSTANT = ("means", "centres")
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
-            pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
-        ],
-    ),
-]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu(needs="triton"))]
 
 
 def scene(seed, n, cameras=1, lights=64, spread=1.0):
@@ -95,8 +83,7 @@ def assert_close(found, wanted, plain, tolerance, what):
     ],
     ids=str,
 )
-def test_matches_the_reference(options, device):
-    seed = fresh_seed()
+def test_matches_the_reference(options, device, seed):
     options = dict(options)
     masked, scattered = options.pop("masked", False), options.pop("scattered", False)
     arguments = scene(seed, **options)
@@ -114,8 +101,8 @@ def test_matches_the_reference(options, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_extreme_inputs_stay_finite(device):
-    arguments = scene(fresh_seed(), n=200, cameras=2, lights=16)
+def test_extreme_inputs_stay_finite(device, seed):
+    arguments = scene(seed, n=200, cameras=2, lights=16)
     latents, normals = arguments["latents"], arguments["normals"]
     for i, size in enumerate((30.0, 100.0, 1e4, 1e9, -1e9, 3e30)):
         latents[i * 10 : i * 10 + 10] *= size
@@ -133,8 +120,8 @@ def test_extreme_inputs_stay_finite(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_invisible_gaussians_have_no_effect(device):
-    arguments = scene(fresh_seed(), n=100, cameras=2)
+def test_invisible_gaussians_have_no_effect(device, seed):
+    arguments = scene(seed, n=100, cameras=2)
     visible = torch.rand(2, 100) < 0.6
     visible[:, :20] = False
     upstream = torch.randn(2, 100, 3)
@@ -151,8 +138,8 @@ def test_invisible_gaussians_have_no_effect(device):
             assert (grad[:20] == 0).all()
 
 
-def test_same_bits_for_any_number_of_threads(monkeypatch):
-    arguments = scene(fresh_seed(), n=2000, cameras=2, lights=8)
+def test_same_bits_for_any_number_of_threads(monkeypatch, seed):
+    arguments = scene(seed, n=2000, cameras=2, lights=8)
     upstream, visible = torch.randn(2, 2000, 3), torch.rand(2, 2000) < 0.7
     results = []
     for threads in ("1", "2", "5"):
@@ -164,10 +151,9 @@ def test_same_bits_for_any_number_of_threads(monkeypatch):
             assert torch.equal(grad, results[0][1][name]), name
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_cuda_is_deterministic():
-    pytest.importorskip("triton")
-    arguments, upstream = scene(fresh_seed(), n=5000), torch.randn(1, 5000, 3)
+@pytest.mark.gpu(needs="triton")
+def test_cuda_is_deterministic(seed):
+    arguments, upstream = scene(seed, n=5000), torch.randn(1, 5000, 3)
     (shown, grads), (again, grads_again) = (
         run(shade_fused, arguments, upstream, device="cuda") for _ in range(2)
     )
@@ -175,8 +161,8 @@ def test_cuda_is_deterministic():
     assert all(torch.equal(grads[name], grads_again[name]) for name in grads)
 
 
-def test_float64_takes_the_plain_path():
-    arguments = scene(fresh_seed(), n=30, cameras=2, lights=5)
+def test_float64_takes_the_plain_path(seed):
+    arguments = scene(seed, n=30, cameras=2, lights=5)
     visible = torch.rand(2, 30) < 0.5
     upstream = torch.randn(2, 30, 3)
     shown, _ = run(shade_fused, arguments, upstream, visible, dtype=torch.float64)

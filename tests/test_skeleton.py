@@ -1,7 +1,5 @@
 """OpenPose drawings of the body from all sides: visible joints, colours, thickness."""
 
-import os
-
 import pytest
 import torch
 
@@ -49,8 +47,7 @@ def test_head_occludes_a_shoulder_from_above(body):
     assert {"left_wrist", "right_wrist", "left_ear"} <= above
 
 
-def test_batch_equals_singles():
-    seed = int.from_bytes(os.urandom(4))
+def test_batch_equals_singles(seed):
     generator = torch.Generator().manual_seed(seed)
     model = AnnyModel.load()
     vertices = model.vertices(torch.rand(6, 11, generator=generator))
@@ -131,9 +128,9 @@ def test_shapes_are_checked(body):
 
 
 @pytest.mark.parametrize("size", [1, 100, 512])
-def test_shapes_describe_the_drawing(body, size):
+def test_shapes_describe_the_drawing(body, size, seed):
     """The kernel's loop over `_shapes`, in plain tensors, gives the same image as `_draw`."""
-    generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(4)))
+    generator = torch.Generator().manual_seed(seed)
     azimuth = 360 * torch.rand(3, generator=generator)
     xy = Cameras.orbit(azimuth, 5, [2.4, 0.9, 0.5], 45, size, size).project(body.keypoints)[0]
     visible = torch.rand(3, 18, generator=generator) < 0.8
@@ -150,9 +147,8 @@ def test_shapes_describe_the_drawing(body, size):
     assert (canvas - skeleton._draw(xy, visible, size)).abs().max() < 2e-4, generator.initial_seed()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.gpu(needs="triton")
 def test_kernel_matches_plain_tensors(body):
-    pytest.importorskip("triton")
     cameras = Cameras.orbit([0.0, 70.0, 180.0, 200.0], 5, [2.4, 0.9, 0.5, 2.0], 45, 100, 100)
     wanted = draw_skeleton(body.keypoints, body.head, cameras, 200)
     from_cpu = draw_skeleton(body.keypoints, body.head, cameras, 200, torch.device("cuda"))

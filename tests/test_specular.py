@@ -1,7 +1,6 @@
 """The specular branch: a highlight appears where a mirror would reflect the light."""
 
 import math
-import os
 
 import pytest
 import torch
@@ -26,13 +25,6 @@ from specularip.specular.shading import tangent_frames
 from specularip.specular.tokens import GROUPS
 
 RADIUS = 0.5
-
-
-@pytest.fixture
-def seed():
-    seed = int.from_bytes(os.urandom(4))
-    torch.manual_seed(seed)
-    return seed
 
 
 def sphere(count: int) -> Gaussians:

@@ -90,7 +90,7 @@ def test_few_views_show_nothing_where_there_is_nothing():
     assert len(worn_things(BALL * directions, directions, few)) == 0
 
 
-def test_quaternions_turn_both_axes():
+def test_quaternions_turn_both_axes(seed):
     normals = F.normalize(torch.randn(50, 3), dim=-1)
     normals[0], normals[1] = torch.tensor([0.0, 0.0, -1.0]), torch.tensor([0.0, 0.0, 1.0])
     along = F.normalize(torch.linalg.cross(normals, torch.randn(50, 3)), dim=-1)
@@ -129,7 +129,7 @@ def test_where_images_end_is_no_surface():
     assert (normals[:, 1] < -0.5).float().mean() > 0.8
 
 
-def test_carving_in_parts_gives_the_same(monkeypatch):
+def test_carving_in_parts_gives_the_same(monkeypatch, seed):
     posed, places = silhouettes(with_ring=True), torch.rand(500, 3) - 0.5
     whole = _shown(places, posed, list(range(len(posed))))
     assert whole[0].any() and whole[1].any()

@@ -1,22 +1,22 @@
-// Attention in heads of 40 numbers for Hopper; hopper_attention.py says what it computes and why it is fast.
+// Attention with heads of width 40 for Hopper; see hopper_attention.py for the method.
 //
-// A block has four groups of 128 threads that each look after 64 queries of one head, and a fifth that fetches
-// keys and values, 64 at a time, into a ring of shared memory. Tensor cores read a tile of shared memory in
-// pieces of 8 keys by 16 bytes, so that is how it lies there: [8 groups of keys][6 pieces][8 keys][16 bytes].
-// Five pieces are a head's 40 numbers. The sixth holds a one and zeros: with it the products themselves
-// subtract each query's reference from its scores, and add up its weights.
+// A block has four consumer warpgroups of 128 threads, each with 64 queries of one head, and a producer warpgroup
+// that copies keys and values, 64 at a time, into a ring buffer in shared memory. wgmma reads core matrices of 8
+// keys by 16 bytes, so a tile is laid out as [8 groups of keys][6 core matrices][8 keys][16 bytes]. Five core
+// matrices hold a head's 40 channels. The sixth holds a one and zeros: through it the products subtract each
+// query's reference from its scores and sum its weights.
 
 #define WIDTH 40
 #define GROUPS 4
 #define KEYS 64
 #define STAGES 6
-#define AHEAD 2            // tiles that are on their way before one is waited for
-#define TILE 6144          // bytes: 64 keys, or values
-#define EIGHT 768          // bytes: eight of them
-#define PIECE 128          // bytes: eight numbers of eight keys
-#define MARGIN 4.0f        // a new reference lies so far above the largest score, for others to grow
+#define AHEAD 2            // tiles in flight before the producer waits for one
+#define TILE 6144          // bytes of 64 keys or values
+#define EIGHT 768          // bytes of eight of them
+#define PIECE 128          // bytes of a core matrix: eight channels of eight keys
+#define MARGIN 4.0f        // of a new reference above the largest score: headroom for growing scores
 
-static_assert(STAGES >= AHEAD + 2, "or the group that fetches waits for tiles that it has not told of");
+static_assert(STAGES >= AHEAD + 2, "else the producer waits for tiles that it has not published");
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -34,10 +34,10 @@ __device__ __forceinline__ void arrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// What ordinary stores wrote to shared memory is there for tensor cores.
+// Makes ordinary stores to shared memory visible to the tensor cores.
 __device__ __forceinline__ void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// ---- numbers
+// ---- conversions
 
 __device__ __forceinline__ u32 pack(float low, float high) {
   u32 pair;
@@ -63,22 +63,22 @@ __device__ __forceinline__ float power_of_two(float x) {
   return y;
 }
 
-// ---- products of a group: its 64 rows times a tile. A thread holds rows r and r + 8 of the result (r a quarter
-// of its lane, 16 rows a warp): element 4i + n lies in row r + 8 (n / 2), column 8i + 2 (lane % 4) + n % 2.
+// ---- products of a warpgroup: its 64 rows times a tile. A thread holds rows r and r + 8 of the result (r = lane
+// / 4, 16 rows a warp): element 4i + n is in row r + 8 (n / 2), column 8i + 2 (lane % 4) + n % 2.
 
 #define EIGHT_OF(x, i) \
   "+f"(x[i]), "+f"(x[i + 1]), "+f"(x[i + 2]), "+f"(x[i + 3]), "+f"(x[i + 4]), "+f"(x[i + 5]), "+f"(x[i + 6]), "+f"(x[i + 7])
 #define BEGIN asm volatile("wgmma.fence.sync.aligned;" ::: "memory")
 #define END asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;" ::: "memory")
 
-// Results are not read before END.
+// Keeps the compiler from reading results before END.
 template <int N>
 __device__ __forceinline__ void settle(float (&x)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(x[i])::"memory");
 }
 
-// at: sixteenths of the shared address; leading, stride: bytes between pieces in the two directions.
+// at: shared address / 16; leading, stride: bytes between core matrices in the two directions.
 __device__ __forceinline__ u64 descriptor(u32 at, u32 leading, u32 stride) {
   u64 whole;
   asm("mov.b64 %0, {%1, %2};" : "=l"(whole) : "r"(at | leading << 12), "r"(stride >> 4));
@@ -97,14 +97,14 @@ __device__ __forceinline__ void multiply_16_numbers(float (&s)[32], const u32* q
       : "r"(q[0]), "r"(q[1]), "r"(q[2]), "r"(q[3]), "l"(keys), "n"(ADD));
 }
 
-// s = scores of 64 keys.
+// s = scores for 64 keys.
 __device__ __forceinline__ void multiply_keys(float (&s)[32], const u32 (&q)[12], u32 at) {
   multiply_16_numbers<0>(s, q, descriptor(at, PIECE, EIGHT));
   multiply_16_numbers<1>(s, q + 4, descriptor(at + 2 * PIECE / 16, PIECE, EIGHT));
   multiply_16_numbers<1>(s, q + 8, descriptor(at + 4 * PIECE / 16, PIECE, EIGHT));
 }
 
-// o += weights of 64 values times them.
+// o += weights times 64 values.
 __device__ __forceinline__ void multiply_values(float (&o)[24], const u32 (&p)[16], u32 at) {
 #pragma unroll
   for (int i = 0; i < 4; ++i)
@@ -119,7 +119,7 @@ __device__ __forceinline__ void multiply_values(float (&o)[24], const u32 (&p)[1
 
 // ---- softmax
 
-// Weights 2^s of a tile, as left factors of multiply_values.
+// Weights 2^s of a tile, packed as the left operand of multiply_values.
 __device__ __forceinline__ void weigh(u32 (&p)[16], const float (&s)[32], float less0 = 0, float less1 = 0) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -128,7 +128,7 @@ __device__ __forceinline__ void weigh(u32 (&p)[16], const float (&s)[32], float 
   }
 }
 
-// Whether a weight is 2 or more, or not a number: then the first bit of its exponent is set.
+// Whether a weight is >= 2, inf or NaN: the top bit of its exponent is set.
 __device__ __forceinline__ bool any_large(const u32 (&p)[16]) {
   u32 bits = 0;
 #pragma unroll
@@ -136,7 +136,7 @@ __device__ __forceinline__ bool any_large(const u32 (&p)[16]) {
   return bits & 0x40004000;
 }
 
-// The largest of a row's scores in a tile: a row lies in four threads.
+// The largest score of a row in a tile; a row is spread over four threads.
 __device__ __forceinline__ float largest(const float (&s)[32], int row) {
   float most = s[2 * row];
 #pragma unroll
@@ -145,8 +145,8 @@ __device__ __forceinline__ float largest(const float (&s)[32], int row) {
   return fmaxf(most, __shfl_xor_sync(~0u, most, 2));
 }
 
-// Rows with scores above their reference get a new one, and what they have added up is scaled by it. References
-// are numbers of half precision, which the products subtract exactly: negative, in column 40 of q.
+// Gives rows with scores above their reference a new one and rescales their accumulators. References are rounded
+// to half precision, so that the products subtract them exactly: negated, in column 40 of q.
 __device__ __forceinline__ void refer(float (&reference)[2], u32 (&q)[12], float (&o)[24], u32 (&p)[16],
                                       const float (&s)[32], bool first) {
   float rise[2];
@@ -165,8 +165,8 @@ __device__ __forceinline__ void refer(float (&reference)[2], u32 (&q)[12], float
 
 // ---- the kernel
 
-// Distances between tokens and between images are in numbers. keys is a multiple of KEYS, scale log2(e) / sqrt(WIDTH).
-// Grid: (queries / 256 rounded up, heads, images).
+// Strides of tokens and images are in elements. keys is a multiple of KEYS, scale is log2(e) / sqrt(WIDTH).
+// Grid: (ceil(queries / 256), heads, images).
 extern "C" __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
 attention(const u16* query, const u16* key, const u16* value, u16* out, int queries, int keys, int query_token,
           int key_token, int value_token, int query_image, int key_image, int value_image, float scale) {
@@ -191,7 +191,7 @@ attention(const u16* query, const u16* key, const u16* value, u16* out, int quer
 
   if (group == GROUPS) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
-    // Of a tile's 640 pieces of 16 bytes, keys first, each thread fetches five.
+    // A tile of keys and one of values are 640 pieces of 16 bytes, of which each thread copies five.
     const u16* from[5];
     u32 to[5];
 #pragma unroll
@@ -237,7 +237,7 @@ attention(const u16* query, const u16* key, const u16* value, u16* out, int quer
   }
   float s[32] = {}, o[24] = {}, reference[2] = {};
   u32 p[16], parity = 0, quiet;
-  asm volatile("mov.u32 %0, %1;" : "=r"(quiet) : "r"(lane));  // kept, instead of asked for again and again
+  asm volatile("mov.u32 %0, %1;" : "=r"(quiet) : "r"(lane));  // kept in a register instead of being recomputed
   const u32 at = shared / 16;
   int stage = 0;
 
@@ -254,7 +254,7 @@ attention(const u16* query, const u16* key, const u16* value, u16* out, int quer
     weigh(p, s);
     if (__any_sync(~0u, any_large(p) || tile == 0)) refer(reference, q, o, p, s, tile == 0);
     BEGIN;
-    multiply_keys(s, q, at + (last ? stage : next) * (2 * TILE / 16));  // the last is for nothing
+    multiply_keys(s, q, at + (last ? stage : next) * (2 * TILE / 16));  // unused after the last tile
     multiply_values(o, p, at + (stage * 2 + 1) * (TILE / 16));
     END;
     settle(s);
