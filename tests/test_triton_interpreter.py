@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from closeness import relative
-from specularip.specular.attention import MutualAttention
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +20,9 @@ from specularip.body import AnnyModel, skeleton
 from specularip.cameras import Cameras
 from specularip.diffusion.fast import ops
 from specularip.diffusion.fast.features import Features, Part
-from specularip.specular.shading import LATENTS, specular_reference
+from specularip.specular import culling
+from specularip.specular.mutual_attention import MutualAttention, attend
+from specularip.specular.shading import LATENTS, Light, Surface, specular_reference
 
 pytestmark = [
     pytest.mark.usefixtures("seed"),

@@ -17,8 +17,8 @@ class FitConfig:
     """Lobes of the light that all Gaussians share."""
     attention: bool = True
     """Mutual attention between diffuse colour and material; docs/specular.md has what it gives."""
-    first_light_steps: int = 400
-    """Steps on pixels alone, before anything is drawn, that find light and materials; 0 leaves them out."""
+    initial_shading_steps: int = 400
+    """Steps that fit light and materials to observed colours before anything is rasterised; 0: none."""
     material_tie: float = 0.1
     """Pull of neighbouring Gaussians' materials on each other."""
     ssim_weight: float = 0.2
