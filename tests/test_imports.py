@@ -41,8 +41,8 @@ cli
 other, except on the ground floor."""
 
 WITHOUT_TORCH = """
-cli inputs overrides presets diffusion.settings diffusion.loading.settings diffusion.loading.sources
-fitting.settings stages.settings
+cli inputs lpips models.check overrides presets diffusion.settings diffusion.loading.settings
+diffusion.loading.sources fitting.settings stages.settings
 """.split()
 
 
