@@ -18,8 +18,8 @@ errors version files progress stopping cameras gaussians run_folder
 kernels
 raster
 body specular faces export
-avatar
 avatar_file
+avatar
 presentation
 posed_images lpips
 metrics
