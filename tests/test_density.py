@@ -2,9 +2,6 @@
 
 import pytest
 import torch
-
-from specularip.errors import UserError
-from specularip.gaussians import PARAMETERS, Gaussians
 from specularip.training.density import (
     Change,
     DensityConfig,
@@ -13,6 +10,9 @@ from specularip.training.density import (
     densify_and_prune,
     prune,
 )
+
+from specularip.errors import UserError
+from specularip.gaussians import PARAMETERS, Gaussians
 
 COUNT = 60
 ROOMY = DensityConfig(

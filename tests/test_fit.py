@@ -15,16 +15,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from specularip.fitting.cloud import Cloud, relocate
+from specularip.fitting.start import make_start, quantile_colors, sample_mesh
+from specularip.fitting.worn import worn_things
 
 from specularip.avatar import Avatar, load, shade
 from specularip.cameras import Cameras
 from specularip.errors import UserError
 from specularip.fitting.appearance import SpecularAppearance
-from specularip.fitting.cloud import Cloud, relocate
 from specularip.fitting.fit import begin, fit
 from specularip.fitting.settings import FitConfig
-from specularip.fitting.start import make_start, quantile_colors, sample_mesh
-from specularip.fitting.worn import worn_things
 from specularip.gaussians import Gaussians, turned_to
 from specularip.posed_images import load_posed_images
 from specularip.progress import Progress

@@ -224,7 +224,7 @@ def test_the_run_from_files_as_published(tmp_path: Path, monkeypatch: pytest.Mon
             crop = torch.rand(3, 224, 224, generator=generator)
             return types.SimpleNamespace(embedding=embedding, crop=crop, note="2 faces, of which the largest")
 
-    monkeypatch.setattr(run_module.FaceId, "load", staticmethod(lambda folder, device: Recogniser()))
+    monkeypatch.setattr(run_module.InsightFace, "load", staticmethod(lambda folder, device: Recogniser()))
     config = with_settings(small(tmp_path), ["prior.path=sd15", "seid.steps=2", "scr.fit_steps=1"])
     config = replace(config, prior=replace(config.prior, sources=sources))
     config = with_settings(config, [f"guidance.negative_face={FACE}", "scr.guidance.identity_structure=0.9"])
@@ -256,7 +256,7 @@ def test_what_is_missing_is_told_before_the_first_step(
     assert "buffalo_l" in told(
         replace(folder, prior=replace(folder.prior, faces=str(tmp_path / "buffalo_l")))
     )
-    monkeypatch.setattr(run_module.FaceId, "load", staticmethod(lambda folder, device: None))
+    monkeypatch.setattr(run_module.InsightFace, "load", staticmethod(lambda folder, device: None))
     assert "nothing" in told(folder)
     assert "photo-weight" in told(cpu, photo_weight=-1.0)
     save_prior(prior, tmp_path / "prior", torch.float32)
@@ -289,7 +289,7 @@ def test_the_command_takes_the_preset_and_any_setting(
     main([*command, "--low-memory", "--photo-weight", "0.5", "--set", "seid.steps=9", "body=/models/smplx"])
     assert given["low_memory"] and given["photo_weight"] == 0.5
     assert given["config"].seid.steps == 9 and given["config"].body == "/models/smplx"
-    assert given["config"].prior.path == "sd15" and given["config"].looks_for_face
+    assert given["config"].prior.path == "sd15" and given["config"].detects_face
 
 
 @pytest.mark.gpu

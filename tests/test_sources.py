@@ -93,7 +93,7 @@ def edit_json(path: Path, **values: Any) -> None:
 
 def test_every_weight_is_assigned_to_its_parameter(files: tuple[Path, Sd15Sources, dict[str, Any]]) -> None:
     prior = load_sd15(files[1], dtype="float32")
-    networks = {
+    loaded = {
         "unet": prior.denoiser.unet,
         "controlnet": prior.denoiser.controlnet,
         "vae": prior.autoencoder.vae,
@@ -101,7 +101,7 @@ def test_every_weight_is_assigned_to_its_parameter(files: tuple[Path, Sd15Source
         "image_encoder": prior.image_encoder,
     }
     for name, part in files[2].items():
-        state = networks[name].state_dict()
+        state = loaded[name].state_dict()
         for key, value in part.state_dict().items():
             lora = name == "unet" and any(f".{x}" in key for x in ("to_q", "to_k", "to_v", "to_out.0.weight"))
             assert lora != torch.equal(state[key], value), (name, key, SEED)

@@ -1,7 +1,7 @@
 """The Triton kernels on machines without a GPU: Triton's interpreter against plain tensors, in small shapes.
 
 conftest.py switches the interpreter on before Triton loads, where there is no GPU. Where there is one, the
-tests of each kernel run it compiled. Not run here: the attention for Hopper GPUs, which is CUDA C++.
+tests of each kernel run it compiled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from closeness import relative
-from specularip.specular.attention import MutualAttention
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +20,9 @@ from specularip.body import AnnyModel, skeleton
 from specularip.cameras import Cameras
 from specularip.diffusion.fast import ops
 from specularip.diffusion.fast.features import Features, Part
-from specularip.specular.shading import LATENTS, specular_reference
+from specularip.specular import culling
+from specularip.specular.mutual_attention import MutualAttention, attend
+from specularip.specular.shading import LATENTS, Light, Surface, specular_reference
 
 pytestmark = [
     pytest.mark.usefixtures("seed"),
@@ -31,6 +32,7 @@ pytestmark = [
 
 
 def derived(function: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor) -> list[Tensor]:
+    """The value, and the gradients of all inputs."""
     leaves = [tensor.clone().requires_grad_() for tensor in inputs]
     value = function(*leaves)
     return [value, *torch.autograd.grad(value, leaves, upstream.to(value.dtype))]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
+from specularip.fitting.worn import _carve, _shown, worn_things
 from torch.nn import functional as F
 
 from specularip.cameras import Cameras
-from specularip.fitting.worn import _carve, _shown, worn_things
 from specularip.gaussians import rotation_matrices, turned_to
 from specularip.posed_images import PosedImages
 from specularip.raster import rasterize

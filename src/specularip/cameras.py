@@ -143,7 +143,7 @@ FRAMINGS = (FULL, UPPER, LOWER, HEAD)
 def face_camera(
     eye_middle: Tensor, eye_distance: float, size: int, azimuth_deg: float = 0.0, elevation_deg: float = 0.0
 ) -> Cameras:
-    """One camera that frames a head as `photo.align_face` crops a photo: eyes at 42 % of the height, 3.8 eye
+    """One camera that frames a head as `align_face` crops a photo: eyes at 42 % of the height, 3.8 eye
     distances from edge to edge. eye_middle [3]: the point between the eyes; eye_distance in metres."""
     fov_y_deg, span = 16.0, 3.8 * eye_distance
     target = eye_middle.cpu() - torch.tensor([0.0, 0.0, 0.08 * span])

@@ -1,17 +1,17 @@
-"""One run from sentence and photo to a finished folder: the order of the stages, checkpoints, the report."""
+"""`generate`: from a sentence and a photo to a finished run folder; what is loaded, the order of stages."""
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from specularip import raster, specular
@@ -25,37 +25,38 @@ from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
 from specularip.errors import MissingWeights, UserError
 from specularip.export.video import write_video
-from specularip.faces.insightface import FaceId
-from specularip.faces.photo import align_face, face_mask, find_face, read_image
+from specularip.faces.alignment import align_face, face_mask
+from specularip.faces.cascade import find_face
+from specularip.faces.insightface import InsightFace
+from specularip.faces.photo import read_image
 from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs
-from specularip.kernels.async_transfer import StepMetrics
 from specularip.lpips import NO_LPIPS, find_lpips
+from specularip.machine import check_gpu, check_memory
 from specularip.presentation import preview, turntable
 from specularip.presets import preset_config, with_low_memory
 from specularip.progress import Progress
-from specularip.run_folder import Checkpoint, RunFolder
-from specularip.stages.guide import Face, Guide, PhotoAnchor, photo_anchor
+from specularip.run_folder import RunFolder
+from specularip.stages.guide import EncodedFace, Guide
+from specularip.stages.initial_state import AvatarState, initial_state, new_head
 from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
-from specularip.stages.scr import Targets, fit, make_targets, orbits
+from specularip.stages.photo_anchor import PhotoAnchor, make_photo_anchor
+from specularip.stages.scr import Targets, fit_targets, make_targets, orbits
 from specularip.stages.seid import seid
 from specularip.stages.settings import Config
-from specularip.stopping import StopRequest, polite_stop
-from specularip.training.machine import check_gpu, check_memory
-from specularip.training.parallel import Team, join
-from specularip.training.report import peak_gpu_gib, peak_memory_gib, plain, versions
-from specularip.training.state import State, start
+from specularip.stopping import polite_stop
+from specularip.training.parallel import init_ranks
+from specularip.training.session import Session
+from specularip.training.state import TrainState
 from specularip.version import __version__
 
-PREVIEW_SECONDS, CHECKPOINT_SECONDS = 8.0, 45.0
 PHOTO_SIZE = 96
-MAX_SKIPPED = 3
-ASK_EVERY = 8
-"""Steps between two times that several processes ask each other whether to stop: they wait for the answer."""
+PREVIEW_SIZE = 192
+"""Pixels a side of each view of the preview while the run goes on; twice as many at its end."""
 MEMORY_SETTINGS = (
     ("", "low_memory"), ("seid", "views_at_once"), ("scr", "refine_batch"), ("scr", "vae_batch"),
 )  # fmt: skip
-"""What a resumed run may change: it does not change the result."""
+"""Settings that a resumed run may change, as they do not change the result."""
 UNET_FEATURES = f"the perceptual loss compares features of the prior's own UNet; {NO_LPIPS}"
 
 
@@ -75,71 +76,87 @@ def generate(
 ) -> Avatar:
     """Text and one face photo to a full-body avatar, written to the folder `out` and returned, on the CPU.
 
-    config overrides the preset and its settings; seed is then taken from the arguments all the same, and so
-    are photo_weight and low_memory if given. Under torchrun, the processes share each step's views; see
-    `parallel`. Raises UserError for input that the user can mend (see `inputs.check_inputs`) and for a
-    machine that cannot do it, KeyboardInterrupt after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
+    config replaces the preset; seed still comes from the arguments, and so do photo_weight and low_memory if
+    given. Under torchrun, the processes share each step's views (`training.parallel`). Raises UserError for
+    input that the user can correct (see `inputs.check_inputs`) and for a machine without the memory or GPU
+    needed, KeyboardInterrupt after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
     """
     config = replace(config or preset_config(preset), seed=seed)
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
     if low_memory:
         config = with_low_memory(config)
-    inputs = check_inputs(text, image, out, resume, overwrite, config.looks_for_face)
+    inputs = check_inputs(text, image, out, resume, overwrite, config.detects_face)
     if config.photo_weight < 0:
         raise UserError(f"--photo-weight is {config.photo_weight}: it must be 0 or more")
     check_gpu(config)
-    team, device = join(config.device)
+    ranks, device = init_ranks(config.device)
     check_memory(config, device)
     for views in (config.seid.views_per_step, config.scr.views_per_step):
-        team.share(views)
+        ranks.local_slice(views)
     with ExitStack() as stack:
         if progress is None:
             nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            progress = stack.enter_context(Progress(None if team.leads else nowhere))
+            progress = stack.enter_context(Progress(None if ranks.is_main else nowhere))
         stop = stack.enter_context(polite_stop())
         began = time.perf_counter()
-        with _memory_told("nothing of this run is lost: end other programs on the GPU, or add --low-memory"):
-            cast = _prepare(inputs, config, device, progress)
-        # What could still be wrong came to light before an old run is replaced.
-        folder = RunFolder.open(out, resume, overwrite) if team.leads else RunFolder(Path(out))
-        team.wait()
-        run = _Run(inputs, cast, folder, progress, stop, team)
-        run.seconds["load"] = time.perf_counter() - began
-        kept = f"{out} keeps the last checkpoint: end other programs on the GPU, or continue with"
-        with _memory_told(f"{kept} --resume --low-memory"):
-            return run.go()
+        advice = "no run was changed: end other programs on the GPU, or add --low-memory"
+        with _memory_errors(advice):
+            context = _prepare(inputs, config, device, progress)
+        # All input has been checked before an old run is replaced.
+        folder = RunFolder.open(out, resume, overwrite) if ranks.is_main else RunFolder(Path(out))
+        ranks.barrier()
+        session = stack.enter_context(
+            Session(folder, progress, stop, device, _run_inputs(inputs, config), context.notes, ranks)
+        )
+        session.seconds["load"] = time.perf_counter() - began
+        advice = f"{out} keeps the last checkpoint: end other programs on the GPU, or continue with"
+        with _memory_errors(f"{advice} --resume --low-memory"):
+            avatar = _run_stages(session, context)
+    ranks.barrier()
+    return avatar
 
 
 @contextmanager
-def _memory_told(advice: str) -> Iterator[None]:
+def _memory_errors(advice: str) -> Iterator[None]:
+    """Turn an out-of-memory error of the GPU into a UserError with this advice."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        raise UserError(f"the GPU's memory ran out; {advice}") from error
+        raise UserError(f"the GPU ran out of memory; {advice}") from error
+
+
+def _run_inputs(inputs: Inputs, config: Config) -> dict[str, Any]:
+    """What a resumed run must share with the one it continues."""
+    settings = asdict(config)
+    for part, name in MEMORY_SETTINGS:
+        (settings[part] if part else settings).pop(name)
+    return {
+        "text": inputs.text,
+        "seed": settings.pop("seed"),
+        "photo weight": settings.pop("photo_weight"),
+        "settings": settings,
+    }
 
 
 @dataclass
-class _Cast:
-    """All that a run loads or makes before its first step."""
+class RunContext:
+    """What a run loads or computes before its first step. notes: lines for the report."""
 
+    inputs: Inputs
     guide: Guide
     photo: PhotoAnchor | None
     perceptual: Perceptual | None
     phenotype: Phenotype
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
     @property
     def config(self) -> Config:
         return self.guide.config
 
-    @property
-    def device(self) -> torch.device:
-        return self.guide.prior.device
 
-
-def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Progress) -> _Cast:
-    """Load the prior, read the words, cut out the face, make the body."""
+def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Progress) -> RunContext:
+    """Load the prior, encode text and face, build the body and the photo anchor."""
     notes: list[str] = []
 
     def note(line: str) -> None:
@@ -154,9 +171,9 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         perceptual = find_lpips(device)
         if perceptual is None:
             raise UserError(f"{NO_LPIPS}; --set scr.perceptual_weight=0 does without")
-    # Before the networks, which take their time.
-    faces = FaceId.load(config.prior.faces, device) if config.prior.path == "sd15" else None
-    # May compile; the first step should not count it into its ETA.
+    # Before the networks, whose loading takes longer: what is missing is reported soon.
+    faces = InsightFace.load(config.prior.faces, device) if config.prior.path == "sd15" else None
+    # May compile; the ETA should not include it.
     raster.warm_up(device)
     specular.warm_up(device)
     prior = load_prior(config, device)
@@ -164,7 +181,7 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     cut = prior.truncated(inputs.text, suffix)
     text = inputs.text[: len(inputs.text) - len(cut)].strip() if cut else inputs.text
     if cut:
-        note(f"the text is longer than the prior reads; this part is left out: '{cut}'")
+        note(f"the text is longer than the prior's token limit; this part is left out: '{cut}'")
     unknown = [word for word in prior.unknown_words(text) if any(c.isalnum() for c in word)]
     if unknown:
         note(f"the prior does not know these words and ignores them: {', '.join(unknown)}")
@@ -175,35 +192,35 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     for guidance in (config.guidance, config.scr.guidance or config.guidance):
         guide.identity(guidance)
     if device.type == "cuda":
-        prior.image_encoder = None  # a fifth of all weights, and the face has been read
+        prior.image_encoder = None  # a fifth of all weights; the face has been encoded
         torch.cuda.empty_cache()
     photo = None
     if config.photo_weight > 0:
         assert inputs.face is not None
         crop = align_face(inputs.photo, inputs.face, PHOTO_SIZE)
-        photo = photo_anchor(body, crop, face_mask(PHOTO_SIZE), config.photo_weight)
+        photo = make_photo_anchor(body, crop, face_mask(PHOTO_SIZE), config.photo_weight)
     if perceptual is None and config.scr.perceptual_weight:
         perceptual = perceptual_loss(prior)
         top, bottom, left, right = config.scr.crop
         if isinstance(perceptual, UnetFeatures) and bottom - top != right - left:
-            raise UserError("scr.crop must be square where LPIPS' weights are not: the prior reads squares")
-    return _Cast(guide, photo, perceptual, phenotype, notes)
+            raise UserError("scr.crop must be square without LPIPS weights: the prior reads square images")
+    return RunContext(inputs, guide, photo, perceptual, phenotype, notes)
 
 
 def read_faces(
-    prior: Prior, faces: FaceId | None, inputs: Inputs, config: Config, note: Callable[[str], None]
-) -> tuple[Face, Face | None]:
-    """The photo's face as the prior reads it, and that of `guidance.negative_face`, if there is one.
+    prior: Prior, faces: InsightFace | None, inputs: Inputs, config: Config, note: Callable[[str], None]
+) -> tuple[EncodedFace, EncodedFace | None]:
+    """Features of the photo's face, and of the face in `guidance.negative_face`, if one is set.
 
-    faces: who recognises them; None: loaded if the prior wants embeddings.
+    faces: the face recogniser; None: it is loaded if the prior takes embeddings.
     """
     photos = [(inputs.photo, str(inputs.image))]
     if config.guidance.negative_face:
         photos.append((read_image(config.guidance.negative_face), config.guidance.negative_face))
-    found: list[Face] = []
+    found: list[EncodedFace] = []
     with torch.no_grad():
         if prior.wants_face_embedding:
-            faces = faces or FaceId.load(config.prior.faces, prior.device)
+            faces = faces or InsightFace.load(config.prior.faces, prior.device)
             for photo, name in photos:
                 portrait = faces.portrait(photo, name)
                 note(portrait.note)
@@ -220,229 +237,105 @@ def make_body(config: Config, phenotype: Phenotype) -> Body:
     return anny_body(phenotype) if config.body == "anny" else smplx_body(config.body)
 
 
-class _Run:
-    """The state of one run: where it is, and how long things took."""
+def _run_stages(session: Session, context: RunContext) -> Avatar:
+    """SEID, the refinement and the fit of SCR, from the last checkpoint if there is one; then the files."""
+    guide, photo, config, ranks = context.guide, context.photo, context.config, session.ranks
+    checkpoint = session.resume()
+    phase, step = ("seid", 0) if checkpoint is None else (checkpoint.name, int(checkpoint.meta["step"]))
+    targets: Targets | None = None
+    if checkpoint is None:
+        state = initial_state(guide.body, config.seid, config.seed, session.device)
+    else:
+        packed = checkpoint.state
+        state = TrainState.unpack(packed["state"], new_head(config.seid, config.seed), session.device)
+        if "targets" in packed:
+            targets = Targets.unpack(packed["targets"], session.device)
 
-    def __init__(
-        self,
-        inputs: Inputs,
-        cast: _Cast,
-        folder: RunFolder,
-        progress: Progress,
-        stop: StopRequest,
-        team: Team,
-    ) -> None:
-        self.inputs, self.cast, self.folder, self.progress = inputs, cast, folder, progress
-        self.stop, self.team = stop, team
-        self.config, self.device = cast.config, cast.device
-        self.seconds: dict[str, float] = {}
-        self._running: tuple[str, float] | None = None  # the phase being timed, and since when
-        self._unread: tuple[str, int, StepMetrics] | None = None  # of the last step
-        self._loss: float | None = None  # of the last step that was read
-        self.last_preview = self.last_checkpoint = time.monotonic()
-
-    def go(self) -> Avatar:
-        guide, photo = self.cast.guide, self.cast.photo
-        checkpoint = self._checkpoint()
-        targets: Targets | None = None
-        step = 0
-        if checkpoint is None:
-            seid_config = self.config.seid
-            state = start(guide.body, seid_config.points, self.config.seed, seid_config.lights, self.device)
-            phase = "seid"
-        else:
-            phase, step = checkpoint.name, int(checkpoint.meta["step"])
-            self.seconds |= checkpoint.meta["seconds"]
-            state = State.unpack(checkpoint.state["state"], self.device)
-            if phase == "fit":
-                targets = Targets.unpack(checkpoint.state["targets"], self.device)
-            self.progress.log(f"resuming {phase.upper()} at step {step}")
-        if phase == "seid":
-            self.progress.start("SEID", self.config.seid.steps, step)
-            with self._timed("seid"):
-                seid(state, guide, photo, step, self._after("seid", state, guide, None), self.team)
-            self._save("refine", 0, state, None)
-            step = 0
-            self._let_go()
-        if targets is None:
-            total = self.config.scr.refine_steps * len(orbits(self.config.scr))
-            self.progress.start("SCR views", total)
-            with self._timed("refine"):
-                targets = make_targets(state, guide, self._after_refining)
-                self.team.follow(targets.images)
-            self._save("fit", 0, state, targets)
-            step = 0
-            self._let_go()
-        self.progress.start("SCR fit", self.config.scr.fit_steps, step)
-        with self._timed("fit"):
-            after = self._after("fit", state, guide, targets)
-            fit(state, guide, photo, targets, self.cast.perceptual, step, after, self.team)
-        self._read()
-        avatar = self._finish(state, guide)
-        self.team.wait()
-        return avatar
-
-    def _let_go(self) -> None:
-        """Between stages: memory that the last one recorded or cached, and the next one cannot use."""
-        self.cast.guide.prior.release_graphs()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _checkpoint(self) -> Checkpoint | None:
-        checkpoint = self.folder.load_checkpoint()
-        self.team.wait()  # reading shortens metrics.jsonl to the checkpoint's
-        if checkpoint is None:
-            return None
-        before, now = checkpoint.meta.get("inputs"), self._inputs_meta()
-        different = [key for key in now if before is None or before.get(key) != now[key]]
-        if different:
-            raise UserError(
-                f"the run in {self.folder.path} was made with another {' and '.join(different)}: "
-                "repeat them to resume, or use --overwrite"
-            )
-        return checkpoint
-
-    def _inputs_meta(self) -> dict[str, Any]:
-        settings = asdict(self.config)
-        for part, name in MEMORY_SETTINGS:
-            (settings[part] if part else settings).pop(name)
-        return {
-            "text": self.inputs.text,
-            "seed": settings.pop("seed"),
-            "photo weight": settings.pop("photo_weight"),
-            "settings": plain(settings),
-        }
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        self._running = name, began
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self._running = None
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
-
-    def _read(self) -> None:
-        """Note the numbers of the last step, and raise UserError if too many were not finite. It waits for
-        that step: to be called once the next one has started, or where the state itself is looked at."""
-        if self._unread is None:
-            return
-        (name, done, log), self._unread = self._unread, None
-        numbers = dict(log)
-        skipped = numbers.pop("skipped")
-        self._loss = numbers["loss"]
-        if self.team.leads:
-            self.folder.add_metrics({"stage": name, "step": done, **numbers})
-        if skipped >= MAX_SKIPPED:
-            raise UserError(
-                f"the loss was not finite {MAX_SKIPPED} times in a row at step {done} of {name}; the "
-                f"last checkpoint in {self.folder.path} is kept: try another --seed"
-            )
-
-    def _save(self, name: str, step: int, state: State, targets: Targets | None) -> None:
-        self._read()
-        if not self.team.leads:
-            return
+    def pack() -> dict[str, Any]:
         packed = {"state": state.pack()}
-        if targets is not None:
-            packed["targets"] = targets.pack()
-        seconds = dict(self.seconds)
-        if self._running is not None:
-            phase, began = self._running
-            seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - began
-        self.folder.save_checkpoint(
-            name, packed, {"step": step, "seconds": seconds, "inputs": self._inputs_meta()}
-        )
-        self.last_checkpoint = time.monotonic()
+        return packed if targets is None else {**packed, "targets": targets.pack()}
 
-    def _after(
-        self, name: str, state: State, guide: Guide, targets: Targets | None
-    ) -> Callable[[int, StepMetrics], None]:
-        self._loss = None
+    def show() -> np.ndarray:
+        return preview(_avatar(state, context), guide.body.height, PREVIEW_SIZE)
 
-        def after_step(done: int, log: StepMetrics) -> None:
-            self._read()
-            self._unread = name, done, log
-            self.progress.step(done, loss=self._loss)
-            asked = self.team.size == 1 or done % ASK_EVERY == 0
-            if asked and self.team.any(self.stop.requested, self.device):
-                self._save(name, done, state, targets)
-                raise KeyboardInterrupt
-            if not self.team.leads:
-                return
-            if time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS and not int(state.skipped):
-                self._save(name, done, state, targets)
-            if time.monotonic() - self.last_preview > PREVIEW_SECONDS:
-                self.folder.write_png(
-                    "preview.png", preview(self._avatar(state, guide), guide.body.height, 192)
-                )
-                self.last_preview = time.monotonic()
+    if phase == "seid":
+        with session.training("seid", "SEID", config.seid.steps, step, pack, show):
+            seid(state, guide, photo, step, session.after_step, ranks)
+        phase, step = "refine", 0
+        session.save(phase, step, pack())
+        _release_memory(guide.prior)
+    if targets is None:
+        session.progress.start("SCR views", config.scr.refine_steps * len(orbits(config.scr)))
+        with session.timed("refine"):
+            # It takes seconds: a run that is stopped here starts it again from the checkpoint above.
+            def after_refining(done: int, total: int) -> None:
+                session.progress.step(done)
+                session.check_stop()
 
-        return after_step
+            targets = make_targets(state, guide, after_refining)
+            ranks.broadcast(targets.images)
+        phase, step = "fit", 0
+        session.save(phase, step, pack())
+        _release_memory(guide.prior)
+    with session.training("fit", "SCR fit", config.scr.fit_steps, step, pack, show):
+        fit_targets(state, guide, photo, targets, context.perceptual, step, session.after_step, ranks)
+    return _finish(session, context, state)
 
-    def _after_refining(self, done: int, total: int) -> None:
-        """Refinement takes seconds and has a checkpoint just before it, from which it starts again."""
-        self.progress.step(done)
-        if self.team.any(self.stop.requested, self.device):
-            raise KeyboardInterrupt
 
-    def _avatar(self, state: State, guide: Guide) -> Avatar:
-        body = guide.body
-        binding = Binding(
-            list(body.joint_names), list(body.joint_parents), body.joints.detach().cpu().clone()
-        )
-        provenance = {
-            "text": self.inputs.text,
-            "photo": self.inputs.image.name,
-            "preset": self.config.preset,
-            "seed": self.config.seed,
-            "specularip": __version__,
-            "height": round(body.height, 4),
-        }
-        return Avatar(state.gaussians, state.head, provenance, binding)
+def _release_memory(prior: Prior) -> None:
+    """Between stages: CUDA graphs and cached memory that the next stage cannot use."""
+    prior.release_graphs()
+    if prior.device.type == "cuda":
+        torch.cuda.empty_cache()
 
-    def _finish(self, state: State, guide: Guide) -> Avatar:
-        """Everything a run folder holds, the report last: a folder without one is unfinished."""
-        config, perceptual = self.config, self.cast.perceptual
-        state.head.requires_grad_(False).eval()
-        detached = state.gaussians.select(torch.arange(len(state.gaussians), device=self.device))
-        avatar = replace(self._avatar(state, guide), gaussians=detached)
-        finished = replace(avatar, gaussians=detached.to("cpu"), head=copy.deepcopy(state.head).to("cpu"))
-        if not self.team.leads:
-            return finished
-        self.progress.log("writing the avatar and its turntable")
-        with self._timed("write"):
-            avatar.save(self.folder.path)
-            avatar.save(self.folder.path / "avatar.ply")
-            self.folder.write_png("preview.png", preview(avatar, guide.body.height, 384))
-            write_video(
-                turntable(avatar, config.turntable_frames, config.turntable_size),
-                self.folder.path / "turntable.mp4",
-            )
-        self.folder.write_json(
-            "report.json",
-            {
-                "text": self.inputs.text,
-                "text_read": guide.text,
-                "image": str(self.inputs.image),
-                "notes": self.cast.notes,
-                "settings": config,
-                "phenotype": self.cast.phenotype,
-                "perceptual_loss": perceptual.name if perceptual is not None else "none",
-                "perceptual_note": UNET_FEATURES if isinstance(perceptual, UnetFeatures) else "",
-                "gaussians": len(avatar.gaussians),
-                "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
-                "peak_memory_gib": round(peak_memory_gib(), 3),
-                "device": str(self.device),
-                "processes": self.team.size,
-                "peak_gpu_gib": peak_gpu_gib(self.device),
-                "dtype": str(guide.prior.dtype).removeprefix("torch."),
-                "threads": torch.get_num_threads(),
-                "versions": versions(),
-            },
-        )
+
+def _avatar(state: AvatarState, context: RunContext) -> Avatar:
+    """The avatar in training; it shares the tensors of `state`."""
+    body, config = context.guide.body, context.config
+    binding = Binding(list(body.joint_names), list(body.joint_parents), body.joints.detach().cpu().clone())
+    provenance = {
+        "text": context.inputs.text,
+        "photo": context.inputs.image.name,
+        "preset": config.preset,
+        "seed": config.seed,
+        "specularip": __version__,
+        "height": round(body.height, 4),
+    }
+    return Avatar(state.gaussians, state.shared, provenance, binding)
+
+
+def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar:
+    """Write the files of a run folder, the report last: a folder without one is unfinished. Returns the
+    avatar, on the CPU."""
+    guide, config, perceptual, folder = context.guide, context.config, context.perceptual, session.folder
+    state.shared.requires_grad_(False).eval()
+    detached = state.gaussians.select(torch.arange(len(state), device=session.device))
+    avatar = replace(_avatar(state, context), gaussians=detached)
+    finished = avatar.to("cpu")
+    if not session.ranks.is_main:
         return finished
+    session.progress.log("writing the avatar and its turntable")
+    with session.timed("write"):
+        avatar.save(folder.path)
+        avatar.save(folder.path / "avatar.ply")
+        folder.write_png("preview.png", preview(avatar, guide.body.height, 2 * PREVIEW_SIZE))
+        write_video(
+            turntable(avatar, config.turntable_frames, config.turntable_size), folder.path / "turntable.mp4"
+        )
+    session.write_report(
+        {
+            "text": context.inputs.text,
+            "text_read": guide.text,
+            "image": str(context.inputs.image),
+            "settings": config,
+            "phenotype": context.phenotype,
+            "perceptual_loss": perceptual.name if perceptual is not None else "none",
+            "perceptual_note": UNET_FEATURES if isinstance(perceptual, UnetFeatures) else "",
+            "gaussians": len(avatar.gaussians),
+            "dtype": str(guide.prior.dtype).removeprefix("torch."),
+        }
+    )
+    return finished
 
 
 def load_prior(config: Config, device: torch.device | str = "cpu") -> Prior:

@@ -11,8 +11,9 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from specularip.errors import UserError
 from specularip.files import json_value, write_bytes, write_json, write_png
@@ -101,30 +102,52 @@ class RunFolder:
         return write_png(self.path / name, image)
 
     def add_metrics(self, values: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        path = self.path / "metrics.jsonl"
+        """Append one line to metrics.jsonl. Each line reaches the system at once: a killed process loses at
+        most the line that it was writing."""
         try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(json_value(values)) + "\n")
+            self._metrics.write(json.dumps(json_value(values)) + "\n")
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+            raise UserError(f"cannot write {self._metrics_path}: {error.strerror or error}") from error
 
-    def save_checkpoint(self, name: str, state: Any, meta: Mapping[str, Any] | None = None) -> Path:
+    def metrics_bytes(self) -> int:
+        """The present length of metrics.jsonl."""
+        return self._metrics_path.stat().st_size if self._metrics_path.exists() else 0
+
+    def close(self) -> None:
+        """Close metrics.jsonl; the next `add_metrics` opens it again."""
+        if (file := self.__dict__.pop("_metrics", None)) is not None:
+            file.close()
+
+    @cached_property
+    def _metrics(self) -> TextIO:
+        return self._metrics_path.open("a", encoding="utf-8", buffering=1)  # line buffered
+
+    @property
+    def _metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def save_checkpoint(
+        self,
+        name: str,
+        state: Any,
+        meta: Mapping[str, Any] | None = None,
+        metrics_bytes: int | None = None,
+    ) -> Path:
         """Write `state` and then drop all but the newest KEEP checkpoints.
 
         state: tensors in any nesting of dicts, lists and tuples, with plain numbers and strings between:
         `{"head": head.state_dict(), "adam": adam.state_dict(), "rng": generator.get_state()}` comes back as
         it was. Tensors are copied to the CPU. meta: JSON values, readable in the file's header.
+        metrics_bytes: the length of metrics.jsonl at this state; None: its present length.
         """
         from safetensors.torch import save
 
-        path = self.path / "metrics.jsonl"
         tensors, layout = flatten_state(state)
         header = {
             "name": name,
             "meta": json_value(dict(meta or {})),
             "layout": layout,
-            "metrics_bytes": path.stat().st_size if path.exists() else 0,
+            "metrics_bytes": self.metrics_bytes() if metrics_bytes is None else metrics_bytes,
         }
         serials = [serial for serial, _, _ in self._checkpoints()]
         target = self.path / CHECKPOINTS / f"{max(serials, default=0) + 1:04d}-{name}.safetensors"

@@ -1,8 +1,11 @@
-"""What gives Gaussians their colours during a fit. `fit` uses SpecularAppearance; benchmarks bring others."""
+"""Appearance models: how Gaussians get their colours during a fit.
+
+`fit` uses SpecularAppearance; benchmarks compare it with others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -12,107 +15,99 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from specularip.cameras import Cameras
-from specularip.fitting.cloud import Cloud
-from specularip.fitting.first_light import fit_first_light
-from specularip.fitting.start import Sightings, Start, quantile_colors
-from specularip.gaussians import Gaussians, rotation_matrices
+from specularip.fitting.initial_shading import fit_initial_shading
+from specularip.fitting.observations import Observations, quantile_colors
+from specularip.fitting.point_init import PointInit
+from specularip.gaussians import PARAMETERS, Gaussians, rotation_matrices
 from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.specular import SpecularHead, in_view
 from specularip.specular.shading import LATENTS, RESIDUAL
+from specularip.training.optimizer import SHARED
 
-TINT_SHARE = 0.3
-"""How much of the tie of materials holds for diffuse colours."""
-RESIDUAL_PULL = 1e-5
+COLOR_TIE_SHARE = 0.3
+"""Weight of the difference of neighbours' diffuse colours, relative to that of their materials."""
+RESIDUAL_WEIGHT = 1e-5
+SHARED_RATE = 1e-2
+
+Fields = Mapping[str, Tensor]
+"""Parameters and ties of N Gaussians by name, a row for each: `TrainState.fields`."""
 
 
 class Appearance(Protocol):
-    """Colours of a `Cloud`."""
+    """The colours of Gaussians."""
 
     rates: dict[str, float]
-    """Adam's learning rate of each field that `begin` adds."""
+    """Adam's learning rates of the parameters that `begin` adds, and of the shared ones (SHARED)."""
+
+    @property
+    def shared(self) -> nn.Module:
+        """The module of parameters that belong to no single Gaussian; perhaps an empty one."""
 
     def begin(
-        self, start: Start, sightings: Sightings, cameras: Cameras, generator: torch.Generator
+        self, init: PointInit, observations: Observations, cameras: Cameras, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Fields and ties of its own, a row for each point of the start, on the start's device."""
+        """The model's own parameters and ties, a row for each initial point, on their device."""
 
-    def shared(self) -> Iterable[tuple[nn.Parameter, float]]:
-        """Parameters that all Gaussians share, with their learning rates."""
+    def colors(self, fields: Fields, camera: Cameras, share: float) -> Tensor:
+        """Displayed colours [1,N,3] for one camera; share 0..1: the progress of the fit."""
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Of what is shared."""
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> object: ...
-
-    def colors(self, cloud: Cloud, camera: Cameras, share: float) -> Tensor:
-        """[1,N,3], as shown, for one camera; share 0..1: how much of the fit is done."""
-
-    def penalty(self, cloud: Cloud, near: Tensor) -> Tensor:
-        """A scalar to add to the loss. near [N]: for each Gaussian, one of its neighbours."""
+    def penalty(self, fields: Fields, near: Tensor) -> Tensor:
+        """A scalar to add to the loss. near [N]: for each Gaussian, the index of one of its neighbours."""
 
 
-def start_colors(sightings: Sightings, points: Tensor) -> Tensor:
-    """Logits [N,3] of a first diffuse colour: below it lie three of ten sightings, so that it is free of most
-    highlights."""
-    return torch.logit(quantile_colors(sightings, 0.3, points).clamp(0.02, 0.98))
+def initial_colors(observations: Observations, points: Tensor) -> Tensor:
+    """Logits [N,3] of initial diffuse colours: the observed 30 % quantile, below most highlights."""
+    return torch.logit(quantile_colors(observations, 0.3, points).clamp(0.02, 0.98))
 
 
 class SpecularAppearance:
-    """The specular head, with normals that start on the mesh and are learned."""
+    """The specular head, with normals that start on the mesh and are optimised."""
 
     def __init__(
         self,
         head: SpecularHead,
-        first_light_steps: int = 400,
+        initial_shading_steps: int = 400,
         material_tie: float = 0.1,
         rates: dict[str, float] | None = None,
     ) -> None:
         """material_tie: weight of the difference of a Gaussian's material from its neighbour's."""
-        self.head, self.first_light_steps, self.material_tie = head, first_light_steps, material_tie
-        self.rates = {"color_logits": 2e-2, "latents": 1e-2, "normal_residuals": 1e-3, **(rates or {})}
-        self._graphed_colors, self._graphed_penalty = (
-            GraphedFunction(self._colors),
-            GraphedFunction(self._penalty),
-        )
+        self.head, self.initial_shading_steps, self.material_tie = head, initial_shading_steps, material_tie
+        own = {"color_logits": 2e-2, "latents": 1e-2, "normal_residuals": 1e-3, SHARED: SHARED_RATE}
+        self.rates = {**own, **(rates or {})}
+        self._graphed_colors = GraphedFunction(self._colors)
+        self._graphed_penalty = GraphedFunction(self._penalty)
+
+    @property
+    def shared(self) -> SpecularHead:
+        return self.head
 
     def begin(
-        self, start: Start, sightings: Sightings, cameras: Cameras, generator: torch.Generator
+        self, init: PointInit, observations: Observations, cameras: Cameras, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        points = start.points
-        colors = start_colors(sightings, points)
-        if start.normals is not None and self.first_light_steps:
-            latents = fit_first_light(
-                self.head, start, sightings, cameras, colors, self.first_light_steps, generator
+        points, normals = init.points, init.normals
+        colors = initial_colors(observations, points)
+        if normals is not None and self.initial_shading_steps:
+            latents = fit_initial_shading(
+                self.head, init, observations, cameras, colors, self.initial_shading_steps, generator
             )
         else:
             latents = torch.zeros(len(points), LATENTS, device=points.device)
-        fields = {"color_logits": colors, "latents": latents, "normal_residuals": torch.zeros_like(points)}
-        normals = start.normals
+        params = {"color_logits": colors, "latents": latents, "normal_residuals": torch.zeros_like(points)}
         if normals is None:
-            normals = rotation_matrices(start.quats)[..., 2]
-        return fields, {"start_normals": normals.clone()}
+            normals = rotation_matrices(init.quats)[..., 2]
+        return params, {"initial_normals": normals.clone()}
 
-    def shared(self) -> Iterable[tuple[nn.Parameter, float]]:
-        return [(parameter, 1e-2) for parameter in self.head.parameters()]
+    def normals(self, fields: Fields) -> Tensor:
+        """Unit normals [N,3], of either sign."""
+        return F.normalize(fields["initial_normals"] + fields["normal_residuals"], dim=-1)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.head.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> object:
-        return self.head.load_state_dict(state)
-
-    def normals(self, cloud: Cloud) -> Tensor:
-        """Unit normals [N,3], either side."""
-        return F.normalize(cloud.ties["start_normals"] + cloud.fields["normal_residuals"], dim=-1)
-
-    def colors(self, cloud: Cloud, camera: Cameras, share: float) -> Tensor:
-        fields = cloud.fields
+    def colors(self, fields: Fields, camera: Cameras, share: float) -> Tensor:
         return self._graphed_colors(
             fields["color_logits"],
             fields["latents"],
             fields["normal_residuals"],
-            cloud.ties["start_normals"],
-            cloud.means.detach(),
+            fields["initial_normals"],
+            fields["means"].detach(),
             fields["log_scales"].detach(),
             camera.viewmats,
             camera.Ks,
@@ -126,7 +121,7 @@ class SpecularAppearance:
         color_logits: Tensor,
         latents: Tensor,
         normal_residuals: Tensor,
-        start_normals: Tensor,
+        initial_normals: Tensor,
         means: Tensor,
         log_scales: Tensor,
         viewmats: Tensor,
@@ -137,52 +132,53 @@ class SpecularAppearance:
     ) -> Tensor:
         camera = Cameras(viewmats, Ks, width, height)
         diffuse = color_logits.sigmoid()
-        normals = F.normalize(start_normals + normal_residuals, dim=-1)
+        normals = F.normalize(initial_normals + normal_residuals, dim=-1)
         visible = in_view(means, log_scales.exp(), camera)
         named = {name: value for (name, _), value in zip(self.head.named_parameters(), parameters)}
         return diffuse + functional_call(
             self.head, named, (latents, diffuse, normals, means, camera.positions, visible)
         )
 
-    def penalty(self, cloud: Cloud, near: Tensor) -> Tensor:
-        return self._graphed_penalty(cloud.fields["latents"], cloud.fields["color_logits"], near)
+    def penalty(self, fields: Fields, near: Tensor) -> Tensor:
+        return self._graphed_penalty(fields["latents"], fields["color_logits"], near)
 
     def _penalty(self, latents: Tensor, colors: Tensor, near: Tensor) -> Tensor:
-        pull: Tensor = _Pull.apply(latents, colors, near, self.material_tie)
-        return pull
+        penalty: Tensor = _NeighbourPenalty.apply(latents, colors, near, self.material_tie)
+        return penalty
 
     @torch.no_grad()
-    def gaussians(self, cloud: Cloud) -> Gaussians:
-        """The finished cloud, detached: normals are rewritten as residuals of the shortest axes."""
-        fields = {name: tensor.detach().clone() for name, tensor in cloud.fields.items()}
-        shortest = fields["log_scales"].argmin(-1)[:, None, None].expand(-1, 3, 1)
-        axis = rotation_matrices(fields["quats"]).gather(2, shortest)[..., 0]
-        # Not turned to the axis' side first: the tangents' angles count from the normal as it is.
-        fields["normal_residuals"] = self.normals(cloud) - axis
-        count, device = len(cloud), cloud.means.device
+    def gaussians(self, fields: Fields) -> Gaussians:
+        """Detached copies as `Gaussians`; normals become residuals of the shortest axes."""
+        params = {name: fields[name].detach().clone() for name in PARAMETERS}
+        shortest = params["log_scales"].argmin(-1)[:, None, None].expand(-1, 3, 1)
+        axis = rotation_matrices(params["quats"]).gather(2, shortest)[..., 0]
+        # The normal keeps its sign: tangent angles are measured around it.
+        params["normal_residuals"] = self.normals(fields) - axis
+        count, device = len(axis), axis.device
         weights = torch.zeros(count, 4, device=device)
         weights[:, 0] = 1
         return Gaussians(
-            **fields,
+            **params,
             regions=torch.zeros(count, dtype=torch.int64, device=device),
             bind_joints=torch.zeros(count, 4, dtype=torch.int64, device=device),
             bind_weights=weights,
         )
 
 
-class _Pull(torch.autograd.Function):
-    """The pull of materials [N,34] and diffuse logits [N,3] to those of `near`, and of residuals to 0. The
-    gradient, which is known at once, is written in one piece; autograd would write one for each slice."""
+class _NeighbourPenalty(torch.autograd.Function):
+    """L1 differences of materials [N,34] and diffuse logits [N,3] from those of the neighbours `near`, and a
+    small L2 penalty on the residual. The forward pass computes the gradient too, in one tensor; autograd
+    would allocate one for each slice."""
 
     @staticmethod
     def forward(ctx: Any, latents: Tensor, colors: Tensor, near: Tensor, tie: float) -> Tensor:
         material, residual = latents[:, :RESIDUAL], latents[:, RESIDUAL:]
-        apart, tint = material - material[near], colors - colors[near]
-        g_latents = latents * (2 * RESIDUAL_PULL / residual.numel())
-        g_latents[:, :RESIDUAL] = apart.sign() * (tie / apart.numel())
-        ctx.save_for_backward(g_latents, tint.sign() * (TINT_SHARE * tie / tint.numel()))
-        difference = apart.abs().mean() + TINT_SHARE * tint.abs().mean()
-        return tie * difference + RESIDUAL_PULL * residual.square().mean()
+        material_step, color_step = material - material[near], colors - colors[near]
+        g_latents = latents * (2 * RESIDUAL_WEIGHT / residual.numel())
+        g_latents[:, :RESIDUAL] = material_step.sign() * (tie / material_step.numel())
+        ctx.save_for_backward(g_latents, color_step.sign() * (COLOR_TIE_SHARE * tie / color_step.numel()))
+        difference = material_step.abs().mean() + COLOR_TIE_SHARE * color_step.abs().mean()
+        return tie * difference + RESIDUAL_WEIGHT * residual.square().mean()
 
     @staticmethod
     @once_differentiable

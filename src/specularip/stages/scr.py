@@ -1,9 +1,9 @@
 """Stage 2, SCR: Specular-Consistency Refinement.
 
-Orbit views of the avatar are refined by the same prior with little noise, each group of views looking at its
-key views through mutual self-attention (`diffusion.refine`), and then serve as fixed targets: a photometric
+Renders of an orbit are refined by the same prior with little noise, where mutual self-attention ties each
+group of views to its key views (`diffusion.refine`). The refined views are then fixed targets: a photometric
 and a perceptual loss fit the Gaussians *and* the specular head to all of them at once. What no single set of
-colours can explain from all sides, the specular head must.
+diffuse colours can explain from all sides, the specular head must.
 """
 
 from __future__ import annotations
@@ -20,28 +20,31 @@ from specularip.cameras import HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
 from specularip.diffusion.refine import refine
 from specularip.kernels.async_transfer import StepMetrics, copy_async
 from specularip.kernels.cuda_graphs import GraphedFunction
-from specularip.stages.guide import Guide, PhotoAnchor, as_images, draw
+from specularip.stages.guide import Guide, as_images, draw
+from specularip.stages.initial_state import AvatarState
 from specularip.stages.perceptual import Perceptual, UnetFeatures
-from specularip.stages.seid import PHOTO_WEIGHT, specular_penalty
+from specularip.stages.photo_anchor import PhotoAnchor
+from specularip.stages.seid import specular_penalty
 from specularip.stages.settings import ScrConfig
 from specularip.stages.views import full_body
-from specularip.training.parallel import ALONE, Team
-from specularip.training.state import State, set_rates, take_step
+from specularip.training.optimizer import SHARED, set_rates
+from specularip.training.parallel import SINGLE_RANK, Ranks
+from specularip.training.step import take_step
 
-SLOWED = {
+SLOWDOWN = {
     **dict.fromkeys(("means", "quats", "log_scales", "opacity_logits"), 0.25),
-    **dict.fromkeys(("latents", "normal_residuals", "head"), 0.5),
+    **dict.fromkeys(("latents", "normal_residuals", SHARED), 0.5),
 }
-"""How much slower than in SEID things move. Geometry: the targets are sharper, not different. The specular
-branch: few views tempt the latents to memorise them."""
-RATES_FALL = 0.9
-"""Learning rates fall by this share over the fit."""
+"""Factors of learning rates relative to SEID. Geometry: the targets are sharper, not different. The specular
+branch: with few views, fast latents memorise them."""
+RATE_DECAY = 0.9
+"""Learning rates fall linearly by this share over the fit."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Refined views: viewmats [V,4,4], Ks [V,3,3] for renders of width x height pixels, images [V,C,h,w] in
-    0..1, of the same views at the size at which they are compared."""
+    """Refined views: viewmats [V,4,4] and Ks [V,3,3] for renders of width x height pixels, and images
+    [V,C,h,w] in 0..1 of the same views, at the size at which they are compared."""
 
     viewmats: Tensor
     Ks: Tensor
@@ -63,8 +66,8 @@ class Targets:
 
 
 def orbits(config: ScrConfig) -> list[tuple[Framing, int]]:
-    """The orbits of the stage: full-body views, and half as many of each closer framing (at least 8, so that
-    each orbit has its own key views)."""
+    """The orbits of the stage and their numbers of views: full body, and fewer of each closer framing (at
+    least 8, so that each orbit has its own key views)."""
     count = config.orbit_views
     whole = (full_body(config.distance, config.fov_y_deg), count)
     if not config.close_ups:
@@ -74,7 +77,7 @@ def orbits(config: ScrConfig) -> list[tuple[Framing, int]]:
 
 
 @torch.no_grad()
-def make_targets(state: State, guide: Guide, after_step: Callable[[int, int], None]) -> Targets:
+def make_targets(state: AvatarState, guide: Guide, after_step: Callable[[int, int], None]) -> Targets:
     """Render the orbits and refine them. after_step(done, total) is called after every denoising step."""
     config = guide.config.scr
     guidance = config.guidance or guide.config.guidance
@@ -93,10 +96,10 @@ def make_targets(state: State, guide: Guide, after_step: Callable[[int, int], No
             body_height=guide.body.height,
             elevation_deg=config.elevation_deg,
         )
-        # A few at a time: of large renders, all that the rasteriser sorts would not fit beside each other.
+        # In batches: the rasteriser's sorting buffers for all large renders at once would not fit in memory.
         renders = [
             as_images(
-                draw(state.gaussians, state.head, views.cameras[rows], guide.config.background)[0],
+                draw(state.gaussians, state.shared, views.cameras[rows], guide.config.background)[0],
                 guide.prior.image_channels,
             )
             for rows in torch.arange(views_count).split(config.refine_batch)
@@ -127,97 +130,98 @@ def make_targets(state: State, guide: Guide, after_step: Callable[[int, int], No
 
 
 def cropped(cameras: Cameras, images: Tensor, config: ScrConfig) -> tuple[Cameras, Tensor]:
-    """Cameras that see the part `config.crop` of each view, and that part of `images` [V,C,S,S], shrunk by
+    """Cameras of the part `config.crop` of each view, and that part of `images` [V,C,S,S], downsampled by
     `config.shrink`."""
     top, bottom, left, right = (round(share * cameras.width) for share in config.crop)
     Ks = cameras.Ks.clone()
     Ks[:, 0, 2] -= left
     Ks[:, 1, 2] -= top
-    looking = Cameras(cameras.viewmats, Ks, right - left, bottom - top)
+    cropped_cameras = Cameras(cameras.viewmats, Ks, right - left, bottom - top)
     scale = images.shape[-1] / cameras.width
     top, bottom, left, right = (round(edge * scale) for edge in (top, bottom, left, right))
     part = images[:, :, top:bottom, left:right]
-    return looking, resized(
+    return cropped_cameras, resized(
         part, (round(part.shape[2] * config.shrink), round(part.shape[3] * config.shrink))
     )
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images [B,C,H,W] averaged over areas to `size` (height, width)."""
+    """Images [B,C,H,W] downsampled to `size` (height, width) by averaging areas."""
     return images if images.shape[-2:] == size else F.adaptive_avg_pool2d(images, size)
 
 
-def fit(
-    state: State,
+def fit_targets(
+    state: AvatarState,
     guide: Guide,
     photo: PhotoAnchor | None,
     targets: Targets,
     perceptual: Perceptual | None,
     first_step: int,
     after_step: Callable[[int, StepMetrics], None],
-    team: Team = ALONE,
+    ranks: Ranks = SINGLE_RANK,
 ) -> None:
     """Fit Gaussians and head to the targets from `first_step` on, changing `state` in place.
 
-    perceptual None: only colours are compared. With a `team`, each process takes its share of the views.
+    perceptual None: the photometric loss alone. after_step and ranks: as for `seid`.
     """
-    config, regularise = guide.config.scr, guide.config.seid
-    mine = team.share(config.views_per_step)
+    config, specular_weight = guide.config.scr, guide.config.seid.specular_weight
+    background = guide.config.background
+    local = ranks.local_slice(config.views_per_step)
     compare = comparison(targets, perceptual)
     for step in range(first_step, config.fit_steps):
-        factor = 1.0 - RATES_FALL * step / config.fit_steps
-        set_rates(state.optimizer.param_groups, regularise.rates, factor, SLOWED)
+        factor = 1.0 - RATE_DECAY * step / config.fit_steps
+        set_rates(state.optimizer, factor, {name: factor * slow for name, slow in SLOWDOWN.items()})
         drawn = torch.randperm(len(targets.images), generator=state.generator)[: config.views_per_step]
-        rows = copy_async(drawn.sort().values[mine], targets.images.device)
-        raster, specular = draw(state.gaussians, state.head, targets.cameras(rows), guide.config.background)
-        photometric, likeness = compare(as_images(raster, targets.images.shape[1]), rows)
-        loss = config.l1_weight * photometric + config.perceptual_weight * likeness
-        loss = loss + regularise.specular_weight * specular_penalty(specular, state.gaussians.regions)
-        face = ownership = None
+        rows = copy_async(drawn.sort().values[local], targets.images.device)
+        raster, specular = draw(state.gaussians, state.shared, targets.cameras(rows), background)
+        photometric, perceived = compare(as_images(raster, targets.images.shape[1]), rows)
+        loss = config.l1_weight * photometric + config.perceptual_weight * perceived
+        loss = loss + specular_weight * specular_penalty(specular, state.ties["regions"])
+        photo_loss = ownership = None
         if photo is not None:
             ownership = photo.ownership(state.gaussians)
-            face = PHOTO_WEIGHT * photo.loss(state.gaussians, state.head, ownership, guide.config.background)
-        take_step(state, loss, face, ownership, team)
-        log = StepMetrics(
+            photo_loss = photo.loss(state.gaussians, state.shared, ownership, background)
+        take_step(state, loss, photo_loss, ownership, ranks)
+        metrics = StepMetrics(
             {
                 "loss": loss,
                 "l1": photometric,
-                "perceptual": likeness,
-                "photo": face,
+                "perceptual": perceived,
+                "photo": photo_loss,
                 "skipped": state.skipped,
             }
         )
-        after_step(step + 1, log)
+        after_step(step + 1, metrics)
 
 
 Comparison = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def comparison(targets: Targets, perceptual: Perceptual | None) -> Comparison:
-    """A function of renders [B,C,H,W] of B targets and of these targets' numbers [B]: the mean absolute
+    """A function of renders [B,C,H,W] and the indices [B] of their targets, which returns the mean absolute
     difference and the perceptual distance (0 without `perceptual`).
 
-    On a GPU its kernels and those of its gradient are recorded once: there are hundreds of them, and it takes
-    longer to start them one by one than to run them.
+    On a GPU it is captured in a CUDA graph with its gradient: launching its hundreds of kernels one by one
+    takes longer than running them.
     """
     size = (targets.images.shape[2], targets.images.shape[3])
-    wanted = [] if perceptual is None else features_of(perceptual, targets.images)
+    target_features = [] if perceptual is None else features_of(perceptual, targets.images)
 
     def compare(renders: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         images = resized(renders, size)
         photometric = (images - targets.images[rows]).abs().mean()
         if perceptual is None:
             return photometric, torch.zeros_like(photometric)
-        near = [feature[rows] for feature in wanted]
-        return photometric, perceptual.distance(perceptual.features(images), near)
+        wanted = [feature[rows] for feature in target_features]
+        return photometric, perceptual.distance(perceptual.features(images), wanted)
 
-    # A prior's own features come from recordings already.
+    # The features of a prior's UNet are captured in a CUDA graph already.
     return compare if isinstance(perceptual, UnetFeatures) else GraphedFunction(compare)
 
 
 @torch.no_grad()
 def features_of(perceptual: Perceptual, images: Tensor) -> list[Tensor]:
-    """The perceptual features of all targets, kept for every step; on a GPU made a few at a time."""
+    """The perceptual features of all targets, kept for every step; on a GPU computed in batches of 4."""
     if not images.is_cuda:
         return perceptual.features(images)
     parts = [perceptual.features(some) for some in images.split(4)]

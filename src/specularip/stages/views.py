@@ -1,4 +1,4 @@
-"""Which views a step of SEID looks at."""
+"""The training views of a SEID step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from specularip.stages.settings import OrbitConfig, SeidConfig
 
 
 def step_views(config: SeidConfig, step: int, body_height: float, generator: torch.Generator) -> Views:
-    """The views of one step, on the CPU: by framings, or as the method draws them if `config.orbit` is
-    given."""
+    """The views of one step, on the CPU: sampled by framing, or by the published sampler if `config.orbit` is
+    set."""
     if config.orbit is None:
         return sample_views(
             config.views_per_step,
@@ -26,8 +26,8 @@ def step_views(config: SeidConfig, step: int, body_height: float, generator: tor
 def orbit_step(
     orbit: OrbitConfig, config: SeidConfig, step: int, body_height: float, generator: torch.Generator
 ) -> Views:
-    """All views of a step show the whole body from around it, or the face's side of the head, or head and
-    shoulders from behind; azimuths are stratified."""
+    """The published sampler. All views of a step show one of three things: the whole body from all sides, the
+    head from its front half, or head and shoulders from behind. Azimuths are stratified."""
     count = config.views_per_step
     choice = torch.rand(2, generator=generator)
     close = step >= orbit.close_from * config.steps
@@ -52,12 +52,12 @@ def orbit_step(
     return Views(cameras, azimuth, elevation, [framing] * count)
 
 
-def part(views: Views, rows: Tensor) -> Views:
-    """The views of these indices [n]."""
+def select_views(views: Views, rows: Tensor) -> Views:
+    """The views at the indices `rows` [n]."""
     framings = [views.framings[row] for row in rows.tolist()]
     return Views(views.cameras[rows], views.azimuth_deg[rows], views.elevation_deg[rows], framings)
 
 
 def full_body(distance: float, fov_y_deg: float) -> Framing:
-    """Whole-body views from another distance (in body heights) and with another lens than `FULL`."""
+    """Full-body views from another distance (in body heights) and with another field of view than `FULL`."""
     return Framing(FULL.name, FULL.target_z, distance, fov_y_deg)

@@ -1,8 +1,7 @@
-"""Several processes, one avatar: each renders and distils its share of a step's views; gradients are
-averaged.
+"""Data parallelism: several processes share a step's views and average their gradients.
 
-Every process holds the same Gaussians and draws the same random numbers for all views. After the average its
-Adam takes the same step, so that the copies stay equal without ever being sent. Start it with
+Every rank holds the same Gaussians and draws the same random numbers for all views. After the all-reduce its
+Adam takes the same step, so that the copies stay equal and parameters are never sent. Start with
 
     torchrun --nproc-per-node 2 -m specularip generate ... --preset sd15
 """
@@ -20,83 +19,84 @@ from torch import distributed as dist
 
 from specularip.errors import UserError
 
-PATIENCE = timedelta(minutes=30)
-"""How long processes wait for each other: the first one also writes previews, checkpoints and the avatar."""
+TIMEOUT = timedelta(minutes=30)
+"""How long ranks wait for each other: rank 0 also writes previews, checkpoints and the avatar."""
 
 
 @dataclass(frozen=True)
-class Team:
-    """This process' place among `size`. rank 0 leads: it alone writes files and shows progress."""
+class Ranks:
+    """This process among `world_size`. Only the main one, rank 0, writes files and shows progress."""
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, count: int) -> slice:
-        """Which of `count` views are this process'. Raises UserError if they do not divide evenly."""
-        if count % self.size:
+    def local_slice(self, count: int) -> slice:
+        """Which of `count` views this rank renders. Raises UserError if they do not divide evenly."""
+        size = self.world_size
+        if count % size:
             raise UserError(
-                f"{count} views a step do not divide between {self.size} processes: "
-                f"use --set seid.views_per_step={self.size * -(-count // self.size)} and the same for scr"
+                f"{count} views per step do not divide between {size} processes: "
+                f"use --set seid.views_per_step={size * -(-count // size)} and the same for scr"
             )
-        each = count // self.size
+        each = count // size
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace float32 tensors by their mean over all processes, in place, by one message."""
-        if self.size == 1 or not tensors:
+        """Replace float32 tensors by their mean over all ranks, in place, in one all-reduce."""
+        if self.world_size == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.all_reduce(flat)
-        flat /= self.size
+        flat /= self.world_size
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
             tensor.copy_(mean.view_as(tensor))
 
-    def follow(self, tensor: Tensor) -> Tensor:
-        """The leader's `tensor`, in place."""
-        if self.size > 1:
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Overwrite `tensor` by rank 0's and return it."""
+        if self.world_size > 1:
             dist.broadcast(tensor, 0)
         return tensor
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether any process says so; a decision that all must take alike."""
-        if self.size == 1:
+        """Whether `flag` is set on any rank, so that all ranks decide alike."""
+        if self.world_size == 1:
             return flag
-        said = torch.tensor(float(flag), device=device)
-        dist.all_reduce(said)
-        return bool(said)
+        count = torch.tensor(float(flag), device=device)
+        dist.all_reduce(count)
+        return bool(count)
 
-    def wait(self) -> None:
-        """Until all are here."""
-        if self.size > 1:
+    def barrier(self) -> None:
+        """Wait until all ranks have come here."""
+        if self.world_size > 1:
             dist.barrier()
 
 
-ALONE = Team()
+SINGLE_RANK = Ranks()
 
 
-def join(kind: str) -> tuple[Team, torch.device]:
-    """This process' team, as torchrun's environment describes it, and its device of `kind` ("cpu" or "cuda").
+def init_ranks(device_type: str) -> tuple[Ranks, torch.device]:
+    """This process' rank, from torchrun's environment, and its device of this type ("cpu" or "cuda").
 
-    Processes talk through NCCL on GPUs, one GPU each, through gloo on CPUs. Raises UserError where there are
-    more processes than GPUs.
+    The backend is NCCL on GPUs, one GPU each, and gloo on CPUs. Raises UserError if there are more processes
+    than GPUs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return ALONE, torch.device(kind)
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
-    if kind == "cuda":
+        return SINGLE_RANK, torch.device(device_type)
+    on_gpu, local = device_type == "cuda", int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if on_gpu else torch.device(device_type)
+    if on_gpu:
         if local >= torch.cuda.device_count():
             raise UserError(
-                f"process {local + 1} on this machine finds {torch.cuda.device_count()} GPUs: "
-                "use --nproc-per-node with as many processes as GPUs"
+                f"process {local + 1} on this machine found {torch.cuda.device_count()} GPUs: "
+                "set --nproc-per-node to the number of GPUs"
             )
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        backend = "nccl" if kind == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE, device_id=device if kind == "cuda" else None)
-    return Team(dist.get_rank(), size), device
+        backend = "nccl" if on_gpu else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if on_gpu else None)
+    return Ranks(dist.get_rank(), size), device

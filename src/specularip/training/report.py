@@ -1,9 +1,8 @@
-"""What every run's report says about the machine and the libraries, and settings as JSON has them."""
+"""What every report.json says about the machine and the libraries."""
 
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 from importlib import metadata
 from typing import Any
@@ -15,17 +14,35 @@ from specularip.version import __version__
 LIBRARIES = ("torch", "diffusers", "transformers", "numba", "numpy", "scikit-image")
 
 
-def peak_memory_gib() -> float:
+def machine_report(device: torch.device) -> dict[str, Any]:
+    """Peak memory in GiB (null where the system does not tell), device, threads, versions."""
+    host, gpu = peak_memory_gib(), peak_gpu_gib(device)
+    return {
+        "peak_memory_gib": None if host is None else round(host, 3),
+        "peak_gpu_gib": gpu,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def peak_memory_gib() -> float | None:
+    """Peak resident memory of this process; None on Windows, whose Python has no `resource` module."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes on macOS, KiB on Linux
 
 
 def peak_gpu_gib(device: torch.device) -> float | None:
-    """What tensors took at most of a GPU's memory, since the process started; None for other devices."""
+    """Peak memory of all tensors on a GPU since the process started; None for other devices."""
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
 
 
 def versions() -> dict[str, str]:
+    """Versions of this package, Python, the platform and the libraries that are installed."""
     found = {}
     for name in LIBRARIES:
         try:
@@ -38,10 +55,3 @@ def versions() -> dict[str, str]:
         "platform": platform.platform(),
         **found,
     }
-
-
-def plain(value: Any) -> Any:
-    """Settings as JSON gives them back, so that they compare equal after a round trip."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -1,0 +1,59 @@
+"""The state before the first step: flat grey Gaussians on the skin of the body, under a dim light."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+
+import torch
+
+from specularip.body import Body
+from specularip.gaussians import PARAMETERS, Gaussians, turned_to
+from specularip.specular import LATENTS, SpecularConfig, SpecularHead
+from specularip.stages.settings import SeidConfig
+from specularip.training.optimizer import SHARED
+from specularip.training.state import TrainState
+
+REGION_WEIGHTS = {"head": 6.0, "neck": 1.6, "hand": 1.3, "foot": 1.2}
+"""Samples per area, relative to the rest of the body: close-up views show the head."""
+RADIANCE = 0.1
+"""Of each lobe of the initial light. With a bright one, highlights are the first thing that SEID learns."""
+
+
+AvatarState = TrainState[SpecularHead]
+"""What both stages optimise."""
+
+
+def initial_state(
+    body: Body, config: SeidConfig, seed: int, device: torch.device | str = "cpu"
+) -> AvatarState:
+    """`config.points` Gaussians, and a specular head of `config.lights` lobes as the shared module.
+
+    The ties are the other fields of `Gaussians`, and "anchors" [N,3]: where on the body each Gaussian, or its
+    ancestor, started.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    points = config.points
+    samples = body.to("cpu").sample_surface(points, generator, REGION_WEIGHTS)
+    gaussians = Gaussians(
+        means=samples.points.clone(),
+        quats=turned_to(samples.normals),
+        log_scales=torch.log(samples.spacing[:, None] * torch.tensor([0.85, 0.85, 0.3])),
+        opacity_logits=torch.full((points,), 2.0),
+        color_logits=torch.zeros(points, 3),
+        latents=torch.zeros(points, LATENTS),
+        normal_residuals=torch.zeros(points, 3),
+        regions=samples.regions,
+        bind_joints=samples.bind_joints,
+        bind_weights=samples.bind_weights,
+    ).to(device)
+    ties = {f.name: getattr(gaussians, f.name) for f in fields(Gaussians) if f.name not in PARAMETERS}
+    ties["anchors"] = samples.points.clone().to(device)
+    rates = asdict(config.rates)
+    rates[SHARED] = rates.pop("head")
+    head = new_head(config, seed).to(device)
+    return TrainState.create(gaussians.parameters(), ties, head, rates, generator, (0.9, 0.99), 1e-12)
+
+
+def new_head(config: SeidConfig, seed: int) -> SpecularHead:
+    """The specular head as it is before the first step, on the CPU."""
+    return SpecularHead(SpecularConfig(config.lights, attention=True, radiance=RADIANCE), seed)

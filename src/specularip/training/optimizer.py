@@ -1,0 +1,99 @@
+"""Adam over Gaussians: one named group per parameter, and surgery on its state when rows change.
+
+Parameters are a dict of leaf tensors with a row for each Gaussian. The operations here know nothing of when
+or why Gaussians are cloned, split, removed or moved: that is the policy of `densify` and `relocate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SHARED = "shared"
+"""Name of the group of parameters that belong to no single Gaussian, such as the specular head's."""
+
+
+def make_adam(
+    params: Mapping[str, Tensor],
+    shared: Iterable[Tensor],
+    rates: Mapping[str, float],
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-15,
+) -> torch.optim.Adam:
+    """Adam with a group for each parameter, named after it, and one named SHARED if there are any shared.
+
+    rates: the learning rate of each group. A group keeps it as "initial_lr"; see `set_rates`.
+    """
+    members = {name: [tensor] for name, tensor in params.items()}
+    if rest := list(shared):
+        members[SHARED] = rest
+    groups: list[dict[str, Any]] = [
+        {"params": tensors, "name": name, "lr": rates[name], "initial_lr": rates[name]}
+        for name, tensors in members.items()
+    ]
+    fused = all(tensor.is_cuda for tensor in params.values())
+    return torch.optim.Adam(groups, betas=betas, eps=eps, fused=fused)
+
+
+def set_rates(
+    optimizer: torch.optim.Optimizer,
+    factor: float,
+    factors: Mapping[str, float] = MappingProxyType({}),
+) -> None:
+    """Set each group's learning rate to its initial one times `factor`, or times its own of `factors`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factors.get(group["name"], factor)
+
+
+@torch.no_grad()
+def select_rows(
+    params: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    parents: Tensor,
+    fresh: Tensor,
+    new: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Replace every parameter [N,...] by its rows `parents` [M], in `params` and in the optimizer.
+
+    Removes, duplicates and reorders Gaussians, depending on the indices. new: values [M,...] that replace the
+    selected rows of the parameters it names. Adam's moments follow their rows; where `fresh` [M] bool is True
+    they start at zero. A parameter without a group is selected all the same. Raises ValueError if a group
+    holds another tensor than `params` does.
+    """
+    groups = {group.get("name"): group for group in optimizer.param_groups}
+    for name, old in params.items():
+        group = groups.get(name)
+        if group is not None and (len(group["params"]) != 1 or group["params"][0] is not old):
+            raise ValueError(f"optimizer group {name!r} must hold the parameter {name!r} and nothing else")
+        rows = new[name] if name in new else old[parents]
+        params[name] = tensor = rows.detach().clone().requires_grad_(old.requires_grad)
+        if group is None:
+            continue
+        group["params"] = [tensor]
+        state = optimizer.state.pop(old, {})
+        for key, value in _per_row(state, len(old)):
+            state[key] = value[parents].clone()
+            state[key][fresh] = 0
+        if state:
+            optimizer.state[tensor] = state
+
+
+@torch.no_grad()
+def zero_rows(params: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, rows: Tensor) -> None:
+    """Zero Adam's moments of these rows of every parameter: they describe what was there before."""
+    for tensor in params.values():
+        for _, value in _per_row(optimizer.state.get(tensor, {}), len(tensor)):
+            value[rows] = 0
+
+
+def _per_row(state: Mapping[str, Any], count: int) -> list[tuple[str, Tensor]]:
+    """The entries of a parameter's optimizer state that have a row for each Gaussian."""
+    return [
+        (key, value)
+        for key, value in state.items()
+        if isinstance(value, Tensor) and value.ndim and len(value) == count
+    ]

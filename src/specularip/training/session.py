@@ -1,0 +1,235 @@
+"""The session of one run: its folder, phases, checkpoints, previews, metrics, stop requests and report.
+
+A training loop calls `after_step` after every step. The session then records the metrics of the step before,
+whose numbers have arrived from the GPU by now, writes checkpoints and previews when they are due, and ends
+the run when a signal asks for it. Files are written by a background thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specularip.errors import UserError
+from specularip.files import json_value
+from specularip.kernels.async_transfer import HostCopy, StepMetrics
+from specularip.progress import Progress
+from specularip.run_folder import Checkpoint, RunFolder
+from specularip.stopping import StopRequest
+from specularip.training.parallel import SINGLE_RANK, Ranks
+from specularip.training.report import machine_report
+from specularip.training.step import MAX_SKIPPED
+from specularip.training.writer import BackgroundWriter
+
+CHECKPOINT_SECONDS, PREVIEW_SECONDS = 45.0, 8.0
+"""Least time between two checkpoints, and between two previews."""
+PREVIEW_SHARE = 0.02
+"""Previews take at most about this share of the time: the more one takes, the later comes the next."""
+STOP_CHECK_EVERY = 8
+"""Steps between two checks for a stop request where there are several ranks: each is an all-reduce."""
+SKIPPED = "skipped"
+"""The metric that counts consecutive non-finite steps. It is not recorded; at MAX_SKIPPED the run ends."""
+CHECKPOINT_FORMAT = 2
+"""Of the state in a checkpoint; others are not resumed."""
+
+
+class Session:
+    """One run in its folder. Use it in a `with` block, which waits for files in flight at its end.
+
+    inputs: JSON values that a resumed run must share with the one it continues, by the names that the user
+    knows them by. seconds: how long each phase took so far, resumed runs included. Only the main one of
+    `ranks` writes files.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        progress: Progress,
+        stop: StopRequest,
+        device: torch.device,
+        inputs: Mapping[str, Any],
+        notes: Sequence[str] = (),
+        ranks: Ranks = SINGLE_RANK,
+    ) -> None:
+        self.folder, self.progress, self.device, self.ranks = folder, progress, device, ranks
+        self.notes = list(notes)
+        self.seconds: dict[str, float] = {}
+        self._stop, self._inputs, self._writer = stop, json_value(inputs), BackgroundWriter()
+        self._timed: tuple[str, float] | None = None  # the phase being timed and its start
+        self._pending: tuple[int, StepMetrics] | None = None  # a step whose metrics were not read yet
+        self._skipped = 0.0
+        self._phase, self._steps = "", 0
+        self._snapshot: Callable[[], Any] = dict
+        self._preview: Callable[[], np.ndarray | Tensor] | None = None
+        self._next_checkpoint = self._next_preview = 0.0
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._writer.close()
+        except Exception:
+            if kind is None:  # else the error that ends the block matters more
+                raise
+        finally:
+            self.folder.close()
+
+    def note(self, text: str) -> None:
+        """Show a line, and keep it for the report."""
+        self.notes.append(text)
+        self.progress.log(text)
+
+    def resume(self) -> Checkpoint | None:
+        """The checkpoint to continue from; None for a fresh run. Raises UserError if it is of another run."""
+        checkpoint = self.folder.load_checkpoint()
+        self.ranks.barrier()  # loading truncates metrics.jsonl to its length at the checkpoint
+        if checkpoint is None:
+            return None
+        if checkpoint.meta.get("format") != CHECKPOINT_FORMAT:
+            raise UserError(
+                f"the run in {self.folder.path} was made by another version of specularip: "
+                "use --overwrite to start again, or another --out"
+            )
+        before = checkpoint.meta["inputs"]
+        different = [key for key in self._inputs if before.get(key) != self._inputs[key]]
+        if different:
+            raise UserError(
+                f"the run in {self.folder.path} was made with another {' and '.join(different)}: "
+                "repeat them to resume, or use --overwrite"
+            )
+        self.seconds |= checkpoint.meta["seconds"]
+        self.progress.log(f"resuming {checkpoint.name.upper()} at step {checkpoint.meta['step']}")
+        return checkpoint
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the time of the block to the seconds of this phase."""
+        began = time.perf_counter()
+        self._timed = phase, began
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self._timed = None
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
+
+    @contextmanager
+    def training(
+        self,
+        phase: str,
+        title: str,
+        steps: int,
+        done: int,
+        snapshot: Callable[[], Any],
+        preview: Callable[[], np.ndarray | Tensor],
+    ) -> Iterator[None]:
+        """A phase of `steps` steps of which `done` are done already; the block calls `after_step`.
+
+        snapshot: the state that a checkpoint holds, as nested tensors. preview: renders preview.png.
+        """
+        self._phase, self._steps, self._snapshot, self._preview = phase, steps, snapshot, preview
+        now = time.monotonic()
+        self._next_checkpoint, self._next_preview = now + CHECKPOINT_SECONDS, now + PREVIEW_SECONDS
+        self.progress.start(title, steps, done)
+        with self.timed(phase):
+            yield
+        self._read_metrics()
+        self._writer.join()
+
+    def after_step(self, done: int, metrics: StepMetrics | None) -> None:
+        """To be called after each step; `done` of the phase's steps are done now, and its state is whole.
+
+        metrics: to be recorded, with "loss" and perhaps SKIPPED among them; None: none for this step. Raises
+        KeyboardInterrupt after saving a checkpoint if the run was asked to stop, and UserError if training
+        has diverged or a file cannot be written.
+        """
+        self._read_metrics()
+        if metrics is not None:
+            self._pending = done, metrics
+        if self.ranks.world_size == 1 or done % STOP_CHECK_EVERY == 0:
+            self.check_stop(done)
+        if not self.ranks.is_main or self._writer.busy:
+            return
+        # Only steps whose metrics are known to be finite are saved.
+        if metrics is not None and time.monotonic() >= self._next_checkpoint:
+            self._read_metrics()
+            if not self._skipped:  # else a run that has diverged would keep only checkpoints too late
+                self.save(self._phase, done, self._snapshot())
+                self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
+        elif time.monotonic() >= self._next_preview and done < self._steps and self._preview is not None:
+            began = time.monotonic()
+            image = self._preview()
+            self._writer.submit(partial(self.folder.write_png, "preview.png", image))
+            ended = time.monotonic()
+            self._next_preview = ended + max(PREVIEW_SECONDS, (ended - began) / PREVIEW_SHARE)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether this process was asked to stop; `after_step` will save a checkpoint and end the run."""
+        return self._stop.requested
+
+    def check_stop(self, done: int | None = None) -> None:
+        """Raise KeyboardInterrupt if any rank was asked to stop; `done` given: after saving a checkpoint."""
+        if not self.ranks.any(self._stop.requested, self.device):
+            return
+        if done is not None:
+            self.save(self._phase, done, self._snapshot())
+        self._writer.join()
+        raise KeyboardInterrupt
+
+    def save(self, phase: str, step: int, state: Any) -> None:
+        """Save a checkpoint of `state`, nested tensors, as it is now; the file is written in the background.
+
+        It is resumed at `step` of `phase`.
+        """
+        self._read_metrics()
+        if not self.ranks.is_main:
+            return
+        seconds = dict(self.seconds)
+        if self._timed is not None:
+            timed, began = self._timed
+            seconds[timed] = seconds.get(timed, 0.0) + time.perf_counter() - began
+        meta = {"format": CHECKPOINT_FORMAT, "step": step, "seconds": seconds, "inputs": self._inputs}
+        copy, metrics_bytes = HostCopy(state), self.folder.metrics_bytes()
+        self._writer.submit(
+            lambda: self.folder.save_checkpoint(phase, copy.get(), meta, metrics_bytes=metrics_bytes)
+        )
+
+    def write_report(self, values: Mapping[str, Any]) -> None:
+        """Write report.json: `values`, then what every report holds. Raises UserError if a file before it
+        could not be written."""
+        self._writer.join()
+        common = {
+            "notes": self.notes,
+            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+            "processes": self.ranks.world_size,
+            **machine_report(self.device),
+        }
+        self.folder.write_json("report.json", {**values, **common})
+
+    def _read_metrics(self) -> None:
+        """Record the metrics of the last step. It waits for that step: call it when the next one has been
+        launched, or where the state itself is needed."""
+        if self._pending is None:
+            return
+        (done, metrics), self._pending = self._pending, None
+        values = dict(metrics)
+        self._skipped = values.pop(SKIPPED, 0.0)
+        self.progress.step(done, loss=values["loss"])
+        if self.ranks.is_main:
+            self.folder.add_metrics({"stage": self._phase, "step": done, **values})
+        if self._skipped >= MAX_SKIPPED:
+            raise UserError(
+                f"training diverged: loss or gradients not finite at step {done} of {self._phase}; the last "
+                f"checkpoint in {self.folder.path} is kept: try another --seed"
+            )
