@@ -86,7 +86,7 @@ def generate(
         config = replace(config, photo_weight=photo_weight)
     if low_memory:
         config = with_low_memory(config)
-    inputs = check_inputs(text, image, out, resume, overwrite, config.looks_for_face)
+    inputs = check_inputs(text, image, out, resume, overwrite, config.detects_face)
     if config.photo_weight < 0:
         raise UserError(f"--photo-weight is {config.photo_weight}: it must be 0 or more")
     check_gpu(config)
