@@ -1,6 +1,91 @@
-"""Before torch loads: threads that wait sleep soon, as under the command line (see specularip.cli)."""
+"""What all tests share: the `gpu` marker, seeds, and how threads and Triton run.
 
+Seeds. `seed` is one number for each test file, the same in every run, so that a run cannot fail by chance.
+`--fresh-seeds N` runs every test that uses it with N new ones instead; the test's id shows which, and
+`--seed VALUE` repeats that one. Each test starts with torch's global generator seeded with it. Test files
+whose helpers need it declare a module constant SEED, which the fixture sets.
+"""
+
+import importlib.util
 import os
+import random
+import zlib
 
+# Before torch loads: waiting threads sleep soon, as under the command line (see specularip.cli).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+
+import pytest
+import torch
+from hypothesis import settings
+
+if not torch.cuda.is_available():
+    # Before Triton loads: its interpreter runs kernels on CPU tensors (test_triton_interpreter).
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+SEEDS = pytest.StashKey[list[int]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("seeds")
+    group.addoption(
+        "--fresh-seeds", type=int, default=0, metavar="N", help="run random tests with N new seeds each"
+    )
+    group.addoption("--seed", type=int, metavar="VALUE", help="run random tests with this seed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    count = config.getoption("--fresh-seeds")
+    config.stash[SEEDS] = [random.SystemRandom().randrange(2**32) for _ in range(count)]
+    settings.register_profile("tests", derandomize=not count, deadline=None)
+    settings.load_profile("tests")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if (seeds := metafunc.config.stash[SEEDS]) and "seed" in metafunc.fixturenames:
+        ids = [f"seed{seed}" for seed in seeds]
+        metafunc.parametrize("seed", seeds, ids=ids, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def seed(request: pytest.FixtureRequest) -> int:
+    """The number to seed generators with, below 2**32."""
+    given = request.config.getoption("--seed")
+    fixed = zlib.crc32(request.module.__name__.encode()) if given is None else given
+    value: int = getattr(request, "param", fixed)
+    if hasattr(request.module, "SEED"):
+        request.module.SEED = value
+    return value
+
+
+@pytest.fixture(autouse=True)
+def seeded_generator(request: pytest.FixtureRequest) -> None:
+    """torch's global generator starts every test from its seed."""
+    torch.manual_seed(request.getfixturevalue("seed") if "seed" in request.fixturenames else 0)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("gpu"):
+        if problem := missing(*mark.args, **mark.kwargs):
+            pytest.skip(problem)
+
+
+def missing(devices: int = 1, capability: tuple[int, int] | None = None, needs: str | None = None) -> str:
+    """What a test marked `gpu` with these arguments lacks here, "" if nothing.
+
+    needs: "gsplat" for its kernels (which may be built now), or a module's name.
+    """
+    if not torch.cuda.is_available():
+        return "needs an NVIDIA GPU"
+    if torch.cuda.device_count() < devices:
+        return f"needs {devices} GPUs"
+    if capability is not None and torch.cuda.get_device_capability() != capability:
+        return "needs a Hopper GPU" if capability == (9, 0) else f"needs a GPU of capability {capability}"
+    if needs == "gsplat":
+        from specularip.raster.cuda import available
+
+        return "" if available() else "needs gsplat's kernels"
+    if needs is not None and importlib.util.find_spec(needs) is None:
+        return f"needs {needs}"
+    return ""

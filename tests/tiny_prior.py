@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,10 +18,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from specularip.cameras import FRAMINGS, Cameras, Views
 from specularip.diffusion.adapter import attach_identity
 from specularip.diffusion.autoencoder import PixelAutoencoder, VaeAutoencoder
+from specularip.diffusion.conditioning import Condition, condition_views, face_weight
 from specularip.diffusion.denoiser import UNetDenoiser
 from specularip.diffusion.prior import Prior
+from specularip.diffusion.prompts import PromptBook
 
 WORDS = """a an the in of with and , . - woman man person red green blue dress shirt satin cotton front side
 back
@@ -254,3 +258,21 @@ def sd15_prior(folder: Path, seed: int = 0) -> Prior:
         projection,
     )
     return _randomize(prior, seed)
+
+
+def make_condition(prior: Prior, azimuths: Sequence[float], seed: int) -> Condition:
+    """Of one random face, from these sides."""
+    generator = torch.Generator().manual_seed(seed)
+    size, azimuth = prior.image_size, torch.tensor(azimuths, dtype=torch.float32)
+    views = Views(
+        Cameras.orbit(azimuth, width=size, height=size),
+        azimuth,
+        torch.full_like(azimuth, 5.0),
+        [FRAMINGS[i % 4] for i in range(len(azimuth))],
+    )
+    pose = torch.rand(len(azimuth), 3, size, size, generator=generator)
+    face = prior.encode_face(torch.rand(1, 3, 32, 32, generator=generator))
+    book = PromptBook(prior)
+    return condition_views(
+        book, "a woman in a red dress", "blurry", views, pose, face, face_weight(azimuth, 0.8)
+    )
