@@ -94,7 +94,7 @@ def main() -> None:
     text = [
         "# Gallery",
         "",
-        f"{len(finished)} avatars of the compact preset, made on a CPU by `benchmarks/generate.py` and drawn",
+        f"{len(finished)} avatars of the compact preset, generated on a CPU by `benchmarks/generate.py` and rendered",
         "by `benchmarks/gallery.py`. Seed 0 throughout, nothing retouched. Each row: front, three-quarter,",
         "back, head.",
         "",

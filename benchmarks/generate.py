@@ -264,7 +264,9 @@ def face_luminance(avatar: Avatar, text: str) -> float:
 
 
 def photo_luminance(path: Path) -> float:
-    from specularip.faces.photo import align_face, find_face, read_image
+    from specularip.faces.alignment import align_face
+    from specularip.faces.cascade import find_face
+    from specularip.faces.photo import read_image
 
     photo = read_image(path)
     return _masked_luminance(align_face(photo, find_face(photo, path.name), 96))
@@ -272,7 +274,7 @@ def photo_luminance(path: Path) -> float:
 
 def _masked_luminance(face: Tensor) -> float:
     """face [3,S,S]."""
-    from specularip.faces.photo import face_mask
+    from specularip.faces.alignment import face_mask
 
     mask = face_mask(face.shape[-1])
     return round(float((face * face.new_tensor(LUMA)[:, None, None] * mask).sum() / mask.sum()), 4)

@@ -46,7 +46,6 @@ from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.diffusion.fast.accelerate import accelerate
 from specularip.diffusion.fast.denoiser import FastDenoiser
 from specularip.diffusion.fast.layers import fast_kernels
-from specularip.diffusion.fast.ops import self_attention
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook
 from specularip.diffusion.refine import refine

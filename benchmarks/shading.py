@@ -23,11 +23,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.specular.dispatch import shade_fused
-from specularip.specular.shading import LATENTS, specular_reference
+from specularip.specular.shading import LATENTS, Light, Surface, specular_reference
 
 
 def scene(n: int, cameras: int, lights: int, device: str, seed: int = 0) -> list[Tensor]:
-    """Arguments of `specular_reference`, float32; all but means and centres want gradients."""
+    """The tensors of a surface, the cameras' centres, and a light, float32; all but means and centres require
+    gradients."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*size: int) -> Tensor:
@@ -82,13 +83,14 @@ def main() -> None:
     visible = None
     if options.share_visible < 1:
         visible = (torch.rand(options.cameras, options.gaussians) < options.share_visible).to(device)
+    surface, centres, light = Surface(*arguments[:4]), arguments[4], Light(*arguments[5:])
     upstream = torch.randn(options.cameras, options.gaussians, 3).to(device)
 
     def plain() -> Tensor:
-        return specular_reference(*arguments)
+        return specular_reference(surface, light, centres)
 
     def fused() -> Tensor:
-        return shade_fused(*arguments, visible)
+        return shade_fused(surface, light, centres, visible)
 
     def forward(shade: Callable[[], Tensor]) -> None:
         with torch.no_grad():

@@ -1,9 +1,9 @@
-"""A random avatar, and its head."""
+"""A random avatar."""
 
 import torch
 
-from specularip.avatar import Avatar, Binding
-from specularip.gaussians import Gaussians
+from specularip.avatar import Avatar
+from specularip.gaussians import Binding, Gaussians
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 
 COUNT = 150
@@ -25,6 +25,6 @@ def random_avatar(with_head: bool = True) -> Avatar:
     head = SpecularHead(SpecularConfig(lights=9, attention=True, radiance=1.5)) if with_head else None
     if head is not None:
         with torch.no_grad():
-            head.attention.answer.weight.normal_()  # the rest of the attention gets no gradient from zeros
+            head.attention.answer.weight.normal_()  # zeros would give the rest of the attention no gradient
     binding = Binding(["root", "hip", "knee"], [-1, 0, 1], torch.randn(3, 3))
     return Avatar(gaussians, head, {"prompt": "a test — ünïcode", "seed": 3}, binding)

@@ -1,4 +1,4 @@
-"""Random splats before random cameras, drawn and compared."""
+"""Random splats before random cameras, rendered and compared."""
 
 import torch
 
@@ -8,7 +8,7 @@ NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "backgro
 
 
 def scene(seed, n=60, channels=3, cameras=2, width=45, height=37, per_camera=False, behind=0.0):
-    """A random cloud in front of random cameras; `behind` is the share of splats moved behind all of them."""
+    """Random splats in front of random cameras; a share `behind` of them is moved behind all cameras."""
     g = torch.Generator().manual_seed(seed)
     means = torch.randn(n, 3, generator=g) * torch.tensor([0.6, 0.6, 0.4])
     hidden = torch.rand(n, generator=g) < behind
@@ -35,9 +35,11 @@ def scene(seed, n=60, channels=3, cameras=2, width=45, height=37, per_camera=Fal
 
 
 def sure_pixels(arguments, antialiased=False):
-    """[B,H,W,1], False where the oracle itself jumps when opacities change by 3e-5.
+    """[B,H,W,1], False where the reference itself jumps when opacities change by a relative 3e-5.
 
-    There alpha sits on its threshold of 1/255, or transmittance on 1e-4: rounding to float32 decides.
+    There some alpha is at its threshold of 1/255, or transmittance at 1e-4, and float32 rounding decides
+    whether the splat counts: a jump of up to 1/255 times its colour. Such pixels are ill-defined and not
+    compared.
     """
     low, high = (
         rasterize_reference(
@@ -52,7 +54,7 @@ def sure_pixels(arguments, antialiased=False):
 
 
 def draw(function, arguments, seed, antialiased=False, device="cpu", dtype=torch.float32, sure=1.0):
-    """The raster, and the gradients of a random linear loss of its image, alpha and depth where `sure`."""
+    """The raster, and gradients of a random linear loss of its image, alpha and depth where `sure`."""
     arguments = {k: v.to(device, dtype) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
     for name in NAMES:
         arguments[name] = arguments[name].clone().requires_grad_()
@@ -69,7 +71,7 @@ def draw(function, arguments, seed, antialiased=False, device="cpu", dtype=torch
 
 
 def assert_same_radii(fast, slow, seed):
-    """The same splats culled; rounding decides on which side of a whole number a radius lies."""
+    """The same splats are culled; rounding may move a radius across a whole number."""
     assert torch.equal(fast > 0, slow > 0) and (fast - slow).abs().max() <= 1, f"radii, seed {seed}"
 
 
@@ -87,7 +89,7 @@ def assert_same(fast: Raster, fast_gradients, slow: Raster, slow_gradients, sure
 
 
 def check_that_depth_changes_nothing_else(device, seed, antialiased, **options):
-    """Picture and gradients with and without depth, over a background and over black."""
+    """Compare images and gradients with and without depth, over a background and over black."""
     for background in (True, False):
         arguments = scene(seed, n=200, width=60, height=40, **options)
         if not background:

@@ -1,4 +1,4 @@
-"""The avatar as a thing: it renders what it says, it survives the disk, and it refuses what is broken."""
+"""The avatar: rendered layers, saving and loading, and errors for damaged files."""
 
 import json
 import os
@@ -6,51 +6,23 @@ from dataclasses import fields
 
 import pytest
 import torch
+from avatars import COUNT, random_avatar
 from safetensors.torch import load_file, save_file
 
-from specularip.avatar import FILE_NAME, Avatar, Binding, load, mean_specular, shade
+from specularip.avatar import Avatar, load, mean_specular, shade
+from specularip.avatar_file import FILE_NAME
 from specularip.cameras import Cameras
 from specularip.errors import UserError
-from specularip.gaussians import Gaussians
+from specularip.gaussians import Binding, Gaussians, field_specs
 from specularip.raster import rasterize
-from specularip.specular import LATENTS, SpecularConfig, SpecularHead
-
-COUNT = 150
-
-
-@pytest.fixture
-def seed():
-    seed = int.from_bytes(os.urandom(4))
-    torch.manual_seed(seed)
-    return seed
-
-
-def random_avatar(with_head: bool = True) -> Avatar:
-    gaussians = Gaussians(
-        means=torch.randn(COUNT, 3) * 0.2,
-        quats=torch.randn(COUNT, 4),
-        log_scales=-3 + 0.4 * torch.randn(COUNT, 3),
-        opacity_logits=2 * torch.randn(COUNT),
-        color_logits=torch.randn(COUNT, 3),
-        latents=0.5 * torch.randn(COUNT, LATENTS),
-        normal_residuals=0.2 * torch.randn(COUNT, 3),
-        regions=torch.randint(0, 5, (COUNT,)),
-        bind_joints=torch.randint(0, 3, (COUNT, 4)),
-        bind_weights=torch.rand(COUNT, 4),
-    )
-    head = SpecularHead(SpecularConfig(lights=9, attention=True, radiance=1.5)) if with_head else None
-    if head is not None:
-        with torch.no_grad():
-            head.attention.answer.weight.normal_()  # the rest of the attention gets no gradient from zeros
-    binding = Binding(["root", "hip", "knee"], [-1, 0, 1], torch.randn(3, 3))
-    return Avatar(gaussians, head, {"prompt": "a test — ünïcode", "seed": 3}, binding)
+from specularip.specular import LATENTS
 
 
 def views(count: int = 2, size: int = 40) -> Cameras:
     return Cameras.orbit(torch.rand(count) * 360, torch.rand(count) * 40 - 20, 2.0, 45.0, size + 8, size)
 
 
-def test_frame_layers_fit_together(seed):
+def test_frame_layers_are_consistent(seed):
     avatar, cameras, ground = random_avatar(), views(), torch.rand(3)
     frame = avatar.render(cameras, ground)
     for name, channels in (("image", 3), ("alpha", 1), ("depth", 1), ("normal", 3), ("specular", 3)):
@@ -60,7 +32,7 @@ def test_frame_layers_fit_together(seed):
     matte = Avatar(avatar.gaussians).render(cameras, ground)
     assert torch.equal(matte.specular, torch.zeros_like(matte.specular))
     assert torch.allclose(frame.image, (matte.image + frame.specular).clamp(0, 1), atol=1e-5), seed
-    assert float(frame.specular.max()) > 0.05, f"seed {seed}: no highlight to test with"
+    assert float(frame.specular.max()) > 0.05, f"seed {seed}: the scene has no highlight"
     empty = frame.alpha[..., 0] == 0
     assert empty.any() and torch.allclose(
         frame.image[empty], ground.expand(int(empty.sum()), 3), atol=1e-6
@@ -74,7 +46,7 @@ def test_frame_layers_fit_together(seed):
         avatar.render(cameras, [0.1, 0.2])
 
 
-def test_shade_is_what_render_draws_and_carries_gradients(seed):
+def test_shade_matches_render_and_is_differentiable(seed):
     avatar, cameras = random_avatar(), views()
     cloud, head = avatar.gaussians.requires_grad_(), avatar.head
     colors, specular = shade(cloud, head, cameras, 1.0)
@@ -102,12 +74,12 @@ def test_shade_is_what_render_draws_and_carries_gradients(seed):
 
 
 @pytest.mark.parametrize("with_head", [True, False])
-def test_a_prepared_avatar_draws_the_same(seed, with_head):
+def test_prepared_avatar_renders_the_same(seed, with_head):
     avatar, cameras = random_avatar(with_head), views()
     prepared = avatar.prepare()
     for background in (0.0, 0.6, [0.1, 0.2, 0.3]):
         frame = avatar.render(cameras, background)
-        for camera in range(2):  # one by one, as a viewer does
+        for camera in range(2):  # one by one, like a viewer
             image = prepared.image(cameras[camera], background)
             assert torch.allclose(image[0], frame.image[camera], atol=1e-6), seed
     assert not any(
@@ -117,7 +89,7 @@ def test_a_prepared_avatar_draws_the_same(seed, with_head):
         prepared.image(cameras, [0.1, 0.2])
 
 
-def test_a_camera_is_taken_from_a_batch():
+def test_indexing_cameras():
     cameras = views(3)
     for index in (0, 2, -1):
         assert torch.equal(cameras[index].viewmats, cameras[[index]].viewmats)
@@ -128,7 +100,7 @@ def test_a_camera_is_taken_from_a_batch():
     assert torch.allclose(origins, -cameras.viewmats[:, :3, 3], atol=1e-5)
 
 
-def same(first: Avatar, second: Avatar) -> None:
+def assert_same(first: Avatar, second: Avatar) -> None:
     for name, tensor in first.gaussians.tensors().items():
         assert torch.equal(tensor.detach(), second.gaussians.tensors()[name]), name
     assert (first.head is None) == (second.head is None)
@@ -149,19 +121,19 @@ def test_save_and_load(seed, with_head, tmp_path):
     avatar = random_avatar(with_head)
     avatar.gaussians.requires_grad_()
     assert avatar.save(tmp_path / "run") == tmp_path / "run" / FILE_NAME
-    same(avatar, load(tmp_path / "run"))
-    same(avatar, load(tmp_path / "run" / FILE_NAME))
+    assert_same(avatar, load(tmp_path / "run"))
+    assert_same(avatar, load(tmp_path / "run" / FILE_NAME))
     avatar.binding = None
     avatar.save(tmp_path / "sub" / "one.safetensors")
     again = Avatar.load(tmp_path / "sub" / "one.safetensors")
-    same(avatar, again)
+    assert_same(avatar, again)
     cameras = views(1)
-    # Not bit for bit: what a matrix product sums first depends on where its memory lies.
+    # Not bit for bit: the order of sums in matrix products depends on memory alignment.
     assert torch.allclose(avatar.render(cameras).image, again.render(cameras).image, atol=1e-5), seed
     assert sorted(p.name for p in tmp_path.rglob("*")) == [FILE_NAME, "one.safetensors", "run", "sub"]
 
 
-def test_ply_keeps_the_look(seed, tmp_path):
+def test_ply_has_diffuse_plus_mean_specular(seed, tmp_path):
     avatar = random_avatar()
     avatar.save(tmp_path / "a.ply")
     plain = load(tmp_path / "a.ply")
@@ -169,12 +141,12 @@ def test_ply_keeps_the_look(seed, tmp_path):
     expected = (avatar.gaussians.diffuse + mean_specular(avatar)).clamp(1 / 512, 511 / 512)
     assert torch.allclose(plain.gaussians.diffuse, expected, atol=1e-4), seed
     assert float((plain.gaussians.diffuse - avatar.gaussians.diffuse).mean()) > 0.002, (
-        "no mean highlight was baked"
+        "the mean specular colour is missing"
     )
     assert plain.render(views(1)).image.shape == (1, 40, 48, 3)
 
 
-def test_mean_specular_lies_between_the_views(seed):
+def test_mean_specular_is_within_the_range_over_views(seed):
     avatar = random_avatar()
     mean = mean_specular(avatar, size=48)
     many = Cameras.orbit(torch.rand(400) * 360, torch.rand(400) * 60 - 24, 3.0)
@@ -186,7 +158,7 @@ def test_mean_specular_lies_between_the_views(seed):
 
 
 def damage(tensors: dict, header: dict, kind: str) -> None:
-    """Change one thing in a good avatar."""
+    """Damage one thing in a valid avatar."""
     match kind:
         case "is missing":
             del tensors["gaussians.quats"]
@@ -225,7 +197,7 @@ def damage(tensors: dict, header: dict, kind: str) -> None:
             header["format"] = 2
         case "names and parents":
             header["binding"]["joint_names"].pop()
-        case "point nowhere":
+        case "parents that do not exist":
             header["binding"]["joint_parents"][2] = 17
         case "does not have":
             tensors["gaussians.bind_joints"][0, 0] = 3
@@ -253,11 +225,11 @@ KINDS += [
     "lights and token must be",
 ]
 KINDS += ["lights is not of type int", "attention is not of type bool", "radiance must be", "earlier version"]
-KINDS += ["names and parents", "point nowhere", "does not have", "joints is missing"]
+KINDS += ["names and parents", "parents that do not exist", "does not have", "joints is missing"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_damaged_avatars_are_refused_in_one_line(kind, seed, tmp_path):
+def test_damaged_avatars_raise_one_clear_line(kind, seed, tmp_path):
     path = random_avatar().save(tmp_path / "a.safetensors")
     tensors = load_file(path)
     header = json.loads(metadata_of(path))
@@ -273,10 +245,10 @@ def metadata_of(path) -> str:
     return json.loads(path.read_bytes()[8 : 8 + size])["__metadata__"]["specularip"]
 
 
-def test_files_that_are_no_avatars(seed, tmp_path):
+def test_other_files_raise(seed, tmp_path):
     path = random_avatar().save(tmp_path / "a.safetensors")
     whole = path.read_bytes()
-    for data in (whole[: len(whole) // 2], whole[:5], b"", os.urandom(300)):
+    for data in (whole[: len(whole) // 2], whole[:5], b"", bytes(torch.randint(256, (300,)).tolist())):
         path.write_bytes(data)
         with pytest.raises(UserError, match="damaged or cut short"):
             load(path)
@@ -296,7 +268,7 @@ def test_files_that_are_no_avatars(seed, tmp_path):
         load(tmp_path / "empty")
 
 
-def test_saving_where_one_cannot(seed, tmp_path):
+def test_saving_fails_cleanly(seed, tmp_path):
     avatar = random_avatar()
     with pytest.raises(UserError, match="use a folder"):
         avatar.save(tmp_path / "a.obj")
@@ -319,6 +291,9 @@ def test_binding_checks_its_lengths():
         Binding(["a", "b"], [-1, 0], torch.zeros(3, 3))
 
 
-def test_every_field_is_saved():
-    """A new field of Gaussians must be added to the reader's table of shapes."""
-    assert [f.name for f in fields(Gaussians)] == list(random_avatar().gaussians.tensors())
+def test_field_specs_describe_gaussians():
+    gaussians = random_avatar().gaussians
+    assert [f.name for f in fields(Gaussians)] == list(field_specs(LATENTS))
+    for name, spec in field_specs(LATENTS).items():
+        tensor = getattr(gaussians, name)
+        assert tensor.shape == (COUNT, *spec.shape) and tensor.dtype == spec.dtype, name

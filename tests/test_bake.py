@@ -1,4 +1,4 @@
-"""Baking: the explicit colours against a float64 oracle, what the fit finds, files, and the command."""
+"""Baking: explicit colours against a float64 oracle, the fit, files, and the command."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def random_asgs(count: int, lobes: int = 4, seed: int = 0) -> Asgs:
 
 
 def shader(asgs: Asgs, index: int, view: np.ndarray) -> np.ndarray:
-    """One colour in float64, as docs/baking.md has it for a shader."""
+    """One colour in float64, as the shader in docs/baking.md computes it."""
     tensors = (tensor[index].double().numpy() for tensor in vars(asgs).values())
     (w, i, j, k), smooth, lights, shapes, amplitudes = tensors
     x = np.array([1 - 2 * (j * j + k * k), 2 * (i * j + w * k), 2 * (i * k - w * j)])
@@ -59,7 +59,7 @@ def shader(asgs: Asgs, index: int, view: np.ndarray) -> np.ndarray:
 
 
 def ball(count: int = 300) -> Avatar:
-    """A red, glossy ball under two lamps in a dim room."""
+    """A red, glossy ball under two lights and a dim ambient."""
     normals = fibonacci_directions(count)
     head = SpecularHead(SpecularConfig(lights=2))
     with torch.no_grad():
@@ -93,18 +93,18 @@ def baked() -> dict[str, Baked]:
     return {"asg": bake(ball(), "asg"), "sh3": bake(ball(), "sh3")}
 
 
-def test_colours_are_those_of_the_shader():
+def test_colours_match_the_shader():
     asgs = random_asgs(20)
     asgs = replace(asgs, amplitudes=5 * asgs.amplitudes)
     views = F.normalize(torch.randn(3, 20, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
     found = asgs(views)
-    assert bool((found > 1).any()) and bool((found < 1).any()), "both parts of the tone curve"
+    assert bool((found > 1).any()) and bool((found < 1).any()), "both sides of the shoulder"
     expected = [[shader(asgs, n, views[b, n].double().numpy()) for n in range(20)] for b in range(3)]
     assert np.abs(found.numpy() - np.array(expected)).max() < 2e-6
 
 
-def test_derivatives_are_those_of_the_values():
-    directions, targets, weights, _ = (t.double() for t in lesson(random_asgs(1), 60))
+def test_derivatives_match_finite_differences():
+    directions, targets, weights, _ = (t.double() for t in samples_of(random_asgs(1), 60))
     samples = _Samples.of(directions, targets, weights)
     frames = rotation_matrices(torch.tensor([[0.3, -0.5, 0.7, 0.4]], dtype=torch.float64)).mT[:, None]
     shapes = torch.tensor([[[0.4, -0.6, 0.9]]], dtype=torch.float64)
@@ -118,13 +118,13 @@ def test_derivatives_are_those_of_the_values():
     value = values(frames, shapes, slopes=slopes)
     state = samples.state(frames, shapes, samples.targets, torch.ones_like(samples.roots))
     numbers = torch.stack([shapes[..., 0].exp(), shapes[..., 1], shapes[..., 2].exp()], -1)
-    nothing, dim = torch.zeros(1, 10, 3).double(), torch.full((1, 1, 3), 0.01).double()
-    one = Asgs(torch.tensor([[1.0, 0, 0, 0]]).double(), nothing, frames[:, :, 2], numbers, dim)
+    no_smooth, dim = torch.zeros(1, 10, 3).double(), torch.full((1, 1, 3), 0.01).double()
+    one = Asgs(torch.tensor([[1.0, 0, 0, 0]]).double(), no_smooth, frames[:, :, 2], numbers, dim)
     assert torch.allclose(0.01 * value[0, 0], one(directions.transpose(0, 1))[:, 0, 0] * samples.roots[0])
     for number in range(5):
         ends = []
         for sign in (1, -1):
-            # _moved takes the step that solves hessian · step = descent.
+            # _moved takes the solution of hessian · step = descent.
             step = torch.zeros(1, 5).double()
             step[0, number] = sign * 1e-5
             eye = torch.eye(5).double()[None]
@@ -134,55 +134,55 @@ def test_derivatives_are_those_of_the_values():
         assert error < 1e-3, f"number {number}: {error}"
 
 
-def lesson(asgs: Asgs, count: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
-    """Directions [n,M,3], colours seen from there, weights, and the frames."""
+def samples_of(asgs: Asgs, count: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Directions [n,M,3], colours in these directions, weights, and frames."""
     generator = torch.Generator().manual_seed(seed)
     directions = F.normalize(torch.randn(count, len(asgs.quats), 3, generator=generator), dim=-1)
     weights = torch.rand(len(asgs.quats), count, generator=generator)
     return directions.transpose(0, 1), asgs(directions).transpose(0, 1), weights, asgs.quats
 
 
-def left_over(asgs: Asgs, lesson: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Root of the mean square error of each, [n]."""
-    directions, targets, *_ = lesson
+def rms_error(asgs: Asgs, samples: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Root mean square error of each Gaussian, [n]."""
+    directions, targets, *_ = samples
     return (asgs(directions.transpose(0, 1)).transpose(0, 1) - targets).square().mean((1, 2)).sqrt()
 
 
-def test_the_fit_finds_lobes_that_are_there():
+def test_fit_recovers_known_lobes():
     truth = random_asgs(64, lobes=2, seed=2)
-    seen, unseen = lesson(truth, 500), lesson(truth, 300, seed=5)
+    seen, unseen = samples_of(truth, 500), samples_of(truth, 300, seed=5)
     found = fit_asgs(*seen, lobes=2)
-    assert float(left_over(found, unseen).median()) < 1e-3
+    assert float(rms_error(found, unseen).median()) < 1e-3
     tensors = list(vars(truth).values())
     nothing = Asgs(*tensors[:2], *(tensor[:, :0] for tensor in tensors[2:]))
-    assert float(left_over(found, unseen).mean()) < 0.1 * float(left_over(nothing, unseen).mean())
+    assert float(rms_error(found, unseen).mean()) < 0.1 * float(rms_error(nothing, unseen).mean())
     again = fit_asgs(*seen, lobes=2)
     assert all(torch.equal(a, b) for a, b in zip(vars(found).values(), vars(again).values()))
 
 
-def test_the_fit_knows_that_bright_values_are_shown_flat():
+def test_fit_accounts_for_the_shoulder():
     truth = random_asgs(64, lobes=1, seed=4)
     truth = replace(truth, amplitudes=torch.ones_like(truth.amplitudes))
-    seen, unseen = lesson(truth, 500), lesson(truth, 300, seed=5)
+    seen, unseen = samples_of(truth, 500), samples_of(truth, 300, seed=5)
     assert float((seen[1] > 1.01).float().mean()) > 0.02
-    assert float(left_over(fit_asgs(*seen, lobes=1), unseen).median()) < 3e-3
+    assert float(rms_error(fit_asgs(*seen, lobes=1), unseen).median()) < 3e-3
 
 
-def test_the_fit_heeds_weights_and_survives_odd_lessons():
-    directions, targets, weights, frames = lesson(random_asgs(8, seed=3), 200)
+def test_fit_respects_weights_and_stays_finite():
+    directions, targets, weights, frames = samples_of(random_asgs(8, seed=3), 200)
     half = directions[..., 2] > 0
-    spoilt = torch.where(half[..., None], targets, targets.flip(1))
-    found = fit_asgs(directions, spoilt, weights * half, frames)
+    corrupted = torch.where(half[..., None], targets, targets.flip(1))
+    found = fit_asgs(directions, corrupted, weights * half, frames)
     error = (found(directions.transpose(0, 1)).transpose(0, 1) - targets).square().mean(-1)
-    assert float((error * half).sum() / half.sum()) < 1e-3, "where nothing weighs, nothing may be learned"
-    for odd in (torch.zeros_like(targets), torch.full_like(targets, 0.7), 1e3 * targets):
-        found = fit_asgs(directions, odd, weights, frames)
+    assert float((error * half).sum() / half.sum()) < 1e-3, "samples of weight 0 must not matter"
+    for unusual in (torch.zeros_like(targets), torch.full_like(targets, 0.7), 1e3 * targets):
+        found = fit_asgs(directions, unusual, weights, frames)
         assert all(bool(t.isfinite().all()) for t in vars(found).values())
     constant = fit_asgs(directions, torch.full_like(targets, 0.7), weights, frames)
     assert torch.allclose(constant(directions.transpose(0, 1)), torch.tensor(0.7), atol=1e-4)
 
 
-def test_a_bake_looks_like_the_head(baked):
+def test_baked_images_match_the_head(baked):
     avatar = ball()
     asg, sh3 = (agreement(avatar, baked[to], 96) for to in ("asg", "sh3"))
     diffuse = Baked(avatar.gaussians, HarmonicColors(torch.zeros(len(avatar.gaussians), 16, 3)), True)
@@ -190,10 +190,10 @@ def test_a_bake_looks_like_the_head(baked):
     plain = agreement(avatar, diffuse, 96)
     assert plain < 30 and sh3 > plain + 8 and asg > 42 and asg > sh3 + 5, (plain, sh3, asg)
     assert baked["asg"].colors.amplitudes.shape == (300, 4, 3) and baked["asg"].provenance == {"seed": 3}
-    assert baked["asg"].gaussians.latents.shape == (300, 0), "nothing of the head may be needed"
+    assert baked["asg"].gaussians.latents.shape == (300, 0), "baked Gaussians have no latents"
 
 
-def test_threads_change_nothing(baked):
+def test_threads_do_not_change_the_result(baked):
     usual = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -206,20 +206,20 @@ def test_threads_change_nothing(baked):
 
 
 @pytest.mark.parametrize("to", ["asg", "sh3"])
-def test_files_keep_the_look(baked, to, tmp_path):
+def test_files_keep_the_colours(baked, to, tmp_path):
     file = baked[to].save(tmp_path)
     assert file == tmp_path / {"asg": "baked.safetensors", "sh3": "baked.ply"}[to]
     back = load_baked(file)
     camera = Cameras.orbit(20.0, 10.0, 1.4, 45.0, 64, 64)
-    assert back.antialiased == (to == "asg"), "a PLY cannot say"
+    assert back.antialiased == (to == "asg"), "a PLY does not record it"
     back.antialiased = True
     assert torch.allclose(back.render(camera), baked[to].render(camera), atol=2e-3 if to == "sh3" else 1e-6)
     with pytest.raises(UserError, match="ends in"):
         baked[to].save(tmp_path / "a.glb")
 
 
-def test_ply_is_what_viewers_of_3dgs_show(baked, tmp_path):
-    """The file, evaluated as 3DGS's own code does: coefficients by channel, direction from the camera."""
+def test_ply_follows_the_3dgs_convention(baked, tmp_path):
+    """The file, evaluated as in 3DGS's own code: coefficients by channel, direction from the camera."""
     file = baked["sh3"].save(tmp_path / "a.ply")
     header, body = file.read_bytes().split(b"end_header\n", 1)
     names = re.findall(r"property float (\w+)", header.decode())
@@ -256,7 +256,7 @@ def test_broken_files_are_one_clear_line(baked, tmp_path):
         (file, whole[: len(whole) // 2], "damaged"),
         (file, whole.replace(b"asg.smooth", b"asg.smoosh"), "asg.smooth is missing"),
         (file, whole.replace(b'\\"format\\": 2', b'\\"format\\": 1'), "format 1 .* bake the avatar again"),
-        (tmp_path / "avatar.safetensors", None, "no baked avatar"),
+        (tmp_path / "avatar.safetensors", None, "not a baked avatar"),
         (tmp_path / "none.safetensors", None, "no baked avatar at"),
         (tmp_path / "none.ply", None, "cannot read"),
     ]
@@ -274,7 +274,7 @@ def test_broken_files_are_one_clear_line(baked, tmp_path):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four posed pictures of the ball, as a test split."""
+    """Four posed images of the ball, as a test split."""
     folder = tmp_path_factory.mktemp("ball")
     ball(90).save(folder)
     cameras = Cameras.orbit([0.0, 70.0, 150.0, 250.0], 15.0, 1.4, 45.0, 48, 48)
@@ -291,7 +291,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_command_bakes_and_says_what_is_lost(scene, tmp_path, capsys):
+def test_command_bakes_and_prints_the_loss(scene, tmp_path, capsys):
     out = tmp_path / "look.safetensors"
     main(["bake", str(scene), "--out", str(out), "--data", str(scene), "--device", "cpu"])
     said = capsys.readouterr().out
@@ -307,7 +307,7 @@ def test_the_command_bakes_and_says_what_is_lost(scene, tmp_path, capsys):
     assert isinstance(load_baked(tmp_path / "baked.ply").colors, HarmonicColors)
 
 
-def test_render_draws_what_was_baked(baked, tmp_path):
+def test_command_renders_baked_avatars(baked, tmp_path):
     files = {"head": ball().save(tmp_path / "avatar.safetensors")}
     files["asg"] = baked["asg"].save(tmp_path / "baked.safetensors")
     files["sh3"] = baked["sh3"].save(tmp_path / "baked.ply")
@@ -321,10 +321,10 @@ def test_render_draws_what_was_baked(baked, tmp_path):
     assert off["asg"] < off["sh3"] < off["base"], off
 
 
-def test_what_eval_leaves_out_of_harmonics_is_told(baked, scene, tmp_path, capsys):
+def test_eval_warns_that_it_ignores_harmonics(baked, scene, tmp_path, capsys):
     for colors, told in ((baked["sh3"], True), (Avatar(baked["sh3"].gaussians), False)):
         main(["eval", str(colors.save(tmp_path / "some.ply")), "--data", str(scene), "--device", "cpu"])
-        assert ("harmonics (f_rest) are left out" in capsys.readouterr().err) == told
+        assert ("without its spherical harmonics" in capsys.readouterr().err) == told
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_what_eval_leaves_out_of_harmonics_is_told(baked, scene, tmp_path, capsy
         (["{scene}", "--out", "out", "--data", "{scene}/none"], "none"),
     ],
 )
-def test_the_command_tells_what_is_wrong(scene, tmp_path, capsys, monkeypatch, arguments, words):
+def test_command_errors_are_one_clear_line(scene, tmp_path, capsys, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
         main(["bake", *(a.format(scene=scene) for a in arguments)])

@@ -1,7 +1,6 @@
-"""SMPL-X from a small synthetic file with the keys and layout of SMPLX_NEUTRAL.npz."""
+"""SMPL-X bodies from a small synthetic file with the keys and layout of SMPLX_NEUTRAL.npz."""
 
 import math
-import os
 import sys
 
 import numpy as np
@@ -35,7 +34,7 @@ def joint_places():
 
 
 def write_model(path, rng):
-    """A tetrahedron around every joint, carried by that joint alone; the head's has a nose and ears."""
+    """A tetrahedron around every joint, skinned to that joint only; the head's has a nose and ears."""
     places, count = joint_places(), len(JOINT_NAMES)
     corners = 0.02 * np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
     vertices = (places[:, None] + corners).reshape(-1, 3)
@@ -61,22 +60,21 @@ def write_model(path, rng):
         hands_componentsr=np.eye(45),
         lmk_faces_idx=np.zeros(51, dtype=np.int64),
         lmk_bary_coords=np.full((51, 3), 1 / 3),
-        part2num=np.array({"a": "pickled object that must stay untouched"}, dtype=object),
+        part2num=np.array({"a": "pickled object that must not be loaded"}, dtype=object),
     )
     np.savez(path, **arrays)
     return arrays
 
 
 @pytest.fixture
-def model_file(tmp_path):
-    seed = int.from_bytes(os.urandom(4))
+def model_file(tmp_path, seed):
     folder = tmp_path / "smplx"
     folder.mkdir()
     write_model(folder / "SMPLX_NEUTRAL.npz", np.random.default_rng(seed))
     return folder / "SMPLX_NEUTRAL.npz"
 
 
-def test_body_stands_in_a_pose(model_file):
+def test_body_is_in_a_pose(model_file):
     pytest.importorskip("smplx")
     for path in (model_file, model_file.parent, model_file.parent.parent):
         body = smplx_body(path, "neutral")
@@ -107,7 +105,7 @@ def test_missing_file_says_where_to_get_it(tmp_path):
         smplx_body(tmp_path, "other")
 
 
-def test_broken_files_are_refused(tmp_path):
+def test_broken_files_raise(tmp_path):
     path = tmp_path / "SMPLX_NEUTRAL.npz"
     path.write_bytes(b"not a zip file")
     with pytest.raises(UserError, match="cannot read"):

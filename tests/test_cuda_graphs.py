@@ -29,15 +29,11 @@ def check(graphed: GraphedFunction, first: torch.Tensor, second: torch.Tensor, f
     "device",
     [
         "cpu",
-        pytest.param(
-            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-        ),
-        pytest.param(
-            "cuda:1", marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second device here")
-        ),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+        pytest.param("cuda:1", marks=pytest.mark.gpu(devices=2)),
     ],
 )
-def test_results_and_gradients_are_those_of_the_function(device):
+def test_results_and_gradients_are_those_of_the_function(device, seed):
     calls = []
 
     def counted(*tensors, **constants):
@@ -80,7 +76,7 @@ def test_garbage_collection_is_paused_during_a_capture():
     assert gc.isenabled()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.gpu
 def test_captured_graphs_replay_with_new_inputs():
     cache = GraphCache()
     for _ in range(2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,20 +20,21 @@ from specularip.diffusion.prior import Prior
 from specularip.diffusion.resizing import resize
 from specularip.errors import UserError
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 @pytest.fixture(scope="module", params=["pixel", "latent"])
-def prior(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prior:
+def prior(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, seed: int) -> Prior:
     if request.param == "pixel":
-        return pixel_prior(SEED)
-    return latent_prior(tmp_path_factory.mktemp("latent"), SEED)
+        return pixel_prior(seed)
+    return latent_prior(tmp_path_factory.mktemp("latent"), seed)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
     path = tmp_path_factory.mktemp("prior") / "saved"
-    save_prior(pixel_prior(SEED), path)
+    save_prior(pixel_prior(seed), path)
     return path
 
 

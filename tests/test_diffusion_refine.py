@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,16 @@ from specularip.diffusion.guidance import cfg_noise
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.refine import plan_views, refine
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 ORBIT = torch.arange(16) * 22.5 - 180.0
 
 
 @pytest.fixture(scope="module", params=["pixel", "latent"])
-def prior(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prior:
+def prior(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, seed: int) -> Prior:
     if request.param == "pixel":
-        return pixel_prior(SEED)
-    return latent_prior(tmp_path_factory.mktemp("latent"), SEED)
+        return pixel_prior(seed)
+    return latent_prior(tmp_path_factory.mktemp("latent"), seed)
 
 
 def inputs(prior: Prior, count: int = 16) -> tuple[torch.Tensor, Condition]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_prior import latent_prior, pixel_prior
+from tiny_prior import latent_prior, make_condition, pixel_prior
 from torch import Tensor
 
-from specularip.cameras import FRAMINGS, Cameras, Views, sample_views
-from specularip.diffusion.conditioning import Condition, condition_views, face_weight
+from specularip.cameras import sample_views
+from specularip.diffusion.conditioning import condition_views, face_weight
 from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.diffusion.guidance import anpg_direction, branch_noise, cfg_noise
 from specularip.diffusion.prior import Prior
@@ -22,31 +20,15 @@ from specularip.diffusion.sds import clip_pixels, sds
 from specularip.diffusion.settings import GuidanceConfig
 from specularip.diffusion.timesteps import ahds_bounds, sample_timesteps
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 @pytest.fixture(scope="module", params=["pixel", "latent"])
-def prior(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prior:
+def prior(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, seed: int) -> Prior:
     if request.param == "pixel":
-        return pixel_prior(SEED)
-    return latent_prior(tmp_path_factory.mktemp("latent"), SEED)
-
-
-def make_condition(prior: Prior, azimuths: Sequence[float]) -> Condition:
-    generator = torch.Generator().manual_seed(SEED)
-    size, azimuth = prior.image_size, torch.tensor(azimuths, dtype=torch.float32)
-    views = Views(
-        Cameras.orbit(azimuth, width=size, height=size),
-        azimuth,
-        torch.full_like(azimuth, 5.0),
-        [FRAMINGS[i % 4] for i in range(len(azimuth))],
-    )
-    pose = torch.rand(len(azimuth), 3, size, size, generator=generator)
-    face = prior.encode_face(torch.rand(1, 3, 32, 32, generator=generator))
-    book = PromptBook(prior)
-    return condition_views(
-        book, "a woman in a red dress", "blurry", views, pose, face, face_weight(azimuth, 0.8)
-    )
+        return pixel_prior(seed)
+    return latent_prior(tmp_path_factory.mktemp("latent"), seed)
 
 
 def test_prompts_name_framing_and_view() -> None:
@@ -113,7 +95,7 @@ def test_identity_scale_falls_as_the_face_turns_away() -> None:
 
 
 def test_one_batched_call_equals_separate_calls(prior: Prior) -> None:
-    condition = make_condition(prior, [0.0, 70.0, 180.0])
+    condition = make_condition(prior, [0.0, 70.0, 180.0], SEED)
     generator = torch.Generator().manual_seed(SEED)
     noisy = torch.randn(3, 4, prior.latent_size, prior.latent_size, generator=generator)
     t = torch.tensor([50, 400, 900])
@@ -130,7 +112,7 @@ def test_one_batched_call_equals_separate_calls(prior: Prior) -> None:
 
 def test_cfg_of_scale_one_is_the_positive_prediction_and_rescale_keeps_its_deviation() -> None:
     prior = pixel_prior(SEED)
-    condition = make_condition(prior, [0.0, 70.0])
+    condition = make_condition(prior, [0.0, 70.0], SEED)
     noisy = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(SEED))
     t = torch.tensor([300, 600])
     (positive,) = branch_noise(prior, noisy, t, condition, ("positive",))
@@ -149,7 +131,7 @@ def test_cfg_of_scale_one_is_the_positive_prediction_and_rescale_keeps_its_devia
 def test_gradient_is_the_stated_formula(prior: Prior, kind: str, times: list[int]) -> None:
     """Whichever views use the negative prompt."""
     generator = torch.Generator().manual_seed(SEED)
-    condition = make_condition(prior, [0.0, 90.0, 180.0])
+    condition = make_condition(prior, [0.0, 90.0, 180.0], SEED)
     size = prior.image_size
     images = torch.rand(3, prior.image_channels, size, size, generator=generator, requires_grad=True)
     noise = torch.randn(3, 4, prior.latent_size, prior.latent_size, generator=generator)
@@ -195,7 +177,7 @@ def test_gradient_is_the_stated_formula(prior: Prior, kind: str, times: list[int
 def test_negative_predictions_without_weight_are_not_evaluated(
     prior: Prior, times: list[int], evaluations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    condition, counts = make_condition(prior, [0.0, 90.0, 180.0]), []
+    condition, counts = make_condition(prior, [0.0, 90.0, 180.0], SEED), []
     predict = prior.predict_noise
 
     def counted(inputs: DenoiserInputs) -> Tensor:
@@ -214,7 +196,7 @@ def test_without_clamping_or_clipping_it_is_plain_sds(tmp_path: Path) -> None:
     """(1 − ᾱ)(ε̂ − ε), DreamFusion's equation 3."""
     prior = latent_prior(tmp_path, SEED)
     generator = torch.Generator().manual_seed(SEED)
-    condition = make_condition(prior, [0.0, 120.0])
+    condition = make_condition(prior, [0.0, 120.0], SEED)
     images = torch.rand(2, 3, 16, 16, generator=generator, requires_grad=True)
     noise = torch.randn(2, 4, 8, 8, generator=generator)
     t = torch.tensor([100, 800])
@@ -239,7 +221,7 @@ def test_one_gradient_step_reaches_the_estimate() -> None:
     """A gradient step of the right length lands on x0, which settles the sign."""
     prior = pixel_prior(SEED)
     generator = torch.Generator().manual_seed(SEED)
-    condition = make_condition(prior, [0.0])
+    condition = make_condition(prior, [0.0], SEED)
     images = torch.rand(1, 4, 16, 16, generator=generator, requires_grad=True)
     t = torch.tensor([500])
     noise = torch.randn(1, 4, 16, 16, generator=generator)
@@ -252,7 +234,7 @@ def test_one_gradient_step_reaches_the_estimate() -> None:
 
 
 def test_sampling_is_reproducible(prior: Prior) -> None:
-    condition = make_condition(prior, [0.0, 180.0, 90.0])
+    condition = make_condition(prior, [0.0, 180.0, 90.0], SEED)
     a, b, c = (
         sample(prior, condition, steps=4, generator=torch.Generator().manual_seed(seed), batch=2)
         for seed in (SEED, SEED, SEED + 1)

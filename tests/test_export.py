@@ -16,13 +16,6 @@ from specularip.export.ply import read_harmonics
 from specularip.gaussians import Gaussians
 
 
-@pytest.fixture
-def seed():
-    seed = int.from_bytes(os.urandom(4))
-    torch.manual_seed(seed)
-    return seed
-
-
 def cloud(count: int = 40) -> Gaussians:
     return Gaussians(
         means=torch.randn(count, 3) * 0.2,

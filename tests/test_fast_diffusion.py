@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from closeness import relative
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from tiny_prior import latent_prior, pixel_prior
 from torch import Tensor
@@ -26,12 +27,7 @@ from specularip.diffusion.fast.vae import Downsampling
 from specularip.diffusion.prior import Prior
 from specularip.kernels.cuda_graphs import GraphCache
 
-
-def relative(value: Tensor, truth: Tensor) -> float:
-    """Norm of the difference over that of the truth; infinite if not finite."""
-    value, truth = value.detach().double(), truth.detach().double()
-    error = float((value - truth).norm() / truth.norm())
-    return error if error == error else float("inf")
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 @pytest.fixture(scope="module")
@@ -329,8 +325,6 @@ def test_a_late_backward_pass_is_an_error(captured: tuple[Prior, Prior]) -> None
 
 # On a GPU
 
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-
 
 @pytest.fixture(scope="module")
 def gpu_priors() -> tuple[Prior, Prior]:
@@ -376,7 +370,7 @@ def gpu_branches(views: int) -> DenoiserInputs:
     )
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_gradient_of_score_distillation_on_a_gpu(gpu_priors: tuple[Prior, Prior]) -> None:
     """Captured, in half precision, against float32 through autograd: captured, replayed, and captured again
     after a release; then with encoded poses, and fewer or more evaluations of the last branch."""
@@ -402,7 +396,7 @@ def test_gradient_of_score_distillation_on_a_gpu(gpu_priors: tuple[Prior, Prior]
         assert relative(grads[1], grads[0]) < 1e-2
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_decode_and_key_views_on_a_gpu(gpu_priors: tuple[Prior, Prior]) -> None:
     plain, fast = gpu_priors
     latents = torch.randn(2, 4, 16, 16, device="cuda")
@@ -419,7 +413,7 @@ def test_decode_and_key_views_on_a_gpu(gpu_priors: tuple[Prior, Prior]) -> None:
     assert relative(outcomes[1], outcomes[0]) < 1e-2
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_without_triton_on_a_gpu(gpu_priors: tuple[Prior, Prior], monkeypatch: pytest.MonkeyPatch) -> None:
     plain, fast = gpu_priors
     monkeypatch.setattr(ops, "USE_TRITON", False)
@@ -436,7 +430,7 @@ def test_without_triton_on_a_gpu(gpu_priors: tuple[Prior, Prior], monkeypatch: p
     fast.release_graphs()
 
 
-@on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("shape", [(4, 24, 20, 96), (2, 64, 64, 64), (3, 5, 7, 320)])
 def test_triton_kernels_against_plain_torch(shape: tuple[int, ...]) -> None:
     x, grad = torch.randn(shape), torch.randn(shape)

@@ -2,17 +2,16 @@
 
 import json
 import math
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from avatars import random_avatar
+from captures import write
 from lpips_weights import random_lpips
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from test_avatar import random_avatar
-from test_posed_images import write
 from torch import Tensor
 
 from specularip import lpips as lpips_module
@@ -39,7 +38,8 @@ from specularip.metrics import (
 )
 from specularip.posed_images import PosedImages
 
-SEED = int.from_bytes(os.urandom(4))
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 SIZE, FOV = 160, 40.0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ from specularip import lpips
 from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.stages.perceptual import UNET_BLOCKS, UNET_TIMESTEP, UnetFeatures, perceptual_loss
 
-SEED = int.from_bytes(os.urandom(4))
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Posed images: what is read is what was written, and whatever is wrong ends in one line."""
 
 import copy
-import json
 import math
 import os
 import random
@@ -11,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from avatars import random_avatar
+from captures import HEIGHT, WIDTH, orbit, save, write
 from PIL import Image
 
 from specularip import posed_images
@@ -25,39 +26,8 @@ from specularip.posed_images import (
     random_points,
 )
 
-SEED = int.from_bytes(os.urandom(4))
-WIDTH, HEIGHT, FOV_X = 24, 18, 0.7
-
-
-def opengl_poses(cameras: Cameras) -> list[list[list[float]]]:
-    poses = np.linalg.inv(cameras.viewmats.double().numpy())
-    poses[:, :3, 1:3] *= -1
-    return poses.tolist()
-
-
-def orbit(count: int = 5) -> Cameras:
-    fov_y = 2 * math.atan(math.tan(FOV_X / 2) * HEIGHT / WIDTH)
-    azimuth = [360 * index / count for index in range(count)]
-    return Cameras.orbit(azimuth, 10.0, 2.0, math.degrees(fov_y), WIDTH, HEIGHT)
-
-
-def write(folder: Path, split: str = "train", count: int = 5, **keys: object) -> dict:
-    """A small data set: random pixels, cameras on an orbit. Returns the table of the JSON."""
-    rng = np.random.default_rng(count)
-    folder.mkdir(exist_ok=True)
-    (folder / split).mkdir()
-    frames = []
-    for index, pose in enumerate(opengl_poses(orbit(count))):
-        pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / split / f"r_{index}.png")
-        frames.append({"file_path": f"./{split}/r_{index}", "transform_matrix": pose})
-    table = {"camera_angle_x": FOV_X, **keys, "frames": frames}
-    save(folder, table, split)
-    return table
-
-
-def save(folder: Path, table: object, split: str = "train") -> None:
-    (folder / f"transforms_{split}.json").write_text(json.dumps(table))
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 def cube(radius: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
@@ -618,8 +588,6 @@ def test_fuzzed_files_never_trace_back(untouched):
 
 def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
     """`eval` reads the same data; a PLY avatar stands in, which nothing is drawn with."""
-    from test_avatar import random_avatar
-
     random_avatar(False).save(tmp_path / "avatar.ply")
     table = write(tmp_path / "data", "test")
     rng = random.Random(SEED)

@@ -1,29 +1,16 @@
-"""gsplat's picture against ours: the two paths behind one function must agree."""
+"""The CUDA path (gsplat) against the CPU path."""
 
-import importlib.util
+import sys
 
 import pytest
 import torch
-from test_raster import (
-    assert_same,
-    check_that_depth_changes_nothing_else,
-    draw,
-    fresh_seed,
-    scene,
-    sure_pixels,
-)
+from scenes import assert_same, check_that_depth_changes_nothing_else, draw, scene, sure_pixels
 
 from specularip.errors import UserError
-from specularip.raster import rasterize
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-needs_gsplat = pytest.mark.skipif(
-    importlib.util.find_spec("gsplat") is None, reason="gsplat is not installed (extra 'cuda')"
-)
+from specularip.raster import cuda, rasterize
 
 
-@needs_cuda
-@needs_gsplat
+@pytest.mark.gpu(needs="gsplat")
 @pytest.mark.parametrize("antialiased", [False, True], ids=["plain", "antialiased"])
 @pytest.mark.parametrize(
     "options",
@@ -36,8 +23,7 @@ needs_gsplat = pytest.mark.skipif(
     ],
     ids=str,
 )
-def test_cuda_matches_cpu(options, antialiased):
-    seed = fresh_seed()
+def test_cuda_matches_cpu(options, antialiased, seed):
     arguments = scene(seed, n=300, width=70, height=50, **options)
     sure = sure_pixels(arguments, antialiased)
     on_gpu = draw(rasterize, arguments, seed, antialiased, device="cuda", sure=sure)
@@ -45,30 +31,32 @@ def test_cuda_matches_cpu(options, antialiased):
     assert_same(*on_gpu, *on_cpu, sure, seed)
 
 
-@needs_cuda
-@needs_gsplat
+@pytest.mark.gpu(needs="gsplat")
 @pytest.mark.parametrize("channels", [1, 3, 6, 32, 40])
-def test_depth_changes_nothing_else(channels):
-    check_that_depth_changes_nothing_else("cuda", channels == 3, channels=channels)
+def test_depth_changes_nothing_else(channels, seed):
+    check_that_depth_changes_nothing_else("cuda", seed, channels == 3, channels=channels)
 
 
-@needs_cuda
-@needs_gsplat
+@pytest.mark.gpu(needs="gsplat")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors"])
-def test_cuda_culls_bad_numbers(name, bad):
-    seed = fresh_seed()
+def test_cuda_culls_bad_values(name, bad, seed):
+    """Only well-defined pixels can agree. With seed 1492067928 one is not, row 1, column 4 of camera 1: in
+    float64 a splat's alpha there is (1 - 1.5e-6) / 255, and float32 rounding (of its position at 22.6 pixels,
+    of its conic, of exp) decides whether it is composited, which changes the image by 2e-3. See
+    `test_pixels_at_the_alpha_threshold_are_not_sure`. Bad scales are culled on both paths."""
     arguments = scene(seed, n=40)
+    kept = {k: v[1::2] if isinstance(v, torch.Tensor) and len(v) == 40 else v for k, v in arguments.items()}
     arguments[name].view(40, -1)[::2, 0] = bad
     on_gpu = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
-    assert torch.allclose(rasterize(**on_gpu).image.cpu(), rasterize(**arguments).image, atol=1e-3), (
-        f"seed {seed}"
-    )
+    raster, wanted = rasterize(**on_gpu), rasterize(**kept)
+    assert not raster.radii[:, ::2].any(), f"seed {seed}"
+    error = ((raster.image.cpu() - wanted.image).abs() * sure_pixels(kept)).max()
+    assert error < 1e-3, f"image off by {error}, seed {seed}"
 
 
-@needs_cuda
-@pytest.mark.skipif(importlib.util.find_spec("gsplat") is not None, reason="gsplat is installed")
-def test_missing_gsplat_is_one_clear_line():
-    arguments = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in scene(0).items()}
-    with pytest.raises(UserError, match="gsplat"):
-        rasterize(**arguments)
+def test_missing_gsplat_is_one_clear_line(monkeypatch):
+    for name in ("gsplat", "gsplat.cuda", "gsplat.cuda._backend"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match="needs gsplat"):
+        cuda._kernels.__wrapped__()

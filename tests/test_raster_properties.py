@@ -1,10 +1,10 @@
-"""What must hold for every scene: laws of the picture, and slopes measured by finite differences."""
+"""Properties of every scene: invariances of the image, and gradients against finite differences."""
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_raster import NAMES, scene, sure_pixels
+from scenes import NAMES, scene, sure_pixels
 
 from specularip.raster import rasterize, rasterize_reference
 
@@ -22,7 +22,8 @@ scenes = st.builds(
     height=st.integers(1, 50),
 )
 modes = st.booleans()
-fresh = settings(max_examples=25, deadline=None, derandomize=False)
+pytestmark = pytest.mark.usefixtures("seed")  # examples are drawn again for each fresh seed
+few = settings(max_examples=25)
 
 
 def outputs(raster):
@@ -30,7 +31,7 @@ def outputs(raster):
 
 
 def smooth_scene(seed, n=8, cameras=2, width=14, height=11):
-    """Big faint splats: alpha stays above its threshold at every pixel, so that nothing jumps."""
+    """Large faint splats: alpha stays above its threshold at every pixel, so that there are no jumps."""
     arguments = scene(seed, n=n, cameras=cameras, width=width, height=height)
     arguments["means"] = arguments["means"] * 0.3
     arguments["scales"] = arguments["scales"].clamp(0.6, 0.8)
@@ -43,9 +44,9 @@ def random_like(tensors, seed):
     return [torch.randn(tensor.shape, generator=generator) for tensor in tensors]
 
 
-@fresh
+@few
 @given(scenes, modes, st.randoms(use_true_random=False))
-def test_the_order_of_the_splats_does_not_matter(arguments, antialiased, random):
+def test_image_is_invariant_to_the_order_of_splats(arguments, antialiased, random):
     order = list(range(len(arguments["means"])))
     random.shuffle(order)
     shuffled = {k: v[order] if k in SPLATS else v for k, v in arguments.items()}
@@ -56,9 +57,9 @@ def test_the_order_of_the_splats_does_not_matter(arguments, antialiased, random)
     assert torch.equal(one.radii[:, order], other.radii)
 
 
-@fresh
+@few
 @given(scenes, modes, st.integers(0, 2**31))
-def test_moving_scene_and_cameras_together_changes_nothing(arguments, antialiased, seed):
+def test_image_is_invariant_to_rigid_motions(arguments, antialiased, seed):
     g = torch.Generator().manual_seed(seed)
     q = torch.nn.functional.normalize(torch.randn(4, generator=g, dtype=torch.float64), dim=0)
     w, x, y, z = q.tolist()
@@ -87,9 +88,9 @@ def test_moving_scene_and_cameras_together_changes_nothing(arguments, antialiase
         assert ((one - other).abs() * sure).max() < 2e-3
 
 
-@fresh
+@few
 @given(scenes, modes, st.floats(-2, 2), st.integers(0, 2**31))
-def test_the_image_is_linear_in_colours_and_background(arguments, antialiased, factor, seed):
+def test_image_is_linear_in_colours_and_background(arguments, antialiased, factor, seed):
     colors, background = random_like((arguments["colors"], arguments["background"]), seed)
 
     def draw(colors, background):
@@ -101,9 +102,9 @@ def test_the_image_is_linear_in_colours_and_background(arguments, antialiased, f
     torch.testing.assert_close(mixed, apart, rtol=1e-4, atol=2e-5)
 
 
-@fresh
+@few
 @given(scenes, modes)
-def test_alpha_is_a_share_and_depth_lies_among_the_splats(arguments, antialiased):
+def test_alpha_and_depth_are_within_their_ranges(arguments, antialiased):
     raster = rasterize(**arguments, antialiased=antialiased)
     assert raster.alpha.min() >= 0 and raster.alpha.max() <= 1
     for b, viewmat in enumerate(arguments["viewmats"]):
@@ -115,10 +116,11 @@ def test_alpha_is_a_share_and_depth_lies_among_the_splats(arguments, antialiased
         assert not raster.depth[b][~hit].any()
 
 
-@fresh
+@few
 @given(st.integers(0, 2**31), st.integers(40, 70), st.integers(0, 30), modes)
-def test_two_halves_of_the_image_are_the_image(seed, width, offset, antialiased):
-    """Small splats: the affine projection is clamped near the edge of the view, which the halves move."""
+def test_two_halves_make_the_image(seed, width, offset, antialiased):
+    """With small splats: the affine projection is clamped near the image's edges, which differ in the
+    halves."""
     left = 24 + offset % (width - 39)
     arguments = scene(seed, n=200, width=width, height=33)
     arguments["scales"] = arguments["scales"].clamp_max(0.01)
@@ -135,9 +137,9 @@ def test_two_halves_of_the_image_are_the_image(seed, width, offset, antialiased)
         assert ((joined - getattr(whole, name)).abs() * sure).max() < 1e-3, name
 
 
-@fresh
+@few
 @given(scenes, modes, st.integers(0, 2**31))
-def test_the_gradient_of_a_sum_is_the_sum_of_the_gradients(arguments, antialiased, seed):
+def test_gradients_are_linear_in_the_loss(arguments, antialiased, seed):
     inputs = {k: arguments[k].requires_grad_() for k in NAMES}
     raster = rasterize(**dict(arguments, **inputs), antialiased=antialiased)
     parts = [
@@ -149,28 +151,27 @@ def test_the_gradient_of_a_sum_is_the_sum_of_the_gradients(arguments, antialiase
         torch.autograd.grad(loss, tensors, retain_graph=True) for loss in (*parts, parts[0] + parts[1])
     )
     for name, a, b, c in zip(NAMES, one, other, both):
-        # Where alpha nears 0.999, the kernels divide a small difference by 1 - alpha.
+        # Where alpha is near 0.999, the kernels divide a small difference by 1 - alpha.
         assert (a + b - c).norm() <= 3e-3 * (a.norm() + b.norm()) + 1e-6, name
 
 
 @pytest.mark.parametrize("antialiased", [False, True], ids=["plain", "antialiased"])
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**31))
-def test_gradients_are_slopes(name, antialiased, seed):
+def test_gradients_match_finite_differences(name, antialiased, seed):
     """Along a random direction of one input: the gradient against a central difference in float64."""
     arguments = smooth_scene(seed)
     (direction,) = random_like((arguments[name],), seed + 1)
     if name == "viewmats":
-        direction[:, 3] = 0  # the last row is 0 0 0 1 and never read
+        direction[:, 3] = 0  # the last row, 0 0 0 1, is not read
 
     def drawn(step):
         moved = dict(arguments, **{name: arguments[name].double() + step * direction.double()})
         return outputs(rasterize_reference(**moved, antialiased=antialiased))
 
     below, here, above = drawn(-1e-4), drawn(0.0), drawn(1e-4)
-    # A pixel where some alpha crosses its threshold of 1/255 on the way has no slope; nor has a picture in
-    # which two splats change places.
+    # No slope where some alpha crosses its threshold of 1/255 in between, or where two splats change order.
     bends = [(a + c - 2 * b).abs().amax(-1, keepdim=True) for a, b, c in zip(below, here, above)]
     smooth = torch.stack(bends).amax(0) < 1e-5
     assume(smooth.double().mean() > 0.8)

@@ -109,8 +109,7 @@ def _same(a, b) -> bool:
     return type(a) is type(b) and a == b
 
 
-def test_training_state_comes_back_and_goes_on_the_same(tmp_path):
-    seed = int.from_bytes(os.urandom(4), "little")
+def test_training_state_comes_back_and_goes_on_the_same(tmp_path, seed):
     generator = torch.Generator().manual_seed(seed)
     weights = {name: torch.randn(size, generator=generator) for name, size in (("a", (4, 3)), ("b", (5,)))}
 

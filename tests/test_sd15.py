@@ -153,16 +153,16 @@ def test_refinement_works_above_the_priors_own_size_and_in_any_batches(prior: Pr
     condition = make_condition(prior, azimuth.tolist(), SEED)
     images = torch.rand(12, 3, 128, 128, generator=generator)
 
-    def run(**options: int) -> torch.Tensor:
+    def run(**options: Any) -> torch.Tensor:
         return refine(
             prior, images, condition, azimuth, refine_steps=2, ddim_steps=50, scale=3.0, size=128,
-            own_share=0.55, generator=torch.Generator().manual_seed(SEED), **options,
+            generator=torch.Generator().manual_seed(SEED), **{"own_share": 0.55, **options},
         )  # fmt: skip
 
     wanted = run()
     assert wanted.shape == (12, 3, 128, 128)
     assert torch.allclose(run(batch=3, vae_batch=1), wanted, atol=1e-3), SEED
-    assert not torch.allclose(run(own_share=1), wanted, atol=1e-3), SEED  # type: ignore[arg-type]
+    assert not torch.allclose(run(own_share=1), wanted, atol=1e-3), SEED
 
 
 def test_a_crop_sees_the_same_points() -> None:
@@ -223,7 +223,7 @@ def test_the_run_from_files_as_published(tmp_path: Path, monkeypatch: pytest.Mon
             crop = torch.rand(3, 224, 224, generator=generator)
             return types.SimpleNamespace(embedding=embedding, crop=crop, note="2 faces, of which the largest")
 
-    monkeypatch.setattr(pipeline.FaceId, "load", staticmethod(lambda folder, device: Recogniser()))
+    monkeypatch.setattr(pipeline.InsightFace, "load", staticmethod(lambda folder, device: Recogniser()))
     config = with_settings(small(tmp_path), ["prior.path=sd15", "seid.steps=2", "scr.fit_steps=1"])
     config = replace(config, prior=replace(config.prior, sources=sources))
     config = with_settings(config, [f"guidance.negative_face={FACE}", "scr.guidance.identity_structure=0.9"])
@@ -255,7 +255,7 @@ def test_missing_input_is_reported_before_the_first_step(
     assert "buffalo_l" in error_of(
         replace(folder, prior=replace(folder.prior, faces=str(tmp_path / "buffalo_l")))
     )
-    monkeypatch.setattr(pipeline.FaceId, "load", staticmethod(lambda folder, device: None))
+    monkeypatch.setattr(pipeline.InsightFace, "load", staticmethod(lambda folder, device: None))
     assert "nothing" in error_of(folder)
     assert "photo-weight" in error_of(cpu, photo_weight=-1.0)
     save_prior(prior, tmp_path / "prior", torch.float32)
@@ -288,7 +288,7 @@ def test_the_command_takes_the_preset_and_any_setting(
     main([*command, "--low-memory", "--photo-weight", "0.5", "--set", "seid.steps=9", "body=/models/smplx"])
     assert given["low_memory"] and given["photo_weight"] == 0.5
     assert given["config"].seid.steps == 9 and given["config"].body == "/models/smplx"
-    assert given["config"].prior.path == "sd15" and given["config"].looks_for_face
+    assert given["config"].prior.path == "sd15" and given["config"].detects_face
 
 
 @pytest.mark.gpu

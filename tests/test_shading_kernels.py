@@ -1,32 +1,21 @@
-"""The specular colour's fused kernels against its plain tensors in float64: values and every gradient."""
-
-import importlib.util
+"""The fused shading kernels against plain tensors in float64: values and every gradient."""
 
 import pytest
 import torch
-from test_raster import fresh_seed
 from torch.nn import functional as F
 
 from specularip.errors import UserError
 from specularip.specular.dispatch import shade_fused
-from specularip.specular.shading import LATENTS, specular_reference
+from specularip.specular.shading import LATENTS, Light, Surface, specular_reference
 
 NAMES = "latents diffuse normals means centres light_axes light_widths light_colors ambient".split()
 CONSTANT = ("means", "centres")
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
-            pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
-        ],
-    ),
-]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu(needs="triton"))]
 
 
 def scene(seed, n, cameras=1, lights=64, spread=1.0):
-    """Arguments by name, float64 but with float32's values; `spread` scales the latents."""
+    """The tensors of a surface, cameras and a light by name: float64 tensors of float32 values. `spread`
+    scales the latents."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*size):
@@ -49,30 +38,32 @@ def scene(seed, n, cameras=1, lights=64, spread=1.0):
     return {name: value.float().double() for name, value in zip(NAMES, values)}
 
 
+def call(shade, tensors, **options):
+    """`shade` of tensors in the order of NAMES."""
+    return shade(Surface(*tensors[:4]), Light(*tensors[5:]), tensors[4], **options)
+
+
 def run(shade, arguments, upstream, visible=None, dtype=torch.float32, device="cpu", scattered=False):
-    """The colours, and the gradients by name."""
+    """Colours, and gradients by name. `scattered`: inputs that are not contiguous."""
     leaves, inputs = {}, []
     for name, value in arguments.items():
         leaf = value.to(device, dtype, copy=True).requires_grad_(name not in CONSTANT)
         leaves[name] = leaf
-        # The same numbers, every second one in memory.
         inputs.append(torch.stack([leaf, leaf], -1)[..., 0] if scattered else leaf)
-    shown = shade(*inputs, **({} if visible is None else {"visible": visible.to(device)}))
+    shown = call(shade, inputs, **({} if visible is None else {"visible": visible.to(device)}))
     (shown * upstream.to(device, dtype)).sum().backward()
-    nothing = torch.zeros((), device=device)
-    grads = {
-        name: nothing.expand_as(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()
-    }
+    zero = torch.zeros((), device=device)
+    grads = {name: zero.expand_as(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
     return shown.detach(), {name: grad for name, grad in grads.items() if name not in CONSTANT}
 
 
 def assert_close(found, wanted, plain, tolerance, what):
-    """Within `tolerance` of the largest number, or, where float32 cannot do that (sharp lobes; lights behind
-    the Gaussian, seen from the front), within sixteen times the error of the plain tensors in float32."""
+    """Within `tolerance` of the largest value or, where float32 cannot reach that (sharp lobes; back lighting
+    at grazing angles), within sixteen times the error of plain tensors in float32."""
     assert found.shape == wanted.shape, what
     if wanted.numel():
-        error, excuse = ((part.cpu().double() - wanted).abs().max() for part in (found, plain))
-        assert error <= max(tolerance * max(wanted.abs().max(), 1e-3), 16 * excuse), f"{what}: {error:.2e}"
+        error, rounding = ((part.cpu().double() - wanted).abs().max() for part in (found, plain))
+        assert error <= max(tolerance * max(wanted.abs().max(), 1e-3), 16 * rounding), f"{what}: {error:.2e}"
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -92,8 +83,7 @@ def assert_close(found, wanted, plain, tolerance, what):
     ],
     ids=str,
 )
-def test_matches_the_reference(options, device):
-    seed = fresh_seed()
+def test_matches_the_reference(options, device, seed):
     options = dict(options)
     masked, scattered = options.pop("masked", False), options.pop("scattered", False)
     arguments = scene(seed, **options)
@@ -111,14 +101,14 @@ def test_matches_the_reference(options, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_extreme_inputs_stay_finite(device):
-    arguments = scene(fresh_seed(), n=200, cameras=2, lights=16)
+def test_extreme_inputs_stay_finite(device, seed):
+    arguments = scene(seed, n=200, cameras=2, lights=16)
     latents, normals = arguments["latents"], arguments["normals"]
     for i, size in enumerate((30.0, 100.0, 1e4, 1e9, -1e9, 3e30)):
         latents[i * 10 : i * 10 + 10] *= size
     arguments["diffuse"][:20] = torch.tensor([0.0, 1.0, 0.5])
     normals[20:30] = torch.tensor([0.0, 0.0, 1.0])
-    normals[30:40] = torch.tensor([-1e-3, 0.0, -1.0])  # where the tangent has no direction
+    normals[30:40] = torch.tensor([-1e-3, 0.0, -1.0])  # where the tangent is undefined
     arguments["means"][40:50] = arguments["centres"][0]
     arguments["light_axes"][0] = -F.normalize(arguments["centres"][0], dim=0)
     arguments["light_widths"][1:3] = torch.tensor([1e-6, 1e6], dtype=torch.float64)
@@ -130,8 +120,8 @@ def test_extreme_inputs_stay_finite(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_what_is_not_visible_does_not_matter(device):
-    arguments = scene(fresh_seed(), n=100, cameras=2)
+def test_invisible_gaussians_have_no_effect(device, seed):
+    arguments = scene(seed, n=100, cameras=2)
     visible = torch.rand(2, 100) < 0.6
     visible[:, :20] = False
     upstream = torch.randn(2, 100, 3)
@@ -148,8 +138,8 @@ def test_what_is_not_visible_does_not_matter(device):
             assert (grad[:20] == 0).all()
 
 
-def test_threads_do_not_change_the_bits(monkeypatch):
-    arguments = scene(fresh_seed(), n=2000, cameras=2, lights=8)
+def test_same_bits_for_any_number_of_threads(monkeypatch, seed):
+    arguments = scene(seed, n=2000, cameras=2, lights=8)
     upstream, visible = torch.randn(2, 2000, 3), torch.rand(2, 2000) < 0.7
     results = []
     for threads in ("1", "2", "5"):
@@ -161,10 +151,9 @@ def test_threads_do_not_change_the_bits(monkeypatch):
             assert torch.equal(grad, results[0][1][name]), name
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_cuda_repeats_its_bits():
-    pytest.importorskip("triton")
-    arguments, upstream = scene(fresh_seed(), n=5000), torch.randn(1, 5000, 3)
+@pytest.mark.gpu(needs="triton")
+def test_cuda_is_deterministic(seed):
+    arguments, upstream = scene(seed, n=5000), torch.randn(1, 5000, 3)
     (shown, grads), (again, grads_again) = (
         run(shade_fused, arguments, upstream, device="cuda") for _ in range(2)
     )
@@ -172,24 +161,25 @@ def test_cuda_repeats_its_bits():
     assert all(torch.equal(grads[name], grads_again[name]) for name in grads)
 
 
-def test_float64_takes_the_plain_path():
-    arguments = scene(fresh_seed(), n=30, cameras=2, lights=5)
+def test_float64_takes_the_plain_path(seed):
+    arguments = scene(seed, n=30, cameras=2, lights=5)
     visible = torch.rand(2, 30) < 0.5
     upstream = torch.randn(2, 30, 3)
     shown, _ = run(shade_fused, arguments, upstream, visible, dtype=torch.float64)
     assert shown.dtype == torch.float64
-    assert torch.equal(shown, torch.where(visible[..., None], specular_reference(*arguments.values()), 0))
+    wanted = call(specular_reference, list(arguments.values()))
+    assert torch.equal(shown, torch.where(visible[..., None], wanted, 0))
 
 
-def test_a_changed_input_is_noticed():
+def test_in_place_changes_of_inputs_are_detected():
     arguments = [value.float().requires_grad_(name not in CONSTANT) for name, value in scene(1, 5).items()]
     copy = arguments[0] * 1
-    shown = shade_fused(copy, *arguments[1:])
+    shown = call(shade_fused, [copy, *arguments[1:]])
     copy.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         shown.sum().backward()
 
 
-def test_other_devices_are_refused():
+def test_other_devices_raise():
     with pytest.raises(UserError, match="meta"):
-        shade_fused(*(value.float().to("meta") for value in scene(1, 5).values()))
+        call(shade_fused, [value.float().to("meta") for value in scene(1, 5).values()])

@@ -1,6 +1,4 @@
-"""OpenPose's drawing of the body from every side: which joints show, in which colours, how thick."""
-
-import os
+"""OpenPose drawings of the body from all sides: visible joints, colours, thickness."""
 
 import pytest
 import torch
@@ -38,38 +36,37 @@ FACE = {"nose", "left_eye", "right_eye", "left_ear", "right_ear"}
         (-150, 0, {"right_ear"}),
     ],
 )
-def test_head_hides_its_far_side(body, azimuth, elevation, face):
+def test_head_occludes_its_far_side(body, azimuth, elevation, face):
     assert seen(body, azimuth, elevation) & FACE == face
-    assert set(KEYPOINT_NAMES) - FACE <= seen(body, azimuth, elevation), "the head hides no limb here"
+    assert set(KEYPOINT_NAMES) - FACE <= seen(body, azimuth, elevation), "the head occludes no limb here"
 
 
-def test_head_hides_a_shoulder_from_above(body):
+def test_head_occludes_a_shoulder_from_above(body):
     above = seen(body, 75, 68)
     assert "left_shoulder" in above and "right_shoulder" not in above
     assert {"left_wrist", "right_wrist", "left_ear"} <= above
 
 
-def test_child_and_batch_agree_with_singles():
-    seed = int.from_bytes(os.urandom(4))
+def test_batch_equals_singles(seed):
     generator = torch.Generator().manual_seed(seed)
     model = AnnyModel.load()
     vertices = model.vertices(torch.rand(6, 11, generator=generator))
     keypoints, head = model.keypoints(vertices), model.head(vertices)
     cameras = Cameras.orbit(360 * torch.rand(6, generator=generator), 20, 2.0, 45, 48, 48)
-    together = draw_skeleton(keypoints, head, cameras, 48)
-    assert together.shape == (6, 3, 48, 48) and together.dtype == torch.float32
-    assert together.min() >= 0 and together.max() <= 1
+    batch = draw_skeleton(keypoints, head, cameras, 48)
+    assert batch.shape == (6, 3, 48, 48) and batch.dtype == torch.float32
+    assert batch.min() >= 0 and batch.max() <= 1
     for i in range(6):
         one = HeadEllipsoid(head.centre[i : i + 1], head.half_axes[i : i + 1])
         alone = draw_skeleton(keypoints[i], one, cameras[i], 48)[0]
-        torch.testing.assert_close(alone, together[i], msg=str(seed))
+        torch.testing.assert_close(alone, batch[i], msg=str(seed))
 
 
 def color_at(image, xy):
     return tuple((image[:, int(xy[1]), int(xy[0])] * 255).round().int().tolist())
 
 
-def test_colors_sit_on_their_joints_and_limbs(body):
+def test_joints_and_limbs_have_their_colours(body):
     cameras = Cameras.orbit([0.0, 180.0], 5, 2.4, 45, 512, 512)
     images = draw_skeleton(body.keypoints, body.head, cameras, 512)
     xy = cameras.project(body.keypoints)[0]
@@ -85,13 +82,13 @@ def test_colors_sit_on_their_joints_and_limbs(body):
     assert xy[0, right, 0] < 256 < xy[1, right, 0], "sides swap from behind"
 
 
-def test_palette_is_openpose():
+def test_palette_is_that_of_openpose():
     assert list(LIMBS[:9]) == LIMB_ORDER and len(LIMBS) == 17 and len(set(COLORS)) == len(COLORS) == 18
     assert COLORS[0] == (255, 0, 0) and COLORS[12] == (0, 0, 255) and COLORS[17] == (255, 0, 85)
 
 
 @pytest.mark.parametrize("size", [64, 128, 512])
-def test_thickness_scales_but_never_fades(size):
+def test_thickness_scales_with_the_image_down_to_a_minimum(size):
     keypoints = torch.full((18, 3), 0.0)
     keypoints[:, 1] = 100.0  # behind the camera, except one limb across the view
     keypoints[2], keypoints[3] = torch.tensor([-0.5, 0, 0]), torch.tensor([0.5, 0, 0])
@@ -102,10 +99,10 @@ def test_thickness_scales_but_never_fades(size):
     assert thickness == pytest.approx(max(2 * STICK * size / 512, 1.4), rel=0.15)
 
 
-def test_points_behind_the_camera_are_dropped(body):
-    cameras = Cameras.orbit(0, 0, 0.5, 45, 64, 64, target=(0, -3.0, 0))  # before the person, who is in view
+def test_points_behind_the_camera_are_not_drawn(body):
+    cameras = Cameras.orbit(0, 0, 0.5, 45, 64, 64, target=(0, -3.0, 0))  # in front of the body, facing it
     away = Cameras(cameras.viewmats.clone(), cameras.Ks, 64, 64)
-    away.viewmats[:, [0, 2]] *= -1  # turned round
+    away.viewmats[:, [0, 2]] *= -1  # facing away
     assert draw_skeleton(body.keypoints, body.head, away, 64).abs().max() == 0
     assert torch.isfinite(draw_skeleton(body.keypoints, body.head, Cameras.orbit(0, 0, 0.05), 64)).all()
 
@@ -115,8 +112,8 @@ def test_head_close_up(body):
     front, back = draw_skeleton(
         body.keypoints, body.head, Cameras.orbit([0, 180], 0, 0.36 * body.height, target=target), 128
     )
-    magenta = torch.tensor([COLORS[14], COLORS[15]]) / 255.0  # the eyes' colours, nowhere else
-    for color in magenta:
+    eyes = torch.tensor([COLORS[14], COLORS[15]]) / 255.0  # colours that nothing else has
+    for color in eyes:
         assert ((front - color[:, None, None]).abs().sum(0) < 0.02).any()
         assert not ((back - color[:, None, None]).abs().sum(0) < 0.02).any()
     assert back.amax() > 0.9, "ears and shoulders show from behind"
@@ -131,9 +128,9 @@ def test_shapes_are_checked(body):
 
 
 @pytest.mark.parametrize("size", [1, 100, 512])
-def test_the_shapes_are_those_that_are_drawn(body, size):
-    """The kernel's loop in plain tensors draws the same picture."""
-    generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(4)))
+def test_shapes_describe_the_drawing(body, size, seed):
+    """The kernel's loop over `_shapes`, in plain tensors, gives the same image as `_draw`."""
+    generator = torch.Generator().manual_seed(seed)
     azimuth = 360 * torch.rand(3, generator=generator)
     xy = Cameras.orbit(azimuth, 5, [2.4, 0.9, 0.5], 45, size, size).project(body.keypoints)[0]
     visible = torch.rand(3, 18, generator=generator) < 0.8
@@ -150,9 +147,8 @@ def test_the_shapes_are_those_that_are_drawn(body, size):
     assert (canvas - skeleton._draw(xy, visible, size)).abs().max() < 2e-4, generator.initial_seed()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_the_kernel_draws_the_same(body):
-    pytest.importorskip("triton")
+@pytest.mark.gpu(needs="triton")
+def test_kernel_matches_plain_tensors(body):
     cameras = Cameras.orbit([0.0, 70.0, 180.0, 200.0], 5, [2.4, 0.9, 0.5, 2.0], 45, 100, 100)
     wanted = draw_skeleton(body.keypoints, body.head, cameras, 200)
     from_cpu = draw_skeleton(body.keypoints, body.head, cameras, 200, torch.device("cuda"))

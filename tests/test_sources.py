@@ -40,7 +40,8 @@ from specularip.diffusion.prior import Prior
 from specularip.errors import MissingWeights, UserError
 from specularip.presets import preset_config
 
-SEED = int.from_bytes(os.urandom(4), "little")
+SEED = 0  # the fixture `seed` sets it
+pytestmark = pytest.mark.usefixtures("seed")
 WEIGHTS = {
     "unet": "base/unet/diffusion_pytorch_model.safetensors",
     "text_encoder": "base/text_encoder/model.safetensors",
@@ -51,9 +52,9 @@ WEIGHTS = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sd15Sources, dict[str, Any]]:
+def files(tmp_path_factory: pytest.TempPathFactory, seed: int) -> tuple[Path, Sd15Sources, dict[str, Any]]:
     root = tmp_path_factory.mktemp("sd15")
-    sources, parts = write_sources(root, SEED)
+    sources, parts = write_sources(root, seed)
     return root, sources, parts
 
 
@@ -92,7 +93,7 @@ def edit_json(path: Path, **values: Any) -> None:
 
 def test_every_weight_is_assigned_to_its_parameter(files: tuple[Path, Sd15Sources, dict[str, Any]]) -> None:
     prior = load_sd15(files[1], dtype="float32")
-    networks = {
+    loaded = {
         "unet": prior.denoiser.unet,
         "controlnet": prior.denoiser.controlnet,
         "vae": prior.autoencoder.vae,
@@ -100,7 +101,7 @@ def test_every_weight_is_assigned_to_its_parameter(files: tuple[Path, Sd15Source
         "image_encoder": prior.image_encoder,
     }
     for name, part in files[2].items():
-        state = networks[name].state_dict()
+        state = loaded[name].state_dict()
         for key, value in part.state_dict().items():
             lora = name == "unet" and any(f".{x}" in key for x in ("to_q", "to_k", "to_v", "to_out.0.weight"))
             assert lora != torch.equal(state[key], value), (name, key, SEED)

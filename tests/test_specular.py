@@ -1,7 +1,6 @@
-"""The specular branch does what it is for: a highlight stands where a mirror would show the light."""
+"""The specular branch: a highlight appears where a mirror would reflect the light."""
 
 import math
-import os
 
 import pytest
 import torch
@@ -12,31 +11,26 @@ from specularip.cameras import Cameras
 from specularip.gaussians import Gaussians
 from specularip.specular import (
     LATENTS,
+    Light,
     SpecularConfig,
     SpecularHead,
+    Surface,
     facing,
     fibonacci_directions,
     shading_normals,
     specular_reference,
 )
 from specularip.specular import head as head_module
-from specularip.specular.attention import GROUPS
 from specularip.specular.shading import tangent_frames
+from specularip.specular.tokens import GROUPS
 
 RADIUS = 0.5
 
 
-@pytest.fixture
-def seed():
-    seed = int.from_bytes(os.urandom(4))
-    torch.manual_seed(seed)
-    return seed
-
-
 def sphere(count: int) -> Gaussians:
-    """Flat Gaussians on a sphere of RADIUS around the origin, grey, nearly opaque."""
+    """Flat, grey, nearly opaque Gaussians on a sphere of RADIUS around the origin."""
     normals = fibonacci_directions(count)
-    # Half-way quaternion that turns +z, the shortest axis, into the normal.
+    # The quaternion that rotates +z, the shortest axis, to the normal.
     quats = torch.cat([1 + normals[:, 2:], -normals[:, 1:2], normals[:, :1], torch.zeros(count, 1)], 1)
     size = math.log(0.6 * math.sqrt(4 * math.pi / count) * RADIUS)
     return Gaussians(
@@ -69,18 +63,17 @@ def reflect(view_dirs: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
     return 2 * (view_dirs * normals).sum(-1, keepdim=True) * normals - view_dirs
 
 
-def published_mistake(latents, diffuse, normals, means, centres, *light_and_visible):
-    """The method's published lobe: its axis is built in the frame of the mirrored direction itself, so that
-    the light goes wherever the mirror looks. Same formula here, seen from that frame."""
-    view = F.normalize(centres[:, None] - means, dim=-1)
-    z = reflect(view, normals)
+def published_mistake(surface: Surface, light: Light, centres, visible=None):
+    """The method's published lobe: its axis is built in the frame of the reflected direction itself, so that
+    the light moves with the reflection. Our formula, evaluated in that frame."""
+    view = F.normalize(centres[:, None] - surface.means, dim=-1)
+    z = reflect(view, surface.normals)
     x = F.normalize(torch.linalg.cross(torch.tensor([0.0, 0.0, 1.0]).expand_as(z), z), dim=-1)
     frame = torch.stack([x, torch.linalg.cross(z, x), z], -2)
-    flat = [(frame @ v.expand_as(z)[..., None])[..., 0].flatten(0, 1) for v in (normals, view)]
-    count, light = len(centres), light_and_visible[:4]
-    shaded = specular_reference(
-        latents.repeat(count, 1), diffuse.repeat(count, 1), flat[0], -flat[1], centres.new_zeros(1, 3), *light
-    )
+    flat = [(frame @ v.expand_as(z)[..., None])[..., 0].flatten(0, 1) for v in (surface.normals, view)]
+    count = len(centres)
+    repeated = Surface(surface.latents.repeat(count, 1), surface.diffuse.repeat(count, 1), flat[0], -flat[1])
+    shaded = specular_reference(repeated, light, centres.new_zeros(1, 3))
     return shaded.reshape(count, -1, 3)
 
 
@@ -118,7 +111,7 @@ def mirror_errors(avatar: Avatar, light: torch.Tensor, azimuths: list[float]) ->
     return errors
 
 
-def test_highlight_moves_as_a_mirror_says(seed, monkeypatch):
+def test_highlight_moves_as_mirror_reflection_predicts(seed, monkeypatch):
     light = F.normalize(torch.tensor([0.2, -1.0, 0.5]) + 0.8 * (torch.rand(3) - 0.5), dim=0)
     avatar = Avatar(sphere(3000), one_light(light))
     first = float(torch.rand(()) * 60 - 60)
@@ -127,15 +120,15 @@ def test_highlight_moves_as_a_mirror_says(seed, monkeypatch):
     errors = mirror_errors(avatar, light, azimuths)
     assert max(errors) < 3.0, f"seed {seed}: highlight {errors} degrees off the mirror point"
     normals = [highlight(avatar, azimuth)[0] for azimuth in azimuths]
-    assert degrees_between(*normals) > 15, f"seed {seed}: the highlight stood still"
+    assert degrees_between(*normals) > 15, f"seed {seed}: the highlight did not move"
 
     monkeypatch.setattr(head_module, "shade_fused", published_mistake)
     assert min(mirror_errors(avatar, light, azimuths)) > 10, f"seed {seed}: the published formula passed"
 
 
 def fit_one_light(seed: int) -> float:
-    """Fit latents and head to a shiny ball under one light, 8 of 100 views a step. The relative error on
-    views that were held out. The target is no child of our formula."""
+    """Fit latents and head to a shiny ball under one light, 8 of 100 views per step. Returns the relative
+    error on held-out views. The target, a Phong lobe, is not of our formula."""
     generator = torch.Generator().manual_seed(seed)
     ball, views = sphere(120), 100
     light = F.normalize(torch.randn(3, generator=generator), dim=0)
@@ -165,15 +158,16 @@ def fit_one_light(seed: int) -> float:
 
 @pytest.fixture
 def one_thread():
-    """Hundreds of steps on tiny tensors: threads would only wait for each other."""
+    """One torch thread: in hundreds of steps on tiny tensors, more would only synchronise."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-def test_a_ball_can_be_fitted_and_the_published_formula_cannot(seed, monkeypatch, one_thread):
-    """Over 120 seeds ours was 0.52 at worst, and the published formula's error 1.5 times ours at best."""
+def test_our_formula_fits_a_ball_better_than_the_published_one(seed, monkeypatch, one_thread):
+    """Over 120 seeds, our error was at most 0.52, and that of the published formula at least 1.5 times
+    ours."""
     ours = fit_one_light(seed)
     assert ours < 0.6, f"seed {seed}: relative error {ours:.3f} on held-out views"
     monkeypatch.setattr(head_module, "shade_fused", published_mistake)
@@ -181,7 +175,7 @@ def test_a_ball_can_be_fitted_and_the_published_formula_cannot(seed, monkeypatch
     assert published > 1.3 * ours, f"seed {seed}: published {published:.3f}, ours {ours:.3f}"
 
 
-def test_the_light_that_all_share_is_found_where_it_is(seed, one_thread):
+def test_fit_recovers_the_direction_of_the_light(seed, one_thread):
     ball = sphere(120)
     light = F.normalize(torch.randn(3), dim=0)
     cameras = Cameras.orbit(360 * torch.rand(60), 140 * torch.rand(60) - 70, 2.5)
@@ -198,13 +192,13 @@ def test_the_light_that_all_share_is_found_where_it_is(seed, one_thread):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    lobes = head.prepare(ball.latents, ball.diffuse)
-    found = lobes.light_axes[lobes.light_colors.sum(-1).argmax()].detach()
+    light_of_head = head.prepare(ball.latents, ball.diffuse).light
+    found = light_of_head.axes[light_of_head.colors.sum(-1).argmax()].detach()
     assert degrees_between(found, light) < 8, f"seed {seed}: {degrees_between(found, light):.1f} degrees off"
 
 
 def attended(p, latents, diffuse):
-    """The latent after mutual attention, of one Gaussian, token by token."""
+    """One Gaussian's latent after mutual attention, token by token."""
     groups, start = [], 0
     for size in GROUPS:
         groups.append(latents[start : start + size])
@@ -217,14 +211,14 @@ def attended(p, latents, diffuse):
         ),
     ]
     Wq, Wk, Wv = p["attention.qkv.weight"].chunk(3)
-    answers = []
-    for asks in tokens:
-        heard = tokens if asks is tokens[0] else [tokens[0], asks]
-        scores = torch.stack([(Wq @ asks) @ (Wk @ t) for t in heard]) / math.sqrt(len(asks))
+    outputs = []
+    for token in tokens:
+        others = tokens if token is tokens[0] else [tokens[0], token]
+        scores = torch.stack([(Wq @ token) @ (Wk @ t) for t in others]) / math.sqrt(len(token))
         weights = scores.softmax(0)
-        answers.append(asks + sum(weight * (Wv @ t) for weight, t in zip(weights, heard)))
-    change = p["attention.answer.weight"] @ torch.cat(answers) + p["attention.answer.bias"]
-    return latents + change / (len(tokens) * len(tokens[0]))
+        outputs.append(token + sum(weight * (Wv @ t) for weight, t in zip(weights, others)))
+    residual = p["attention.answer.weight"] @ torch.cat(outputs) + p["attention.answer.bias"]
+    return latents + residual / (len(tokens) * len(tokens[0]))
 
 
 def linear(shown):
@@ -232,7 +226,7 @@ def linear(shown):
 
 
 def twin(head: SpecularHead, latents, diffuse, normals, means, centres):
-    """`prepare` and `shade` written out, one view, Gaussian and lobe at a time."""
+    """`prepare` and `shade` as loops over views, Gaussians and lobes."""
     p = dict(head.named_parameters())
     pace, out = head_module.PACE, []
     ambient = head_module.AMBIENT_PACE * head.config.radiance * p["raw_ambient"]
@@ -275,7 +269,7 @@ def twin(head: SpecularHead, latents, diffuse, normals, means, centres):
 
 
 def random_head(config: SpecularConfig) -> SpecularHead:
-    """Away from the special values of the start."""
+    """A head with random parameters rather than the initial ones."""
     head = SpecularHead(config)
     with torch.no_grad():
         for parameter in head.parameters():
@@ -295,7 +289,7 @@ def random_inputs(count: int) -> list[torch.Tensor]:
     ]
 
 
-def test_values_and_gradients_agree_with_float64_loops(seed):
+def test_values_and_gradients_match_float64_loops(seed):
     config = SpecularConfig(lights=5, token=4, attention=True)
     head, inputs, weight = random_head(config), random_inputs(4), torch.randn(2, 4, 3)
 
@@ -316,16 +310,17 @@ def test_values_and_gradients_agree_with_float64_loops(seed):
         assert error < 1e-3, f"seed {seed}: gradient of {name} is {error:.2e} off"
 
 
-def test_gradients_are_the_derivatives(seed):
+def test_gradcheck(seed):
     head = random_head(SpecularConfig(lights=3, token=4, attention=True)).double()
     inputs = [tensor.double().requires_grad_() for tensor in random_inputs(3)]
     parameters = dict(head.named_parameters())
 
     def run(z, d, n, *values):
-        """Light and attention as inputs too; positions have no gradient in `avatar.shade`."""
+        """Light and attention as inputs, too; positions get no gradient."""
         named = dict(zip(parameters, values))
-        lobes = torch.func.functional_call(_Prepare(head), {f"head.{k}": v for k, v in named.items()}, (z, d))
-        return head.shade(lobes, n, inputs[3].detach(), inputs[4].detach())
+        named = {f"head.{k}": v for k, v in named.items()}
+        prepared = torch.func.functional_call(_Prepare(head), named, (z, d))
+        return head.shade(prepared, n, inputs[3].detach(), inputs[4].detach())
 
     assert torch.autograd.gradcheck(
         run, (*inputs[:3], *parameters.values()), atol=1e-5, rtol=1e-3, fast_mode=True
@@ -341,30 +336,30 @@ class _Prepare(torch.nn.Module):
         return self.head.prepare(latents, diffuse)
 
 
-def test_attention_starts_as_none_and_then_looks_both_ways(seed):
-    plain, looking = (SpecularHead(SpecularConfig(lights=4, attention=on)) for on in (False, True))
+def test_attention_starts_at_zero_and_then_acts_both_ways(seed):
+    plain, attending = (SpecularHead(SpecularConfig(lights=4, attention=on)) for on in (False, True))
     latents, diffuse, *rest = random_inputs(6)
     assert torch.equal(plain.prepare(latents, diffuse).latents, latents)
-    assert torch.equal(looking.prepare(latents, diffuse).latents, latents), "attention is not zero at first"
+    assert torch.equal(attending.prepare(latents, diffuse).latents, latents), "attention is not zero at first"
     assert torch.equal(
         plain.shade(plain.prepare(latents, diffuse), *rest),
-        looking.shade(looking.prepare(latents, diffuse), *rest),
+        attending.shade(attending.prepare(latents, diffuse), *rest),
     )
     with torch.no_grad():
-        looking.attention.answer.weight.normal_(std=9.0)
-    before = looking.prepare(latents, diffuse).latents
-    assert ((looking.prepare(latents, 1 - diffuse).latents - before).abs() > 1e-4).any(0).all(), seed
-    # The residual's token changes what the reflectance hears from the others.
+        attending.attention.answer.weight.normal_(std=9.0)
+    before = attending.prepare(latents, diffuse).latents
+    assert ((attending.prepare(latents, 1 - diffuse).latents - before).abs() > 1e-4).any(0).all(), seed
+    # The residual's token affects the other groups.
     changed = latents.clone()
     changed[:, 10:] += 1
-    heard = looking.prepare(changed, diffuse).latents - changed - (before - latents)
-    assert (heard[:, :10].abs() > 1e-4).any(0).all(), seed
-    # Each Gaussian on its own.
-    assert torch.allclose(looking.prepare(latents[:2], diffuse[:2]).latents, before[:2], atol=1e-6), seed
+    effect = attending.prepare(changed, diffuse).latents - changed - (before - latents)
+    assert (effect[:, :10].abs() > 1e-4).any(0).all(), seed
+    # Gaussians do not affect each other.
+    assert torch.allclose(attending.prepare(latents[:2], diffuse[:2]).latents, before[:2], atol=1e-6), seed
 
 
 @pytest.mark.parametrize("angle", [0.0, 90.0])
-def test_unequal_roughness_stretches_the_highlight(angle):
+def test_anisotropic_roughness_stretches_the_highlight(angle):
     light = F.normalize(torch.tensor([0.3, -1.0, 0.2]), dim=0)
     ball = Avatar(sphere(3000), one_light(light, 0.03))
     ball.gaussians.latents[:, 1] = 1.2  # rougher across the tangent, which is horizontal at angle 0 …
@@ -384,17 +379,17 @@ def test_unequal_roughness_stretches_the_highlight(angle):
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 16, 64])
-def test_directions_are_unit_and_cover_the_sphere(count, seed):
+def test_fibonacci_directions_are_unit_and_evenly_spread(count, seed):
     axes = fibonacci_directions(count)
     assert torch.allclose(axes.norm(dim=-1), torch.ones(count), atol=1e-6)
     assert torch.equal(axes, fibonacci_directions(count))
     if count >= 7:
         directions = F.normalize(torch.randn(2000, 3), dim=-1)
         nearest = torch.acos((directions @ axes.T).amax(-1).clamp(-1, 1))
-        assert float(nearest.max()) < 4 / math.sqrt(count), f"seed {seed}: a hole in the cover"
+        assert float(nearest.max()) < 4 / math.sqrt(count), f"seed {seed}: a gap"
 
 
-def test_normals_are_one_line_that_turns_to_the_camera_and_follows_the_residual(seed):
+def test_normals_face_the_camera_and_follow_the_residual(seed):
     ball = sphere(200).requires_grad_()
     view_dirs = F.normalize(torch.randn(3, 200, 3), dim=-1)
     normals = shading_normals(ball)
@@ -412,12 +407,12 @@ def test_normals_are_one_line_that_turns_to_the_camera_and_follows_the_residual(
     assert float((moved * outward).sum(-1).abs().min()) < 0.99, seed
 
 
-def test_a_surface_looks_the_same_whichever_way_its_normal_points(seed):
+def test_shading_does_not_depend_on_the_orientation_of_normals(seed):
     head = random_head(SpecularConfig(lights=5))
     latents, diffuse, normals, means, centres = random_inputs(50)
-    normals = F.normalize(normals * torch.tensor([1.0, 1.0, 0.3]), dim=-1)  # a vertical one has no tangent
+    normals = F.normalize(normals * torch.tensor([1.0, 1.0, 0.3]), dim=-1)  # vertical normals have no tangent
     turned = latents.clone()
-    turned[:, 2] *= -1  # an angle about the normal runs the other way about its opposite
+    turned[:, 2] *= -1  # the angle's sense of rotation flips with the normal
     there = head.shade(head.prepare(latents, diffuse), normals, means, centres)
     back = head.shade(head.prepare(turned, diffuse), -normals, means, centres)
     error = ((there - back).abs() / (there.abs() + 0.1)).detach()
@@ -426,15 +421,15 @@ def test_a_surface_looks_the_same_whichever_way_its_normal_points(seed):
     )
 
 
-def test_what_is_not_wanted_is_zero(seed):
+def test_invisible_gaussians_are_zero(seed):
     head, (latents, diffuse, *rest) = random_head(SpecularConfig(lights=5)), random_inputs(30)
-    lobes, visible = head.prepare(latents, diffuse), torch.rand(2, 30) < 0.5
-    everything, some = head.shade(lobes, *rest), head.shade(lobes, *rest, visible=visible)
-    assert torch.equal(some, torch.where(visible[..., None], everything, 0.0)), seed
+    prepared, visible = head.prepare(latents, diffuse), torch.rand(2, 30) < 0.5
+    every, some = head.shade(prepared, *rest), head.shade(prepared, *rest, visible=visible)
+    assert torch.equal(some, torch.where(visible[..., None], every, 0.0)), seed
 
 
 @pytest.mark.parametrize("lights", [1, 24, 64])
-def test_a_new_head_is_dim_even_and_repeatable(lights, seed):
+def test_initial_light_is_dim_uniform_and_reproducible(lights, seed):
     state = torch.random.get_rng_state()
     config = SpecularConfig(lights, attention=True, radiance=0.1)
     head, again = (SpecularHead(config, seed=seed % 9999) for _ in range(2))
@@ -444,16 +439,16 @@ def test_a_new_head_is_dim_even_and_repeatable(lights, seed):
     assert all(torch.equal(a, b) for a, b in zip(head.parameters(), again.parameters()))
     assert not torch.equal(again.attention.qkv.weight, SpecularHead(config, seed=10_000).attention.qkv.weight)
     normals, means = F.normalize(torch.randn(500, 3), dim=-1), torch.zeros(500, 3)
-    lobes = head.prepare(torch.zeros(500, LATENTS), torch.full((500, 3), 0.5))
+    prepared = head.prepare(torch.zeros(500, LATENTS), torch.full((500, 3), 0.5))
     centres = 3 * F.normalize(torch.randn(4, 3), dim=-1)
-    specular = head.shade(lobes, normals, means, centres).detach()
+    specular = head.shade(prepared, normals, means, centres).detach()
     assert (specular >= 0).all() and 1e-3 < float(specular.mean()) < 0.05, f"seed {seed}: {specular.mean()}"
     if lights > 1:
-        steep = (centres / 3) @ normals.T  # at grazing angles everything shines
+        steep = (centres / 3) @ normals.T  # Fresnel: grazing angles reflect more
         assert float(specular[steep.abs() > 0.4].max()) < 0.1, f"seed {seed}: {specular.max()}"
 
 
-def test_wrong_values_are_named():
+def test_invalid_values_are_named():
     head = SpecularHead()
     with pytest.raises(ValueError, match="latents must be"):
         head.prepare(torch.zeros(5, 3), torch.zeros(5, 3))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from specularip.cameras import Cameras as Cameras
     from specularip.errors import UserError as UserError
     from specularip.fitting.fit import fit as fit
+    from specularip.fitting.settings import FitConfig as FitConfig
     from specularip.pipeline import generate as generate
     from specularip.raster import Raster as Raster
     from specularip.raster import rasterize as rasterize
@@ -28,6 +29,7 @@ _HOMES = {
     "Avatar": "specularip.avatar",
     "Cameras": "specularip.cameras",
     "Config": "specularip.stages.settings",
+    "FitConfig": "specularip.fitting.settings",
     "Frame": "specularip.avatar",
     "Raster": "specularip.raster",
     "UserError": "specularip.errors",
@@ -42,6 +44,7 @@ __all__ = [
     "Avatar",
     "Cameras",
     "Config",
+    "FitConfig",
     "Frame",
     "Raster",
     "UserError",

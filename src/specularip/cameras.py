@@ -1,4 +1,4 @@
-"""Batched pinhole cameras, orbits around the body, and the sampler that training draws its views from.
+"""Batched pinhole cameras, orbits around the body, and the sampler of training views.
 
 World: metres, right-handed, z up, the body faces -y, the origin at half the body's height.
 Cameras: OpenCV axes (x right, y down, z forward), pixel centres at +0.5.
@@ -40,7 +40,7 @@ class Cameras:
         return len(self.viewmats)
 
     def __getitem__(self, index: int | slice | Tensor | list[int]) -> Cameras:
-        if isinstance(index, int):  # views into this batch: nothing to launch
+        if isinstance(index, int):  # views of the tensors: no kernel launch
             return Cameras(self.viewmats[index][None], self.Ks[index][None], self.width, self.height)
         return Cameras(self.viewmats[index], self.Ks[index], self.width, self.height)
 
@@ -61,7 +61,7 @@ class Cameras:
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Pixel positions [B,...,2] and depths [B,...] of world points [...,3] or [B,...,3].
 
-        Points at or behind the camera plane get a depth <= 0; their pixel position means nothing.
+        Points on or behind the camera plane get a depth <= 0; their pixel position is undefined.
         """
         shape = points.shape[:-1] if points.ndim == 2 else points.shape[1:-1]
         flat = points.reshape(-1, 3) if points.ndim == 2 else points.reshape(len(self), -1, 3)
@@ -81,11 +81,11 @@ class Cameras:
         height: int = 512,
         target: Sequence[float] | Tensor = (0.0, 0.0, 0.0),
     ) -> Cameras:
-        """Cameras on a sphere around `target` that look at it.
+        """Cameras on a sphere around `target`, facing it.
 
-        Azimuth 0 stands in front of the body (on -y), 90 at its left hand (on +x); elevation counts up
-        from the horizon. Angles in degrees, distance in metres. Scalars, sequences and tensors broadcast.
-        `target` is [3] or [B,3].
+        Azimuth 0 is in front of the body (on -y), 90 at its left (on +x); elevation is the angle above the
+        horizon. Angles in degrees, distance in metres. Scalars, sequences and tensors broadcast. `target` is
+        [3] or [B,3]. Raises ValueError for values out of range.
         """
         azimuth, elevation, radius, fov = torch.broadcast_tensors(
             *(
@@ -120,9 +120,9 @@ class Cameras:
 
 @dataclass(frozen=True)
 class Framing:
-    """Where one kind of training view looks, in units of the body's height (0 = middle, 0.5 = crown).
+    """One kind of training view. Lengths are in body heights (z = 0: mid-height, 0.5: crown).
 
-    elevation_deg is a range; distance is in body heights and jitters by ±`jitter`.
+    elevation_deg is a range; distance is jittered by a relative ±`jitter`.
     """
 
     name: str
@@ -143,8 +143,8 @@ FRAMINGS = (FULL, UPPER, LOWER, HEAD)
 def face_camera(
     eye_middle: Tensor, eye_distance: float, size: int, azimuth_deg: float = 0.0, elevation_deg: float = 0.0
 ) -> Cameras:
-    """One camera that frames a head as `photo.align_face` frames a photo: eyes at 42 % of the height, 3.8 eye
-    distances from edge to edge. eye_middle [3] lies between the eyes, eye_distance is in metres."""
+    """One camera that frames a head as `align_face` crops a photo: eyes at 42 % of the height, 3.8 eye
+    distances from edge to edge. eye_middle [3]: the point between the eyes; eye_distance in metres."""
     fov_y_deg, span = 16.0, 3.8 * eye_distance
     target = eye_middle.cpu() - torch.tensor([0.0, 0.0, 0.08 * span])
     distance = 0.5 * span / math.tan(math.radians(fov_y_deg / 2))
@@ -153,7 +153,7 @@ def face_camera(
 
 @dataclass(frozen=True)
 class Views:
-    """Sampled training views: the cameras, where they stand, and which framing each has."""
+    """Training views: the cameras, their azimuths and elevations [B], and the framing of each."""
 
     cameras: Cameras
     azimuth_deg: Tensor
@@ -170,17 +170,18 @@ def sample_views(
     generator: torch.Generator,
     back_head_share: float = 0.3,
 ) -> Views:
-    """Draw `count` views: a framing by `weights` (in the order of FRAMINGS), an azimuth all around.
+    """Draw `count` views: framings with probabilities `weights` (in the order of FRAMINGS), azimuths all
+    around.
 
-    Head close-ups look at the back of the head with probability `back_head_share` and at the face's
-    half-space otherwise, because the face is what people look at.
+    Head close-ups show the back of the head with probability `back_head_share` and the face otherwise,
+    because the face needs more detail.
     """
     picks = torch.multinomial(
         torch.tensor(weights, dtype=torch.float32), count, replacement=True, generator=generator
     ).tolist()
     unit = torch.rand(count, 4, generator=generator)
     framings = [FRAMINGS[i] for i in picks]
-    # Stratified azimuths: one in each of `count` equal slices, so that a small batch still sees all sides.
+    # Stratified azimuths: one in each of `count` equal sectors, so that a small batch covers all sides.
     order = torch.randperm(count, generator=generator)
     azimuth = ((order + unit[:, 0]) / count * 360.0 + 180.0) % 360.0 - 180.0
     for i, framing in enumerate(framings):
@@ -201,7 +202,7 @@ def sample_views(
 
 
 def view_name(azimuth_deg: float, elevation_deg: float, overhead_deg: float = 60.0) -> str:
-    """The word for a viewpoint that view-dependent prompts use: front, side, back or overhead."""
+    """The view's name in view-dependent prompts: front, side, back or overhead."""
     if elevation_deg >= overhead_deg:
         return "overhead"
     azimuth = abs((azimuth_deg + 180.0) % 360.0 - 180.0)
@@ -221,6 +222,6 @@ def orbit_views(
 
 
 def visible_face(azimuth_deg: Tensor) -> Tensor:
-    """How much of the face a view sees: 1 in front, 0 from behind 110°, smooth between."""
+    """Visibility of the face by azimuth: 1 in front, 0 beyond 110°, linear in between."""
     azimuth = ((azimuth_deg + 180.0) % 360.0 - 180.0).abs()
     return torch.clamp((110.0 - azimuth) / 60.0, 0.0, 1.0)

@@ -62,7 +62,7 @@ def generate(
             method: it needs an NVIDIA GPU with 16 GB and downloaded models (see `specularip models`).
         seed: Random seed. The same seed gives the same avatar on the same machine.
         photo_weight: Weight of the photo in the loss on the front of the head; 0 leaves the face to the
-            diffusion prior. Default: 1 for compact, 0 for sd15, whose prior reproduces faces well.
+            diffusion prior. If omitted, 1 for compact and 0 for sd15, whose prior reproduces faces well.
         low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Deletes only files that a run writes.
@@ -83,7 +83,7 @@ def generate(
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
     # Before torch loads, so that input errors appear at once.
-    check_inputs(text, image, out, resume, overwrite, config.looks_for_face)
+    check_inputs(text, image, out, resume, overwrite, config.detects_face)
     try:
         with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
             progress.log("loading libraries")
@@ -140,8 +140,8 @@ def fit(
     Args:
         data: Folder with transforms_train.json and at least 3 images, all of one size.
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
-        iterations: Training steps, one image each. Default: 7000 on a GPU, 1500 on the CPU.
-        points: Number of initial Gaussians. Default: 100000 on a GPU, 20000 on the CPU.
+        iterations: Training steps, one image each. If omitted, 7000 on a GPU and 1500 on the CPU.
+        points: Number of initial Gaussians. If omitted, 100000 on a GPU and 20000 on the CPU.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         seed: Random seed. The same seed gives the same avatar on the same machine.
         resume: Continue the run in DIR from its last checkpoint.
@@ -278,7 +278,7 @@ def render(
         out: Image (.png) or video (.mp4) to write.
         azimuth_deg: Azimuth of the camera: 0 is in front, 90 at the person's left. A video starts there.
         elevation_deg: Elevation of the camera above the horizon, between -89 and 89 degrees.
-        distance: Metres from the middle of the body. By default, the whole body fills the image at the
+        distance: Metres from the middle of the body. If omitted, the whole body fills the image at the
             default field of view.
         fov_y_deg: Vertical field of view in degrees.
         width: Image width in pixels.
@@ -369,7 +369,8 @@ def bake(
         data: Folder with posed images, see `fit`. If given, the loss is measured on its test split.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
     """
-    from specularip.avatar import FILE_NAME, load
+    from specularip.avatar import load
+    from specularip.avatar_file import FILE_NAME
     from specularip.baking.bake import agreement, file_for, held_out
     from specularip.baking.bake import bake as run
     from specularip.metrics import combined_psnr
@@ -438,7 +439,7 @@ def models(
     for name, config in configs.items():
         found = preset_models(config, checksums=not quick)
         _print_models(name, found)
-        missing += [name for model in found if not model.whole]
+        missing += [name for model in found if not model.complete]
     if preset in missing or "compact" in missing:
         raise SystemExit(1)
 
@@ -454,9 +455,9 @@ def _print_models(preset: str, found: Sequence[Model]) -> None:
             inside = file.path.is_relative_to(model.root) and file.path != model.root
             name = file.path.relative_to(model.root) if inside else file.path.name
             print(f"    {size if file.size else '':>10}  {name}  {file.problem or 'ok'}")
-        if model.by_hand and (model.optional or not model.whole):
+        if model.by_hand and (model.optional or not model.complete):
             print(f"    by hand: {model.by_hand}")
-    broken = [model for model in found if not model.whole]
+    broken = [model for model in found if not model.complete]
     if not broken:
         print("  complete")
         return

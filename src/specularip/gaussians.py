@@ -1,18 +1,43 @@
-"""The cloud of Gaussians: its parameters, their activations, and the ties of each to the body."""
+"""Gaussians: their parameters, activations, and skinning weights; and the skeleton that these refer to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 PARAMETERS = ("means", "quats", "log_scales", "opacity_logits", "color_logits", "latents", "normal_residuals")
-"""Names of the fields that are optimised; the others follow their Gaussian around."""
+"""Names of the optimised fields; the others are fixed data of each Gaussian."""
+
+
+class FieldSpec(NamedTuple):
+    """Shape of a field of Gaussians without the leading N, and its dtype."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def field_specs(latents: int) -> dict[str, FieldSpec]:
+    """The fields of Gaussians with latents [N,`latents`], by name, in the order of the class."""
+    real, whole = torch.float32, torch.int64
+    return {
+        "means": FieldSpec((3,), real),
+        "quats": FieldSpec((4,), real),
+        "log_scales": FieldSpec((3,), real),
+        "opacity_logits": FieldSpec((), real),
+        "color_logits": FieldSpec((3,), real),
+        "latents": FieldSpec((latents,), real),
+        "normal_residuals": FieldSpec((3,), real),
+        "regions": FieldSpec((), whole),
+        "bind_joints": FieldSpec((4,), whole),
+        "bind_weights": FieldSpec((4,), real),
+    }
 
 
 def rotation_matrices(quats: Tensor) -> Tensor:
-    """[N,3,3] of quats [N,4] wxyz, normalised here; column k is the k-th axis."""
+    """Rotation matrices [N,3,3] of quats [N,4] wxyz, which are normalised here; column k is the k-th axis."""
     w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
     rows = [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
@@ -23,8 +48,8 @@ def rotation_matrices(quats: Tensor) -> Tensor:
 
 
 def turned_to(normals: Tensor, along: Tensor | None = None) -> Tensor:
-    """Quaternions [N,4] wxyz that turn z to `normals` [N,3]: the short way, or so that x turns to `along`
-    [N,3], unit and at right angles to the normals."""
+    """Quaternions [N,4] wxyz that rotate z to `normals` [N,3]: by the smallest angle, or so that x rotates to
+    `along` [N,3], unit and perpendicular to the normals."""
     quats = torch.stack(
         [1 + normals[:, 2], -normals[:, 1], normals[:, 0], torch.zeros_like(normals[:, 0])], -1
     )
@@ -32,21 +57,22 @@ def turned_to(normals: Tensor, along: Tensor | None = None) -> Tensor:
     quats = torch.nn.functional.normalize(quats, dim=-1)
     if along is None:
         return quats
-    x, y, _ = (rotation_matrices(quats) * along[..., None]).sum(1).unbind(-1)  # `along` before the turn
+    x, y, _ = (rotation_matrices(quats) * along[..., None]).sum(1).unbind(-1)  # `along` before the rotation
     half = 0.5 * torch.atan2(y, x)
     cos, sin = half.cos(), half.sin()
-    w, i, j, k = quats.unbind(-1)  # a turn about z first
+    w, i, j, k = quats.unbind(-1)  # a rotation about z first
     return torch.stack([w * cos - k * sin, i * cos + j * sin, j * cos - i * sin, w * sin + k * cos], -1)
 
 
 @dataclass
 class Gaussians:
-    """N Gaussians. The first seven fields are optimised, the last three tie each one to the body.
+    """N Gaussians. The first seven fields are optimised, the last three bind each one to the body.
 
     means [N,3] metres; quats [N,4] wxyz, normalised on use; log_scales [N,3]; opacity_logits [N];
-    color_logits [N,3], the diffuse colour before a sigmoid; latents [N,F], read by the specular head;
+    color_logits [N,3], the diffuse colour before the sigmoid; latents [N,F], input of the specular head;
     normal_residuals [N,3], added to the shortest axis before normalising;
-    regions [N] int64, the body part; bind_joints [N,4] int64 and bind_weights [N,4], linear blend skinning.
+    regions [N] int64, the body region; bind_joints [N,4] int64 and bind_weights [N,4], linear blend skinning.
+    `field_specs` has the same as a table.
     """
 
     means: Tensor
@@ -97,3 +123,21 @@ class Gaussians:
         for name in PARAMETERS:
             getattr(self, name).requires_grad_(on)
         return self
+
+
+@dataclass
+class Binding:
+    """The skeleton in its rest pose, which `Gaussians.bind_joints` indexes. joints [J,3] in metres; parent -1
+    marks a root. Raises ValueError where the lengths differ."""
+
+    joint_names: list[str]
+    joint_parents: list[int]
+    joints: Tensor
+
+    def __post_init__(self) -> None:
+        count = len(self.joint_names)
+        if len(self.joint_parents) != count or self.joints.shape != (count, 3):
+            shape = list(self.joints.shape)
+            raise ValueError(
+                f"{count} joint_names need as many joint_parents and joints [{count},3], got {shape}"
+            )

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from specularip.errors import UserError
-from specularip.faces.photo import Face, find_face, read_image
+from specularip.faces.alignment import FaceBox
+from specularip.faces.cascade import find_face
+from specularip.faces.photo import read_image
 from specularip.run_folder import RunFolder
 
 
@@ -22,7 +24,7 @@ class Inputs:
     text: str
     image: Path
     photo: np.ndarray
-    face: Face | None
+    face: FaceBox | None
     out: Path
     notes: tuple[str, ...]
 
@@ -63,7 +65,7 @@ def _read_photo(path: Path, identity: tuple[int, ...]) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _find_face(path: Path, identity: tuple[int, ...]) -> Face:
+def _find_face(path: Path, identity: tuple[int, ...]) -> FaceBox:
     return find_face(_read_photo(path, identity), str(path))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from specularip import raster, specular
-from specularip.avatar import Avatar, Binding
+from specularip.avatar import Avatar
 from specularip.body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
 from specularip.diffusion.fast.accelerate import accelerate, supports
 from specularip.diffusion.loading import folder as prior_folder
@@ -25,8 +25,11 @@ from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
 from specularip.errors import MissingWeights, UserError
 from specularip.export.video import write_video
-from specularip.faces.insightface import FaceId
-from specularip.faces.photo import align_face, face_mask, find_face, read_image
+from specularip.faces.alignment import align_face, face_mask
+from specularip.faces.cascade import find_face
+from specularip.faces.insightface import InsightFace
+from specularip.faces.photo import read_image
+from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs
 from specularip.lpips import NO_LPIPS, find_lpips
 from specularip.machine import check_gpu, check_memory
@@ -34,7 +37,7 @@ from specularip.presentation import preview, turntable
 from specularip.presets import preset_config, with_low_memory
 from specularip.progress import Progress
 from specularip.run_folder import RunFolder
-from specularip.stages.guide import Face, Guide
+from specularip.stages.guide import EncodedFace, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
 from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
 from specularip.stages.photo_anchor import PhotoAnchor, make_photo_anchor
@@ -83,7 +86,7 @@ def generate(
         config = replace(config, photo_weight=photo_weight)
     if low_memory:
         config = with_low_memory(config)
-    inputs = check_inputs(text, image, out, resume, overwrite, config.looks_for_face)
+    inputs = check_inputs(text, image, out, resume, overwrite, config.detects_face)
     if config.photo_weight < 0:
         raise UserError(f"--photo-weight is {config.photo_weight}: it must be 0 or more")
     check_gpu(config)
@@ -169,7 +172,7 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         if perceptual is None:
             raise UserError(f"{NO_LPIPS}; --set scr.perceptual_weight=0 does without")
     # Before the networks, whose loading takes longer: what is missing is reported soon.
-    faces = FaceId.load(config.prior.faces, device) if config.prior.path == "sd15" else None
+    faces = InsightFace.load(config.prior.faces, device) if config.prior.path == "sd15" else None
     # May compile; the ETA should not include it.
     raster.warm_up(device)
     specular.warm_up(device)
@@ -205,8 +208,8 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
 
 
 def read_faces(
-    prior: Prior, faces: FaceId | None, inputs: Inputs, config: Config, note: Callable[[str], None]
-) -> tuple[Face, Face | None]:
+    prior: Prior, faces: InsightFace | None, inputs: Inputs, config: Config, note: Callable[[str], None]
+) -> tuple[EncodedFace, EncodedFace | None]:
     """Features of the photo's face, and of the face in `guidance.negative_face`, if one is set.
 
     faces: the face recogniser; None: it is loaded if the prior takes embeddings.
@@ -214,10 +217,10 @@ def read_faces(
     photos = [(inputs.photo, str(inputs.image))]
     if config.guidance.negative_face:
         photos.append((read_image(config.guidance.negative_face), config.guidance.negative_face))
-    found: list[Face] = []
+    found: list[EncodedFace] = []
     with torch.no_grad():
         if prior.wants_face_embedding:
-            faces = faces or FaceId.load(config.prior.faces, prior.device)
+            faces = faces or InsightFace.load(config.prior.faces, prior.device)
             for photo, name in photos:
                 portrait = faces.portrait(photo, name)
                 note(portrait.note)

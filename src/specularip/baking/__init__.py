@@ -1,1 +1,1 @@
-"""Highlights as plain numbers for other viewers."""
+"""Baking: view-dependent colours as explicit functions that viewers evaluate without the head."""

@@ -1,4 +1,4 @@
-"""Explicit anisotropic spherical Gaussians: colours from the view direction alone, and how they are fitted.
+"""Anisotropic spherical Gaussians (ASGs) as an explicit function of the view direction, and their fit.
 
     colour(v) = shown(Σ_j smooth_j · c_j(v) + Σ_k amplitude_k · lobe_k(v))
     c(v) = 1, x, y, z, xy, yz, zx, x² − y², z², (1 − |z|)⁵
@@ -6,15 +6,15 @@
     m = (v + light_k) / 2,  s = max(m·m, NEAREST),  shown(c) = c up to 1, above it 1 + SHOULDER · (c − 1)
 
 with v the unit direction to the camera in the Gaussian's frame, whose z is the normal. m / √s is the half
-vector, so that a lobe is an ASG of half vectors with 1/|h|² as masking term, as in the head (see `shading`):
-what a surface mirrors of one direction. It bends and stretches towards grazing angles, as an ASG of the view
-direction does not. Colours are as shown (sRGB), bright ones as the head shows them; amplitudes may be
-negative. ASG: Xu et al., "Anisotropic Spherical Gaussians", SIGGRAPH Asia 2013.
+vector, so that a lobe is an ASG over half vectors with 1/|h|² as masking term, as in the head (see
+`shading`): the reflection of one light direction. Unlike an ASG over view directions, it bends and stretches
+towards grazing angles. Colours are in sRGB, with the head's shoulder above 1; amplitudes may be negative.
+ASG: Xu et al., "Anisotropic Spherical Gaussians", SIGGRAPH Asia 2013.
 
-`fit_asgs` is variable projection (Golub and Pereyra 1973; Kaufman 1975): the smooth part and the amplitudes
-enter linearly and are solved for, so that Gauss-Newton, damped as by Levenberg and Marquardt, has to find the
-lights and shapes alone. One Gram matrix a step holds all that is needed, of every Gaussian at once. What is
-shown of values above 1 is linear too, but flatter: the values of one step say where, for the next.
+`fit_asgs` uses variable projection (Golub and Pereyra 1973; Kaufman 1975): the smooth part and the amplitudes
+are linear and solved for, so that Levenberg-Marquardt only has to optimise lights and shapes. Each step needs
+one Gram matrix per Gaussian, for all Gaussians at once. The shoulder is linearised: where values exceed 1 is
+taken from the previous step.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from specularip.gaussians import rotation_matrices, turned_to
 from specularip.specular.shading import SHOULDER
 
 LOBES = 4
-"""K, unless another number is asked for."""
+"""The default of K."""
 SMOOTH = 10
-"""Columns that are no lobes: all of degree 2 and less, and a rim."""
+"""Number of smooth basis functions: polynomials to degree 2, and a rim term."""
 SHARPEST, BLUNTEST = 80.0, 0.3
-"""Limits of a and b: a standard deviation of one degree of the view, and next to nothing."""
+"""Limits of a and b: from a standard deviation of one degree of view direction to a nearly constant lobe."""
 NEAREST = 0.02
-"""Of m·m, which is 0 where view and light are opposite."""
+"""Lower limit of m·m, which is 0 where view and light are opposite."""
 STEPS, TRIAL_STEPS = 8, 4
-"""Of Gauss-Newton after each change of the lobes' number, and without each lobe in turn."""
+"""Gauss-Newton steps after each change of the number of lobes, and per trial of leaving out a lobe."""
 START_SHARPNESS = (2.0, 8.0, 32.0, 128.0, 512.0)
-"""a² and b²: what each lobe starts as the best of."""
+"""Candidates for the initial a² = b² of a new lobe."""
 RIDGE = 3e-5
-"""Weight of the squares of all that is linear, but for the constant: keeps lobes from growing large against
-each other."""
+"""Ridge weight on all linear coefficients but the constant: keeps lobes from growing large with opposite
+signs."""
 LONGEST_STEP = 0.5
-"""In radians and in logarithms of a lobe's width."""
+"""Limit of a step, in radians and in the log of a lobe's width."""
 
 
 @dataclass(frozen=True)
 class Asgs:
-    """N colours as functions of the view direction, K lobes each, in the shown colour space (sRGB).
+    """N colours as functions of the view direction, K lobes each, in sRGB.
 
-    quats [N,4] wxyz, unit: turn x, y and z to a Gaussian's frame, in which all the rest is. smooth [N,10,3];
+    quats [N,4] wxyz, unit: each Gaussian's frame, in which all else is expressed. smooth [N,10,3];
     lights [N,K,3], unit; shapes [N,K,3]: a, q and b; amplitudes [N,K,3].
     """
 
@@ -78,19 +78,20 @@ class Asgs:
 
 
 def fit_asgs(directions: Tensor, targets: Tensor, weights: Tensor, quats: Tensor, lobes: int = LOBES) -> Asgs:
-    """The `Asgs` that come closest to targets [n,M,3] at unit directions [n,M,3], squares weighted by
-    weights [n,M] ≥ 0. quats [n,4]: the Gaussians' frames. Deterministic; memory grows with n · M · lobes.
+    """The `Asgs` that fit targets [n,M,3] at unit directions [n,M,3] best, in least squares with weights
+    [n,M] ≥ 0.
+    quats [n,4]: the Gaussians' frames. Deterministic; memory grows with n · M · lobes.
 
-    Lobes come one by one, each where most is left to explain, and all settle after each. One more than wanted
-    comes, and the one goes that the others, settled again, miss least.
+    Greedy: lobes are added one by one where the residual is largest, and all are refined after each. One lobe
+    too many is added; then the one is removed whose absence, after refinement, costs least.
     """
     samples = _Samples.of(directions @ rotation_matrices(quats), targets, weights)
-    none = directions.new_zeros(len(directions), 0, 3)
-    plain = torch.ones_like(samples.roots)
-    state = samples.state(none[..., None].expand(-1, -1, -1, 3), none, samples.targets, plain)
+    no_lobes = directions.new_zeros(len(directions), 0, 3)
+    ones = torch.ones_like(samples.roots)
+    state = samples.state(no_lobes[..., None].expand(-1, -1, -1, 3), no_lobes, samples.targets, ones)
     for _ in range(lobes + 1):
-        state = _settled(samples, _with_lobe(samples, state), STEPS)
-    state = _settled(samples, _without_lobe(samples, state), STEPS)
+        state = _refined(samples, _with_lobe(samples, state), STEPS)
+    state = _refined(samples, _without_lobe(samples, state), STEPS)
     linear = state.linear.to(targets)
     log_a, q, log_b = state.shapes.unbind(-1)
     return Asgs(
@@ -103,19 +104,20 @@ def fit_asgs(directions: Tensor, targets: Tensor, weights: Tensor, quats: Tensor
 
 
 def _smooth(view: Tensor) -> Tensor:
-    """The columns that are no lobes, [...,10], of views [...,3]."""
+    """The smooth basis functions, [...,10], of view directions [...,3]."""
     x, y, z = view.unbind(-1)
     rim = (1 - z.abs()) ** 5
     return torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, z * x, x * x - y * y, z * z, rim], -1)
 
 
 def _shown(value: Tensor) -> tuple[Tensor, Tensor]:
-    """A colour as shown, and how steeply that follows the value."""
+    """Values with the shoulder above 1 applied, and its slope."""
     bright = value > 1
     return torch.where(bright, 1 + SHOULDER * (value - 1), value), torch.where(bright, SHOULDER, 1.0)
 
 
-def _settled(samples: _Samples, state: _State, steps: int) -> _State:
+def _refined(samples: _Samples, state: _State, steps: int) -> _State:
+    """After `steps` of Levenberg-Marquardt; steps that raise a Gaussian's error are rejected."""
     damping = torch.full_like(state.error, 1e-2)
     for _ in range(steps):
         trial = samples.state(*_moved(state, damping), state.aim, state.steep)
@@ -126,7 +128,8 @@ def _settled(samples: _Samples, state: _State, steps: int) -> _State:
 
 
 def _with_lobe(samples: _Samples, state: _State) -> _State:
-    """One lobe more: what is mirrored where most is left, round, as wide as explains most of that."""
+    """With one lobe more: isotropic, mirrored at the largest residual, of the candidate width that reduces it
+    most."""
     peak = state.left.square().sum(1).argmax(1)
     seen = samples.directions.gather(2, peak[:, None, None].expand(-1, 3, 1))[..., 0]
     light = seen * seen.new_tensor([-1.0, -1.0, 1.0])
@@ -142,13 +145,13 @@ def _with_lobe(samples: _Samples, state: _State) -> _State:
 
 
 def _without_lobe(samples: _Samples, state: _State) -> _State:
-    """One lobe less: the one that the others miss least."""
+    """With one lobe less: the one whose removal costs least."""
     lobes = state.frames.shape[1]
     best: _State | None = None
     for gone in range(lobes):
         kept = [lobe for lobe in range(lobes) if lobe != gone]
         trial = samples.state(state.frames[:, kept], state.shapes[:, kept], state.aim, state.steep)
-        trial = _settled(samples, trial, TRIAL_STEPS)
+        trial = _refined(samples, trial, TRIAL_STEPS)
         best = trial if best is None else _chosen(trial.error < best.error, trial, best)
     assert best is not None
     return best
@@ -156,16 +159,15 @@ def _without_lobe(samples: _Samples, state: _State) -> _State:
 
 @dataclass(frozen=True)
 class _State:
-    """Lobes of n Gaussians, K each, and what follows from them; what is solved for, in float64.
+    """Lobes of n Gaussians, K each, and the quantities derived from them; solved quantities are float64.
 
-    frames [n,K,3,3]: rows are two directions that the light can turn to, and the light. shapes [n,K,3]:
-    (log a, q, log b). A lobe's five numbers are the light's two turns and these.
-    error [n]: weighted squares that are left (with the ridge). linear [n,10+K,3]: the best smooth part and
-    amplitudes. left [n,3,M]: what a change of the value would mend, times the roots of the weights.
-    aim [n,3,M] and steep [n,M] are what the next step solves for: values to come close to, and how much of a
-    change of them is shown.
-    hessian [n,5K,5K] and descent [n,5K]: of the five numbers each, less what a change of the linear part
-    would make up for.
+    frames [n,K,3,3]: rows are two tangent directions of the light and the light. shapes [n,K,3]: (log a, q,
+    log b). A lobe's five parameters are rotations of the light in the two tangent directions and these three.
+    error [n]: weighted squared error, with the ridge. linear [n,10+K,3]: the best smooth part and amplitudes.
+    left [n,3,M]: residual, times the shoulder's slope and the square roots of the weights. aim [n,3,M] and
+    steep [n,M]: linearisation of the shoulder for the next step, as target values and slope. hessian
+    [n,5K,5K] and descent [n,5K]: Gauss-Newton matrix and negative gradient of the five parameters of each
+    lobe, with the linear part eliminated.
     """
 
     frames: Tensor
@@ -181,8 +183,8 @@ class _State:
 
 @dataclass(frozen=True)
 class _Samples:
-    """What to fit. directions [n,3,M], in the Gaussians' frames; smooth [n,10,M], the columns that are no
-    lobes; targets [n,3,M]; roots [n,M] of the weights, above 0."""
+    """The data to fit. directions [n,3,M], in the Gaussians' frames; smooth [n,10,M], the smooth basis;
+    targets [n,3,M]; roots [n,M] > 0, square roots of the weights."""
 
     directions: Tensor
     smooth: Tensor
@@ -209,28 +211,29 @@ class _Samples:
         ridge = torch.full((linear,), RIDGE, dtype=own.dtype, device=own.device)
         ridge[0] = 1e-3 * RIDGE
         solved = torch.linalg.solve_ex(own + torch.diag(ridge), torch.cat([target, cross], 2))[0]
-        best, made_up_for = solved.split([3, turning], 2)
+        best, eliminated = solved.split([3, turning], 2)
         value = best.to(columns).mT @ columns[:, :linear] / roots[:, None]
         shown, tone = _shown(value)
         missing = self.targets - shown
         error = (self.roots[:, None] * missing).double().square().sum((1, 2))
         error = error + (ridge[:, None] * best.square()).sum((1, 2))
-        # One Gram matrix serves all three colours: the steepest of them counts, and a flatter one moves less.
+        # One Gram matrix serves all three channels: it uses the steepest slope, and flatter channels a nearer
+        # aim.
         steepest = tone.amax(1)
         aim = value + missing * (tone / steepest.square()[:, None])
         left = self.roots[:, None] * tone * missing
         amplitudes = best[:, SMOOTH:].repeat_interleave(5, 1)  # [n,5K,3]
         descent = ((slopes @ (left / steep[:, None]).mT).double() * amplitudes).sum(2)
-        hessian = (gram[:, linear:-3, linear:-3] - cross.mT @ made_up_for) * (amplitudes @ amplitudes.mT)
+        hessian = (gram[:, linear:-3, linear:-3] - cross.mT @ eliminated) * (amplitudes @ amplitudes.mT)
         error = error.nan_to_num(torch.inf, torch.inf, torch.inf)
         return _State(frames, shapes, error, best, left, aim, steepest, hessian, descent)
 
     def write_lobes(
         self, frames: Tensor, shapes: Tensor, roots: Tensor, lobes: Tensor, slopes: Tensor | None = None
     ) -> None:
-        """Write values into lobes [n,K,M] and derivatives by the five numbers into slopes [n,K,5,M], both
+        """Write values into lobes [n,K,M] and derivatives by the five parameters into slopes [n,K,5,M], both
         times roots [n,M]."""
-        # Of the directions along the light and what it can turn to.
+        # Components of the directions along the light and its two tangent directions.
         turns = (frames.flatten(1, 2) @ self.directions).unflatten(1, (frames.shape[1], 3))
         light = frames[:, :, 2, :, None]
         near = 0.5 + 0.5 * turns[:, :, 2]
@@ -247,7 +250,7 @@ class _Samples:
         if slopes is None:
             return
         minus_u, minus_v = -2 * lobes * u, -2 * lobes * v
-        narrowing = square.sub_(1).mul_(lobes).mul_(inverse).mul_(0.5 * far)  # as m·m grows with the turn
+        narrowing = square.sub_(1).mul_(lobes).mul_(inverse).mul_(0.5 * far)  # as m·m grows with the rotation
         root_u, root_v = 0.5 * root * minus_u, 0.5 * root * minus_v
         for turn in (0, 1):
             along, across = frames[:, :, turn, 0, None], frames[:, :, turn, 1, None]
@@ -259,7 +262,7 @@ class _Samples:
 
 
 def _moved(state: _State, damping: Tensor) -> tuple[Tensor, Tensor]:
-    """Frames and shapes after one damped step of Gauss and Newton."""
+    """Frames and shapes after one damped Gauss-Newton step."""
     diagonal = state.hessian.diagonal(dim1=1, dim2=2)
     damp = damping[:, None] * (diagonal.clamp_min(0) + 1e-3 * diagonal.amax(1, keepdim=True)) + 1e-12
     step = torch.linalg.solve_ex(state.hessian + torch.diag_embed(damp), state.descent)[0]
@@ -275,6 +278,6 @@ def _moved(state: _State, damping: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _chosen(chosen: Tensor, a: _State, b: _State) -> _State:
-    """a or b, Gaussian by Gaussian."""
+    """a where `chosen` [n] is True, else b, per Gaussian."""
     pairs = ((getattr(a, field.name), getattr(b, field.name)) for field in fields(_State))
     return _State(*(torch.where(chosen.view(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in pairs))

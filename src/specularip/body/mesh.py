@@ -1,4 +1,4 @@
-"""Body: a posed mesh with what the rest of the package asks of it, whichever model it came from."""
+"""Body: a posed mesh with skeleton, regions and skinning weights, independent of the body model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from specularip.body.regions import NAMES
 
 @dataclass(frozen=True)
 class HeadEllipsoid:
-    """The skull as axis-aligned ellipsoids, to tell which joints it hides.
+    """The head as axis-aligned ellipsoids, for occlusion tests of joints.
 
     centre: [B,3], half_axes: [B,3], metres.
     """
@@ -27,18 +27,18 @@ class HeadEllipsoid:
 
 
 def fit_head(head_vertices: Tensor) -> HeadEllipsoid:
-    """Ellipsoids around head vertices [B,V,3]: the box of all but the outermost hundredth on each side."""
+    """Ellipsoids of head vertices [B,V,3], from the box between the 1st and 99th percentile of each axis."""
     low, high = (torch.quantile(head_vertices.float(), q, dim=1) for q in (0.01, 0.99))
     return HeadEllipsoid((low + high) / 2, (high - low) / 2)
 
 
 @dataclass(frozen=True)
 class SurfaceSamples:
-    """n points on the skin.
+    """n samples on the surface.
 
     points [n,3]; normals [n,3], unit, outward; regions [n] int64; bind_joints [n,4] int64 and bind_weights
-    [n,4] (rows sum to 1) for linear blend skinning; spacing [n], the side of the square patch that one
-    sample stands for; faces [n] int64 and barycentric [n,3], where on the mesh it lies.
+    [n,4] (rows sum to 1) for linear blend skinning; spacing [n], the side of a square of the area that one
+    sample represents; faces [n] int64 and barycentric [n,3], its position on the mesh.
     """
 
     points: Tensor
@@ -53,13 +53,13 @@ class SurfaceSamples:
 
 @dataclass(frozen=True)
 class Body:
-    """A person in A-pose, z up, facing -y, mid-height at z = 0, metres.
+    """A body in A-pose, z up, facing -y, mid-height at z = 0, metres.
 
     vertices [V,3]; faces [F,3] int64, counter-clockwise from outside; vertex_normals [V,3]; regions [V]
-    int64, see `regions.NAMES`; joints [J,3] with joint_names and joint_parents (-1 for the root);
-    skin_joints [V,4] int64 and skin_weights [V,4]; keypoints [18,3] in OpenPose's COCO order; head, the
-    ellipsoid for hidden-joint tests (batch of one); height in metres; template [V,3], where each vertex lies
-    on the default adult (None for models that are not Anny).
+    int64, see `regions.NAMES`; joints [J,3] with joint_names and joint_parents (-1 for the root); skin_joints
+    [V,4] int64 and skin_weights [V,4]; keypoints [18,3] in OpenPose's COCO order; head, the ellipsoid for
+    occlusion tests (batch of one); height in metres; template [V,3], the position of each vertex on the
+    default adult (None for models other than Anny).
     """
 
     vertices: Tensor
@@ -87,15 +87,16 @@ class Body:
         generator: torch.Generator | None = None,
         region_weights: Mapping[str, float] | Sequence[float] | Tensor | None = None,
     ) -> SurfaceSamples:
-        """n samples, uniform over the area times `region_weights` (by name, missing ones 1, or all ten).
+        """n samples with density proportional to `region_weights` (by name with default 1, or all ten in
+        order).
 
-        The same generator state gives the same samples. Stratified along the cumulated area, so no patch
-        goes bare. Raises ValueError for n < 1 or weights that leave nothing to sample.
+        Stratified along the cumulative area, so that no part of the surface is missed. The same generator
+        state gives the same samples. Raises ValueError for n < 1 or weights that leave no surface.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
         multipliers = _region_multipliers(region_weights)
-        # On the CPU whatever the body's device, so that a seed means the same everywhere.
+        # On the CPU for any device, so that a seed gives the same samples everywhere.
         vertices, faces = self.vertices.double().cpu(), self.faces.cpu()
         corners = vertices[faces]
         face_normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -117,7 +118,7 @@ class Body:
         bind_joints, bind_weights = _blend_skinning(
             self.skin_joints.cpu()[chosen], self.skin_weights.double().cpu()[chosen] * barycentric[..., None]
         )
-        # Samples per area are n * (weight / area) / total here.
+        # The sample density here is n * (weight / area) / total.
         spacing = (total * area[picked] / (n * weight[picked])).sqrt()
         rows = torch.arange(n)
         samples = SurfaceSamples(
@@ -150,7 +151,8 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
 
 
 def centred(vertices: Tensor) -> tuple[Tensor, Tensor]:
-    """The offset [...,1,3] that brings the middle of vertices [...,V,3] to z = 0, and the heights [...]."""
+    """The offset [...,1,3] that moves the mid-height of vertices [...,V,3] to z = 0, and the heights
+    [...]."""
     top, bottom = vertices[..., 2].amax(-1), vertices[..., 2].amin(-1)
     offset = torch.zeros_like(vertices[..., :1, :])
     offset[..., 0, 2] = -(top + bottom) / 2
@@ -172,7 +174,7 @@ def _region_multipliers(weights: Mapping[str, float] | Sequence[float] | Tensor 
 
 
 def _blend_skinning(joints: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The four heaviest joints of the three corners' twelve: joints, weights [n,3,4] -> [n,4], [n,4]."""
+    """The four largest skinning weights of three corners: joints and weights [n,3,4] -> [n,4] and [n,4]."""
     dense = torch.zeros(len(joints), int(joints.max()) + 1, dtype=weights.dtype)
     dense.scatter_add_(1, joints.reshape(len(joints), -1), weights.reshape(len(joints), -1))
     top = dense.topk(4, dim=1)

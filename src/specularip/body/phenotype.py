@@ -1,4 +1,4 @@
-"""What a sentence says about a person's body."""
+"""Body phenotype from text."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Phenotype:
-    """Anny's phenotypes, each in [0,1], and the words of the text that set them.
+    """Anny's phenotypes, each in [0,1], and in `matched` the words of the text that set them.
 
     gender: 0 male, 1 female. age: 0 baby, 1/3 child, 2/3 young adult, 1 old. muscle, weight, height: 0.5 is
-    Anny's average; for the height that is tall, so the default is 0.4 (1.73 m; 1.80 m male, 1.66 m female).
-    The last three weigh three ancestries and need not sum to 1.
+    Anny's average, which is tall; so the default height is 0.4 (1.73 m; 1.80 m male, 1.66 m female). The last
+    three are weights of three ancestries and need not sum to 1.
     """
 
     gender: float = 0.5
@@ -29,8 +29,8 @@ class Phenotype:
     matched: tuple[str, ...] = ()
 
 
-# Words that speak of the person. Where two set the same value the first of the list wins, so the
-# particular stands before the general ("boy" before "young", "woman" before "he").
+# Words that describe the person. Where two set the same value, the first in the list wins, so specific words
+# come before general ones ("boy" before "young", "woman" before "he").
 _GENDER = (
     (
         "woman women female lady girl girls schoolgirl mother mom mum wife queen princess actress sister "
@@ -73,8 +73,8 @@ _ANCESTRY = (
     ("asian chinese japanese korean vietnamese thai", "asian"),
     ("european caucasian scandinavian", "caucasian"),
 )
-# These describe garments, hair and things as often as people: "short dress", "Japanese kimono". They count
-# only where they lead to a person ("a short, heavy man") or follow a verb ("she is tall").
+# These describe garments, hair and objects as often as people: "short dress", "Japanese kimono". They count
+# only where they precede a person ("a short, heavy man") or follow a verb ("she is tall").
 _AMBIGUOUS = frozenset(
     "short tall heavy thin old young slim slender skinny aged strong ancient lean tiny fat wrinkled buff "
     "petite curvy plump youthful athletic".split()
@@ -94,35 +94,35 @@ _VERBS = frozenset("is was looks she's he's very quite rather".split())
 
 
 def phenotype_from_text(text: str) -> Phenotype:
-    """The body that the words of `text` ask for; what they leave open stays at Phenotype's defaults.
+    """The phenotype that `text` describes; values that it does not mention keep their defaults.
 
-    `matched` lists the words that were understood, in the order of the text.
+    `matched` lists the recognised words in the order of the text.
     """
     words = re.findall(r"[a-z]+(?:['’-][a-z]+)*", text.lower().replace("middle aged", "middle-aged"))
-    talks = {i: word for i, word in enumerate(words) if _about_person(words, i)}
+    about_person = {i: word for i, word in enumerate(words) if _about_person(words, i)}
     found: dict[str, float] = {}
     used: set[int] = set()
 
-    def note(group: str, **values: float) -> None:
-        hits = [i for i, word in talks.items() if word in group.split()]
+    def apply(group: str, **values: float) -> None:
+        hits = [i for i, word in about_person.items() if word in group.split()]
         if hits and not set(values) <= set(found):
             used.update(hits)
             for name, value in values.items():
                 found.setdefault(name, value)
 
     for group, value in _GENDER:
-        note(group, gender=value)
+        apply(group, gender=value)
     for group, value in _AGE:
-        note(group, age=value)
+        apply(group, age=value)
     for group, values in _BUILD:
-        note(group, **values)
+        apply(group, **values)
     for group, name in _ANCESTRY:
-        note(group, **{other: float(other == name) for other in ("african", "asian", "caucasian")})
+        apply(group, **{other: float(other == name) for other in ("african", "asian", "caucasian")})
     return replace(Phenotype(), **found, matched=tuple(words[i] for i in sorted(used)))
 
 
 def _about_person(words: list[str], i: int) -> bool:
-    """Whether word i speaks of the person and not of a thing."""
+    """Whether word i describes the person rather than an object."""
     if words[i] not in _AMBIGUOUS:
         return True
     before = i - 1

@@ -1,8 +1,9 @@
-"""OpenPose's drawing of the 18 COCO keypoints: the picture that pose ControlNets were trained to read.
+"""OpenPose drawings of the 18 COCO keypoints: the conditioning images of pose ControlNets.
 
-Limb order, colours and shapes are those of the drawing ControlNet was trained with (lllyasviel/ControlNet,
-annotator/openpose): every limb an ellipse of half-width 4 pixels at 512² in 0.6 of its colour, every joint
-a disc of radius 4 in its full colour on top. Here both are drawn from analytic distances, with soft edges.
+Limb order, colours and shapes are those that ControlNet was trained with (lllyasviel/ControlNet,
+annotator/openpose): each limb an ellipse of half-width 4 pixels at 512² in 0.6 of its colour, each joint a
+disc of radius 4 in its full colour on top. Here both are drawn from analytic distances, with antialiased
+edges.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ COLORS = (
     (0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255),
     (170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85),
 )  # fmt: skip
-"""Limb k and keypoint k both wear COLORS[k]."""
+"""Limb k and keypoint k both have the colour COLORS[k]."""
 
 STICK = 4.0
 """Half-width of a limb and radius of a joint, in pixels of a 512² image."""
 THINNEST = 0.7
-"""The same in pixels of the image being drawn, at least: small drawings must not fade."""
+"""Lower limit of that in pixels of the image: limbs of small drawings must not fade."""
 CORE = 0.88
-"""The occluding ellipsoid is this much smaller than the head's: ears and nose stand out of it."""
+"""Scale of the occluding ellipsoid relative to the head's: ears and nose lie outside."""
 BURIED = 0.35
-"""A joint is hidden behind more than this share of the ellipsoid's mean half axis."""
+"""A joint is occluded if its ray crosses more than this fraction of the ellipsoid's mean half axis."""
 
 
 def visible_keypoints(keypoints: Tensor, head: HeadEllipsoid | None, cameras: Cameras) -> Tensor:
-    """Which keypoints [B,18,3] the cameras see past the head, [B,18] bool; nothing else hides a joint.
+    """Which keypoints [B,18,3] are visible, [B,18] bool: in front of the camera and not occluded by the head,
+    the only occluder.
 
-    The ray from the eye to a joint may cross a little of the ellipsoid (an eye lies just under its surface)
-    but not much of it. Points behind the camera are not visible.
+    The ray from camera to joint may cross a little of the ellipsoid, because eyes lie just under its surface.
     """
     keypoints, cameras, head = _batched(keypoints, cameras, head)
     depth = cameras.project(keypoints)[1]
@@ -54,7 +55,7 @@ def visible_keypoints(keypoints: Tensor, head: HeadEllipsoid | None, cameras: Ca
     if head is None:
         return visible
     axes = head.half_axes[:, None] * CORE
-    # In units of the half axes the ellipsoid is the unit sphere: |o + t d| = 1, t = 1 at the joint.
+    # Scaled by the half axes, the ellipsoid is the unit sphere: |o + t d| = 1, t = 1 at the joint.
     origin = (cameras.positions[:, None] - head.centre[:, None]) / axes
     direction = (keypoints - cameras.positions[:, None]) / axes
     a = direction.square().sum(-1).clamp_min(1e-12)
@@ -64,7 +65,7 @@ def visible_keypoints(keypoints: Tensor, head: HeadEllipsoid | None, cameras: Ca
     inside = ((-b + root).clamp(0, 1) - (-b - root).clamp(0, 1)) * (discriminant > 0)
     length = inside * (keypoints - cameras.positions[:, None]).norm(dim=-1)
     seen = visible & (length < BURIED * axes.mean(-1))
-    # The neck is no place on the skin but the middle of the shoulders: OpenPose finds it with either of them.
+    # OpenPose's neck is the midpoint of the shoulders, found if either of them is.
     seen[:, 1] = visible[:, 1] & (seen[:, 2] | seen[:, 5])
     return seen
 
@@ -76,11 +77,12 @@ def draw_skeleton(
     size: int,
     device: torch.device | None = None,
 ) -> Tensor:
-    """The pose drawing [B,3,size,size], float32 in 0..1 on black, of keypoints [18,3] or [B,18,3].
+    """Pose drawings [B,3,size,size], float32 in 0..1 on black, of keypoints [18,3] or [B,18,3].
 
-    `head` hides joints behind it (see `visible_keypoints`); its batch is 1 or B. One body and many cameras,
-    or one camera for each body; cameras of another image size are rescaled. Any device. `device`: where the
-    drawing is made, None where the keypoints are; from keypoints on the CPU to a GPU nothing waits.
+    `head` occludes joints (see `visible_keypoints`); its batch is 1 or B. One body and many cameras, or one
+    camera per body; cameras of another image size are rescaled. `device` is that of the drawing, by default
+    that of the keypoints; with keypoints on the CPU and a drawing on CUDA the copy is asynchronous. Raises
+    ValueError for other shapes.
     """
     keypoints, cameras, head = _batched(keypoints, cameras, head)
     cameras = cameras.resized(size, size)
@@ -91,27 +93,28 @@ def draw_skeleton(
         try:
             from specularip.body.triton_ellipses import draw_ellipses
         except ImportError:
-            pass  # tensors one after the other give the same, more slowly
+            pass  # plain tensors give the same, more slowly
         else:
             return draw_ellipses(copy_async(_shapes(xy, visible, size), device), size)
     xy, visible = xy.to(device), visible.to(device)
-    some = max(1, PIXELS_AT_ONCE // size**2)
-    parts = zip(xy.split(some), visible.split(some))
-    return torch.cat([_draw(places, seen, size) for places, seen in parts])
+    batch = max(1, PIXELS_AT_ONCE // size**2)
+    parts = zip(xy.split(batch), visible.split(batch))
+    return torch.cat([_draw(joints, shown, size) for joints, shown in parts])
 
 
 PIXELS_AT_ONCE = 2**20
-"""Of all drawings together: their limbs are drawn side by side, which takes memory."""
+"""Pixels per batch of drawings: all their limbs are rasterised at once, which takes memory."""
 
 
 def _draw(xy: Tensor, visible: Tensor, size: int) -> Tensor:
-    """Drawings [B,3,size,size] of joints at xy [B,18,2], as far as they are visible [B,18]."""
+    """Drawings [B,3,size,size] of the visible [B,18] joints at xy [B,18,2], in plain tensors."""
     radius = max(STICK * size / 512, THINNEST)
     palette = xy.new_tensor(COLORS) / 255
     centres = torch.arange(size, device=xy.device, dtype=torch.float32) + 0.5
     py, px = torch.meshgrid(centres, centres, indexing="ij")
     first, second = torch.tensor(LIMBS, device=xy.device).unbind(1)
-    # All limbs, then all joints, in one go: on a GPU hundreds of small kernels wait for the processor.
+    # Coverage of all limbs and joints in a few large operations: hundreds of small kernels would be
+    # launch-bound.
     limbs = _ellipse(px, py, xy[:, first], xy[:, second], radius)
     limbs = limbs * (visible[:, first] & visible[:, second])[..., None, None]
     distance = torch.hypot(px - xy[..., 0, None, None], py - xy[..., 1, None, None]) - radius
@@ -124,8 +127,8 @@ def _draw(xy: Tensor, visible: Tensor, size: int) -> Tensor:
 
 
 def _shapes(xy: Tensor, visible: Tensor, size: int) -> Tensor:
-    """What `_draw` lays one over the other, limbs before joints, [B,35,10]: the middle, the direction of the
-    long axis, both half axes, 1 or 0 for what is seen or not, and the colour. A joint is a round ellipse."""
+    """The ellipses that `_draw` composites, limbs before joints, [B,35,10]: centre, direction of the long
+    axis, both half axes, visibility (1 or 0), colour. A joint is a circular one."""
     radius = max(STICK * size / 512, THINNEST)
     palette = xy.new_tensor(COLORS) / 255
     first, second = torch.tensor(LIMBS, device=xy.device).unbind(1)
@@ -141,7 +144,7 @@ def _shapes(xy: Tensor, visible: Tensor, size: int) -> Tensor:
 
 
 def _ellipse(px: Tensor, py: Tensor, a: Tensor, b: Tensor, half_width: float) -> Tensor:
-    """Coverage [...,H,W] of ellipses whose long axes run from a to b, [...,2] each."""
+    """Coverage [...,H,W] of ellipses with long axes from a to b, [...,2] each."""
     middle, axis = (a + b) / 2, b - a
     half_length = (axis.norm(dim=-1) / 2).clamp_min(half_width)
     along = torch.nn.functional.normalize(axis, dim=-1)
@@ -149,7 +152,7 @@ def _ellipse(px: Tensor, py: Tensor, a: Tensor, b: Tensor, half_width: float) ->
     u = dx * along[..., 0, None, None] + dy * along[..., 1, None, None]
     v = dy * along[..., 0, None, None] - dx * along[..., 1, None, None]
     long = half_length[..., None, None]
-    # Distance to the outline to first order: f / |grad f| of f = |(u/a, v/b)| - 1.
+    # First-order distance to the outline: f / |grad f| with f = |(u/a, v/b)| - 1.
     level = torch.hypot(u / long, v / half_width)
     gradient = torch.hypot(u / long**2, v / half_width**2) / level.clamp_min(1e-6)
     return (0.5 - (level - 1) / gradient.clamp_min(1e-6)).clamp(0, 1)

@@ -1,7 +1,7 @@
-"""SMPL-X behind the same Body, for users who have its files.
+"""SMPL-X as a Body, for users who have its files.
 
 Pavlakos et al., "Expressive Body Capture: 3D Hands, Face, and Body from a Single Image", CVPR 2019. The
-model may not be shipped; it needs a registration at smpl-x.is.tue.mpg.de and forbids commerce.
+model cannot be redistributed: it needs a registration at smpl-x.is.tue.mpg.de and forbids commercial use.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ JOINT_NAMES = (
 )  # fmt: skip
 """SMPL-X's 55 joints in its own order."""
 
-# The first word found in a joint's name decides the region of the vertices it carries.
+# The first word found in a joint's name gives the region of the vertices with that joint as heaviest.
 _REGION_OF_JOINT = (
     ("head", "head"), ("jaw", "head"), ("eye", "head"), ("neck", "neck"), ("shoulder", "upper_arm"),
     ("elbow", "lower_arm"), ("pelvis", "hips"), ("hip", "upper_leg"), ("knee", "lower_leg"),
@@ -53,9 +53,9 @@ _ARMS_DOWN_DEG = 45.0
 def smplx_body(path: str | Path, gender: Literal["neutral", "female", "male"] = "neutral") -> Body:
     """The mean SMPL-X body in A-pose with relaxed hands, from the user's model file.
 
-    `path` is SMPLX_NEUTRAL.npz (or FEMALE, MALE) itself, or the folder that holds it, or the folder above
-    its `smplx` folder. Nothing is unpickled. Raises UserError if the file or the `smplx` package is missing,
-    or the file is no SMPL-X model.
+    `path` is SMPLX_NEUTRAL.npz (or FEMALE, MALE), its folder, or the folder that contains its `smplx` folder.
+    Nothing is unpickled. Raises UserError if the file or the `smplx` package is missing, or the file is not
+    an SMPL-X model; ValueError for another gender.
     """
     if gender not in ("neutral", "female", "male"):
         raise ValueError(f"gender must be neutral, female or male, got {gender!r}")
@@ -105,7 +105,7 @@ def smplx_body(path: str | Path, gender: Literal["neutral", "female", "male"] = 
 def _find(path: Path, gender: str) -> Path:
     name = f"SMPLX_{gender.upper()}.npz"
     if path.suffix == ".pkl":
-        raise UserError(f"{path} is a pickle, which is never loaded; use {name} of the same download")
+        raise UserError(f"{path} is a pickle, which is never loaded; use {name} from the same download")
     for candidate in (path, path / name, path / "smplx" / name):
         if candidate.is_file():
             return candidate
@@ -120,7 +120,7 @@ def _read(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in _KEYS if key not in file.files]
             if missing:
-                raise UserError(f"{path} is no SMPL-X model: it lacks {', '.join(missing)}")
+                raise UserError(f"{path} is not an SMPL-X model: it lacks {', '.join(missing)}")
             optional = [key for key in ("hands_meanl", "hands_meanr") if key in file.files]
             arrays = {key: file[key] for key in (*_KEYS, *optional)}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -136,7 +136,7 @@ def _read(path: Path) -> dict[str, Any]:
     for key, shape in expected.items():
         found = arrays[key].shape
         if found != shape:
-            raise UserError(f"{path} is no SMPL-X model: {key} is {list(found)}, not {list(shape)}")
+            raise UserError(f"{path} is not an SMPL-X model: {key} is {list(found)}, not {list(shape)}")
     return arrays
 
 
@@ -149,7 +149,7 @@ def _import_lbs() -> Any:
 
 
 def _pose(arrays: dict[str, Any]) -> Tensor:
-    """Axis-angle pose [55*3]: arms turned down about the axis that the body faces along, hands relaxed."""
+    """Axis-angle pose [55*3]: arms lowered by a rotation about the forward axis, hands relaxed."""
     pose = torch.zeros(len(JOINT_NAMES), 3)
     for side, sign in (("left", -1.0), ("right", 1.0)):
         pose[JOINT_NAMES.index(f"{side}_shoulder"), 2] = sign * math.radians(_ARMS_DOWN_DEG)
@@ -165,7 +165,7 @@ def _region(joint: str) -> int:
 
 
 def _keypoints(vertices: Tensor, joints: Tensor, heaviest: Tensor, regions: Tensor) -> Tensor:
-    """OpenPose's keypoints [18,3]: joints for the limbs, outermost points of the head for the face."""
+    """OpenPose keypoints [18,3]: joints for the limbs, extreme vertices of the head for the face."""
 
     def extreme(mask: Tensor, direction: tuple[float, float, float]) -> Tensor:
         points = vertices[mask]

@@ -1,5 +1,5 @@
-"""Ellipses with soft edges, one over the other, in one kernel. Importing this module needs Triton."""
-# In kernels, tl's operators carry the types, not the annotations.
+"""Draws antialiased ellipses over each other in one kernel. Importing this module needs Triton."""
+# In kernels, tl's operators determine the types, not the annotations.
 # mypy: disable-error-code="operator, assignment, no-untyped-def"
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _ellipses(shapes, canvas, count, size, BLOCK: tl.constexpr):
         dx, dy = px - tl.load(shape), py - tl.load(shape + 1)
         cos, sin = tl.load(shape + 2), tl.load(shape + 3)
         long, wide = tl.load(shape + 4), tl.load(shape + 5)
-        # As `skeleton._ellipse` has it.
+        # As in `skeleton._ellipse`.
         u, v = (dx * cos + dy * sin) / long, (dy * cos - dx * sin) / wide
         level = tl.sqrt(u * u + v * v)
         u, v = u / long, v / wide

@@ -1,1 +1,1 @@
-"""Photos and the faces in them."""
+"""Photos and the faces in them: reading, detection, alignment, identity embeddings."""

@@ -56,7 +56,7 @@ class Appearance(Protocol):
 
 
 def initial_colors(observations: Observations, points: Tensor) -> Tensor:
-    """Logits [N,3] of initial diffuse colours: 30 % quantiles of the observed ones, below most highlights."""
+    """Logits [N,3] of initial diffuse colours: the observed 30 % quantile, below most highlights."""
     return torch.logit(quantile_colors(observations, 0.3, points).clamp(0.02, 0.98))
 
 

@@ -1,1 +1,2 @@
-"""What all our kernels are built on."""
+"""Shared by all kernels: compilation and threads (numba), launches (Triton), CUDA graphs, streams,
+transfers."""

@@ -1,7 +1,7 @@
-"""Says so when numba compiles the kernels, which takes seconds and would look like a hang.
+"""Compilation of the numba kernels: a log line when it happens, an error message where it cannot be cached.
 
-numba keeps the machine code in a cache beside the package (or where NUMBA_CACHE_DIR points), so it happens
-once on a machine and again after an update.
+Compiling takes seconds and would look like a hang. numba caches the machine code beside the package (or in
+NUMBA_CACHE_DIR), so it happens once on a machine and again after an update.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ from functools import cache
 
 from numba.core import event
 
+from specularip.errors import UserError
+
 _log = logging.getLogger("specularip")
 
 
-class _Announcer(event.Listener):
-    """Tells of the first compilation of one of the package's kernels in this process, and of no other."""
+class _CompilationLogger(event.Listener):
+    """Logs the first compilation of one of the package's kernels in this process, and no other."""
 
-    said = False
+    logged = False
 
     def on_start(self, event: event.Event) -> None:
         kernel = event.data["dispatcher"].py_func
-        # Code made at run time may have no module.
-        if self.said or not (getattr(kernel, "__module__", None) or "").startswith("specularip."):
+        # Functions built at run time may have no module.
+        if self.logged or not (getattr(kernel, "__module__", None) or "").startswith("specularip."):
             return
-        if kernel.__name__ != "<lambda>":  # the operators of simd.py, compiled into somebody's own kernel
-            self.said = True
+        if kernel.__name__ != "<lambda>":  # the operators of simd.py, which any numba code may use
+            self.logged = True
             _log.warning("compiling the CPU kernels, ten to twenty seconds, once on this machine")
 
     def on_end(self, event: event.Event) -> None:
@@ -34,5 +36,13 @@ class _Announcer(event.Listener):
 
 @cache
 def announce_compilation() -> None:
-    """Log a line, at WARNING so that it shows by default, if kernels turn out to need compiling."""
-    event.register("numba:compile", _Announcer())
+    """Log one line when kernels have to be compiled, at WARNING so that it shows by default."""
+    event.register("numba:compile", _CompilationLogger())
+
+
+def cache_folder_error(error: RuntimeError) -> UserError:
+    """The error to raise where numba finds no writable cache folder. numba raises its own RuntimeError when a
+    module with cached kernels is imported."""
+    return UserError(
+        f"The CPU kernels cannot be cached ({error}): set NUMBA_CACHE_DIR to a folder you may write to."
+    )

@@ -1,8 +1,8 @@
 """Sixteen float32 lanes as one value inside numba kernels.
 
-numba compiles scalar code and hopes that LLVM vectorises the loops; with several arrays in flight LLVM guards
-each short loop with overlap checks and often gives up. A value of LLVM's type <16 x float> needs no hope: it
-is one AVX-512 register, two of AVX2, four of SSE or NEON.
+numba compiles scalar code and relies on LLVM's auto-vectoriser; with several arrays in a loop, LLVM guards
+each short loop with aliasing checks and often gives up. A value of LLVM's type <16 x float> is always
+vectorised: it is one AVX-512 register, two of AVX2, four of SSE or NEON.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def _constant(value: float) -> ir.Constant:
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     parts = context.make_array(array_type)(context, builder, array)
-    # NUMBA_BOUNDSCHECK=1, as the tests set it; numba itself checks only its own indexing.
+    # With NUMBA_BOUNDSCHECK=1, as in the tests: numba checks only its own indexing.
     if config.BOUNDSCHECK:  # type: ignore[attr-defined]
         last = builder.add(index, ir.Constant(index.type, WIDTH - 1))
-        for each in (index, last):
-            do_boundscheck(context, builder, each, parts.nitems)
+        for end in (index, last):
+            do_boundscheck(context, builder, end, parts.nitems)
     return builder.bitcast(builder.gep(parts.data, [index]), _VECTOR.as_pointer())
 
 
@@ -76,7 +76,7 @@ def store(typingctx, array, index, value):
 
 @intrinsic
 def fill(typingctx, value):
-    """fill(value): one number in every lane."""
+    """fill(value): broadcast one number to every lane."""
 
     def codegen(context, builder, signature, args):
         one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), args[0], ir.Constant(_I32, 0))
@@ -96,13 +96,13 @@ def _columns_or_rows(divide: bool) -> Any:
 
 @intrinsic
 def columns(typingctx):
-    """columns(): 0 1 2 3 0 1 2 3 ..., the x of each lane in a block of 4x4 pixels."""
+    """columns(): 0 1 2 3 0 1 2 3 ..., each lane's x in a block of 4x4 pixels."""
     return lanes(), _columns_or_rows(False)
 
 
 @intrinsic
 def rows(typingctx):
-    """rows(): 0 0 0 0 1 1 1 1 ..., the y of each lane in a block of 4x4 pixels."""
+    """rows(): 0 0 0 0 1 1 1 1 ..., each lane's y in a block of 4x4 pixels."""
     return lanes(), _columns_or_rows(True)
 
 
@@ -209,10 +209,10 @@ def any_above(typingctx, a, threshold):
 
 @intrinsic
 def exp2(typingctx, a):
-    """exp2(a): 2**a to 3e-7 relative for -125 <= a <= 127; smaller a count as -125.
+    """exp2(a): 2**a to 3e-7 relative for -125 <= a <= 127; smaller a are clamped to -125.
 
-    2**round(a) goes into the exponent bits; a polynomial, fitted to the least largest relative error over
-    -0.5 .. 0.5, does the rest.
+    2**round(a) goes into the exponent bits. The fractional part, in -0.5 .. 0.5, is a minimax polynomial in
+    relative error.
     """
 
     def codegen(context, builder, signature, args):
@@ -233,7 +233,7 @@ def exp2(typingctx, a):
 
 @intrinsic
 def log2(typingctx, a):
-    """log2(a): to 2e-7, relative where a is near 1, for positive numbers that are not denormal.
+    """log2(a): to 2e-7, relative where a is near 1, for positive normal numbers.
 
     a = 2**e m with m in √½ .. √2, and log m = 2 artanh((m - 1) / (m + 1)).
     """
@@ -257,7 +257,8 @@ def log2(typingctx, a):
 
 
 def _folder(half: int) -> Any:
-    """A step of the summing tree: each group of 2*half lanes of a, then of b, shrinks to half lanes."""
+    """A step of a pairwise reduction: each group of 2*half lanes of a, then of b, is added up to half
+    lanes."""
     groups = [start + lane for start in range(0, WIDTH, 2 * half) for lane in range(half)]
     low = groups + [WIDTH + i for i in groups]
     high = [i + half for i in low]
@@ -296,7 +297,7 @@ def _prefetch(write: bool) -> Any:
 
 
 prefetch, prefetch_write = _prefetch(False), _prefetch(True)
-"""prefetch(array, index): start fetching the cache line of a flat float32 array's element."""
+"""prefetch(array, index): prefetch the cache line of an element of a flat float32 array."""
 
 
 @intrinsic

@@ -1,9 +1,9 @@
-"""Sharing a kernel's work among threads.
+"""Running numba kernels on several threads.
 
-Kernels are plain functions kernel(share, shares, *arrays), compiled to run without the interpreter's lock;
-Python threads call them. That leaves out numba's own thread layers, which need a system library, spin between
-calls or end the process when two threads enter them, and double the compile time. What a kernel computes must
-not depend on `shares`.
+Kernels are plain functions kernel(share, shares, *arrays), compiled with nogil, and called from a pool of
+Python threads. numba's own threading layers are not used: they need a system library, busy-wait between calls
+or abort when two threads enter them, and they double the compile time. A kernel's result must not depend on
+`shares`.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def thread_count() -> int:
-    """SPECULARIP_NUM_THREADS, else the processors that this process may use.
+    """SPECULARIP_NUM_THREADS, else the number of CPU cores available to this process.
 
     Raises UserError if the variable is not a positive whole number.
     """
     wanted = os.environ.get("SPECULARIP_NUM_THREADS", "")
     if not wanted:
-        return _processors()
+        return _cores()
     if not wanted.isdecimal() or int(wanted) < 1:
         raise UserError(f"SPECULARIP_NUM_THREADS must be a positive whole number, not {wanted!r}")
     return int(wanted)
 
 
 @cache
-def _processors() -> int:
-    """As the scheduler allows them and, in a container, as far as its quota of time reaches."""
+def _cores() -> int:
+    """By CPU affinity and, in a container, by its CPU quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = CGROUP_QUOTA.read_text().split()
         return max(1, min(count, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup here, or no quota ("max")
+    except (OSError, ValueError):  # no cgroup, or no quota ("max")
         return count
 
 
 def share_out(kernel: Callable[..., Any], *arguments: Any, most: int = 1 << 30) -> None:
-    """Run all shares of a kernel, at most `most` of them, and wait. Shares outnumber threads, to even out."""
+    """Run all shares of a kernel, at most `most` of them, and wait. There are more shares than threads, for
+    load balance."""
     helpers = thread_count() - 1
     shares = min(4 * (helpers + 1) if helpers else 1, most)
     waiting = itertools.count()
@@ -61,12 +62,12 @@ def share_out(kernel: Callable[..., Any], *arguments: Any, most: int = 1 << 30) 
         work()
     finally:
         for job in jobs:
-            # A helper that a busy machine has not started yet would find nothing left to do.
+            # A job that has not started yet has nothing left to do.
             if not job.cancel():
                 job.result()
 
 
 @cache
 def _pool(process: int, helpers: int) -> ThreadPoolExecutor:
-    """A pool for each process, because threads do not survive a fork."""
+    """One pool per process: threads do not survive a fork."""
     return ThreadPoolExecutor(helpers, thread_name_prefix=f"specularip-{process}")

@@ -1,12 +1,12 @@
-"""Which splats touch which tile, in depth order, down to the 4x4 blocks of pixels inside the tile.
+"""Binning: for each tile its splats in depth order, and for each the 4x4 blocks of pixels that it may touch.
 
-A *slot* is one (splat, tile) pair; slots are numbered camera by camera, splat by splat, so that everything a
-splat gathers from its tiles lies side by side. A tile's list holds slots from near to far. A slot's mask has
-one bit for each of the tile's 16 blocks that the ellipse alpha >= 1/255 can reach.
+A *slot* is one (splat, tile) pair. Slots are numbered camera by camera, splat by splat, so that the gradients
+that a splat gathers from its tiles are contiguous. A tile's list holds slots from near to far. A slot's mask
+has one bit for each of the tile's 16 blocks that the ellipse alpha >= 1/255 can reach.
 
-The lists come from two sorts by counting, each shared out by *chunks* of splats: the splats by depth, then,
-in that order, their slots by tile. Each chunk counts its own keys, a running sum over chunks gives it places
-of its own, and it writes there: no two threads meet, and the order does not depend on their number.
+The lists come from two counting sorts, parallel over *chunks* of splats: first the splats by depth, then, in
+that order, their slots by tile. Each chunk counts its own keys; a prefix sum over chunks gives it its own
+output range. No two threads write to the same place, and the order does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from specularip.kernels.threads import share_out
 from specularip.raster.projection import CHUNK, TILE
 
 DIGIT = 12
-"""Bits of the depth that one pass sorts by: its 4,096 counters fit the first-level cache."""
+"""Bits of the depth per radix sort pass: its 4,096 counters fit the L1 cache."""
 SORT_CHUNK = 8192
 
 _f32 = np.float32
@@ -32,7 +32,7 @@ class TileLists:
     """starts [B N + 1] int64: splat s owns the slots starts[s] to starts[s + 1]. masks [slots] uint16.
 
     slots and splats [pairs] int32, splats numbered b N + i; tile t, numbered camera by camera and row by row,
-    owns the pairs firsts[t] to ends[t], int64, near to far. tiles: all of them, the longest list first.
+    owns the pairs firsts[t] to ends[t], int64, near to far. tiles: all tiles, the longest list first.
     """
 
     starts: np.ndarray
@@ -45,14 +45,17 @@ class TileLists:
 
 
 def list_tiles(means2d, conics, depths, extents, boxes, width: int, height: int) -> TileLists:
-    """Sort what `projection.project` found into tiles. Raises ValueError for more slots than int32 counts."""
+    """Sort the output of `projection.project` into tiles. Raises ValueError for more slots than int32 can
+    count."""
     count, n = depths.shape
     tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
     flat = [array.reshape(count * n, -1) for array in (means2d, conics, extents, boxes)]
     starts = np.empty(count * n + 1, np.int64)
     _count_slots(flat[3], starts)
     if starts[-1] >= 2**31:
-        raise ValueError("scales are so large that the splats meet more than 2^31 tiles; draw fewer cameras")
+        raise ValueError(
+            "scales are so large that the splats cover more than 2^31 tiles; render fewer cameras"
+        )
     masks, owners = np.empty(starts[-1], np.uint16), np.empty(starts[-1], np.int32)
     share_out(_cover, *flat, starts, width, height, masks, owners)
     order, chunks = _near_to_far(depths, starts, tiles_x * tiles_y)
@@ -63,7 +66,7 @@ def list_tiles(means2d, conics, depths, extents, boxes, width: int, height: int)
     _to_offsets(counts, chunks.cameras, firsts, ends)
     slots, splats = np.empty(ends[-1], np.int32), np.empty(ends[-1], np.int32)
     share_out(_fill_tiles, *listing, n, counts, firsts, slots, splats, most=len(chunks))
-    # Dealt out in turn, the long ones first, all shares of the compositing weigh about the same.
+    # Distributed round-robin, longest first, the shares of compositing take about equally long.
     tiles = np.argsort(firsts - ends, kind="stable")
     return TileLists(starts, masks, slots, splats, firsts, ends, tiles)
 
@@ -93,8 +96,8 @@ def _cover(share, shares, means2d, conics, extents, boxes, starts, width, height
                 masks[slot] = 0
             x, y, rx, ry = means2d[s, 0], means2d[s, 1], extents[s, 0], extents[s, 1]
             x0, x1, y0, y1 = boxes[s, 0], boxes[s, 1], boxes[s, 2], boxes[s, 3]
-            # Seen along y, the ellipse's right rim is a concave curve with its peak at y = widest; so over a
-            # band of rows it reaches furthest where `widest` clips to the band. The left rim mirrors it.
+            # As a function of y, the ellipse's right edge is concave with its maximum at y = widest; so over
+            # a band of rows it is furthest right at `widest` clamped to the band. The left edge mirrors it.
             slope = -conics[s, 1] / conics[s, 0]
             widest = slope * ry * ry / rx
             core = math.sqrt(max(rx * rx - slope * slope * ry * ry, _f32(0)))
@@ -131,7 +134,7 @@ def _cover(share, shares, means2d, conics, extents, boxes, starts, width, height
 
 @dataclass(frozen=True)
 class _Chunks:
-    """Runs of splats that one thread handles at a time; none holds splats of two cameras.
+    """Runs of splats, each one work item; none contains splats of two cameras.
 
     bounds [chunks+1] int64; the chunks of camera b are cameras[b] to cameras[b + 1], int64.
     """
@@ -144,7 +147,7 @@ class _Chunks:
 
 
 def _chunks_of(firsts: np.ndarray, length: int) -> _Chunks:
-    """Cut runs that begin at firsts [B+1] into chunks of at most `length`."""
+    """Split the runs that begin at firsts [B+1] into chunks of at most `length`."""
     pieces = -(-np.diff(firsts) // length)
     cameras = np.concatenate(([0], np.cumsum(pieces)))
     bounds = [np.minimum(first + length * np.arange(count), end)
@@ -160,7 +163,7 @@ def _near_to_far(depths: np.ndarray, starts: np.ndarray, tiles: int) -> tuple[np
     """
     count, n = depths.shape
     splats = np.flatnonzero(starts[1:] != starts[:-1]).astype(np.int32)
-    # A table of counts has a row a chunk and a column a tile: chunks no shorter than a row keep it linear.
+    # The count table has a row per chunk and a column per tile: chunks no shorter than a row keep it linear.
     chunks = _chunks_of(np.searchsorted(splats, n * np.arange(count + 1)), max(SORT_CHUNK, tiles))
     if not len(splats):
         return splats, chunks
@@ -189,7 +192,8 @@ def _count_digits(share, shares, keys, shift, bounds, counts):
 
 @njit(cache=True, error_model="numpy")
 def _to_places(counts, bounds, cameras):
-    """Counts [chunks, digits] become where each chunk writes its first splat of each digit."""
+    """Turn counts [chunks, digits] into the position where each chunk writes its first splat of each
+    digit."""
     for b in range(len(cameras) - 1):
         place = bounds[cameras[b]]
         for digit in range(counts.shape[1]):
@@ -221,9 +225,9 @@ def _count_tiles(share, shares, order, bounds, starts, owners, counts):
 
 @njit(cache=True, error_model="numpy")
 def _to_offsets(counts, cameras, firsts, ends):
-    """Where the lists lie: of the tiles, firsts and ends [B tiles] int64, and inside them each chunk's part.
+    """Prefix sums: firsts and ends [B tiles] int64 of the tiles' lists, and each chunk's offset within them.
 
-    counts [chunks,tiles] becomes the number of slots which earlier chunks add to that tile.
+    counts [chunks,tiles] becomes the number of slots that earlier chunks add to that tile.
     """
     tiles = counts.shape[1]
     total = 0
@@ -243,9 +247,10 @@ def _to_offsets(counts, cameras, firsts, ends):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _fill_tiles(share, shares, order, bounds, starts, owners, per_camera, counts, firsts, slots, splats):
-    """Write each tile's list, near to far: slots and splats [pairs] int32. Uses up `counts` of `_to_offsets`.
+    """Write each tile's list, near to far: slots and splats [pairs] int32. Overwrites `counts` of
+    `_to_offsets`.
 
-    per_camera: splats a camera has.
+    per_camera: splats per camera.
     """
     tiles = counts.shape[1]
     for chunk in range(share, len(counts), shares):

@@ -1,14 +1,14 @@
-"""Alpha compositing of sorted splats, tile by tile, and its gradient: the hot loops.
+"""Alpha compositing of sorted splats, tile by tile, and its gradient: the inner loops.
 
-A tile is 16x16 pixels, held as 16 blocks of 4x4 pixels; a block is one 16-lane vector, so a small splat costs
-few idle lanes. Front to back, with gsplat's rules: alpha = min(0.999, peak exp(-sigma)), skipped below 1/255,
-and a pixel is done before the splat that would bring its transmittance to 1e-4 or less.
+A tile is 16x16 pixels, stored as 16 blocks of 4x4 pixels; a block is one 16-lane vector, so a small splat
+leaves few lanes idle. Front to back, with gsplat's rules: alpha = min(0.999, peak exp(-sigma)), skipped below
+1/255, and a pixel stops before the splat that would bring its transmittance to 1e-4 or less.
 
-A *feature* is a colour channel or, the last one, depth. The scratch of a tile holds one row of 256 pixels a
-feature, block by block, and one more for alpha. A splat's *record* holds all that a pixel wants to know of it
-in as few cache lines as possible: 6 numbers of geometry, then its features.
+A *feature* is a colour channel or, the last one, depth. A tile's scratch holds one row of 256 pixels per
+feature, block by block, and one more for alpha. A splat's *record* holds all that compositing reads of it in
+as few cache lines as possible: 6 numbers of geometry, then its features.
 """
-# numba's stubs show the intrinsics of simd.py with the typing context that numba itself supplies.
+# numba's stubs show the intrinsics of simd.py with the typing context, which numba supplies.
 # mypy: disable-error-code="call-arg, var-annotated"
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ _AHEAD = 6
 
 
 def record_size(channels):
-    """Floats of a record, and of a slot's gradient: geometry, colours and depth in whole vectors."""
+    """Floats of a record, and of a slot's gradient: geometry, colours and depth, padded to whole vectors."""
     return -(-(GEOMETRY + channels + 1) // LANES) * LANES
 
 
 def aligned(count):
-    """An uninitialised float32 array that starts on a cache line."""
+    """An uninitialised float32 array aligned to a cache line."""
     raw = np.empty(count + LANES, np.float32)
     shift = -raw.ctypes.data // 4 % LANES
     return raw[shift : shift + count]
@@ -90,7 +90,7 @@ def pack(share, shares, means2d, conics, peaks, depths, radii, colors, records):
 
 @njit(error_model="numpy", forceinline=True)
 def _offsets(x, y, block):
-    """Pixel minus centre in a block, where the centre is (x, y) in the tile's frame."""
+    """Pixel minus splat centre for a block, with the centre (x, y) in tile coordinates."""
     dx = columns() + fill(_f32((block & 3) * 4) - x)
     dy = rows() + fill(_f32((block >> 2) * 4) - y)
     return dx, dy
@@ -98,17 +98,17 @@ def _offsets(x, y, block):
 
 @njit(error_model="numpy", forceinline=True)
 def _alpha(records, at, dx, dy):
-    """alpha before the caps."""
+    """Alpha before it is clamped or skipped."""
     tilt = fill(records[at + 2]) * dx + fill(records[at + 3]) * dy
     return exp2(fill(records[at + 5]) - dx * tilt - fill(records[at + 4]) * dy * dy)
 
 
 @njit(cache=True, error_model="numpy")
 def _tile_forward(records, size, features, slots, splats, masks, first, end, left, top, live, through, sums):
-    """Composite one tile's list into `sums`; `through` is the transmittance, 0 once a pixel is done.
+    """Composite one tile's list into `sums`; `through` is the transmittance, 0 once a pixel has stopped.
 
-    Clears the bits of blocks that turn out untouched from `masks`, for the backward pass. Returns where the
-    list's useful part ends.
+    Clears the mask bits of blocks that turn out untouched, for the backward pass. Returns the position after
+    the last slot that touched a pixel.
     """
     floor, cap, done, zero = fill(_BELOW_ALPHA_MIN), fill(_ALPHA_MAX), fill(_DONE), fill(_ZERO)
     useful = first
@@ -129,7 +129,7 @@ def _tile_forward(records, size, features, slots, splats, masks, first, end, lef
             weight = alpha * before
             if not any_above(weight, zero):
                 continue
-            # Also where the splat only ends pixels: the backward pass must see them end.
+            # Also where the splat only stops pixels: the backward pass must stop them too.
             touched |= np.int64(1) << block
             after = before - weight
             weight = keep_above(weight, after, done)
@@ -151,7 +151,7 @@ def _tile_forward(records, size, features, slots, splats, masks, first, end, lef
 
 @njit(error_model="numpy", forceinline=True)
 def _start(width, height, left, top, through):
-    """Transmittance 1 inside the image, 0 outside. Returns the bits of the blocks that meet the image."""
+    """Transmittance 1 inside the image, 0 outside. Returns the mask of blocks that overlap the image."""
     live = np.int64(0)
     for at in range(PIXELS):
         block, lane = at // LANES, at % LANES
@@ -164,17 +164,17 @@ def _start(width, height, left, top, through):
 
 @njit(error_model="numpy", forceinline=True)
 def _place(x, y):
-    """Where pixel (x, y) of a tile lies in a row of the scratch."""
+    """Index of a tile's pixel (x, y) in a row of the scratch."""
     return ((y // 4) * 4 + x // 4) * LANES + y % 4 * 4 + x % 4
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def composite(share, shares, records, size, background, slots, splats, masks, tiles, starts, ends,
                      image, alpha, depth):  # fmt: skip
-    """Draw the listed `tiles` (numbered camera by camera, row by row).
+    """Composite the listed `tiles` (numbered camera by camera, row by row).
 
     background [B,C]; slots and splats [pairs], of which tile t owns starts[t] to ends[t]; image [B,H,W,C],
-    alpha and depth [B,H,W,1]. Trims masks and ends to what was visible, for `composite_backward`.
+    alpha and depth [B,H,W,1]. Trims masks and ends to what contributed, for `composite_backward`.
     """
     _, height, width, channels = image.shape
     tiles_x, tiles_y = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
@@ -210,7 +210,7 @@ def composite(share, shares, records, size, background, slots, splats, masks, ti
 
 @njit(error_model="numpy", forceinline=True)
 def _half_tree(partial, at):
-    """Half of the tree that sums 16 rows of 16 lanes into one vector."""
+    """Half of the pairwise reduction of 16 rows of 16 lanes to one vector of row sums."""
     a = fold8(load(partial, at), load(partial, at + 16))
     b = fold8(load(partial, at + 32), load(partial, at + 48))
     c = fold8(load(partial, at + 64), load(partial, at + 80))
@@ -236,11 +236,11 @@ def _tile_backward(
     partial,
     gradients,
 ):
-    """Walk one tile's list again, near to far, and write each slot's sums to `gradients`.
+    """Traverse one tile's list again, near to far, and write each slot's sums to `gradients`.
 
-    upstream: d loss / d (sum of weight times feature), one row a feature, then the same for alpha. behind:
-    the sum of weight times (upstream . features) over the splats not yet passed; it starts as the sum over
-    all of them, which the picture tells, so that one pass from the front is enough.
+    upstream: d loss / d (sum of weight times feature), one row per feature, then the same for alpha. behind:
+    the sum of weight times (upstream . features) over the splats behind the current one. It starts as the sum
+    over all splats, which follows from the image, so that a single front-to-back pass is enough.
     """
     floor, cap, done = fill(_BELOW_ALPHA_MIN), fill(_ALPHA_MAX), fill(_DONE)
     over_cap, zero, one = fill(_ABOVE_ALPHA_MAX), fill(_ZERO), fill(_ONE)
@@ -279,7 +279,7 @@ def _tile_backward(
                 line += LANES
             rest = load(behind, block * LANES) - weight * slope
             store(behind, block * LANES, rest)
-            # q = alpha dL/dalpha, nothing where the splat was skipped or capped.
+            # q = alpha dL/dalpha, 0 where the splat was skipped or its alpha clamped.
             q = weight * slope - alpha * rest / (one - alpha)
             q = keep_above(keep_above(q, weight, zero), over_cap, raw)
             qx, qy = q * dx, q * dy
@@ -320,8 +320,8 @@ def composite_backward(share, shares, records, size, background, slots, splats, 
             for x in range(left, min(left + TILE, width)):
                 at = _place(x - left, y - top)
                 covered = alpha[b, y, x, 0]
-                # image = sum + (1 - alpha) background and depth = sum / alpha. In the whole sum of weight
-                # times slope the depth's share cancels: depth stays put when all weights scale together.
+                # image = sum + (1 - alpha) background and depth = sum / alpha. In the total of weight times
+                # slope, depth cancels: scaling all weights together does not change it.
                 g_covered = g_alpha[b, y, x, 0]
                 total = g_covered * covered
                 for k in range(channels):
@@ -340,7 +340,7 @@ def composite_backward(share, shares, records, size, background, slots, splats, 
 @njit(nogil=True, cache=True, error_model="numpy")
 def gather(share, shares, conics, peaks, starts, masks, gradients, size,
                   g_means2d, g_conics, g_peaks, g_depths, g_colors):  # fmt: skip
-    """Add up each splat's slots, in a fixed order, into the gradients of what `pack` was given."""
+    """Sum each splat's slots, in a fixed order, into the gradients of the inputs of `pack`."""
     count, n, channels = len(peaks), peaks.shape[1], g_colors.shape[2]
     sums = np.empty(size, np.float32)
     for chunk in range(share, (n + CHUNK - 1) // CHUNK, shares):

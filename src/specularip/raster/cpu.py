@@ -1,7 +1,7 @@
 """The CPU path: two autograd functions around the numba kernels.
 
-Projection and compositing are apart so that the pixel positions between them are a tensor of the graph, whose
-gradient density control reads.
+Projection and compositing are separate so that the pixel positions between them are a tensor of the graph:
+density control reads its gradient.
 """
 
 from __future__ import annotations
@@ -16,34 +16,24 @@ from torch.autograd.function import once_differentiable
 from specularip.kernels.compiling import announce_compilation
 from specularip.kernels.threads import share_out
 from specularip.raster import binning, compositing, projection
+from specularip.raster.types import Raster, Scene
 
 announce_compilation()
 
 
-def rasterize_numba(
-    means: Tensor,
-    quats: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    colors: Tensor,
-    viewmats: Tensor,
-    Ks: Tensor,
-    width: int,
-    height: int,
-    background: Tensor | None,
-    antialiased: bool,
-    with_depth: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Image, alpha, depth, means2d and radii, as `rasterize` documents them; background is [B,C] or None."""
+def rasterize_numba(scene: Scene) -> Raster:
+    """See `rasterize`."""
+    colors, background = scene.colors, scene.background
     means2d, conics, peaks, depths, radii, extents, boxes = _Project.apply(
-        means, quats, scales, opacities, viewmats, Ks.detach(), colors.detach(), width, height, antialiased
-    )
+        scene.means, scene.quats, scene.scales, scene.opacities, scene.viewmats, scene.Ks.detach(),
+        colors.detach(), scene.width, scene.height, scene.antialiased,
+    )  # fmt: skip
     if background is None:
-        background = colors.new_zeros(len(viewmats), colors.shape[-1])
+        background = colors.new_zeros(len(scene.viewmats), colors.shape[-1])
     image, alpha, depth = _Composite.apply(
-        means2d, conics, peaks, depths, colors, background, radii, extents, boxes, width, height
+        means2d, conics, peaks, depths, colors, background, radii, extents, boxes, scene.width, scene.height
     )
-    return image, alpha, depth[..., : int(with_depth)], means2d, radii
+    return Raster(image, alpha, depth[..., : int(scene.depth)], means2d, radii)
 
 
 class _Project(torch.autograd.Function):
@@ -105,11 +95,11 @@ class _Composite(torch.autograd.Function):
         size = compositing.record_size(channels)
         records = compositing.aligned(peaks.numel() * size)
         share_out(compositing.pack, *splats, _per_camera(colors), records)
-        shade = _array(background).copy()  # the caller may change theirs before the backward pass
+        behind = _array(background).copy()  # the caller may change theirs before the backward pass
         image = np.empty((count, height, width, channels), np.float32)
         alpha, depth = (np.empty((count, height, width, 1), np.float32) for _ in range(2))
         ctx.plan = (
-            *(records, size, shade),
+            *(records, size, behind),
             *(lists.slots, lists.splats, lists.masks, lists.tiles, lists.firsts, lists.ends),
         )
         share_out(compositing.composite, *ctx.plan, image, alpha, depth)
@@ -129,11 +119,11 @@ class _Composite(torch.autograd.Function):
         per_slot = compositing.aligned(int(starts[-1]) * size)
         shapes = [(*peaks.shape, 2), (*peaks.shape, 3), peaks.shape, peaks.shape]
         results = [np.empty(shape, np.float32) for shape in (*shapes, ctx.color_shape)]
-        pictures = [_array(tensor) for tensor in ctx.saved_tensors]
-        for tensor, picture in zip((g_image, g_alpha, g_depth), pictures[:3]):
-            pictures.append(_gradient(tensor, picture.shape))
+        layers = [_array(tensor) for tensor in ctx.saved_tensors]
+        for tensor, layer in zip((g_image, g_alpha, g_depth), layers[:3]):
+            layers.append(_gradient(tensor, layer.shape))
         g_colors = results[-1] if len(ctx.color_shape) == 3 else results[-1][None]
-        share_out(compositing.composite_backward, *ctx.plan, *pictures, per_slot)
+        share_out(compositing.composite_backward, *ctx.plan, *layers, per_slot)
         share_out(compositing.gather, *ctx.splats, per_slot, size, *results[:4], g_colors)
         g_background = None
         if ctx.needs_input_grad[5] and g_image is not None:
@@ -146,7 +136,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _gradient(tensor: Tensor | None, shape: tuple[int, ...]) -> np.ndarray:
-    """None: nothing that follows looks at this output, so its gradient is 0."""
+    """The gradient of an output, zeros where it is None because nothing uses that output."""
     return np.zeros(shape, np.float32) if tensor is None else _array(tensor)
 
 

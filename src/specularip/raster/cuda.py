@@ -1,10 +1,10 @@
 """The CUDA path: gsplat's kernels under two autograd functions of ours, the counterparts of those in `cpu`.
 
-gsplat's own `rasterization` spends more time in Python and in small kernels around its large ones than one
-camera takes to draw. Called from here, that time pays for the test of finite numbers, which gsplat lacks.
-The layout is the unpacked one: `benchmarks/raster.py` measures both, and the packed one is slower where
-most splats are in view, as an avatar's are. One host synchronisation is left, inside `intersect_tile`,
-which must know the number of pairs before it can allocate them.
+gsplat's own `rasterization` spends more time in Python and in small kernels than one camera takes to render.
+Calling its kernels directly saves that time and leaves room for the test for finite values, which gsplat
+lacks. We use gsplat's unpacked layout: `benchmarks/raster.py` measures both, and the packed one is slower
+where most splats are in view, as an avatar's are. One host synchronisation remains, inside `intersect_tile`,
+which must know the number of splat-tile pairs before it can allocate them.
 
 The kernels are private to gsplat, so the extra `cuda` pins its version.
 """
@@ -21,39 +21,29 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from specularip.errors import UserError
+from specularip.raster.types import Raster, Scene
 
 GSPLAT = "1.5.3"
 TILE = 16
 BLUR, NEAR, FAR = 0.3, 0.01, 1e10
 CHANNELS_AT_ONCE = 32
-"""More do not fit the shared memory of every card."""
+"""More do not fit the shared memory of every GPU."""
 KERNEL_WIDTHS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32)
-"""Numbers of channels that gsplat has compiled kernels for."""
+"""Channel counts that gsplat compiles kernels for."""
 
 
-def rasterize_gsplat(
-    means: Tensor,
-    quats: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    colors: Tensor,
-    viewmats: Tensor,
-    Ks: Tensor,
-    width: int,
-    height: int,
-    background: Tensor | None,
-    antialiased: bool,
-    with_depth: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Image, alpha, depth, means2d and radii, as `rasterize` documents them; background is [B,C] or None."""
+def rasterize_gsplat(scene: Scene) -> Raster:
+    """See `rasterize`."""
     means2d, conics, peaks, depths, radii = _Project.apply(
-        means, quats, scales, opacities, viewmats, Ks.detach(), colors.detach(), width, height, antialiased
-    )
+        scene.means, scene.quats, scene.scales, scene.opacities, scene.viewmats, scene.Ks.detach(),
+        scene.colors.detach(), scene.width, scene.height, scene.antialiased,
+    )  # fmt: skip
     image, alpha, depth = _Composite.apply(
-        means2d, conics, peaks, depths, colors, background, radii, width, height, with_depth
-    )
-    # gsplat measures a splat's box by half width and half height.
-    return image, alpha, depth, means2d, radii.amax(-1)
+        means2d, conics, peaks, depths, scene.colors, scene.background, radii, scene.width, scene.height,
+        scene.depth,
+    )  # fmt: skip
+    # gsplat gives half the width and half the height of a splat's box.
+    return Raster(image, alpha, depth, means2d, radii.amax(-1))
 
 
 class _Project(torch.autograd.Function):
@@ -62,7 +52,7 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, means, quats, scales, opacities, viewmats, Ks, colors, width, height, antialiased):
         means, quats, opacities = means.contiguous(), quats.contiguous(), opacities.contiguous()
-        scales = _poisoned(scales, opacities, colors)
+        scales = _nan_where_not_finite(scales, opacities, colors)
         viewmats, Ks = viewmats.contiguous(), Ks.contiguous()
         radii, means2d, depths, conics, factors = _kernels().projection_ewa_3dgs_fused_fwd(
             means, None, quats, scales, opacities, viewmats, Ks, width, height,
@@ -95,8 +85,8 @@ class _Project(torch.autograd.Function):
 class _Composite(torch.autograd.Function):
     """means2d, conics, peaks, depths, colors, background -> image, alpha, depth.
 
-    Depth, where it is wanted, is drawn as one more channel, the first, and the channels in passes of up to
-    CHANNELS_AT_ONCE.
+    With `with_depth`, depth is composited as one more channel, the first. Channels are composited in passes
+    of up to CHANNELS_AT_ONCE.
     """
 
     @staticmethod
@@ -104,33 +94,33 @@ class _Composite(torch.autograd.Function):
         ctx: Any, means2d, conics, peaks, depths, colors, background, radii, width, height, with_depth
     ):
         count, n = peaks.shape
-        first = int(with_depth)  # channel of colour
+        first = int(with_depth)  # of the colour channels
         kernels = _kernels()
         across, down = -(-width // TILE), -(-height // TILE)
-        features, shades = colors.expand(count, n, -1), background
+        features, behind = colors.expand(count, n, -1), background
         if with_depth:
             features = torch.cat([depths[..., None], features], -1)
-            shades = None if shades is None else torch.nn.functional.pad(shades, (1, 0))
+            behind = None if behind is None else torch.nn.functional.pad(behind, (1, 0))
         else:
             features = features.clone()  # the caller may change theirs before the backward pass
         parts = _passes(features.shape[-1])
         passes = [
-            (_padded(features[..., part]), None if shades is None else _padded(shades[:, part]))
+            (_padded(features[..., part]), None if behind is None else _padded(behind[:, part]))
             for part in parts
         ]
-        # Here the processor waits for the GPU, to know how many pairs there are.
+        # Host synchronisation: the number of splat-tile pairs must be known.
         _, pairs, splats = kernels.intersect_tile(
             means2d, radii, depths, None, None, count, TILE, across, down, True, False
         )
         starts = kernels.intersect_offset(pairs, count, across, down)
         drawn = []
-        for part, (some, behind) in zip(parts, passes):
+        for part, (channels, back) in zip(parts, passes):
             layer, alpha, last = kernels.rasterize_to_pixels_3dgs_fwd(
-                means2d, conics, some, peaks, behind, None, width, height, TILE, starts, splats
+                means2d, conics, channels, peaks, back, None, width, height, TILE, starts, splats
             )
             drawn.append(layer[..., : part.stop - part.start])
         layers = drawn[0] if len(drawn) == 1 else torch.cat(drawn, -1)
-        raw_alpha, alpha = alpha, alpha.float()  # the kernel of the backward pass wants it as it was
+        raw_alpha, alpha = alpha, alpha.float()  # the backward kernel needs the dtype that it had
         image, depth = layers[..., first:], layers[..., :first] / alpha.clamp_min(1e-10)
         ctx.passes, ctx.size, ctx.color_shape, ctx.first = passes, (width, height), colors.shape, first
         ctx.set_materialize_grads(False)
@@ -158,12 +148,12 @@ class _Composite(torch.autograd.Function):
             g_layers = torch.cat([g_depth, g_image], -1)
         totals: list[Tensor] = []
         g_features = []
-        for part, (some, behind) in zip(_passes(channels + ctx.first), ctx.passes):
+        for part, (some, back) in zip(_passes(channels + ctx.first), ctx.passes):
             _, *gradients = _kernels().rasterize_to_pixels_3dgs_bwd(
-                means2d, conics, some, peaks, behind, None, *ctx.size, TILE, starts, splats, raw_alpha, last,
+                means2d, conics, some, peaks, back, None, *ctx.size, TILE, starts, splats, raw_alpha, last,
                 _padded(g_layers[..., part]), g_alpha.contiguous(), False,
             )  # fmt: skip
-            g_alpha = torch.zeros_like(alpha)  # it belongs to one pass only
+            g_alpha = torch.zeros_like(alpha)  # counted in the first pass only
             g_features.append(gradients.pop(2)[..., : part.stop - part.start])
             totals = [a + b for a, b in zip(totals, gradients)] if totals else gradients
         features = g_features[0] if len(g_features) == 1 else torch.cat(g_features, -1)
@@ -181,18 +171,18 @@ def _passes(channels: int) -> list[slice]:
 
 
 def _padded(tensor: Tensor) -> Tensor:
-    """Zeros up to the next number of channels that there is a kernel for; contiguous."""
+    """Padded with zero channels up to the next width that has a kernel; contiguous."""
     channels = tensor.shape[-1]
     width = next(width for width in KERNEL_WIDTHS if width >= channels)
     return torch.nn.functional.pad(tensor, (0, width - channels)) if width > channels else tensor.contiguous()
 
 
-def _poisoned(scales: Tensor, opacities: Tensor, colors: Tensor) -> Tensor:
-    """scales [N,3], with NaN where a splat's scales, opacity or colour are not finite.
+def _nan_where_not_finite(scales: Tensor, opacities: Tensor, colors: Tensor) -> Tensor:
+    """scales [N,3], NaN where a splat's scales, opacity or colour are not finite.
 
-    gsplat culls a splat whose mean, quaternion or scale is NaN (its radius, as a whole number, becomes 0) and
-    one infinitely far away, but draws other numbers as they are. Three kernels: where the picture is small
-    they cost more to launch than to run.
+    gsplat culls splats whose mean, quaternion or scale is NaN (their radius, cast to an integer, is 0) and
+    those at infinity, but composites other bad values. Only three kernels: for small images their launches
+    cost more than their work.
     """
     fields = [scales, opacities[:, None]] if colors.ndim == 3 else [scales, opacities[:, None], colors]
     largest = torch.linalg.vector_norm(torch.cat(fields, -1), inf, -1, keepdim=True)
@@ -202,17 +192,18 @@ def _poisoned(scales: Tensor, opacities: Tensor, colors: Tensor) -> Tensor:
 
 
 def pick_device(device: torch.device | str | None) -> torch.device:
-    """`device`, or the better one where it is None. Raises UserError where CUDA is asked for and missing."""
+    """`device`; if None, CUDA where `available`, else the CPU. Raises UserError for CUDA where there is
+    none."""
     if device is None:
         device = "cuda" if available() else "cpu"
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("PyTorch finds no CUDA GPU here: use the CPU (--device cpu)")
+        raise UserError("PyTorch finds no CUDA GPU: use the CPU (--device cpu)")
     return device
 
 
 def available() -> bool:
-    """Whether there is a GPU and gsplat can draw on it; may build gsplat's kernels."""
+    """Whether there is a GPU and gsplat runs on it; may build gsplat's kernels."""
     if not torch.cuda.is_available():
         return False
     try:
@@ -224,31 +215,31 @@ def available() -> bool:
 
 @cache
 def _kernels() -> Any:
-    """gsplat's compiled module, which builds itself on first use where it was not installed compiled."""
+    """gsplat's compiled module; gsplat builds it on first use where it was installed without."""
     try:
         found = version("gsplat")
     except PackageNotFoundError:
-        found = None  # a copy that pip does not know of, perhaps
+        found = None  # perhaps a copy that pip does not know
     if found is not None and found.split("+")[0] != GSPLAT:
         raise UserError(
-            f"Drawing on a GPU needs gsplat {GSPLAT}, not {found}: pip install 'specularip[cuda]'."
+            f"Rendering on a GPU needs gsplat {GSPLAT}, not {found}: pip install 'specularip[cuda]'."
         )
     try:
         from gsplat.cuda._backend import _C
     except ImportError as error:
         raise UserError(
-            "Drawing on a GPU needs gsplat: pip install 'specularip[cuda]', or move everything to the CPU."
+            "Rendering on a GPU needs gsplat: pip install 'specularip[cuda]', or move everything to the CPU."
         ) from error
     except (RuntimeError, OSError) as error:  # its kernels could not be built or loaded
         reason = (str(error).splitlines() or ["no reason given"])[0]
         raise UserError(
-            f"gsplat's kernels cannot be built or loaded ({reason}): install a CUDA toolkit that fits this "
-            f"torch, or a wheel of gsplat {GSPLAT} built for it, or move everything to the CPU."
+            f"gsplat's kernels cannot be built or loaded ({reason}): install a CUDA toolkit that matches "
+            f"this torch, or a wheel of gsplat {GSPLAT} built for it, or move everything to the CPU."
         ) from error
     if _C is None:
         raise UserError(
             "gsplat has no compiled kernels and found no CUDA toolkit (nvcc) to build them: install the "
-            "toolkit, or a wheel of gsplat 1.5.3 built for this torch, or move everything to the CPU."
+            f"toolkit, or a wheel of gsplat {GSPLAT} built for this torch, or move everything to the CPU."
         )
     return _C
 

@@ -1,9 +1,9 @@
-"""From 3D Gaussians to 2D splats and back: EWA projection and its hand-written gradient, in numba.
+"""EWA projection of 3D Gaussians to 2D splats, and its hand-written gradient, in numba.
 
 Formulas: Zwicker et al. 2002; Kerbl et al. 2023; the clamped Jacobian, the opacity-aware extent (Radl et al.
 2024, section B.2) and all thresholds as in gsplat 1.5.3. Every array is C-contiguous float32.
 """
-# numba gives the scalars their types, not the annotations of math, min and max.
+# numba types the scalars, not the annotations of math, min and max.
 # mypy: disable-error-code="operator, assignment"
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ALPHA_MIN = np.float32(1.0 / 255.0)
 EXTENT_MAX = np.float32(3.33)
 RADIUS_MAX = np.float32(1e9)
 CHUNK = 512
-"""Splats per unit of work. Fixed, so that sums over chunks do not depend on the number of threads."""
+"""Splats per work item. Fixed, so that sums over chunks do not depend on the number of threads."""
 
 _f32 = np.float32
 _HUGE, _FAR = _f32(1e30), _f32(1e10)
@@ -28,9 +28,9 @@ _ZERO, _ONE, _TWO, _HALF = _f32(0), _f32(1), _f32(2), _f32(0.5)
 
 
 def camera_table(viewmats, Ks, width, height):
-    """[B,20] float32: all that the kernels need of each camera, see `_camera`."""
+    """[B,20] float32: what the kernels read of each camera, see `_camera`."""
     fx, fy, cx, cy = Ks[:, 0, 0], Ks[:, 1, 1], Ks[:, 0, 2], Ks[:, 1, 2]
-    with np.errstate(all="ignore"):  # a camera that is no camera sees nothing
+    with np.errstate(all="ignore"):  # an invalid camera sees nothing
         margin_x, margin_y = _f32(0.15) * width / fx, _f32(0.15) * height / fy
         x_limits = (-cx / fx - margin_x, (width - cx) / fx + margin_x)
         y_limits = (-cy / fy - margin_y, (height - cy) / fy + margin_y)
@@ -96,7 +96,7 @@ def _times(s, x, y, z):
 
 @njit(error_model="numpy", forceinline=True)
 def _jacobian(cam, x, y, iz):
-    """j00, j02, j11, j12 of the affine approximation, and whether x / z and y / z lie inside the limits."""
+    """j00, j02, j11, j12 of the affine approximation, and whether x / z and y / z are within the limits."""
     ux, uy = x * iz, y * iz
     inside_x = cam[5][0] <= ux <= cam[5][1]
     inside_y = cam[6][0] <= uy <= cam[6][1]
@@ -131,19 +131,19 @@ def project(
     means, quats, scales, opacities, colors, cameras, width, height, antialiased,
     means2d, conics, peaks, depths, radii, extents, boxes,
 ):  # fmt: skip
-    """Fill the outputs, which come in zeroed: a culled splat keeps radius 0 and an empty box.
+    """Fill the outputs, which must be zero: a culled splat keeps radius 0 and an empty box.
 
-    colors, [1,N,C] or [B,N,C], is only looked at for numbers that are not finite; cameras: `camera_table`.
+    colors, [1,N,C] or [B,N,C], is only tested for values that are not finite; cameras: `camera_table`.
 
     means2d [B,N,2]; conics [B,N,3], xx xy yy of the inverse covariance; peaks [B,N], opacity after the
     antialiasing factor; depths [B,N]; radii [B,N] int32; extents [B,N,2], half sizes in pixels of the box
-    around alpha >= 1/255; boxes [B,N,4] int32, the tiles x0 x1 y0 y1 (ends excluded) which that box meets.
+    around alpha >= 1/255; boxes [B,N,4] int32, the tiles x0 x1 y0 y1 (ends excluded) that this box overlaps.
     """
     n, count = len(means), len(cameras)
     for chunk in range(share, (n + CHUNK - 1) // CHUNK, shares):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             norm = math.sqrt(quats[i, 0] ** 2 + quats[i, 1] ** 2 + quats[i, 2] ** 2 + quats[i, 3] ** 2)
-            # Written, here and below, so that NaN fails each test.
+            # Here and below every comparison is written so that NaN fails it.
             if not (norm > _ZERO and norm < _HUGE and opacities[i] >= ALPHA_MIN and opacities[i] < _HUGE):
                 continue
             inv = _ONE / norm
@@ -185,7 +185,7 @@ def project(
                 means2d[b, i, 0], means2d[b, i, 1] = u, v
                 conics[b, i, 0], conics[b, i, 1], conics[b, i, 2] = cyy / det, -cxy / det, cxx / det
                 peaks[b, i], depths[b, i] = peak, z
-                # A hair wider, so that rounding cannot lose a pixel on the rim.
+                # Slightly wider, so that rounding cannot lose a pixel at the edge.
                 rx, ry = rx * _f32(1.0001) + _f32(1e-3), ry * _f32(1.0001) + _f32(1e-3)
                 extents[b, i, 0], extents[b, i, 1] = rx, ry
                 x0, x1 = max(np.ceil(u - rx - _HALF), _ZERO), min(np.floor(u + rx - _HALF), _f32(width - 1))
@@ -204,7 +204,7 @@ def project_backward(
 ):  # fmt: skip
     """Gradients of `project`: g_means [N,3], g_quats [N,4], g_scales [N,3], g_opacities [N], all overwritten.
 
-    g_viewmats [chunks,B,12] float64 receives each chunk's share of d/d(R|t), row by row; empty = not wanted.
+    g_viewmats [chunks,B,12] float64 receives each chunk's part of d/d(R|t), row by row; empty = not needed.
     """
     n, count = len(means), len(cameras)
     for chunk in range(share, (n + CHUNK - 1) // CHUNK, shares):
@@ -264,7 +264,7 @@ def project_backward(
                 gu, gv = g_means2d[b, i, 0], g_means2d[b, i, 1]
                 gx, gy = gu * j00, gv * j11
                 gz = g_depths[b, i] - (gx * x + gy * y) * iz
-                # j00 = fx/z and j02 = -fx clamp(x/z)/z, hence j02's z-slope is -2 j02/z where x/z is free.
+                # j00 = fx/z and j02 = -fx clamp(x/z)/z, hence dj02/dz is -2 j02/z where x/z is not clamped.
                 gz -= (g_j00 * j00 + g_j11 * j11 + g_j02 * j02 + g_j12 * j12) * iz
                 if inside_x:
                     gx -= g_j02 * j00 * iz

@@ -1,6 +1,8 @@
-"""The oracle: the same picture in plain float64 torch, dense over splats and pixels, gradients by autograd.
+"""Reference implementation: the same image in plain float64 torch, dense over splats and pixels, with
+autograd.
 
-Memory grows as N x H x W: for small scenes, for tests, for reading what the fast kernels compute.
+Memory grows as N x H x W. It serves as the oracle of tests on small scenes, and shows what the fast kernels
+compute.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from specularip.raster.api import Raster
+from specularip.raster.types import Raster
 
 NEAR = 0.01
 BLUR = 0.3
@@ -31,7 +33,7 @@ def rasterize_reference(
     *,
     antialiased: bool = False,
 ) -> Raster:
-    """`rasterize`, slowly: same arguments (any float dtype, computed in float64), same outputs in float64."""
+    """`rasterize`, slowly: the same arguments in any float dtype, the same outputs in float64."""
     means, quats, scales, opacities, colors, viewmats, Ks = (
         tensor.double() for tensor in (means, quats, scales, opacities, colors, viewmats, Ks)
     )
@@ -76,8 +78,8 @@ def _project(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pixel positions [N,2], 2D covariances before the blur [N,2,2] and depths [N] in one camera.
 
-    The affine approximation of EWA splatting (Zwicker et al. 2002); the point where the Jacobian is taken
-    is clamped to 1.3 times the field of view, as gsplat does, because it explodes far outside the image.
+    The affine approximation of EWA splatting (Zwicker et al. 2002). The point where the Jacobian is taken is
+    clamped to 1.3 times the field of view, as in gsplat, because the Jacobian diverges far outside the image.
     """
     rotation, translation = viewmat[:3, :3], viewmat[:3, 3]
     x, y, z = (means @ rotation.T + translation).unbind(-1)
@@ -108,7 +110,7 @@ def _composite(
     blurred = covariance2d + BLUR * torch.eye(2, dtype=means2d.dtype, device=means2d.device)
     det = torch.linalg.det(blurred)
     if antialiased:
-        # The floor keeps the gradient of the root finite where a splat is seen edge on.
+        # The floor keeps the square root's gradient finite where a splat is seen edge on.
         opacities = opacities * (torch.linalg.det(covariance2d) / det).clamp_min(1e-12).sqrt()
     with torch.no_grad():
         extent = (2 * (opacities.clamp_min(ALPHA_MIN) / ALPHA_MIN).log()).sqrt().clamp_max(3.33)

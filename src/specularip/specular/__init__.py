@@ -1,22 +1,25 @@
-"""The specular branch: one light for all, a material for each Gaussian, and the formula where they meet."""
+"""The specular branch: one light shared by all Gaussians, a material per Gaussian, and the shading
+formula."""
 
 from specularip.specular.culling import in_view
 from specularip.specular.dispatch import warm_up
 from specularip.specular.head import (
-    Lobes,
+    PreparedShading,
     SpecularConfig,
     SpecularHead,
     facing,
     fibonacci_directions,
     shading_normals,
 )
-from specularip.specular.shading import LATENTS, specular_reference
+from specularip.specular.shading import LATENTS, Light, Surface, specular_reference
 
 __all__ = [
     "LATENTS",
-    "Lobes",
+    "Light",
+    "PreparedShading",
     "SpecularConfig",
     "SpecularHead",
+    "Surface",
     "facing",
     "fibonacci_directions",
     "in_view",

@@ -1,4 +1,4 @@
-"""The specular colour by the fastest means at hand."""
+"""Chooses the implementation of shading: Triton on CUDA, numba on the CPU, plain tensors for other dtypes."""
 
 from __future__ import annotations
 
@@ -6,59 +6,52 @@ import torch
 from torch import Tensor
 
 from specularip.errors import UserError
-from specularip.raster.api import no_cache
-from specularip.specular.shading import LATENTS, specular_reference
+from specularip.specular.shading import LATENTS, Light, Surface, specular_reference
 
 
-def shade_fused(
-    latents: Tensor,
-    diffuse: Tensor,
-    normals: Tensor,
-    means: Tensor,
-    centres: Tensor,
-    light_axes: Tensor,
-    light_widths: Tensor,
-    light_colors: Tensor,
-    ambient: Tensor,
-    visible: Tensor | None = None,
-) -> Tensor:
+def shade_fused(surface: Surface, light: Light, centres: Tensor, visible: Tensor | None = None) -> Tensor:
     """`shading.specular_reference`, [B,N,3], by a fused kernel: Triton on CUDA, numba on the CPU.
 
-    visible: [B,N] bool, which Gaussians are wanted in which camera; the others' colours and gradients are 0
-    and cost next to nothing. Gradients reach latents, diffuse, normals and the light, not means and centres.
-    Whatever is not float32 takes the plain path. Raises UserError for CUDA tensors where Triton is missing.
+    centres [B,3]: positions of the cameras. visible [B,N] bool: which Gaussians to shade for which camera;
+    the others' colours and gradients are 0 and cost almost nothing. Gradients reach latents, diffuse, normals
+    and the light, not means and centres. Tensors that are not float32 take the plain path. Raises UserError
+    for CUDA tensors where Triton is missing.
     """
-    arguments = (
-        latents, diffuse, normals, means, centres, light_axes, light_widths, light_colors, ambient,
-    )  # fmt: skip
-    if any(argument.dtype != torch.float32 for argument in arguments):
-        means, centres = means.detach(), centres.detach()
-        shown = specular_reference(*arguments[:3], means, centres, *arguments[5:])
-        return shown if visible is None else torch.where(visible[..., None], shown, 0)
-    if latents.is_cuda:
+    if any(tensor.dtype != torch.float32 for tensor in (*surface, centres, *light)):
+        surface = surface._replace(means=surface.means.detach())
+        specular = specular_reference(surface, light, centres.detach())
+        return specular if visible is None else torch.where(visible[..., None], specular, 0)
+    device = surface.latents.device
+    if device.type == "cuda":
         try:
-            from specularip.specular.triton_shading import shade_triton as shade
+            from specularip.specular.triton_shading import shade_triton
         except ImportError as error:
-            raise no_triton() from error
-    elif latents.device.type == "cpu":
+            raise triton_missing_error() from error
+        return shade_triton(surface, light, centres, visible)
+    if device.type == "cpu":
         try:
-            from specularip.specular.numba_shading import shade_numba as shade
+            from specularip.specular.numba_shading import shade_numba
         except RuntimeError as error:
-            raise no_cache(error) from error
-    else:
-        raise UserError(f"highlights are drawn on CUDA or on the CPU, not on {latents.device.type!r}")
-    return shade(*arguments, visible)
+            from specularip.kernels.compiling import cache_folder_error
+
+            raise cache_folder_error(error) from error
+        return shade_numba(surface, light, centres, visible)
+    raise UserError(f"highlights are shaded on CUDA or on the CPU, not on {device.type!r}")
 
 
-def no_triton() -> UserError:
-    """What to tell where CUDA tensors came and Triton is not there."""
+def triton_missing_error() -> UserError:
+    """The error to raise for CUDA tensors where Triton is not installed."""
     return UserError("Highlights on a GPU need Triton: pip install triton, or move everything to the CPU.")
 
 
 def warm_up(device: torch.device | str = "cpu") -> None:
-    """Compile the kernels of `device`, or load them from their cache, by shading and differentiating one
-    Gaussian. Raises UserError where something that they need is not installed."""
+    """Compile the kernels of `device`, or load them from their cache: shade one Gaussian, forward and
+    backward.
+
+    Raises UserError where something that they need is not installed.
+    """
     up, one = torch.tensor([[0.0, 0.0, 1.0]]).to(device), torch.ones(1, device=device)
     latents = torch.zeros(1, LATENTS, device=device, requires_grad=True)
-    light = (up, one, up, torch.zeros(9, 3, device=device))
-    shade_fused(latents, up * 0.5, up, up * 0.0, up * 2.0, *light).sum().backward()
+    surface = Surface(latents, diffuse=up * 0.5, normals=up, means=up * 0.0)
+    light = Light(axes=up, widths=one, colors=up, ambient=torch.zeros(9, 3, device=device))
+    shade_fused(surface, light, up * 2.0).sum().backward()

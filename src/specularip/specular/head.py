@@ -1,9 +1,9 @@
-"""The specular head: the light that all Gaussians share, and the material that each one's latent says.
+"""The specular head: the light that all Gaussians share, and the material that each latent encodes.
 
-`prepare` runs once per step and knows no camera: it reads the light and, where asked for, lets *mutual
-attention* between the diffuse colour and the material change the latents. `shade` runs per view and is one
-formula (see `shading`), by a fused kernel: nothing is left to a network there, so that a few views are enough
-and a shader can repeat it.
+`prepare` runs once per step and needs no camera: it activates the light's parameters and, if configured,
+applies *mutual attention* between the diffuse colour and the material to the latents. `shade` runs per view.
+It is one formula (see `shading`) in a fused kernel, without a network, so that few training views suffice and
+a shader can evaluate it.
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from specularip.gaussians import Gaussians
-from specularip.specular.attention import MutualAttention
 from specularip.specular.dispatch import shade_fused
-from specularip.specular.shading import LATENTS, REFLECTANCE, harmonics
+from specularip.specular.mutual_attention import MutualAttention
+from specularip.specular.shading import LATENTS, REFLECTANCE, Light, Surface, harmonics
 
 PACE = 3.0
-"""Logarithms of widths and colours are parameters times PACE: with the learning rate that turns an axis by
-half a degree a step, a lobe gets twenty times as bright within a hundred."""
+"""Log widths and log colours are parameters times PACE: at the learning rate that turns an axis by half a
+degree a step, a lobe can become twenty times as bright within a hundred steps."""
 WIDTH = 0.64
-"""Widths of all lobes at the start, added up: K even ones just overlap, as seen in a surface of ROUGHNESS."""
+"""Sum of all initial lobe widths: K evenly spaced lobes just overlap, as mirrored by a surface of
+ROUGHNESS."""
 AMBIENT_PACE = 2.5
-"""The ambient is parameters times this times the radiance of the start: a dim one changes slowly."""
+"""The ambient is parameters times this times the initial radiance, so that a dim one changes slowly."""
 AMBIENT_SHARE = 0.25
-"""The ambient's radiance at the start, relative to the lobes'."""
+"""Initial radiance of the ambient, relative to the lobes'."""
 
 
 @dataclass(frozen=True)
 class SpecularConfig:
-    """Sizes of the head's tensors, and where its light starts."""
+    """Sizes of the head's tensors, and the initial light."""
 
     lights: int = 64
-    """K, lobes of the light."""
+    """K, the number of lobes of the light."""
     attention: bool = False
     """Mutual attention between the diffuse colour and the latent."""
     token: int = 8
     """Width of the attention's tokens."""
     radiance: float = 0.4
-    """Of the light at the start, the same from everywhere; the latents' zeros reflect 8 % of it head on."""
+    """Initial radiance, the same from all directions; zero latents reflect 8 % of it at normal incidence."""
 
     def __post_init__(self) -> None:
         if not all(1 <= size <= 1024 for size in (self.lights, self.token)):
@@ -52,28 +53,25 @@ class SpecularConfig:
 
 
 @dataclass(frozen=True)
-class Lobes:
-    """What `prepare` knows of N Gaussians and K lobes of the light before any camera; the inputs of
-    `specular_reference` by their names there."""
+class PreparedShading:
+    """The inputs of shading that depend on no camera: latents [N,34] after mutual attention, diffuse [N,3],
+    and the light."""
 
     latents: Tensor
     diffuse: Tensor
-    light_axes: Tensor
-    light_widths: Tensor
-    light_colors: Tensor
-    ambient: Tensor
+    light: Light
 
     @property
     def reflectance(self) -> Tensor:
-        """Share of the light that is mirrored head on, [N,3] in 0..1."""
+        """Specular reflectance at normal incidence, [N,3] in 0..1."""
         return torch.sigmoid(self.latents[:, 3:6] + math.log(REFLECTANCE / (1 - REFLECTANCE)))
 
 
 class SpecularHead(nn.Module):
-    """Latents to highlights; one head, and so one light, for all Gaussians of an avatar.
+    """Maps latents to specular colour; one head, and so one light, for all Gaussians of an avatar.
 
-    The light starts white and equally bright from everywhere. One learning rate suits all parameters, about
-    1e-2 under Adam. The same `seed` gives the same head; the global random state is not touched.
+    The light starts white and uniform. One learning rate suits all parameters, about 1e-2 with Adam. The same
+    `seed` gives the same head; the global random state is not touched.
     """
 
     def __init__(self, config: SpecularConfig | None = None, seed: int = 0) -> None:
@@ -93,22 +91,24 @@ class SpecularHead(nn.Module):
                 torch.default_generator.manual_seed(seed)
                 self.attention = MutualAttention(config.token)
 
-    def prepare(self, latents: Tensor, diffuse: Tensor) -> Lobes:
-        """All that depends on no view. latents [N,34], see `shading.LATENTS`; diffuse [N,3] in 0..1."""
+    def prepare(self, latents: Tensor, diffuse: Tensor) -> PreparedShading:
+        """All that is independent of the view. latents [N,34], see `shading.LATENTS`; diffuse [N,3] in 0..1.
+
+        Raises ValueError for other shapes.
+        """
         if latents.ndim != 2 or latents.shape[1] != LATENTS:
             raise ValueError(f"latents must be [N,{LATENTS}], got {list(latents.shape)}")
         if diffuse.shape != (len(latents), 3):
             raise ValueError(f"diffuse must be [{len(latents)},3], got {list(diffuse.shape)}")
         if self.attention is not None:
             latents = latents + self.attention(latents, diffuse)
-        return Lobes(
-            latents=latents,
-            diffuse=diffuse,
-            light_axes=F.normalize(self.axes, dim=-1),
-            light_widths=(PACE * self.raw_widths).exp(),
-            light_colors=(PACE * self.raw_colors).exp(),
+        light = Light(
+            axes=F.normalize(self.axes, dim=-1),
+            widths=(PACE * self.raw_widths).exp(),
+            colors=(PACE * self.raw_colors).exp(),
             ambient=AMBIENT_PACE * self.config.radiance * self.raw_ambient,
         )
+        return PreparedShading(latents, diffuse, light)
 
     def forward(
         self,
@@ -119,34 +119,29 @@ class SpecularHead(nn.Module):
         centres: Tensor,
         visible: Tensor | None = None,
     ) -> Tensor:
-        """`prepare` and `shade` in one."""
+        """`prepare` followed by `shade`."""
         return self.shade(self.prepare(latents, diffuse), normals, means, centres, visible)
 
     def shade(
-        self, lobes: Lobes, normals: Tensor, means: Tensor, centres: Tensor, visible: Tensor | None = None
+        self,
+        prepared: PreparedShading,
+        normals: Tensor,
+        means: Tensor,
+        centres: Tensor,
+        visible: Tensor | None = None,
     ) -> Tensor:
-        """What the highlight adds to the diffuse colour, [B,N,3]; the residual makes it negative at times.
+        """The specular colour, which is added to the diffuse one, [B,N,3]; the residual can make it negative.
 
-        normals [N,3]: unit, either side. means [N,3], centres [B,3]: positions of Gaussians and cameras.
-        visible [B,N] bool: where False, the colour is not wanted and comes out as 0. Gradients reach all but
+        normals [N,3]: unit, of either orientation. means [N,3], centres [B,3]: positions of Gaussians and
+        cameras. visible [B,N] bool: where False, the colour is not computed but 0. Gradients reach all but
         the positions.
         """
-        return shade_fused(
-            lobes.latents,
-            lobes.diffuse,
-            normals,
-            means,
-            centres,
-            lobes.light_axes,
-            lobes.light_widths,
-            lobes.light_colors,
-            lobes.ambient,
-            visible,
-        )
+        surface = Surface(prepared.latents, prepared.diffuse, normals, means)
+        return shade_fused(surface, prepared.light, centres, visible)
 
 
 def fibonacci_directions(count: int) -> Tensor:
-    """`count` unit directions [K,3] that cover the sphere evenly: the spherical Fibonacci spiral about the
+    """`count` unit directions [K,3], evenly spread over the sphere: the spherical Fibonacci spiral about the
     world's vertical. Deterministic."""
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
@@ -158,13 +153,13 @@ def fibonacci_directions(count: int) -> Tensor:
 
 
 def shading_normals(gaussians: Gaussians) -> Tensor:
-    """Unit normals [N,3] in the world: each Gaussian's shortest axis plus its learned residual. Either side:
-    one normal line for all cameras, turned to each by who needs it (`facing`)."""
+    """Unit normals [N,3] in world space: each Gaussian's shortest axis plus its learned residual. Their
+    orientation is arbitrary; `facing` flips them towards a camera."""
     shortest = gaussians.log_scales.argmin(-1)
     axis = gaussians.rotations.gather(2, shortest[:, None, None].expand(-1, 3, 1))[..., 0]
     return F.normalize(axis + gaussians.normal_residuals, dim=-1)
 
 
 def facing(normals: Tensor, view_dirs: Tensor) -> Tensor:
-    """normals [...,3] turned to the side of the camera. view_dirs [...,3]: ω_o, from surface to camera."""
+    """normals [...,3], flipped towards the camera. view_dirs [...,3]: ω_o, from surface to camera."""
     return torch.where((normals * view_dirs).sum(-1, keepdim=True) < 0, -normals, normals)

@@ -1,14 +1,15 @@
-"""The specular colour on the CPU: `shading.specular_reference`, sixteen Gaussians at a time, in numba.
+"""Shading on the CPU: `shading.specular_reference` in numba, sixteen Gaussians at a time.
 
-Only the Gaussians that are wanted are touched: a list names them, sixteen of them are laid out number by
-number, and all arithmetic is on lanes of raster/simd.py. With a = αx² + spread and c = αy² + spread
+Only visible Gaussians are processed: they are given as a list of indices, sixteen at a time are gathered into
+a structure of arrays, and all arithmetic is on the vectors of kernels/simd.py. With a = αx² + spread and c =
+αy² + spread
 
     d = 1 / (a c |h|²),  E = (c (h·t)² + a (h·b)²) d,  weight = max(n·l, 0) √(a c) d e^(−E) / π
 
-so that a lobe takes one division, one root and one exponential. The backward kernel evaluates the lobes
-again, and adds up what lights receive chunk by chunk: no sum depends on the number of threads.
+so that a lobe takes one division, one square root and one exponential. The backward kernel recomputes the
+lobes and sums the light's gradients chunk by chunk, so that no sum depends on the number of threads.
 """
-# numba's stubs show the intrinsics of simd.py with the typing context that numba itself supplies.
+# numba's stubs show the intrinsics of simd.py with the typing context, which numba supplies.
 # mypy: disable-error-code="call-arg, operator, assignment, var-annotated, no-untyped-def"
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ from specularip.kernels.simd import (
 )
 from specularip.kernels.threads import share_out
 from specularip.specular import shading
+from specularip.specular.shading import Light, Surface
 
 announce_compilation()
 
 LANES = 16
 CHUNK = 256
-"""Gaussians per unit of work. Fixed, so that sums over chunks do not depend on the number of threads."""
+"""Gaussians per work item. Fixed, so that sums over chunks do not depend on the number of threads."""
 
 _f32 = np.float32
 _LOG2E = _f32(math.log2(math.e))
@@ -69,36 +71,23 @@ _BELOW_ZERO, _ABOVE_ONE = _f32(-1e-37), np.nextafter(_f32(1), _f32(2))
 _SH0, _SH1, _SH2 = _f32(0.28209479177387814), _f32(0.4886025119029199), _f32(1.0925484305920792)
 _SH2_POLAR, _SH2_PLANE = _f32(0.31539156525252005), _f32(0.5462742152960396)
 
-# Rows of a group's scratch, sixteen numbers each.
+# Rows of the scratch of sixteen Gaussians, one vector each.
 _LATENTS, _RESIDUAL = shading.LATENTS, shading.RESIDUAL
 _DIFFUSE, _NORMAL, _MEAN = _LATENTS, _LATENTS + 3, _LATENTS + 6
 _ROWS = _LATENTS + 9
 _LIGHT = 8
-"""Floats of a light: axis, width, colour, nothing."""
+"""Floats per light: axis, width, colour, padding."""
 _LIGHT_SUMS = 7
 
 
-def shade_numba(
-    latents: Tensor,
-    diffuse: Tensor,
-    normals: Tensor,
-    means: Tensor,
-    centres: Tensor,
-    light_axes: Tensor,
-    light_widths: Tensor,
-    light_colors: Tensor,
-    ambient: Tensor,
-    visible: Tensor | None = None,
-) -> Tensor:
+def shade_numba(surface: Surface, light: Light, centres: Tensor, visible: Tensor | None = None) -> Tensor:
     """`shading.specular_reference` for float32 CPU tensors, [B,N,3]; 0 where `visible` [B,N] bool is False.
 
-    Gradients reach latents, diffuse, normals and the four tensors of the light; means and centres count as
-    constants, and gradients cannot be differentiated again. The same bits whatever the number of threads.
+    Gradients reach latents, diffuse, normals and the light; means and centres count as constants. No second
+    derivatives. The same bits for any number of threads.
     """
-    return _Shade.apply(
-        latents, diffuse, normals, means.detach(), centres.detach(), light_axes, light_widths, light_colors,
-        ambient, visible,
-    )  # fmt: skip
+    latents, diffuse, normals, means = surface
+    return _Shade.apply(latents, diffuse, normals, means.detach(), centres.detach(), *light, visible)
 
 
 class _Shade(torch.autograd.Function):
@@ -166,7 +155,7 @@ def _chunks(indices: np.ndarray) -> int:
 
 @njit(error_model="numpy", forceinline=True)
 def _triple(rows, first):
-    """Three rows of a scratch."""
+    """Three rows of the scratch."""
     at = first * LANES
     return load(rows, at), load(rows, at + LANES), load(rows, at + 2 * LANES)
 
@@ -198,13 +187,13 @@ def _cross(a, b):
 
 @njit(error_model="numpy", forceinline=True)
 def _over_length(a):
-    """One over the length, but at most 1e12."""
+    """The reciprocal of the length, at most 1e12."""
     return fill(_f32(1)) / maximum(sqrt(_dot(a, a)), fill(_f32(1e-12)))
 
 
 @njit(error_model="numpy", forceinline=True)
 def _exp(a):
-    """e**a; where that exceeds 2**126 that."""
+    """e**a, at most 2**126."""
     return exp2(minimum(a * fill(_LOG2E), fill(_f32(126))))
 
 
@@ -216,10 +205,10 @@ def _sigmoid(a):
 
 @njit(error_model="numpy", forceinline=True)
 def _cos_sin(angle):
-    """Of the half angle within half a turn by their series, then doubled."""
+    """Range reduction to within half a turn, Taylor series of half that angle, double-angle formulas."""
     turns = nearest(angle * fill(_TURN))
     half = (angle - turns * fill(_TURN_HIGH) - turns * fill(_TURN_LOW)) * fill(_f32(0.5))
-    # No angle is so large that it would leave the series' range, let alone that of numbers.
+    # For huge angles the reduction loses all digits; the series must not overflow then.
     half = maximum(minimum(half, fill(_f32(1.6))), fill(_f32(-1.6)))
     x = half * half
     s = fill(_SINE[4]) + x * fill(_SINE[5])
@@ -234,7 +223,7 @@ def _cos_sin(angle):
 
 @njit(error_model="numpy", forceinline=True)
 def _gather(indices, start, size, latents, diffuse, normals, means, rows):
-    """Lay out sixteen Gaussians; lanes beyond `size` repeat the last one."""
+    """Gather sixteen Gaussians into `rows`; lanes beyond `size` repeat the last one."""
     for lane in range(LANES):
         i = np.uint64(indices[start + min(lane, size - 1)])
         at = np.uint64(lane)
@@ -251,8 +240,8 @@ def _gather(indices, start, size, latents, diffuse, normals, means, rows):
 
 @njit(error_model="numpy", forceinline=True)
 def _tangents(normal, angle):
-    """Tangent, bitangent; and for their gradient cosine and sine, the level vector's part along the normal,
-    and one over its length without that part."""
+    """Tangent and bitangent; and for their gradient the cosine and sine, the horizontal vector's component
+    along the normal, and the reciprocal length of what remains without it."""
     x, y = normal[0], normal[1]
     ahead = x + fill(_POLE)
     along = ahead * y - y * x
@@ -273,7 +262,7 @@ def _view(rows, centre):
 
 @njit(error_model="numpy", forceinline=True)
 def _facing(normal, view):
-    """-1 for normals that look away, the normal's cosine to the viewer, the mirrored direction."""
+    """-1 for normals that face away, the cosine to the viewer raw and clamped, the flipped normal, ω_r."""
     signed = _dot(normal, view)
     side = choose(signed, fill(_BELOW_ZERO), fill(_f32(1)), fill(_f32(-1)))
     raw = signed * side
@@ -284,7 +273,7 @@ def _facing(normal, view):
 
 @njit(error_model="numpy", forceinline=True)
 def _roughness(logarithm):
-    """Before and after the limits."""
+    """Roughness before and after clamping."""
     raw = fill(_ROUGHNESS) * _exp(logarithm)
     return raw, minimum(maximum(raw, fill(_MIN_ROUGHNESS)), fill(_MAX_ROUGHNESS))
 
@@ -308,7 +297,7 @@ def _harmonics(d):
 
 @njit(error_model="numpy", forceinline=True)
 def _radiance(h, ambient, c):
-    """Ambient light of one colour, before negative values are cut off."""
+    """Ambient light of one channel, before clamping at 0."""
     total = h[0] * fill(ambient[c]) + h[1] * fill(ambient[3 + c]) + h[2] * fill(ambient[6 + c])
     total = total + h[3] * fill(ambient[9 + c]) + h[4] * fill(ambient[12 + c]) + h[5] * fill(ambient[15 + c])
     return total + h[6] * fill(ambient[18 + c]) + h[7] * fill(ambient[21 + c]) + h[8] * fill(ambient[24 + c])
@@ -316,7 +305,7 @@ def _radiance(h, ambient, c):
 
 @njit(error_model="numpy", forceinline=True)
 def _to_linear(shown):
-    """Linear light and its slope."""
+    """Linear light and its derivative."""
     base = maximum((shown + fill(_f32(0.055))) * fill(_f32(1 / 1.055)), fill(_f32(1e-5)))
     slope = exp2(fill(_f32(1.4)) * log2(base))
     limit = fill(_f32(0.04045))
@@ -326,7 +315,7 @@ def _to_linear(shown):
 
 @njit(error_model="numpy", forceinline=True)
 def _to_shown(linear):
-    """sRGB with its shoulder above 1, and the slope of both."""
+    """sRGB with its shoulder above 1, and the derivative of both."""
     base = maximum(linear, fill(_f32(1e-5)))
     power = fill(_f32(1.055)) * exp2(log2(base) * fill(_f32(1 / 2.4)))
     limit, one, shoulder = fill(_f32(0.0031308)), fill(_f32(1)), fill(_SHOULDER)
@@ -338,7 +327,7 @@ def _to_shown(linear):
 
 @njit(error_model="numpy", forceinline=True)
 def _surface(rows, mirrored, cosine, smoothness):
-    """Visibility, Schlick's power of the cosine; of each colour reflectance head on and what grazing adds."""
+    """Visibility and Schlick's fifth power; per channel the reflectance at normal incidence and its gain."""
     tilt = _dot(_triple(rows, 7), mirrored)
     unshadowed = _sigmoid(fill(_VISIBILITY) + load(rows, 6 * LANES) + tilt)
     rest = fill(_f32(1)) - cosine
@@ -362,7 +351,7 @@ def _axis(lights, at):
 
 @njit(error_model="numpy", forceinline=True)
 def _grazing(h_2):
-    """One minus the cosine |h| / 2 to the power of four, that cosine, and Schlick's power of it."""
+    """(1 - |h| / 2)^4, the cosine |h| / 2 itself, and Schlick's (1 - |h| / 2)^5."""
     one = fill(_f32(1))
     cosine = sqrt(h_2) * fill(_f32(0.5))
     rest = maximum(one - cosine, fill(_f32(0)))
@@ -372,7 +361,7 @@ def _grazing(h_2):
 
 @njit(error_model="numpy", forceinline=True)
 def _light_sum(lights, n, view, tangent, bitangent, square_along, square_across):
-    """Sums over lights of colour times lobe, and of that times Schlick's power."""
+    """Sums over lights of colour times lobe, and of that times Schlick's fifth power."""
     zero, one, two, smallest = fill(_f32(0)), fill(_f32(1)), fill(_f32(2)), fill(_MIN_H2)
     four, most = fill(_f32(4)), fill(_MAX_STRETCH)
     view_tangent, view_bitangent = _dot(view, tangent), _dot(view, bitangent)
@@ -397,7 +386,7 @@ def _light_sum(lights, n, view, tangent, bitangent, square_along, square_across)
 
 @njit(error_model="numpy", forceinline=True)
 def _residual(rows, c, view, slow):
-    """The residual of one colour; slow: harmonics of the view direction."""
+    """The residual of one channel; slow: harmonics of the view direction."""
     at = (_RESIDUAL + 8 * c) * LANES
     total = load(rows, at) * view[0] + load(rows, at + LANES) * view[1] + load(rows, at + 2 * LANES) * view[2]
     total = total + load(rows, at + 3 * LANES) * slow[4] + load(rows, at + 4 * LANES) * slow[5]
@@ -420,13 +409,13 @@ def _residual_backward(out, c, view, slow, g):
 
 @njit(error_model="numpy", forceinline=True)
 def _reflected(head, gain, steady, rising, sky, schlick):
-    """One colour of the mirrored light: Fresnel's term times all there is."""
+    """One channel of the reflected light: the Fresnel term times lobes and ambient."""
     return head * (steady + sky) + gain * (rising + schlick * sky)
 
 
 @njit(error_model="numpy", forceinline=True)
 def _color(rows, c, light):
-    """One colour of what the mirrored light adds."""
+    """One channel of what reflected light adds to the diffuse colour."""
     base = load(rows, (_DIFFUSE + c) * LANES)
     linear, _ = _to_linear(base)
     shown, _ = _to_shown(linear + light)
@@ -435,7 +424,7 @@ def _color(rows, c, light):
 
 @njit(error_model="numpy", forceinline=True)
 def _sky(harmonics, ambient):
-    """Ambient light, before negative values are cut off."""
+    """Ambient light, before clamping at 0."""
     return (
         _radiance(harmonics, ambient, 0),
         _radiance(harmonics, ambient, 1),
@@ -460,7 +449,7 @@ def _all_reflected(head, gain, steady, rising, sky, schlick):
 
 @njit(error_model="numpy", forceinline=True)
 def _scatter(rows, first, width, indices, start, size, target):
-    """Add `width` rows to the rows of the listed Gaussians."""
+    """Add `width` rows of the scratch to the Gaussians' rows of `target`."""
     for lane in range(size):
         at = np.uint64(indices[start + lane]) * np.uint64(width)
         for k in range(width):
@@ -471,8 +460,8 @@ def _scatter(rows, first, width, indices, start, size, target):
 def _forward(
     share, shares, indices, centre, latents, diffuse, normals, means, lights, ambient, keep, shown, lobes
 ):
-    """Shade the listed Gaussians for one camera. All arrays flat; lights: _LIGHT floats each; shown and lobes
-    [N 3], with `keep` lobes [N 6], the sums over lights."""
+    """Shade the Gaussians in `indices` for one camera. All arrays are flat; lights: _LIGHT floats each; shown
+    [N 3]; with `keep`, lobes [N 6] receives the sums over lights."""
     rows = np.empty(_ROWS * LANES, np.float32)
     out = np.empty(6 * LANES, np.float32)
     count = len(indices)
@@ -519,7 +508,7 @@ def _store_triple(rows, first, a):
 
 @njit(error_model="numpy", forceinline=True)
 def _color_backward(rows, c, specular, g):
-    """From the gradient `g` of one shown colour, that of the linear light and of the diffuse colour."""
+    """From the gradient `g` of one output channel, those of the linear light and of the diffuse colour."""
     linear, base_slope = _to_linear(load(rows, (_DIFFUSE + c) * LANES))
     _, slope = _to_shown(linear + specular)
     g_linear = g * slope
@@ -528,14 +517,15 @@ def _color_backward(rows, c, specular, g):
 
 @njit(error_model="numpy", forceinline=True)
 def _fresnel_backward(head, gain, schlick, steady, rising, sky, g):
-    """Backward through `_reflected`: gradients of reflectance's logit, smoothness and Schlick's power."""
+    """Backward through `_reflected`: gradients of the reflectance's logit, the smoothness and Schlick's
+    power."""
     g_gain = keep_above(g * (rising + schlick * sky), gain, fill(_f32(0)))
     return (g * (steady + sky) - g_gain) * head * (fill(_f32(1)) - head), g_gain, g * gain * sky
 
 
 @njit(error_model="numpy", forceinline=True)
 def _ambient_backward(h, d, ambient, g, sums, first):
-    """Add an ambient's gradient to 27 rows of `sums`; returns that of the direction `d`."""
+    """Add the ambient's gradient to 27 rows of `sums`; return that of the direction `d`."""
     _ambient_row(h[0], g, sums, first)
     _ambient_row(h[1], g, sums, first + 3)
     _ambient_row(h[2], g, sums, first + 6)
@@ -573,7 +563,8 @@ def _ambient_row(h, g, sums, first):
 def _lights_backward(
     lights, n, view, tangent, bitangent, square_along, square_across, g_steady, g_rising, sums
 ):
-    """Gradients of n, tangent, bitangent and the two squares; adds seven rows a light to `sums`."""
+    """Gradients of n, tangent, bitangent and the two squared roughnesses; adds seven rows per light to
+    `sums`."""
     zero, one, two, smallest = fill(_f32(0)), fill(_f32(1)), fill(_f32(2)), fill(_MIN_H2)
     half, below_smallest, below_zero = fill(_f32(0.5)), fill(_BELOW_MIN_H2), fill(_BELOW_ZERO)
     minus_two, minus_log2e = fill(_f32(-2)), fill(-_LOG2E)
@@ -612,7 +603,7 @@ def _lights_backward(
         g_inverse = g_log * d * h_2  # over the product, that is
         lobe_a, lobe_c = g_inverse * c * (e_x - half), g_inverse * a * (e_y - half)
         lobe = lobe_a + lobe_c
-        # |h|² acts on the lobe, on its spread where that is not cut off, and on Fresnel's term.
+        # |h|² enters the lobe, its spread where that is not clamped, and the Fresnel term.
         g_h_2 = (
             g_log * inverse * (e_x + e_y - one) - keep_above(lobe * width * stretch, most, stretch) * inverse
         )
@@ -638,8 +629,8 @@ def _lights_backward(
 
 @njit(error_model="numpy", forceinline=True)
 def _tangents_backward(normal, tangent, bitangent, cos, sin, along, inverse, g_tangent, g_bitangent):
-    """Gradients of the normal and of the angle: through the turn, up = normal x level, and the level vector,
-    which was made perpendicular and unit."""
+    """Gradients of the normal and of the angle: back through the rotation, up = normal x level, and the
+    orthonormalised horizontal vector."""
     turn = _dot(g_tangent, bitangent) - _dot(g_bitangent, tangent)
     minus = fill(_f32(-1))
     level = _mix(cos, tangent, sin * minus, bitangent)
@@ -649,7 +640,7 @@ def _tangents_backward(normal, tangent, bitangent, cos, sin, along, inverse, g_t
     g_level = _sum(g_level, _cross(g_up, normal))
     g_level = _times(inverse, _mix(fill(_f32(1)), g_level, _dot(g_level, level) * minus, level))
     g_normal = _mix(fill(_f32(1)), g_normal, along * minus, g_level)
-    # Of the level vector (-y, x + POLE, 0) less its part along the normal most terms cancel.
+    # Most terms of the horizontal vector (-y, x + POLE, 0) minus its component along the normal cancel.
     g_along = _dot(g_level, normal)
     return (g_normal[0] + g_level[1], g_normal[1] - g_level[0] - fill(_POLE) * g_along, g_normal[2]), turn
 
@@ -659,8 +650,9 @@ def _backward(
     share, shares, indices, centre, latents, diffuse, normals, means, lights, ambient, g_shown, lobes,
     g_latents, g_diffuse, g_normals, partials,
 ):  # fmt: skip
-    """Add the listed Gaussians' gradients for one camera to g_latents [N 34], g_diffuse and g_normals [N 3],
-    all flat; and write each chunk's row of partials: axis, width and colour of each light, then ambient."""
+    """Add the gradients of the Gaussians in `indices` for one camera to g_latents [N 34], g_diffuse and
+    g_normals [N 3], all flat; write each chunk's row of partials: axis, width and colour of each light, then
+    the ambient."""
     columns = partials.shape[1]
     rows, out = np.empty(_ROWS * LANES, np.float32), np.empty((_LATENTS + 6) * LANES, np.float32)
     upstream, sums = np.empty(9 * LANES, np.float32), np.empty(columns * LANES, np.float32)
@@ -689,7 +681,7 @@ def _backward(
             unshadowed, schlick, head, gain = _surface(rows, mirrored, cosine, smoothness)
             g, steady, rising = _triple(upstream, 0), _triple(upstream, 3), _triple(upstream, 6)
 
-            # From the shown colour to the light, and all that scales it.
+            # From the output colour to the reflected light and its factors.
             harmonics = _harmonics(mirrored)
             raw_sky = _sky(harmonics, ambient)
             sky = _positive(raw_sky)
@@ -727,7 +719,7 @@ def _backward(
             _residual_backward(out, 1, view, slow, scale * g[1])
             _residual_backward(out, 2, view, slow, scale * g[2])
 
-            # The lobes again, then roughness, normal and angle.
+            # Recompute the lobes, then roughness, normal and angle.
             g_n, g_tangent, g_bitangent, g_a, g_c = _lights_backward(
                 lights, n, view, tangent, bitangent, square_along, square_across, g_steady, g_rising, sums
             )

@@ -1,18 +1,18 @@
-"""The specular colour in plain tensors: what the fused kernels compute, and the oracle they are tested with.
+"""The shading formula in plain tensors: what the fused kernels compute, and the oracle of their tests.
 
 One light for all Gaussians, one material each. The light is K lobes (direction, width, colour) and a smooth
-ambient; the material is an anisotropic spherical Gaussian over half vectors. A lobe of the light widens the
-material's lobe (convolution of Gaussians: their variances add), so that highlights need no integral:
+ambient; the material is an anisotropic spherical Gaussian (ASG) over half vectors. A light lobe widens the
+material's lobe (convolution of Gaussians: their variances add), so that a highlight needs no integral:
 
     S_k = colour_k · max(n·l_k, 0) / |h|² · √(ia·ib) / π · exp(−(ia·(h·t)² + ib·(h·b)²) / |h|²)
     h = l_k + ω_o,  ia = 1 / (αx² + spread_k),  ib = 1 / (αy² + spread_k),  spread_k = width_k · 4 / |h|²
     specular = visibility(ω_r) · (Σ_k Fresnel(|h| / 2) · S_k + Fresnel(n·ω_o) · ambient(ω_r))  in linear light
     shown    = sRGB(linear(diffuse) + specular) − diffuse + residual · (ω_o, its quadratic harmonics)
 
-|h| / 2 is the cosine between h and either direction. The more grazing a light, the farther it spreads over
-half vectors: h / |h| turns by 1 / |h| of what l turns across the plane of l and ω_o (in that plane always by
-half), so that variance there is 4 / |h|² of what it is head on. Here it is that both ways, which keeps lobes
-diagonal in the tangent frame.
+|h| / 2 is the cosine between h and either direction. The more grazing a light, the wider its lobe over half
+vectors: when l rotates out of the plane of l and ω_o, h / |h| rotates by 1 / |h| as much (in that plane
+always by half), so that the variance out of the plane is 4 / |h|² times that at normal incidence. We use that
+factor in both directions, which keeps lobes diagonal in the tangent frame.
 
 ASG: Xu et al., "Anisotropic Spherical Gaussians", SIGGRAPH Asia 2013; as a distribution of half vectors and
 its convolution with spherical Gaussian lights: Wang et al., "All-Frequency Rendering of Dynamic,
@@ -22,6 +22,7 @@ Spatially-Varying Reflectance", SIGGRAPH Asia 2009; 1/|h|² as masking term: Kel
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,38 +30,53 @@ from torch.nn import functional as F
 
 LATENTS, RESIDUAL = 34, 10
 """A Gaussian's latent: 0-1 log roughness along and across the tangent, relative to ROUGHNESS; 2 the tangent's
-angle from the horizontal; 3-5 logits of the colour reflected head on, relative to REFLECTANCE; 6-9 logit of
-the visibility, constant and along the mirrored direction; 10-33 residual, eight numbers a colour."""
+angle from the horizontal; 3-5 logits of the reflectance at normal incidence, relative to REFLECTANCE; 6-9
+logit of the visibility, constant and linear in the mirrored direction; 10-33 residual, eight numbers per
+channel."""
 ROUGHNESS, REFLECTANCE, VISIBILITY = 0.12, 0.08, 3.0
-"""What zeros mean: a start that is too rough never sharpens, one that is too sharp does widen."""
+"""The material of a zero latent. A start that is too rough never sharpens; one that is too sharp does
+widen."""
 MIN_ROUGHNESS, MAX_ROUGHNESS = 0.01, 1.5
 RESIDUAL_SCALE = 0.03
 SHOULDER = 0.05
-"""Slope of the shown colour above 1: pictures are clipped there, but gradients must find their way back."""
+"""Slope of the output above 1: images are clipped there, but gradients must not vanish."""
 MAX_STRETCH = 20.0
-"""Of a light's width at grazing angles, where 4 / |h|² grows beyond all bounds."""
+"""Limit of a light's widening at grazing angles, where 4 / |h|² diverges."""
 POLE = 1e-3
 """Keeps the tangent defined where the normal is vertical."""
 
 
-def specular_reference(
-    latents: Tensor,
-    diffuse: Tensor,
-    normals: Tensor,
-    means: Tensor,
-    centres: Tensor,
-    light_axes: Tensor,
-    light_widths: Tensor,
-    light_colors: Tensor,
-    ambient: Tensor,
-) -> Tensor:
-    """What the highlight adds to the diffuse colour, [B,N,3], for B cameras.
+class Surface(NamedTuple):
+    """N Gaussians to shade.
 
-    latents [N,34], see LATENTS. diffuse [N,3] in 0..1, as shown (sRGB). normals [N,3]: unit, either side.
-    means [N,3] and centres [B,3]: positions of Gaussians and cameras. light_axes [K,3]: unit, to the light.
-    light_widths [K] > 0: variance of the lobe in half-vector space, seen head on. light_colors [K,3] ≥ 0:
-    radiance times solid angle. ambient [9,3]: radiance as spherical harmonics to degree 2.
+    latents [N,34], see LATENTS. diffuse [N,3] in 0..1, in sRGB. normals [N,3]: unit, of either orientation.
+    means [N,3]: positions.
     """
+
+    latents: Tensor
+    diffuse: Tensor
+    normals: Tensor
+    means: Tensor
+
+
+class Light(NamedTuple):
+    """The light of K lobes that all Gaussians share.
+
+    axes [K,3]: unit, towards the light. widths [K] > 0: variance of the lobe in half-vector space at normal
+    incidence. colors [K,3] ≥ 0: radiance times solid angle. ambient [9,3]: radiance as spherical harmonics to
+    degree 2.
+    """
+
+    axes: Tensor
+    widths: Tensor
+    colors: Tensor
+    ambient: Tensor
+
+
+def specular_reference(surface: Surface, light: Light, centres: Tensor) -> Tensor:
+    """The specular colour, which is added to the diffuse one, [B,N,3], for cameras at `centres` [B,3]."""
+    latents, diffuse, normals, means = surface
+    light_axes, light_widths, light_colors, ambient = light
     view = F.normalize(centres[:, None] - means, dim=-1)  # ω_o
     signed = (normals * view).sum(-1, keepdim=True)
     side = torch.where(signed < 0, -1.0, 1.0).to(signed)
@@ -68,7 +84,7 @@ def specular_reference(
 
     alpha = (ROUGHNESS * latents[:, :2].exp()).clamp(MIN_ROUGHNESS, MAX_ROUGHNESS)
     tangent, bitangent = tangent_frames(normals, latents[:, 2:3])
-    # Products of [B,N,3] or [N,3] with the K axes: nothing is larger than [B,N,K].
+    # Products of [B,N,3] or [N,3] with the K axes: no tensor is larger than [B,N,K].
     h_x = tangent @ light_axes.T + (view * tangent).sum(-1, keepdim=True)
     h_y = bitangent @ light_axes.T + (view * bitangent).sum(-1, keepdim=True)
     h_2 = (2 + 2 * view @ light_axes.T).clamp_min(1e-4)
@@ -81,15 +97,15 @@ def specular_reference(
 
     head_on = torch.sigmoid(latents[:, 3:6] + math.log(REFLECTANCE / (1 - REFLECTANCE)))
     smoothness = 1 - alpha.prod(-1, keepdim=True).sqrt().clamp_max(1)
-    gain = (smoothness - head_on).clamp_min(0)  # from head on to grazing, Schlick's
-    light = head_on * (weight @ light_colors) + gain * (
+    gain = (smoothness - head_on).clamp_min(0)  # Schlick's Fresnel: from normal incidence to grazing
+    reflected = head_on * (weight @ light_colors) + gain * (
         (weight * (1 - h_2.sqrt() / 2).clamp_min(0) ** 5) @ light_colors
     )
-    light = light + (head_on + gain * (1 - cosine) ** 5) * ambient_light
+    reflected = reflected + (head_on + gain * (1 - cosine) ** 5) * ambient_light
     visible = torch.sigmoid(
         VISIBILITY + latents[:, 6:7] + (latents[:, 7:10] * mirrored).sum(-1, keepdim=True)
     )
-    shown = to_srgb(to_linear(diffuse) + visible * light)
+    shown = to_srgb(to_linear(diffuse) + visible * reflected)
     shown = torch.where(shown > 1, 1 + SHOULDER * (shown - 1), shown)
     slow = torch.cat([view, harmonics(view)[..., 4:]], -1)
     residual = RESIDUAL_SCALE * torch.einsum("bnj,ncj->bnc", slow, latents[:, RESIDUAL:].reshape(-1, 3, 8))
@@ -97,8 +113,9 @@ def specular_reference(
 
 
 def tangent_frames(normals: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit tangents and bitangents [N,3]: horizontal at angle 0, turned by `angles` [N,1] about `normals`
-    [N,3]. Of the normal as it is, not as it faces the camera: a surface is brushed one way for all."""
+    """Unit tangents and bitangents [N,3]: horizontal at angle 0, rotated by `angles` [N,1] about `normals`
+    [N,3]. From the normal as stored, not as flipped towards a camera: the brushing direction is the same in
+    all views."""
     x, y, _ = normals.unbind(-1)
     level = torch.stack([-y, x + POLE, torch.zeros_like(x)], -1)
     level = F.normalize(level - (level * normals).sum(-1, keepdim=True) * normals, dim=-1)

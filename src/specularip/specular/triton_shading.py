@@ -1,8 +1,8 @@
-"""The specular colour on a GPU: `shading.specular_reference` as one kernel forward and one backward.
+"""Shading on CUDA: `shading.specular_reference` as one forward and one backward kernel.
 
-Every lane owns a Gaussian and walks through the lights, whose numbers are the same for all lanes. Nothing of
-size [B,N,K] is ever written: the backward kernel evaluates the lobes again. What lights receive is summed in
-each program, over its Gaussians, and over the programs afterwards, so that results repeat bit for bit.
+Each lane processes one Gaussian and loops over the lights, whose values are the same for all lanes. Nothing
+of size [B,N,K] is written: the backward kernel recomputes the lobes. The light's gradients are summed over
+the Gaussians of each program, then over programs, so that results are reproducible bit for bit.
 
 With a = αx² + spread and c = αy² + spread a lobe costs two reciprocals and an exponential,
 
@@ -11,7 +11,7 @@ With a = αx² + spread and c = αy² + spread a lobe costs two reciprocals and 
 
 and all its derivatives are products of these numbers. Importing this module needs Triton.
 """
-# In kernels, tl's operators carry the types, not the annotations.
+# In kernels, tl's operators determine the types, not the annotations.
 # mypy: disable-error-code="operator, assignment, no-untyped-def"
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from torch.autograd.function import once_differentiable
 
 from specularip.kernels.launch import launch
 from specularip.specular import shading
+from specularip.specular.shading import Light, Surface
 
 FORWARD_BLOCK, BACKWARD_BLOCK = 64, 32
-"""Gaussians of a program, which is one warp: sums over its Gaussians then need no barrier. More than one a
-lane hides latency, but the backward kernel wants 120 registers for each."""
+"""Gaussians per program, which is one warp, so that sums over its Gaussians need no barrier. More than one
+per lane hides latency, but the backward kernel needs 120 registers for each."""
 
 _ROUGHNESS = tl.constexpr(shading.ROUGHNESS)
 _MIN_ROUGHNESS = tl.constexpr(shading.MIN_ROUGHNESS)
@@ -48,32 +49,22 @@ _SH2_POLAR = tl.constexpr(0.31539156525252005)
 _SH2_PLANE = tl.constexpr(0.5462742152960396)
 
 
-def shade_triton(
-    latents: Tensor,
-    diffuse: Tensor,
-    normals: Tensor,
-    means: Tensor,
-    centres: Tensor,
-    light_axes: Tensor,
-    light_widths: Tensor,
-    light_colors: Tensor,
-    ambient: Tensor,
-    visible: Tensor | None = None,
-) -> Tensor:
+def shade_triton(surface: Surface, light: Light, centres: Tensor, visible: Tensor | None = None) -> Tensor:
     """`shading.specular_reference` for float32 CUDA tensors, [B,N,3]; 0 where `visible` [B,N] bool is False.
 
-    Gradients reach latents, diffuse, normals and the four tensors of the light; means and centres count as
-    constants, and gradients cannot be differentiated again.
+    Gradients reach latents, diffuse, normals and the light; means and centres count as constants. No second
+    derivatives.
     """
-    means, centres = means.detach(), centres.detach()
-    inputs = (latents, diffuse, normals, means, centres, light_axes, light_widths, light_colors, ambient)
+    latents, diffuse, normals, means = surface
+    inputs = (latents, diffuse, normals, means.detach(), centres.detach(), *light)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
         return _Shade.apply(*inputs, visible)
-    return _draw([tensor.contiguous() for tensor in inputs], _bytes(visible), keep=False)[0]
+    return _launch_forward([tensor.contiguous() for tensor in inputs], _bytes(visible), keep=False)[0]
 
 
-def _draw(inputs: list[Tensor], visible: Tensor | None, keep: bool) -> tuple[Tensor, Tensor]:
-    """The colours [B,N,3] and, with `keep`, the sums over lights [B,N,6]. All are contiguous."""
+def _launch_forward(inputs: list[Tensor], visible: Tensor | None, keep: bool) -> tuple[Tensor, Tensor]:
+    """Colours [B,N,3] and, with `keep`, the sums over lights [B,N,6]. Takes and returns contiguous
+    tensors."""
     means, centres, light_widths = inputs[3], inputs[4], inputs[6]
     n, count = len(means), len(centres)
     shown = means.new_empty(count, n, 3)
@@ -93,12 +84,12 @@ def _bytes(visible: Tensor | None) -> Tensor | None:
 
 
 class _Shade(torch.autograd.Function):
-    """The nine inputs of `shade_triton` and `visible` -> colours."""
+    """The four tensors of the surface, centres, the four of the light, and `visible` -> colours."""
 
     @staticmethod
     def forward(ctx: Any, *arguments):
         inputs, visible = [tensor.contiguous() for tensor in arguments[:9]], _bytes(arguments[9])
-        shown, lobes = _draw(inputs, visible, keep=True)
+        shown, lobes = _launch_forward(inputs, visible, keep=True)
         ctx.has_visible = visible is not None
         ctx.save_for_backward(*inputs, lobes, *([] if visible is None else [visible]))
         return shown
@@ -149,8 +140,8 @@ def _store_triple(pointer, at, x, y, z, mask):
 
 @triton.jit
 def _tangents(x, y, z, angle):
-    """Tangent and bitangent; what their gradient needs: cosine and sine, the level vector's part along the
-    normal, and one over its length without that part."""
+    """Tangent and bitangent; and for their gradient the cosine and sine, the horizontal vector's component
+    along the normal, and the reciprocal length of what remains without it."""
     level_x, level_y = -y, x + _POLE
     along = level_x * x + level_y * y
     level_x, level_y, level_z = level_x - along * x, level_y - along * y, -along * z
@@ -194,7 +185,7 @@ def _sigmoid(x):
 
 @triton.jit
 def _ambient(ambient, x, y, z):
-    """Radiance of one colour, whose column starts at `ambient`, before negative values are cut off."""
+    """Ambient light of one channel, whose column starts at `ambient`, before clamping at 0."""
     return (
         _SH0 * tl.load(ambient)
         + _SH1 * (tl.load(ambient + 3) * y + tl.load(ambient + 6) * z + tl.load(ambient + 9) * x)
@@ -207,7 +198,7 @@ def _ambient(ambient, x, y, z):
 
 @triton.jit
 def _to_linear(shown):
-    """Linear light and its slope."""
+    """Linear light and its derivative."""
     base = tl.maximum((shown + 0.055) / 1.055, 1e-5)
     slope = tl.exp2(1.4 * tl.log2(base))
     low = shown <= 0.04045
@@ -216,7 +207,7 @@ def _to_linear(shown):
 
 @triton.jit
 def _to_shown(linear):
-    """sRGB with its shoulder above 1, and the slope of both."""
+    """sRGB with its shoulder above 1, and the derivative of both."""
     base = tl.maximum(linear, 1e-5)
     power = 1.055 * tl.exp2(tl.log2(base) * (1 / 2.4))
     low = linear <= 0.0031308
@@ -239,7 +230,7 @@ def _residual(latents, at, x, y, z, live):
 
 @triton.jit
 def _slow(j: tl.constexpr, x, y, z):
-    """The residual's j-th function of the view direction."""
+    """The residual's j-th basis function of the view direction."""
     if j == 0:
         value = x
     elif j == 1:
@@ -261,7 +252,7 @@ def _slow(j: tl.constexpr, x, y, z):
 
 @triton.jit
 def _grazing(h_2):
-    """The cosine |h| / 2, and Schlick's power of it."""
+    """The cosine |h| / 2, and Schlick's (1 - |h| / 2)^5."""
     cosine = 0.5 * tl.sqrt(h_2)
     rest = tl.maximum(1.0 - cosine, 0.0)
     square = rest * rest
@@ -270,13 +261,13 @@ def _grazing(h_2):
 
 @triton.jit
 def _reflected(head, smoothness, steady, rising, sky, schlick):
-    """One colour of the mirrored light: Fresnel's term times all there is."""
+    """One channel of the reflected light: the Fresnel term times lobes and ambient."""
     return head * (steady + sky) + tl.maximum(smoothness - head, 0.0) * (rising + schlick * sky)
 
 
 @triton.jit
 def _fresnel(logit, smoothness, schlick, steady, rising, sky, gradient):
-    """Backward through `_reflected`: the gradients of the logit, of the smoothness and of `schlick`."""
+    """Backward through `_reflected`: gradients of the logit, the smoothness and `schlick`."""
     head = _sigmoid(logit + _REFLECTANCE_LOGIT)
     gain = smoothness - head
     g_gain = tl.where(gain > 0.0, gradient * (rising + schlick * sky), 0.0)
@@ -293,7 +284,7 @@ def _forward(
     shown, lobes, n, lights,
     HAS_VISIBLE: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A block of Gaussians in one camera: `shown`, and with KEEP the sum over lights in `lobes`."""
+    """Shade a block of Gaussians for one camera; KEEP also stores the sums over lights in `lobes`."""
     b = tl.program_id(1)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
@@ -523,7 +514,7 @@ def _backward(
             g_smoothness += smooth_0 + smooth_1 + smooth_2
             g_cosine = -5.0 * rest_4 * (schlick_0 + schlick_1 + schlick_2)
 
-            # The light's parts.
+            # Gradients of the light's terms.
             light_g_0 = linear_g_0 * unshadowed
             light_g_1 = linear_g_1 * unshadowed
             light_g_2 = linear_g_2 * unshadowed
@@ -558,7 +549,7 @@ def _backward(
             mirror_g_y = g_shadow * tilt_y + p_1 + p_4 * mirror_x + p_5 * mirror_z - p_8 * mirror_y
             mirror_g_z = g_shadow * tilt_z + p_2 + p_5 * mirror_y + p_7 * mirror_x + p_6 * mirror_z
 
-            # The lobes, again.
+            # Recompute the lobes.
             view_tangent = view_x * tangent_x + view_y * tangent_y + view_z * tangent_z
             view_bitangent = view_x * bitangent_x + view_y * bitangent_y + view_z * bitangent_z
             facing_x, facing_y, facing_z = zero, zero, zero
@@ -610,7 +601,7 @@ def _backward(
                 g_a += lobe_a
                 g_c += lobe_c
                 if LIT:
-                    # |h|² acts on the lobe, on its spread where that is not cut off, and on Fresnel's term.
+                    # |h|² enters the lobe, its spread where that is not clamped, and the Fresnel term.
                     g_h_2 = g_log * inverse * (e_x + e_y - 1.0)
                     g_spread = tl.where(stretch < _MAX_STRETCH, (lobe_a + lobe_c) * width * stretch, 0.0)
                     rest = tl.maximum(1.0 - half, 0.0)
@@ -642,7 +633,7 @@ def _backward(
             normal_1 += side * (facing_y + 2.0 * cosine * mirror_g_y + g_cosine * view_y)
             normal_2 += side * (facing_z + 2.0 * cosine * mirror_g_z + g_cosine * view_z)
 
-    # Roughness: squared in the lobes, as it is in the smoothness.
+    # Roughness: its square enters the lobes, itself the smoothness.
     shared = tl.where(geometric <= 1.0, -0.5 * geometric * g_smoothness, 0.0)
     raw_along, raw_across = _ROUGHNESS * tl.exp(log_along), _ROUGHNESS * tl.exp(log_across)
     free_along = (raw_along >= _MIN_ROUGHNESS) & (raw_along <= _MAX_ROUGHNESS)
@@ -651,7 +642,7 @@ def _backward(
     tl.store(g_latents + at, tl.where(free_along, 2.0 * square_along * g_a + shared, 0.0), mask=inside)
     tl.store(g_latents + at + 1, tl.where(free_across, 2.0 * square_across * g_c + shared, 0.0), mask=inside)
 
-    # The frame: turned by the angle, then up = normal x level, then level made perpendicular and unit.
+    # The frame: back through the rotation, up = normal x level, and the orthonormalised horizontal vector.
     turn = (
         tangent_0 * bitangent_x + tangent_1 * bitangent_y + tangent_2 * bitangent_z
         - bitangent_0 * tangent_x - bitangent_1 * tangent_y - bitangent_2 * tangent_z
@@ -676,7 +667,7 @@ def _backward(
     level_0 = (level_0 - radial * level_x) * inverse_level
     level_1 = (level_1 - radial * level_y) * inverse_level
     level_2 = (level_2 - radial * level_z) * inverse_level
-    # Of the level vector (-y, x + POLE, 0) less its part along the normal most terms cancel.
+    # Most terms of the horizontal vector (-y, x + POLE, 0) minus its component along the normal cancel.
     g_along = level_0 * normal_x + level_1 * normal_y + level_2 * normal_z
     normal_0 += level_1 - along * level_0
     normal_1 += -level_0 - along * level_1 - _POLE * g_along
@@ -687,7 +678,7 @@ def _backward(
     _store_triple(g_latents, at + 3, logit_0, logit_1, logit_2, inside)
     tl.store(g_latents + at + 6, shadow_0, mask=inside)
     _store_triple(g_latents, at + 7, shadow_1, shadow_2, shadow_3, inside)
-    # Of the residual's eight functions one after the other: all at once would not fit the registers.
+    # The residual's eight basis functions one after the other: together they would spill registers.
     for j in tl.static_range(8):
         residual_0, residual_1, residual_2 = zero, zero, zero
         for b in range(count):

@@ -23,7 +23,7 @@ from specularip.raster import Raster, rasterize
 from specularip.specular import SpecularHead
 from specularip.stages.settings import Config
 
-Face = Tensor | FaceFeatures
+EncodedFace = Tensor | FaceFeatures
 
 
 @dataclass
@@ -37,10 +37,10 @@ class Guide:
     prior: Prior
     book: PromptBook
     text: str
-    face: Face
+    face: EncodedFace
     body: Body
     config: Config
-    other: Face | None = None
+    other: EncodedFace | None = None
     _identities: dict[tuple[float, bool], Identity | None] = field(default_factory=dict)
 
     def identity(self, guidance: GuidanceConfig) -> Identity | None:

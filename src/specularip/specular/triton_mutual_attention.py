@@ -1,6 +1,6 @@
-"""`attention.look` as one kernel forward and one backward: every lane owns a Gaussian, and reads the weights,
-which are the same for all. Importing this module needs Triton."""
-# In kernels, tl's operators carry the types, not the annotations.
+"""`mutual_attention.attend` as one forward and one backward kernel: each lane processes one Gaussian, and all
+read the same weights. Importing this module needs Triton."""
+# In kernels, tl's operators determine the types, not the annotations.
 # mypy: disable-error-code="operator, assignment, no-untyped-def"
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from specularip.kernels.launch import launch
-from specularip.specular import attention
 from specularip.specular.shading import LATENTS
+from specularip.specular.tokens import GROUPS, TOKENS, split_matmul, token_inputs
 
 FORWARD_BLOCK, BACKWARD_BLOCK = 32, 32
-"""Gaussians of a program, which is one warp: every lane has its own."""
+"""Gaussians per program, which is one warp: one per lane."""
 
-_TOKENS = tl.constexpr(attention.TOKENS)
+_TOKENS = tl.constexpr(TOKENS)
 _COLUMNS = tl.constexpr(3 + LATENTS + 1)
 _LATENTS = tl.constexpr(LATENTS)
-_SHAPE, _REFLECTANCE, _VISIBILITY, _RESIDUAL = (tl.constexpr(size) for size in attention.GROUPS)
+_SHAPE, _REFLECTANCE, _VISIBILITY, _RESIDUAL = (tl.constexpr(size) for size in GROUPS)
 
 
-def look_triton(latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
-    """See `attention.look`; float32 on CUDA. Gradients cannot be differentiated again."""
+def attend_triton(latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
+    """See `mutual_attention.attend`; float32 on CUDA. No second derivatives."""
     inputs = latents, diffuse, projection
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        return _Look.apply(*inputs)
-    return _answers(*(tensor.contiguous() for tensor in inputs))
+        return _Attend.apply(*inputs)
+    return _launch_forward(*(tensor.contiguous() for tensor in inputs))
 
 
-class _Look(torch.autograd.Function):
+class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
         inputs = [tensor.contiguous() for tensor in (latents, diffuse, projection)]
         ctx.save_for_backward(*inputs)
-        return _answers(*inputs)
+        return _launch_forward(*inputs)
 
     @staticmethod
     @once_differentiable
@@ -48,35 +48,35 @@ class _Look(torch.autograd.Function):
         latents, diffuse, projection = ctx.saved_tensors
         n, width, constants = _sizes(latents, projection, BACKWARD_BLOCK)
         g_latents, g_diffuse = torch.empty_like(latents), torch.empty_like(diffuse)
-        g_seen = latents.new_empty(len(projection), n)
+        g_projected = latents.new_empty(len(projection), n)
         if n:
             arguments = (
-                latents, diffuse, projection, grad.contiguous(), g_latents, g_diffuse, g_seen, n,
+                latents, diffuse, projection, grad.contiguous(), g_latents, g_diffuse, g_projected, n,
                 1 / math.sqrt(width),
             )  # fmt: skip
             launch(_backward, (-(-n // BACKWARD_BLOCK), 1, 1), arguments, constants)
-        return g_latents, g_diffuse, attention.in_parts(g_seen, attention.together(latents, diffuse))
+        return g_latents, g_diffuse, split_matmul(g_projected, token_inputs(latents, diffuse))
 
 
-def _answers(latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
+def _launch_forward(latents: Tensor, diffuse: Tensor, projection: Tensor) -> Tensor:
     n, width, constants = _sizes(latents, projection, FORWARD_BLOCK)
-    answers = latents.new_empty(attention.TOKENS * width + 1, n)
-    answers[-1] = 1
+    attended = latents.new_empty(TOKENS * width + 1, n)
+    attended[-1] = 1
     if n:
-        arguments = (latents, diffuse, projection, answers, n, 1 / math.sqrt(width))
+        arguments = (latents, diffuse, projection, attended, n, 1 / math.sqrt(width))
         launch(_forward, (-(-n // FORWARD_BLOCK), 1, 1), arguments, constants)
-    return answers
+    return attended
 
 
 def _sizes(latents: Tensor, projection: Tensor, block: int) -> tuple[int, int, tuple[int, int, int]]:
-    """Gaussians, a token's width, and the kernels' constants."""
-    width = len(projection) // (4 * attention.TOKENS)
+    """The number of Gaussians, the token width, and the kernels' constants."""
+    width = len(projection) // (4 * TOKENS)
     return len(latents), width, (width, triton.next_power_of_2(width), block)
 
 
 @triton.jit
 def _rows(pointer, part, n, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """Where the numbers [W, Gaussian] of a `part` lie, and which there are."""
+    """Pointers to the numbers [W, Gaussian] of a `part`, and their mask."""
     row = tl.arange(0, ROWS)[:, None]
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None]
     return pointer + (part * WIDTH + row).to(tl.int64) * n + i, (row < WIDTH) & (i < n)
@@ -101,10 +101,10 @@ def _dot(a, b):
 
 @triton.jit
 def _weights(largest, score):
-    """One step of a softmax: what the weights so far are worth, the new score's weight, and the largest score
-    from now on."""
-    # Not the exponentials of two differences: a score can be fused with each, and so be rounded another way
-    # than its own maximum.
+    """One step of an online softmax: the factor for the weights so far, the new score's weight, and the new
+    largest score."""
+    # One exponential of one difference: in two, the compiler may fuse the score's product into each
+    # subtraction, and so round it differently from its own maximum.
     fade = tl.exp(-tl.abs(score - largest))
     return (
         tl.where(score > largest, fade, 1.0),
@@ -115,14 +115,15 @@ def _weights(largest, score):
 
 @triton.jit
 def _column(projection, part, column, WIDTH: tl.constexpr, ROWS: tl.constexpr):
-    """A column of a part's rows, [W,1], the same for all Gaussians."""
+    """A column of a part's projection, [W,1], the same for all Gaussians."""
     row = tl.arange(0, ROWS)[:, None]
     return tl.load(projection + (part * WIDTH + row) * _COLUMNS + column, mask=row < WIDTH, other=0.0)
 
 
 @triton.jit
 def _inputs(latents, diffuse, j: tl.constexpr):
-    """A token's numbers: the first Gaussian's, from one Gaussian to the next, how many, and their columns."""
+    """A token's inputs: a pointer to the first Gaussian's, the stride between Gaussians, their number, and
+    their first column in the projection."""
     given, stride, count, first = latents, _LATENTS, _SHAPE, 0
     if j == 0:
         given, stride, count, first = diffuse, 3, 3, -3
@@ -138,11 +139,11 @@ def _inputs(latents, diffuse, j: tl.constexpr):
 
 
 @triton.jit
-def _seen(
+def _projected(
     latents, diffuse, projection, n, j: tl.constexpr, part: tl.constexpr,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of token j: itself (part 0), its query, key or value, [W, Gaussian]."""
+    """Token j (part 0), its query, key or value (parts 1 to 3), [W, Gaussian]."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None]
     given, stride, count, column = _inputs(latents, diffuse, j)
     total = _column(projection, 4 * j + part, _COLUMNS - 1, WIDTH, ROWS) + tl.zeros([ROWS, BLOCK], tl.float32)
@@ -154,39 +155,39 @@ def _seen(
 
 @triton.jit(do_not_specialize=list(range(6)))
 def _forward(
-    latents, diffuse, projection, answers, n, scale,
+    latents, diffuse, projection, attended, n, scale,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    query = _seen(latents, diffuse, projection, n, 0, 1, WIDTH, ROWS, BLOCK)
-    key = _seen(latents, diffuse, projection, n, 0, 2, WIDTH, ROWS, BLOCK)
-    value = _seen(latents, diffuse, projection, n, 0, 3, WIDTH, ROWS, BLOCK)
-    # A softmax in one pass: it starts from the token itself, and is scaled down where a larger score comes.
+    query = _projected(latents, diffuse, projection, n, 0, 1, WIDTH, ROWS, BLOCK)
+    key = _projected(latents, diffuse, projection, n, 0, 2, WIDTH, ROWS, BLOCK)
+    value = _projected(latents, diffuse, projection, n, 0, 3, WIDTH, ROWS, BLOCK)
+    # Online softmax: starts from the diffuse token itself, and is rescaled at each larger score.
     largest = scale * _dot(query, key)
     total = tl.full([1, BLOCK], 1.0, tl.float32)
     mixed = value
     for j in tl.static_range(1, _TOKENS):
-        own_query = _seen(latents, diffuse, projection, n, j, 1, WIDTH, ROWS, BLOCK)
-        own_key = _seen(latents, diffuse, projection, n, j, 2, WIDTH, ROWS, BLOCK)
-        own_value = _seen(latents, diffuse, projection, n, j, 3, WIDTH, ROWS, BLOCK)
-        token = _seen(latents, diffuse, projection, n, j, 0, WIDTH, ROWS, BLOCK)
+        own_query = _projected(latents, diffuse, projection, n, j, 1, WIDTH, ROWS, BLOCK)
+        own_key = _projected(latents, diffuse, projection, n, j, 2, WIDTH, ROWS, BLOCK)
+        own_value = _projected(latents, diffuse, projection, n, j, 3, WIDTH, ROWS, BLOCK)
+        token = _projected(latents, diffuse, projection, n, j, 0, WIDTH, ROWS, BLOCK)
         share = tl.sigmoid(scale * _dot(own_query, key - own_key))
-        _store(answers, j, token + own_value + share * (value - own_value), n, WIDTH, ROWS, BLOCK)
+        _store(attended, j, token + own_value + share * (value - own_value), n, WIDTH, ROWS, BLOCK)
         keep, weight, largest = _weights(largest, scale * _dot(query, own_key))
         total, mixed = total * keep + weight, mixed * keep + weight * own_value
-    token = _seen(latents, diffuse, projection, n, 0, 0, WIDTH, ROWS, BLOCK)
-    _store(answers, 0, token + mixed / total, n, WIDTH, ROWS, BLOCK)
+    token = _projected(latents, diffuse, projection, n, 0, 0, WIDTH, ROWS, BLOCK)
+    _store(attended, 0, token + mixed / total, n, WIDTH, ROWS, BLOCK)
 
 
 @triton.jit
-def _give(
-    projection, g_latents, g_diffuse, g_seen, g_token, g_query, g_key, g_value, n,
+def _token_backward(
+    projection, g_latents, g_diffuse, g_projected, g_token, g_query, g_key, g_value, n,
     j: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Hand on what token j receives: to its numbers, and to memory for the projection."""
-    _store(g_seen, 4 * j, g_token, n, WIDTH, ROWS, BLOCK)
-    _store(g_seen, 4 * j + 1, g_query, n, WIDTH, ROWS, BLOCK)
-    _store(g_seen, 4 * j + 2, g_key, n, WIDTH, ROWS, BLOCK)
-    _store(g_seen, 4 * j + 3, g_value, n, WIDTH, ROWS, BLOCK)
+    """Backpropagate the gradients of token j to its inputs, and store them for the projection's gradient."""
+    _store(g_projected, 4 * j, g_token, n, WIDTH, ROWS, BLOCK)
+    _store(g_projected, 4 * j + 1, g_query, n, WIDTH, ROWS, BLOCK)
+    _store(g_projected, 4 * j + 2, g_key, n, WIDTH, ROWS, BLOCK)
+    _store(g_projected, 4 * j + 3, g_value, n, WIDTH, ROWS, BLOCK)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None]
     given, stride, count, column = _inputs(g_latents, g_diffuse, j)
     for c in range(count):
@@ -199,20 +200,21 @@ def _give(
 
 @triton.jit(do_not_specialize=list(range(9)))
 def _backward(
-    latents, diffuse, projection, grads, g_latents, g_diffuse, g_seen, n, scale,
+    latents, diffuse, projection, grads, g_latents, g_diffuse, g_projected, n, scale,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    query = _seen(latents, diffuse, projection, n, 0, 1, WIDTH, ROWS, BLOCK)
-    key = _seen(latents, diffuse, projection, n, 0, 2, WIDTH, ROWS, BLOCK)
-    value = _seen(latents, diffuse, projection, n, 0, 3, WIDTH, ROWS, BLOCK)
+    query = _projected(latents, diffuse, projection, n, 0, 1, WIDTH, ROWS, BLOCK)
+    key = _projected(latents, diffuse, projection, n, 0, 2, WIDTH, ROWS, BLOCK)
+    value = _projected(latents, diffuse, projection, n, 0, 3, WIDTH, ROWS, BLOCK)
     grad = _load(grads, 0, n, WIDTH, ROWS, BLOCK)
-    # The diffuse token's softmax again: its largest score and sum, and the mean of what its weights receive.
+    # Recompute the diffuse token's softmax: its largest score and sum, and the weighted mean of the gradients
+    # of its weights.
     largest = scale * _dot(query, key)
     total = tl.full([1, BLOCK], 1.0, tl.float32)
     mean = _dot(grad, value)
     for j in tl.static_range(1, _TOKENS):
-        own_key = _seen(latents, diffuse, projection, n, j, 2, WIDTH, ROWS, BLOCK)
-        own_value = _seen(latents, diffuse, projection, n, j, 3, WIDTH, ROWS, BLOCK)
+        own_key = _projected(latents, diffuse, projection, n, j, 2, WIDTH, ROWS, BLOCK)
+        own_value = _projected(latents, diffuse, projection, n, j, 3, WIDTH, ROWS, BLOCK)
         keep, weight, largest = _weights(largest, scale * _dot(query, own_key))
         total, mean = total * keep + weight, mean * keep + weight * _dot(grad, own_value)
     mean /= total
@@ -221,9 +223,9 @@ def _backward(
     g_score = scale * weight * (_dot(grad, value) - mean)
     g_query, g_key, g_value = g_score * key, g_score * query, weight * grad
     for j in tl.static_range(1, _TOKENS):
-        own_query = _seen(latents, diffuse, projection, n, j, 1, WIDTH, ROWS, BLOCK)
-        own_key = _seen(latents, diffuse, projection, n, j, 2, WIDTH, ROWS, BLOCK)
-        own_value = _seen(latents, diffuse, projection, n, j, 3, WIDTH, ROWS, BLOCK)
+        own_query = _projected(latents, diffuse, projection, n, j, 1, WIDTH, ROWS, BLOCK)
+        own_key = _projected(latents, diffuse, projection, n, j, 2, WIDTH, ROWS, BLOCK)
+        own_value = _projected(latents, diffuse, projection, n, j, 3, WIDTH, ROWS, BLOCK)
         own_grad = _load(grads, j, n, WIDTH, ROWS, BLOCK)
         _, weight, _ = _weights(largest, scale * _dot(query, own_key))
         weight /= total
@@ -233,12 +235,12 @@ def _backward(
         g_share = scale * share * (1.0 - share) * _dot(own_grad, value - own_value)
         g_key += g_share * own_query
         g_value += share * own_grad
-        _give(
-            projection, g_latents, g_diffuse, g_seen,
+        _token_backward(
+            projection, g_latents, g_diffuse, g_projected,
             own_grad, g_share * (key - own_key), g_score * query - g_share * own_query,
             weight * grad + (1.0 - share) * own_grad, n, j, WIDTH, ROWS, BLOCK,
         )  # fmt: skip
-    _give(
-        projection, g_latents, g_diffuse, g_seen,
+    _token_backward(
+        projection, g_latents, g_diffuse, g_projected,
         grad, g_query, g_key, g_value, n, 0, WIDTH, ROWS, BLOCK,
     )  # fmt: skip

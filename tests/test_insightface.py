@@ -4,7 +4,6 @@ The detector made here answers to colour: red is a face, green how large, blue a
 and point can be computed by hand, and swapped channels, anchors, strides or axes show.
 """
 
-import os
 import sys
 import types
 from pathlib import Path
@@ -15,17 +14,17 @@ import torch
 
 from specularip.diffusion.conditioning import face_weight
 from specularip.errors import UserError
-from specularip.faces import insightface as face_id
+from specularip.faces import insightface
 from specularip.faces.insightface import (
     DETECTOR,
     FIVE_POINTS,
     RECOGNISER,
-    Face,
-    FaceId,
+    FaceDetection,
+    InsightFace,
     align,
     decode,
-    distinct,
     find_folder,
+    non_max_suppression,
 )
 
 onnx = pytest.importorskip(
@@ -126,8 +125,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def faces(folder) -> FaceId:
-    return FaceId.load(folder)
+def faces(folder) -> InsightFace:
+    return InsightFace.load(folder)
 
 
 def _photo(height: int, width: int, *marks: tuple[int, int, int, int], zoom: int = 1) -> np.ndarray:
@@ -214,26 +213,26 @@ def test_other_arrays_are_refused(faces, image):
 
 def test_overlapping_boxes_leave_the_surest():
     boxes = np.array([(0, 0, 10, 10), (1, 0, 11, 10), (0, 5, 10, 15), (30, 30, 31, 31.0)])
-    assert distinct(boxes, np.array([0.6, 0.9, 0.7, 0.5])) == [1, 2, 3]  # 9/11 shared, then 1/3
-    assert distinct(boxes[:0], np.zeros(0)) == []
+    assert non_max_suppression(boxes, np.array([0.6, 0.9, 0.7, 0.5])) == [1, 2, 3]  # 9/11 shared, then 1/3
+    assert non_max_suppression(boxes[:0], np.zeros(0)) == []
 
 
-def test_shrinking_is_bilinear_without_antialiasing():
-    rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
+def test_shrinking_is_bilinear_without_antialiasing(seed):
+    rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (12, 8, 3), dtype=np.uint8)
-    assert (face_id._resize(image, 12, 8) == image).all()
+    assert (insightface._resize(image, 12, 8) == image).all()
     half = image.reshape(6, 2, 4, 2, 3).astype(float).mean((1, 3))
-    np.testing.assert_allclose(face_id._resize(image, 6, 4), half, atol=0.51)
+    np.testing.assert_allclose(insightface._resize(image, 6, 4), half, atol=0.51)
     quarter = (
         image.reshape(3, 4, 2, 4, 3)[:, 1:3, :, 1:3].astype(float).mean((1, 3))
     )  # the inner four of sixteen
-    np.testing.assert_allclose(face_id._resize(image, 3, 2), quarter, atol=0.51)
-    assert face_id._resize(image, 24, 16)[0, 0] == pytest.approx(image[0, 0])
+    np.testing.assert_allclose(insightface._resize(image, 3, 2), quarter, atol=0.51)
+    assert insightface._resize(image, 24, 16)[0, 0] == pytest.approx(image[0, 0])
 
 
-def _face(points: np.ndarray) -> Face:
+def _face(points: np.ndarray) -> FaceDetection:
     low, high = points.min(0), points.max(0)
-    return Face(np.concatenate([low, high]).astype(np.float32), points.astype(np.float32), 0.9)
+    return FaceDetection(np.concatenate([low, high]).astype(np.float32), points.astype(np.float32), 0.9)
 
 
 def moved(x: float, y: float) -> np.ndarray:
@@ -258,8 +257,7 @@ def test_beyond_the_border_is_black():
 
 
 @pytest.mark.parametrize("size", [112, 224])
-def test_alignment_is_the_least_squares_similarity(size):
-    seed = int.from_bytes(os.urandom(4), "little")
+def test_alignment_is_the_least_squares_similarity(size, seed):
     rng = np.random.default_rng(seed)
     turn, zoom = rng.uniform(-np.pi, np.pi), rng.uniform(0.5, 4)
     points = (FIVE_POINTS - 56 + rng.normal(size=(5, 2)) * 3) @ (
@@ -339,16 +337,16 @@ def test_the_home_folder_is_the_default(folder, monkeypatch, tmp_path):
 
 
 def test_missing_files_say_where_to_get_them(folder, tmp_path):
-    both = _error(lambda: FaceId.load(tmp_path / "nowhere"), DETECTOR, RECOGNISER, face_id.URL)
+    both = _error(lambda: InsightFace.load(tmp_path / "nowhere"), DETECTOR, RECOGNISER, insightface.URL)
     assert "non-commercial" in both
     (tmp_path / DETECTOR).write_bytes((folder / DETECTOR).read_bytes())
-    one = _error(lambda: FaceId.load(tmp_path), f"holds no {RECOGNISER}")
+    one = _error(lambda: InsightFace.load(tmp_path), f"holds no {RECOGNISER}")
     assert DETECTOR not in one
     (tmp_path / "buffalo_l.zip").write_bytes(b"PK")
-    _error(lambda: FaceId.load(tmp_path), "unpack", str(tmp_path / "buffalo_l.zip"))
-    _error(lambda: FaceId.load(tmp_path / "buffalo_l.zip"), "is a file", "unpack")
+    _error(lambda: InsightFace.load(tmp_path), "unpack", str(tmp_path / "buffalo_l.zip"))
+    _error(lambda: InsightFace.load(tmp_path / "buffalo_l.zip"), "is a file", "unpack")
     for name in ("~nobody-of-that-name/models", "x" * 5000):
-        _error(lambda name=name: FaceId.load(name), DETECTOR, "download")
+        _error(lambda name=name: InsightFace.load(name), DETECTOR, "download")
 
 
 def _copy(folder: Path, place: Path) -> Path:
@@ -364,18 +362,18 @@ def test_half_downloaded_files_are_named(folder, tmp_path, name, part):
     (tmp_path / name).write_bytes(
         b"<html>not found</html>" if part is None else whole[: int(len(whole) * part)]
     )
-    _error(lambda: FaceId.load(tmp_path), str(tmp_path / name))
+    _error(lambda: InsightFace.load(tmp_path), str(tmp_path / name))
 
 
 def test_other_models_are_named(folder, tmp_path):
     _copy(folder, tmp_path)
     (tmp_path / DETECTOR).write_bytes((folder / RECOGNISER).read_bytes())
-    _error(lambda: FaceId.load(tmp_path), DETECTOR, "1 outputs", "9")
+    _error(lambda: InsightFace.load(tmp_path), DETECTOR, "1 outputs", "9")
     make_detector(tmp_path / DETECTOR, outputs=6)
-    _error(lambda: FaceId.load(tmp_path), DETECTOR, "6 outputs", "9")
+    _error(lambda: InsightFace.load(tmp_path), DETECTOR, "6 outputs", "9")
     make_detector(tmp_path / DETECTOR)
     make_recogniser(tmp_path / RECOGNISER, width=256)
-    faces = FaceId.load(tmp_path)
+    faces = InsightFace.load(tmp_path)
     _error(lambda: faces.portrait(_photo(480, 640, (96, 160, 32, 0))), RECOGNISER, "256", "512")
 
 
@@ -390,12 +388,13 @@ def test_a_detector_of_other_shapes_is_named():
 
 def test_onnxruntime_is_an_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    _error(lambda: FaceId.load(folder), "specularip[faces]")
+    _error(lambda: InsightFace.load(folder), "specularip[faces]")
 
 
 def test_runs_on_the_gpu_that_was_asked_for():
     def providers(device: str, *built: str) -> list:
-        return face_id._providers(types.SimpleNamespace(get_available_providers=lambda: list(built)), device)
+        runtime = types.SimpleNamespace(get_available_providers=lambda: list(built))
+        return insightface._providers(runtime, device)
 
     cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
     assert providers("cpu", cuda, cpu) == providers("cuda", cpu) == [cpu]
@@ -404,7 +403,7 @@ def test_runs_on_the_gpu_that_was_asked_for():
 
 
 def test_loads_without_a_gpu(folder):
-    assert FaceId.load(folder, torch.device("cuda")).provider in (
+    assert InsightFace.load(folder, torch.device("cuda")).provider in (
         "CPUExecutionProvider",
         "CUDAExecutionProvider",
     )
@@ -420,7 +419,7 @@ def test_identity_fades_as_the_face_turns_away():
 
 def test_the_real_models():
     try:
-        faces = FaceId.load()
+        faces = InsightFace.load()
     except UserError as error:
         pytest.skip(f"needs insightface's models: {error}")
     from specularip.faces.photo import read_image

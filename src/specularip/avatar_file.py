@@ -1,0 +1,192 @@
+"""avatar.safetensors: the file of an avatar, written and read. The header is JSON in the file's metadata.
+
+`save_tensors`, `open_tensors` and `take` serve the file of a baked avatar, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from specularip.errors import UserError
+from specularip.files import atomic_path
+from specularip.gaussians import Binding, Gaussians, field_specs
+from specularip.specular import LATENTS, SpecularConfig, SpecularHead
+
+FORMAT = 3
+"""Version of avatar.safetensors; raised when an older reader would misread a file."""
+FILE_NAME = "avatar.safetensors"
+HEADER = "specularip"
+BAKED_HEADER = "specularip_baked"
+"""Keys of the metadata that hold the header of an avatar and of a baked avatar."""
+
+
+@dataclass(frozen=True)
+class AvatarContents:
+    """What the file holds; the fields of `Avatar`, which documents them."""
+
+    gaussians: Gaussians
+    head: SpecularHead | None
+    provenance: dict[str, Any]
+    binding: Binding | None
+    antialiased: bool
+
+
+class DamagedFile(Exception):
+    """The file could be opened, but its contents are wrong; the message says how."""
+
+
+def write_avatar(path: Path, contents: AvatarContents) -> None:
+    """Write the avatar to `path`, atomically. Raises UserError where nothing can be written."""
+    tensors = {f"gaussians.{name}": tensor for name, tensor in contents.gaussians.tensors().items()}
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "provenance": contents.provenance,
+        "head": None,
+        "binding": None,
+        "antialiased": contents.antialiased,
+    }
+    if contents.head is not None:
+        header["head"] = asdict(contents.head.config)
+        tensors |= {f"head.{name}": tensor for name, tensor in contents.head.state_dict().items()}
+    if contents.binding is not None:
+        header["binding"] = {
+            "joint_names": contents.binding.joint_names,
+            "joint_parents": contents.binding.joint_parents,
+        }
+        tensors["binding.joints"] = contents.binding.joints
+    save_tensors(path, tensors, {HEADER: json.dumps(header)})
+
+
+def read_avatar(path: Path) -> AvatarContents:
+    """Read what `write_avatar` wrote.
+
+    Raises UserError with one line when the file is damaged, of another kind, or contradicts itself.
+    """
+    metadata, tensors = open_tensors(path)
+    try:
+        return _parse(metadata, tensors)
+    except DamagedFile as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, atomically. Raises UserError where nothing can be written."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
+def open_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file. Raises UserError for a damaged one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Copies are aligned as the saved tensors were; otherwise matrix products differ in the last bit.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+            return file.metadata() or {}, tensors
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged or cut short: {error}") from error
+
+
+def take(
+    tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The tensor `name`. Raises DamagedFile if it is missing, of another shape or dtype, or not finite."""
+    if name not in tensors:
+        raise DamagedFile(f"{name} is missing")
+    tensor = tensors[name]
+    if tensor.dtype != dtype:
+        raise DamagedFile(f"{name} is {tensor.dtype}, not {dtype}")
+    if tuple(tensor.shape) != shape:
+        raise DamagedFile(f"{name} is {list(tensor.shape)}, not {list(shape)}")
+    if not bool(tensor.isfinite().all()):
+        raise DamagedFile(f"{name} contains NaN or infinite values")
+    return tensor
+
+
+def take_gaussians(tensors: Mapping[str, Tensor], latents: int) -> Gaussians:
+    """The Gaussians of a file, with latents [N,`latents`]. Raises DamagedFile as `take` does, and for
+    none."""
+    means = tensors.get("gaussians.means", torch.empty(0))
+    count = len(means) if means.ndim else 0
+    if count < 1:
+        raise DamagedFile("it contains no Gaussians")
+    return Gaussians(
+        **{
+            name: take(tensors, f"gaussians.{name}", (count, *spec.shape), spec.dtype)
+            for name, spec in field_specs(latents).items()
+        }
+    )
+
+
+def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarContents:
+    try:
+        header = json.loads(metadata.get(HEADER, "null"))
+    except json.JSONDecodeError:
+        raise DamagedFile("its header is not JSON") from None
+    if BAKED_HEADER in metadata:
+        raise DamagedFile("it is baked: `render` and `load_baked` read it, all else needs the avatar itself")
+    if not isinstance(header, dict):
+        raise DamagedFile("it has no specularip header")
+    if header.get("format") in (1, 2):
+        raise DamagedFile("it is from an earlier version with another shading model: make it again")
+    if header.get("format") != FORMAT:
+        raise DamagedFile(f"format {header.get('format')} is not {FORMAT}, the one this version reads")
+    provenance = header.get("provenance", {})
+    if not isinstance(provenance, dict):
+        raise DamagedFile("its provenance is not a JSON object")
+    antialiased = header.get("antialiased", False)
+    if type(antialiased) is not bool:
+        raise DamagedFile("its antialiased is neither true nor false")
+    head = _parse_head(header.get("head"), tensors)
+    latents = tensors.get("gaussians.latents", torch.empty(0))
+    width = LATENTS if head else (latents.shape[-1] if latents.ndim == 2 else 0)
+    gaussians = take_gaussians(tensors, width)
+    binding = _parse_binding(header.get("binding"), tensors, gaussians)
+    return AvatarContents(gaussians, head, provenance, binding, antialiased)
+
+
+def _parse_head(config: object, tensors: dict[str, Tensor]) -> SpecularHead | None:
+    if config is None:
+        return None
+    defaults = asdict(SpecularConfig())
+    if not isinstance(config, dict) or set(config) != set(defaults):
+        raise DamagedFile("its head's configuration is not of this version")
+    for name, default in defaults.items():
+        if type(config[name]) not in ((int, float) if type(default) is float else (type(default),)):
+            raise DamagedFile(f"its head's {name} is not of type {type(default).__name__}")
+    try:
+        head = SpecularHead(SpecularConfig(**config))
+    except ValueError as error:
+        raise DamagedFile(f"its head's {error}") from None
+    state = head.state_dict()
+    head.load_state_dict(
+        {name: take(tensors, f"head.{name}", tuple(tensor.shape)) for name, tensor in state.items()}
+    )
+    return head
+
+
+def _parse_binding(header: object, tensors: dict[str, Tensor], gaussians: Gaussians) -> Binding | None:
+    if header is None:
+        return None
+    names = header.get("joint_names") if isinstance(header, dict) else None
+    parents = header.get("joint_parents") if isinstance(header, dict) else None
+    if not (isinstance(names, list) and isinstance(parents, list) and len(names) == len(parents)):
+        raise DamagedFile("its skeleton's names and parents do not match")
+    if not all(type(parent) is int and -1 <= parent < len(names) for parent in parents):
+        raise DamagedFile("its skeleton has parents that do not exist")
+    joints = take(tensors, "binding.joints", (len(names), 3))
+    if bool(((gaussians.bind_joints < 0) | (gaussians.bind_joints >= len(names))).any()):
+        raise DamagedFile("Gaussians are bound to joints that its skeleton does not have")
+    return Binding([str(name) for name in names], parents, joints)
