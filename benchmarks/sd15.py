@@ -35,7 +35,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from specularip.training.machine import FULL_GIB, LOW_GIB
 from torch import Tensor
 from torch.nn import functional as F
 
