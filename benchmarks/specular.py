@@ -4,7 +4,7 @@
         [--views all 32] [--iterations 7000] [--points 100000] [--concurrent 3] [--out specular.json]
     python benchmarks/specular.py DATA --speed
 
-`--speed` times each model alone: a training step at the images' size, as `stages/fit.py` takes it; and the
+`--speed` times each model alone: a training step at the images' size, as `fitting/fit.py` takes it; and the
 image of a whole body at 1024², as a viewer would draw it. For that, what depends on no camera is worked out
 before, for all models alike: activations, and for ours what `Avatar.prepare` holds. SH-3 is drawn by gsplat's
 own `rasterization`, in its faster layout, the unpacked one.

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,10 +109,6 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write {self._metrics_path}: {error.strerror or error}") from error
 
-    def metrics_bytes(self) -> int:
-        """The present length of metrics.jsonl."""
-        return self._metrics_path.stat().st_size if self._metrics_path.exists() else 0
-
     def close(self) -> None:
         """Close metrics.jsonl; the next `add_metrics` opens it again."""
         if (file := self.__dict__.pop("_metrics", None)) is not None:
@@ -126,19 +122,15 @@ class RunFolder:
     def _metrics_path(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    def save_checkpoint(
-        self,
-        name: str,
-        state: Any,
-        meta: Mapping[str, Any] | None = None,
-        metrics_bytes: int | None = None,
-    ) -> Path:
-        """Write `state` and then drop all but the newest KEEP checkpoints.
+    def prepare_checkpoint(
+        self, name: str, state: Any, meta: Mapping[str, Any] | None = None
+    ) -> Callable[[], Path]:
+        """Copy `state` to host memory, as it is now; the returned function writes it, from any thread, and
+        then drops all but the newest KEEP checkpoints.
 
         state: tensors in any nesting of dicts, lists and tuples, with plain numbers and strings between:
-        `{"head": head.state_dict(), "adam": adam.state_dict(), "rng": generator.get_state()}` comes back as
-        it was. Tensors are copied to the CPU. meta: JSON values, readable in the file's header.
-        metrics_bytes: the length of metrics.jsonl at this state; None: its present length.
+        `{"head": head.state_dict(), "adam": adam.state_dict(), "rng": generator.get_state()}` is restored as
+        it was. meta: JSON values, readable in the file's header.
         """
         from safetensors.torch import save
 
@@ -147,14 +139,22 @@ class RunFolder:
             "name": name,
             "meta": json_value(dict(meta or {})),
             "layout": layout,
-            "metrics_bytes": self.metrics_bytes() if metrics_bytes is None else metrics_bytes,
+            "metrics_bytes": self._metrics_path.stat().st_size if self._metrics_path.exists() else 0,
         }
-        serials = [serial for serial, _, _ in self._checkpoints()]
-        target = self.path / CHECKPOINTS / f"{max(serials, default=0) + 1:04d}-{name}.safetensors"
-        write_bytes(target, save(tensors, {"specularip": json.dumps(header)}))
-        for _, _, old in self._checkpoints()[KEEP:]:
-            old.unlink(missing_ok=True)
-        return target
+
+        def write() -> Path:
+            serials = [serial for serial, _, _ in self._checkpoints()]
+            target = self.path / CHECKPOINTS / f"{max(serials, default=0) + 1:04d}-{name}.safetensors"
+            write_bytes(target, save(tensors, {"specularip": json.dumps(header)}))
+            for _, _, old in self._checkpoints()[KEEP:]:
+                old.unlink(missing_ok=True)
+            return target
+
+        return write
+
+    def save_checkpoint(self, name: str, state: Any, meta: Mapping[str, Any] | None = None) -> Path:
+        """`prepare_checkpoint`, and write it."""
+        return self.prepare_checkpoint(name, state, meta)()
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The newest whole checkpoint, tensors on the CPU; None where there is none.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from specularip.errors import UserError
 from specularip.files import json_value
-from specularip.kernels.async_transfer import HostCopy, StepMetrics
+from specularip.kernels.async_transfer import StepMetrics
 from specularip.progress import Progress
 from specularip.run_folder import Checkpoint, RunFolder
 from specularip.stopping import StopRequest
@@ -188,9 +188,11 @@ class Session:
         raise KeyboardInterrupt
 
     def save(self, phase: str, step: int, state: Any) -> None:
-        """Save a checkpoint of `state`, nested tensors, as it is now; the file is written in the background.
+        """Save a checkpoint, to be resumed at `step` of `phase`: copy `state`, nested tensors, to host memory
+        and write it in the background.
 
-        It is resumed at `step` of `phase`.
+        The copy waits for the GPU, some 30 ms every CHECKPOINT_SECONDS: the background thread makes no calls
+        to CUDA, which would invalidate a CUDA graph that is being captured meanwhile.
         """
         self._read_metrics()
         if not self.ranks.is_main:
@@ -200,10 +202,7 @@ class Session:
             timed, began = self._timed
             seconds[timed] = seconds.get(timed, 0.0) + time.perf_counter() - began
         meta = {"format": CHECKPOINT_FORMAT, "step": step, "seconds": seconds, "inputs": self._inputs}
-        copy, metrics_bytes = HostCopy(state), self.folder.metrics_bytes()
-        self._writer.submit(
-            lambda: self.folder.save_checkpoint(phase, copy.get(), meta, metrics_bytes=metrics_bytes)
-        )
+        self._writer.submit(self.folder.prepare_checkpoint(phase, state, meta))
 
     def write_report(self, values: Mapping[str, Any]) -> None:
         """Write report.json: `values`, then what every report holds. Raises UserError if a file before it
