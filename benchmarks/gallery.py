@@ -94,9 +94,9 @@ def main() -> None:
     text = [
         "# Gallery",
         "",
-        f"{len(finished)} avatars of the compact preset, generated on a CPU by `benchmarks/generate.py` and rendered",
-        "by `benchmarks/gallery.py`. Seed 0 throughout, nothing retouched. Each row: front, three-quarter,",
-        "back, head.",
+        f"{len(finished)} avatars of the compact preset, made on a CPU by `benchmarks/generate.py` and",
+        "rendered by `benchmarks/gallery.py`. Seed 0 throughout, nothing retouched. Each row: front,",
+        "three-quarter, back, head.",
         "",
         "![All of them on one sheet](gallery.png)",
         "",

@@ -44,7 +44,6 @@ from specularip.diffusion.attention import plain_attention
 from specularip.diffusion.conditioning import Condition
 from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.diffusion.fast.accelerate import accelerate
-from specularip.diffusion.fast.denoiser import FastDenoiser
 from specularip.diffusion.fast.layers import fast_kernels
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook
@@ -235,7 +234,7 @@ def parts(
     def attention(images: int, tokens: int) -> float:
         channels, dtype = 320, prior.dtype
         sides = torch.randn(images, tokens, 3 * channels, device=device).to(dtype).chunk(3, -1)
-        attend = self_attention if isinstance(prior.denoiser, FastDenoiser) else plain_attention
+        attend = plain_attention
         with torch.no_grad(), fast_kernels():
             return milliseconds(lambda: attend(*sides, 8), device)
 

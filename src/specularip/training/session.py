@@ -2,7 +2,7 @@
 
 A training loop calls `after_step` after every step. The session then records the metrics of the step before,
 whose numbers have arrived from the GPU by now, writes checkpoints and previews when they are due, and ends
-the run when a signal asks for it. Files are written by a background thread.
+the run when a signal requests it. Files are written by a background thread.
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ class Session:
         """To be called after each step; `done` of the phase's steps are done now, and its state is whole.
 
         metrics: to be recorded, with "loss" and perhaps SKIPPED among them; None: none for this step. Raises
-        KeyboardInterrupt after saving a checkpoint if the run was asked to stop, and UserError if training
-        has diverged or a file cannot be written.
+        KeyboardInterrupt after saving a checkpoint if a signal requested a stop, and UserError if training has
+        diverged or a file cannot be written.
         """
         self._read_metrics()
         if metrics is not None:
@@ -175,11 +175,11 @@ class Session:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether this process was asked to stop; `after_step` will save a checkpoint and end the run."""
+        """Whether a signal requested a stop; `after_step` will save a checkpoint and end the run."""
         return self._stop.requested
 
     def check_stop(self, done: int | None = None) -> None:
-        """Raise KeyboardInterrupt if any rank was asked to stop; `done` given: after saving a checkpoint."""
+        """Raise KeyboardInterrupt if any rank requests a stop; `done` given: after saving a checkpoint."""
         if not self.ranks.any(self._stop.requested, self.device):
             return
         if done is not None:
