@@ -35,6 +35,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from specularip.training.machine import FULL_GIB, LOW_GIB
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,9 +45,7 @@ from specularip.diffusion.attention import plain_attention
 from specularip.diffusion.conditioning import Condition
 from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.diffusion.fast.accelerate import accelerate
-from specularip.diffusion.fast.denoiser import FastDenoiser
 from specularip.diffusion.fast.layers import fast_kernels
-from specularip.diffusion.fast.ops import self_attention
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook
 from specularip.diffusion.refine import refine
@@ -63,7 +62,6 @@ from specularip.stages import seid as stage
 from specularip.stages.guide import Guide, as_images, draw
 from specularip.stages.scr import Targets, cropped, fit, orbits
 from specularip.stages.settings import Config
-from specularip.training.machine import FULL_GIB, LOW_GIB
 from specularip.training.state import State, start
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tools" / "sd15")]
@@ -245,7 +243,7 @@ def parts(
     def attention(images: int, tokens: int) -> float:
         channels, dtype = 320, prior.dtype
         sides = torch.randn(images, tokens, 3 * channels, device=device).to(dtype).chunk(3, -1)
-        attend = self_attention if isinstance(prior.denoiser, FastDenoiser) else plain_attention
+        attend = plain_attention
         with torch.no_grad(), fast_kernels():
             return milliseconds(lambda: attend(*sides, 8), device)
 

@@ -71,7 +71,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(problem)
 
 
-def missing(devices: int = 1, capability: tuple[int, int] | None = None, needs: str | None = None) -> str:
+def missing(devices: int = 1, needs: str | None = None) -> str:
     """What a test marked `gpu` with these arguments lacks here, "" if nothing.
 
     needs: "gsplat" for its kernels (which may be built now), or a module's name.
@@ -80,8 +80,6 @@ def missing(devices: int = 1, capability: tuple[int, int] | None = None, needs: 
         return "needs an NVIDIA GPU"
     if torch.cuda.device_count() < devices:
         return f"needs {devices} GPUs"
-    if capability is not None and torch.cuda.get_device_capability() != capability:
-        return "needs a Hopper GPU" if capability == (9, 0) else f"needs a GPU of capability {capability}"
     if needs == "gsplat":
         from specularip.raster.cuda import available
 

@@ -1,4 +1,4 @@
-"""The sd15 preset's files as published: the same folders, names, keys and formats, every width small."""
+"""Small files in the published layouts of the full-size prior: same folders, names, keys and formats."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ TEXT = {
 def adapter_shapes(
     context: int, clip: int, embed: int, rank: int, channels: tuple[int, ...], tokens: int = 4, depth: int = 4
 ) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Every key and shape of FaceID-PlusV2's file, written out from the published list.
+    """Every key and shape in FaceID-PlusV2's published file.
 
-    N counts the UNet's attentions down, up, mid; even ones are self-attention, odd ones look at the text.
+    N counts the UNet's attentions down, up, mid; even ones are self-attention, odd ones cross-attention.
     """
     proj: dict[str, tuple[int, ...]] = {
         "proj.0.weight": (2 * embed, embed),
@@ -102,7 +102,7 @@ def adapter_shapes(
         }
     proj |= {f"perceiver_resampler.{key}": shape for key, shape in resampler.items()}
     a, b, c, d = channels
-    # Two transformers in each of three down blocks, three in each of three up blocks, one in the middle.
+    # Two transformers in each of three down blocks, three in each of three up blocks, one in the mid block.
     widths = [w for w in (a, a, b, b, c, c, c, c, c, b, b, b, a, a, a, d) for _ in range(2)]
     adapter: dict[str, tuple[int, ...]] = {}
     for n, width in enumerate(widths):
@@ -126,7 +126,7 @@ def adapter_state(seed: int) -> dict[str, dict[str, Tensor]]:
 
 
 def networks(seed: int, vocabulary: int) -> dict[str, Any]:
-    """The five networks, random, under the names of `networks.CLASSES`."""
+    """The five networks with random weights, by the names in `networks.CLASSES`."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(**UNET)
     parts: dict[str, Any] = {
@@ -137,19 +137,19 @@ def networks(seed: int, vocabulary: int) -> dict[str, Any]:
         "image_encoder": CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION)),
     }
     for part in parts.values():
-        for parameter in part.parameters():  # zero convolutions and equal norms would hide mistakes
+        for parameter in part.parameters():  # weights initialised to zero or one would hide mistakes
             parameter.data += 0.02 * torch.randn_like(parameter)
     return parts
 
 
 def text_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The published text encoder's keys, whatever the library calls them now."""
+    """A text encoder's keys as published, whatever the installed library calls them."""
     state = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in state.items()}
     return state | {"text_model.embeddings.position_ids": torch.arange(77)[None]}
 
 
 def vae_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The published VAE's keys: its attention is older than diffusers' present names."""
+    """A VAE's keys as published, with diffusers' former names of attention."""
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     renamed = {}
     for key, value in state.items():
@@ -160,7 +160,7 @@ def vae_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def clip_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """laion's file holds both towers."""
+    """The keys of laion's file, which holds both towers of CLIP."""
     return state | {
         "vision_model.embeddings.position_ids": torch.arange(5)[None],
         "logit_scale": torch.ones(()),
@@ -181,7 +181,7 @@ def _json(value: Any, path: Path) -> None:
 
 
 def write_sources(root: Path, seed: int = 0) -> tuple[Sd15Sources, dict[str, Any]]:
-    """All files under `root`; where they are, and the networks in them (before the LoRA)."""
+    """Write all files under `root`. Returns their places and the networks in them, without the LoRA."""
     base = root / "base"
     tokenizer = bpe_tokenizer(base / "tokenizer")
     parts = networks(seed, len(tokenizer))

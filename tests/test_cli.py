@@ -16,7 +16,7 @@ from PIL import Image
 
 from specularip.models.check import compact_files, inspect_file
 from specularip.progress import Progress
-from specularip.stopping import polite_stop
+from specularip.stopping import stop_on_signal
 
 PORTRAIT = Path(__file__).parent.parent / "examples" / "eileen_collins.jpg"
 
@@ -83,7 +83,7 @@ def test_wrong_input_is_one_line(tmp_path):
     assert not out.exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
-    for options, words in (((), "not empty"), (("--overwrite",), "nothing was touched")):
+    for options, words in (((), "not empty"), (("--overwrite",), "nothing was changed")):
         message = _one_line_error(
             "generate", "a man", "--image", PORTRAIT, "--out", tmp_path / "full", *options
         )
@@ -186,7 +186,7 @@ def test_progress_on_a_terminal_draws_bars_with_loss(monkeypatch):
 
 def test_first_signal_asks_second_stops():
     before = signal.getsignal(signal.SIGTERM)
-    with polite_stop() as stop:
+    with stop_on_signal() as stop:
         assert not stop.requested
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested
@@ -197,7 +197,7 @@ def test_first_signal_asks_second_stops():
     seen = []
 
     def elsewhere():
-        with polite_stop() as stop:
+        with stop_on_signal() as stop:
             seen.append(stop.requested)
 
     thread = threading.Thread(target=elsewhere)

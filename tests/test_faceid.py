@@ -1,4 +1,4 @@
-"""FaceID-PlusV2: its published layout, its formulas written out again, and the LoRA."""
+"""FaceID-PlusV2: its published layout, an independent implementation of its formulas, and the LoRA."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def inputs(prior: Prior, count: int = 3) -> DenoiserInputs:
 
 
 def test_layout_at_full_size_is_the_published_one() -> None:
-    """344 tensors of 78.26 M numbers, key by key and shape by shape."""
+    """Keys and shapes of all 344 tensors, 78.26 M parameters."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
         projection = FaceIdProjection(512, 1280, 768)
@@ -73,7 +73,7 @@ def test_layout_at_full_size_is_the_published_one() -> None:
     assert len(ours) == 344 and sum(math.prod(shape) for shape in ours.values()) == 78_260_736
 
 
-def normed(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
+def layer_norm(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
     x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
     return x * state[f"{name}.weight"] + state[f"{name}.bias"]
 
@@ -82,20 +82,20 @@ def gelu(x: Tensor) -> Tensor:
     return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
 
 
-def tokens_in_words(state: dict[str, Tensor], embed: Tensor, hidden: Tensor, structure: float) -> Tensor:
-    """The tokens [4,D] of one face, formula by formula: embed [E], hidden [T,C]."""
+def reference_tokens(state: dict[str, Tensor], embed: Tensor, hidden: Tensor, structure: float) -> Tensor:
+    """The identity tokens [4,D] of one face in float64; embed [E], hidden [T,C]."""
     s = {key: value.double() for key, value in state.items()}
     x = gelu(s["proj.0.weight"] @ embed.double() + s["proj.0.bias"])
     x = (s["proj.2.weight"] @ x + s["proj.2.bias"]).reshape(4, CONTEXT)
-    who = latents = normed(x, s, "norm")
+    identity = latents = layer_norm(x, s, "norm")
     r = {key.removeprefix("perceiver_resampler."): v for key, v in s.items() if key.startswith("perceiver")}
-    seen = hidden.double() @ r["proj_in.weight"].T + r["proj_in.bias"]
+    features = hidden.double() @ r["proj_in.weight"].T + r["proj_in.bias"]
     heads, width = CONTEXT // 64, 64
     for i in range(4):
         a = f"layers.{i}.0"
-        looking = normed(latents, r, f"{a}.norm2")
-        both = torch.cat([normed(seen, r, f"{a}.norm1"), looking])
-        query = looking @ r[f"{a}.to_q.weight"].T
+        normed = layer_norm(latents, r, f"{a}.norm2")
+        both = torch.cat([layer_norm(features, r, f"{a}.norm1"), normed])
+        query = normed @ r[f"{a}.to_q.weight"].T
         pairs = both @ r[f"{a}.to_kv.weight"].T
         key, value = pairs[:, :CONTEXT], pairs[:, CONTEXT:]
         out = []
@@ -104,10 +104,10 @@ def tokens_in_words(state: dict[str, Tensor], embed: Tensor, hidden: Tensor, str
             weights = (query[:, part] @ key[:, part].T / math.sqrt(width)).softmax(-1)
             out.append(weights @ value[:, part])
         latents = latents + torch.cat(out, -1) @ r[f"{a}.to_out.weight"].T
-        inner = gelu(normed(latents, r, f"layers.{i}.1.0") @ r[f"layers.{i}.1.1.weight"].T)
+        inner = gelu(layer_norm(latents, r, f"layers.{i}.1.0") @ r[f"layers.{i}.1.1.weight"].T)
         latents = latents + inner @ r[f"layers.{i}.1.3.weight"].T
-    latents = normed(latents @ r["proj_out.weight"].T + r["proj_out.bias"], r, "norm_out")
-    return who + structure * latents
+    latents = layer_norm(latents @ r["proj_out.weight"].T + r["proj_out.bias"], r, "norm_out")
+    return identity + structure * latents
 
 
 @pytest.mark.parametrize("structure", [1.0, 0.4])
@@ -117,36 +117,36 @@ def test_tokens_follow_the_formulas(prior: Prior, structure: float) -> None:
     assert tokens is not None and tokens.shape == (3, 4, CONTEXT)
     state = adapter_state(SEED)["image_proj"]
     for token, embed, hidden in zip(tokens, features.embeds, features.hidden):
-        wanted = tokens_in_words(state, embed, hidden, structure)
+        wanted = reference_tokens(state, embed, hidden, structure)
         assert torch.allclose(token.double(), wanted, atol=1e-4), (SEED, (token - wanted).abs().max())
 
 
-def test_a_face_is_clips_penultimate_layer(prior: Prior) -> None:
-    """Hidden states before the last layer: what comes out of the tower without it, and before its norm."""
+def test_hidden_states_are_of_the_penultimate_layer(prior: Prior) -> None:
+    """Before the last layer and the final norm."""
     features = faces(prior)
-    seen: list[Tensor] = []
+    outputs: list[Tensor] = []
     layers = prior.image_encoder.vision_model.encoder.layers
     hook = layers[-2].register_forward_hook(
-        lambda module, args, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        lambda module, args, out: outputs.append(out[0] if isinstance(out, tuple) else out)
     )
     again = faces(prior)
     hook.remove()
     assert torch.equal(again.hidden, features.hidden)
-    assert torch.allclose(seen[0].reshape(features.hidden.shape), features.hidden, atol=1e-6), SEED
+    assert torch.allclose(outputs[0].reshape(features.hidden.shape), features.hidden, atol=1e-6), SEED
     assert len(layers) == VISION["num_hidden_layers"]
 
 
-def test_nobody_is_zeros_for_both_networks(prior: Prior) -> None:
-    nobody = prior.null_face(2)
-    assert isinstance(nobody, FaceFeatures) and not nobody.embeds.any() and len(nobody) == 2
+def test_the_null_face_is_zeros_for_both_networks(prior: Prior) -> None:
+    null = prior.null_face(2)
+    assert isinstance(null, FaceFeatures) and not null.embeds.any() and len(null) == 2
     mean = torch.tensor(prior.face_mean)[:, None, None].expand(3, 16, 16)[None]
     grey = prior.encode_face(mean, torch.zeros(1, EMBED))
     assert isinstance(grey, FaceFeatures)
-    assert torch.allclose(nobody.hidden[:1], grey.hidden, atol=1e-5), "zeros after normalisation"
-    assert torch.equal(nobody[1:].hidden, nobody.hidden[:1])
+    assert torch.allclose(null.hidden[:1], grey.hidden, atol=1e-5), "zeros after normalisation"
+    assert torch.equal(null[1:].hidden, null.hidden[:1])
 
 
-def test_both_halves_of_a_face_reach_the_prediction(prior: Prior) -> None:
+def test_embedding_and_hidden_states_affect_the_prediction(prior: Prior) -> None:
     given, features = replace(inputs(prior), identity_scale=torch.ones(3)), faces(prior)
     before = prior.predict_noise(given)
     for other in (
@@ -157,7 +157,7 @@ def test_both_halves_of_a_face_reach_the_prediction(prior: Prior) -> None:
         assert (changed - before)[0].abs().max() > 1e-5, SEED
 
 
-def test_faces_without_an_embedding_are_refused(prior: Prior) -> None:
+def test_faces_without_an_embedding_are_rejected(prior: Prior) -> None:
     assert prior.wants_face_embedding and prior.identity_dim == EMBED
     with pytest.raises(ValueError, match=rf"embeds must be \[1,{EMBED}\]"):
         prior.encode_face(torch.rand(1, 3, 16, 16))
@@ -165,10 +165,10 @@ def test_faces_without_an_embedding_are_refused(prior: Prior) -> None:
         prior.identity_tokens(torch.rand(1, EMBED))
 
 
-def test_merged_lora_is_the_lora_beside_the_layer(
+def test_merged_lora_equals_the_separate_lora(
     files: tuple[Sd15Sources, dict[str, Any]], prior: Prior, tmp_path: Path
 ) -> None:
-    """x ↦ W·x + up·down·x by hooks on a UNet without LoRA gives what the merged weights give."""
+    """x ↦ W·x + up·down·x, by hooks on a UNet without LoRA, equals the merged weights."""
     sources, parts = files
     state = adapter_state(SEED)
     zero = {key: v * (0 if "_lora.up" in key else 1) for key, v in state["ip_adapter"].items()}
@@ -178,9 +178,9 @@ def test_merged_lora_is_the_lora_beside_the_layer(
     )
     given = inputs(prior)
     merged, bare = prior.predict_noise(given), plain.predict_noise(given)
-    assert (merged - bare).abs().max() > 1e-3, "the LoRA should matter"
+    assert (merged - bare).abs().max() > 1e-3, "the LoRA must have an effect"
 
-    def beside(down: Tensor, up: Tensor) -> Any:
+    def add_lora(down: Tensor, up: Tensor) -> Any:
         return lambda module, args, out: out + args[0] @ down.T @ up.T
 
     lora = state["ip_adapter"]
@@ -189,16 +189,16 @@ def test_merged_lora_is_the_lora_beside_the_layer(
         for target in ("to_q", "to_k", "to_v", "to_out"):
             layer = attention.to_out[0] if target == "to_out" else getattr(attention, target)
             key = f"{n}.{target}_lora"
-            layer.register_forward_hook(beside(lora[f"{key}.down.weight"], lora[f"{key}.up.weight"]))
+            layer.register_forward_hook(add_lora(lora[f"{key}.down.weight"], lora[f"{key}.up.weight"]))
     hooked = plain.predict_noise(given)
     assert torch.allclose(hooked, merged, atol=1e-4), (SEED, (hooked - merged).abs().max())
     weight = parts["unet"].get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2").to_k.weight
     now = prior.denoiser.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2").to_k.weight
     up, down = lora["31.to_k_lora.up.weight"], lora["31.to_k_lora.down.weight"]
-    assert torch.allclose(now, weight + up @ down, atol=1e-6), "the last attention is the middle one's"
+    assert torch.allclose(now, weight + up @ down, atol=1e-6), "the mid block comes last"
 
 
-def test_saved_prior_has_the_lora_once(prior: Prior, tmp_path: Path) -> None:
+def test_a_saved_prior_contains_the_merged_lora(prior: Prior, tmp_path: Path) -> None:
     save_prior(prior, tmp_path / "prior", torch.float32)
     loaded = load_prior(tmp_path / "prior", dtype="float32")
     given = inputs(prior)
@@ -208,9 +208,7 @@ def test_saved_prior_has_the_lora_once(prior: Prior, tmp_path: Path) -> None:
     assert tokens is not None and torch.allclose(tokens, given.identity, atol=1e-5), SEED
 
 
-def test_flat_safetensors_are_read_as_the_bin(
-    files: tuple[Sd15Sources, dict[str, Any]], prior: Prior
-) -> None:
+def test_flat_safetensors_load_like_the_bin(files: tuple[Sd15Sources, dict[str, Any]], prior: Prior) -> None:
     flat = {f"{group}.{key}": v for group, keys in adapter_state(SEED).items() for key, v in keys.items()}
     path = Path(files[0].ip_adapter).with_suffix(".safetensors")
     save_file(flat, str(path))

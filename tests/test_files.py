@@ -51,7 +51,7 @@ def test_json_of_everything_a_report_holds(tmp_path):
     }  # fmt: skip
 
 
-def test_png(tmp_path):
+def test_png(tmp_path, seed):
     image = torch.rand(9, 7, 3)
     image[0, 0, 0] = 2.0
     got = np.asarray(Image.open(write_png(tmp_path / "a.png", image)))

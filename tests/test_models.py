@@ -1,4 +1,4 @@
-"""`models check` tells what is whole; `models fetch` downloads it, here from a small hub on this machine."""
+"""`models check` reports missing and damaged files; `models fetch` downloads them, here from a local hub."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """A hub's answers: repositories of files, of which those in `cut` break off half-way, once."""
+    """A local hub: repositories of files. Downloads of those in `cut` are interrupted half-way, once."""
 
     url: str = ""
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Hub:
     ranges: bool = True
     slow: float = 0.0
     silent: str = "file"
-    """What is slow: answers of the "api", or a large "file"."""
+    """What is delayed by `slow` seconds: the "api", or large "file"s."""
 
     def serve(self, request: BaseHTTPRequestHandler, head: bool) -> None:
         parts = unquote(urlsplit(request.path).path).strip("/").split("/")
@@ -81,7 +81,7 @@ class Hub:
         start = int((wanted or "bytes=0-").split("=")[1].split("-")[0])
         request.send_response(206 if start else 200)
         request.send_header("X-Repo-Commit", COMMIT)
-        # Files in large storage go by their SHA-256, others by git's.
+        # Large files are identified by SHA-256, others by git's SHA-1.
         small = name.endswith((".json", ".txt", ".md"))
         digest = (hashlib.sha1 if small else hashlib.sha256)(data).hexdigest()
         request.send_header("ETag", f'"{digest}"')
@@ -134,7 +134,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def fill(hub: Hub, folder: Path) -> None:
-    """The published repositories, with files that are not needed beside those that are."""
+    """Publish small repositories in the published layouts, with needed and unneeded files."""
     write_sources(folder, 1)
     published = Sd15Sources()
     places = {
@@ -175,20 +175,20 @@ def problems(found: list[Model]) -> dict[str, str]:
 
 @pytest.fixture
 def no_published_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The small adapter here is not the published file; its checksum is tested on its own."""
+    """Allow an adapter that is not the published file."""
     monkeypatch.delitem(models.PUBLISHED_FILES, ADAPTER)
 
 
 @pytest.mark.usefixtures("no_published_adapter")
-def test_what_is_fetched_is_whole_and_loads(hub: Hub, tmp_path: Path) -> None:
+def test_fetched_files_are_complete_and_load(hub: Hub, tmp_path: Path) -> None:
     fill(hub, tmp_path / "files")
     config = sd15(tmp_path)
     lines: list[str] = []
     before = preset_models(config)
-    assert not any(model.whole for model in before if model.part)
+    assert not any(model.complete for model in before if model.part)
     fetch([model for model in before if model.part], lines.append, hub.url)
     after = preset_models(config)
-    assert all(model.whole for model in after if model.part), problems(after)
+    assert all(model.complete for model in after if model.part), problems(after)
     names = {name for name, _ in hub.served}
     assert "config.json" in names and "tokenizer/vocab.json" in names
     unneeded = (
@@ -202,7 +202,7 @@ def test_what_is_fetched_is_whole_and_loads(hub: Hub, tmp_path: Path) -> None:
     assert not [name for name in names if name.startswith(unneeded) or name.endswith(".ckpt")]
     prior = load_sd15(config.prior.sources, dtype="float32")
     assert prior.wants_face_embedding
-    # Nothing is downloaded twice, and a damaged file is told and replaced.
+    # Nothing is downloaded twice; a damaged file is reported and replaced.
     hub.served.clear()
     fetch([model for model in after if model.part], lines.append, hub.url)
     assert not hub.served
@@ -215,11 +215,11 @@ def test_what_is_fetched_is_whole_and_loads(hub: Hub, tmp_path: Path) -> None:
     assert "SHA-256" in problems(damaged)[f"base:{unet.path.name}"]
     fetch([model for model in damaged if model.part], lines.append, hub.url)
     assert [name for name, _ in hub.served] == ["unet/diffusion_pytorch_model.safetensors"]
-    assert all(model.whole for model in preset_models(config) if model.part)
+    assert all(model.complete for model in preset_models(config) if model.part)
 
 
 @pytest.mark.usefixtures("no_published_adapter")
-def test_a_download_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed(hub: Hub, tmp_path: Path) -> None:
     fill(hub, tmp_path / "files")
     config = sd15(tmp_path)
 
@@ -229,21 +229,21 @@ def test_a_download_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
 
     data = hub.files["h94/IP-Adapter-FaceID"][ADAPTER]
     hub.cut.add(ADAPTER)
-    with pytest.raises(UserError, match="goes on where it stopped"):
+    with pytest.raises(UserError, match="resumes the download"):
         fetch([adapter()], lambda line: None, hub.url)
-    assert "2 MB of it downloaded: fetch goes on there" in adapter().files[0].problem
+    assert "2 MB of it downloaded: fetch resumes there" in adapter().files[0].problem
     fetch([adapter()], lambda line: None, hub.url)
-    assert adapter().whole and adapter().files[0].path.read_bytes() == data
+    assert adapter().complete and adapter().files[0].path.read_bytes() == data
     assert len(hub.served) == 2 and hub.served[1] == (ADAPTER, f"bytes={len(data) // 2}-"), hub.served
-    # A server that only sends whole files: the half is thrown away.
+    # A server without range requests: the partial file is discarded.
     blob = adapter().files[0].path.resolve()
     blob.rename(blob.with_name(f"{blob.name}.incomplete"))
     os.truncate(blob.with_name(f"{blob.name}.incomplete"), len(data) // 2)
     hub.ranges = False
     fetch([adapter()], lambda line: None, hub.url)
-    assert adapter().whole and len(hub.served) == 3
+    assert adapter().complete and len(hub.served) == 3
     hub.ranges = True
-    # The half that lay here was of something else: told, deleted, and downloaded whole the next time.
+    # A partial file with other content is reported, deleted, and downloaded the next time.
     blob = adapter().files[0].path.resolve()
     blob.with_name(f"{blob.name}.incomplete").write_bytes(b"x" * (len(data) // 2))
     blob.unlink()
@@ -251,7 +251,7 @@ def test_a_download_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="damaged and was deleted"):
         fetch([adapter()], lambda line: None, hub.url)
     fetch([adapter()], lambda line: None, hub.url)
-    assert adapter().whole
+    assert adapter().complete
 
 
 def test_an_empty_file_is_downloaded_again(hub: Hub, tmp_path: Path) -> None:
@@ -266,11 +266,11 @@ def test_an_empty_file_is_downloaded_again(hub: Hub, tmp_path: Path) -> None:
         file.path.resolve().write_bytes(b"")
     assert [file.problem for file in vae().files] == ["empty", "empty"]
     fetch([vae()], lambda line: None, hub.url)
-    assert vae().whole
+    assert vae().complete
 
 
 @pytest.mark.usefixtures("no_published_adapter")
-def test_two_at_once_download_once(hub: Hub, tmp_path: Path) -> None:
+def test_concurrent_fetches_download_once(hub: Hub, tmp_path: Path) -> None:
     fill(hub, tmp_path / "files")
     (adapter,) = [model for model in preset_models(sd15(tmp_path)) if model.part == "ip_adapter"]
     hub.slow = 0.3
@@ -280,10 +280,10 @@ def test_two_at_once_download_once(hub: Hub, tmp_path: Path) -> None:
     for thread in both:
         thread.join(30)
     assert [name for name, _ in hub.served] == [ADAPTER]
-    assert [model.whole for model in preset_models(sd15(tmp_path)) if model.part == "ip_adapter"] == [True]
+    assert [model.complete for model in preset_models(sd15(tmp_path)) if model.part == "ip_adapter"] == [True]
 
 
-def test_lpips_goes_on_too_and_leaves_other_files(
+def test_lpips_download_is_resumed_and_keeps_other_files(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = b"PK" + bytes(3_000_000)
@@ -301,19 +301,21 @@ def test_lpips_goes_on_too_and_leaves_other_files(
         (model,) = [model for model in preset_models(sd15(tmp_path)) if model.urls]
         return model
 
-    assert not lpips().whole
+    assert not lpips().complete
     hub.cut.add(vgg)
-    with pytest.raises(UserError, match="goes on where it stopped"):
+    with pytest.raises(UserError, match="resumes the download"):
         fetch([lpips()], lambda line: None, hub.url)
     assert not (folder / vgg).exists()
     fetch([lpips()], lambda line: None, hub.url)
-    assert lpips().whole and (folder / vgg).read_bytes() == data
+    assert lpips().complete and (folder / vgg).read_bytes() == data
     assert hub.served == [(vgg, ""), (vgg, f"bytes={len(data) // 2}-"), ("vgg.pth", "")]
     assert (folder / "lpips.safetensors").read_bytes() == b"half of it"
     assert sorted(path.name for path in folder.iterdir()) == sorted([vgg, "vgg.pth", "lpips.safetensors"])
 
 
-def test_room_is_for_what_is_not_here_yet(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_space_counts_missing_files_only(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(hub, tmp_path / "files")
 
     def vae() -> Model:
@@ -325,34 +327,34 @@ def test_room_is_for_what_is_not_here_yet(hub: Hub, tmp_path: Path, monkeypatch:
     free = SPARE + 10_000  # for the missing JSON, not for the weights
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(free, 0, free))  # type: ignore[attr-defined]
     fetch([vae()], lambda line: None, hub.url)
-    assert vae().whole
+    assert vae().complete
 
 
-def test_what_a_hub_can_answer(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = sd15(tmp_path)
     found = [model for model in preset_models(config) if model.part == "vae"]
 
-    def told() -> str:
-        with pytest.raises(UserError) as error:
+    def error() -> str:
+        with pytest.raises(UserError) as caught:
             fetch(found, lambda line: None, hub.url)
-        assert "\n" not in str(error.value)
-        return str(error.value)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
 
-    assert "no public repository stabilityai/sd-vae-ft-mse" in told()
+    assert "no public repository stabilityai/sd-vae-ft-mse" in error()
     hub.files["stabilityai/sd-vae-ft-mse"] = {"README.md": b"x"}
-    assert "holds no config.json, diffusion_pytorch_model.safetensors" in told()
+    assert "holds no config.json, diffusion_pytorch_model.safetensors" in error()
     hub.files["stabilityai/sd-vae-ft-mse"] = {"config.json": b"{}", "diffusion_pytorch_model.bin": b"x" * 9}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
-    assert "GB free" in told() and not hub.served
+    assert "GB free" in error() and not hub.served
     found = [replace(found[0], source="a/b/model.ckpt")]
-    assert ".ckpt pickle" in told() and not hub.served
+    assert ".ckpt pickle" in error() and not hub.served
     found = [replace(found[0], source="stabilityai/sd-vae-ft-mse")]
     hub.url = "http://127.0.0.1:9"
-    assert "cannot download stabilityai/sd-vae-ft-mse" in told()
+    assert "cannot download stabilityai/sd-vae-ft-mse" in error()
 
 
 @pytest.mark.parametrize("silent", ["api", "file"])
-def test_a_silent_server_is_given_up(
+def test_a_silent_server_times_out(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
 ) -> None:
     fill(hub, tmp_path / "files")
@@ -365,14 +367,14 @@ def test_a_silent_server_is_given_up(
     assert time.monotonic() - began < 2.5
 
 
-def test_what_needs_a_person_is_said(hub: Hub, tmp_path: Path) -> None:
+def test_manual_downloads_are_explained(hub: Hub, tmp_path: Path) -> None:
     config = replace(sd15(tmp_path), body=str(tmp_path / "smplx"))
     lines: list[str] = []
     fetch([model for model in preset_models(config) if model.by_hand], lines.append, hub.url)
     assert len(lines) == 2 and not hub.served
     faces, body = lines
-    assert "needs you" in faces and "non-commercial" in faces and "buffalo_l.zip" in faces
-    assert "needs you" in body and "smpl-x.is.tue.mpg.de" in body and "SMPLX_NEUTRAL.npz" in body
+    assert "by hand" in faces and "non-commercial" in faces and "buffalo_l.zip" in faces
+    assert "by hand" in body and "smpl-x.is.tue.mpg.de" in body and "SMPLX_NEUTRAL.npz" in body
 
 
 def test_needed_files_of_a_repository() -> None:
@@ -383,11 +385,11 @@ def test_needed_files_of_a_repository() -> None:
     index = "diffusion_pytorch_model.safetensors.index.json"
     pieces = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     assert needed("controlnet", ["config.json", index, *pieces])[0] == ["config.json", index, *pieces]
-    found, lacking = needed("controlnet", ["config.json", index, pieces[1]])
-    assert found == ["config.json", index, pieces[1]] and lacking == [pieces[0]]
-    found, lacking = needed("base", ["unet/config.json", "tokenizer/tokenizer.json"])
+    found, missing = needed("controlnet", ["config.json", index, pieces[1]])
+    assert found == ["config.json", index, pieces[1]] and missing == [pieces[0]]
+    found, missing = needed("base", ["unet/config.json", "tokenizer/tokenizer.json"])
     assert found == ["unet/config.json", "tokenizer/tokenizer.json"]
-    assert lacking == [
+    assert missing == [
         "unet/diffusion_pytorch_model.safetensors",
         "text_encoder/config.json",
         "text_encoder/model.safetensors",
@@ -462,13 +464,13 @@ def test_wrong_paths(
     (tmp_path / "model.ckpt").write_bytes(b"x")
     (tmp_path / "notes.txt").write_bytes(b"x")
     text = _lines(capsys, "sd15", "prior.sources.base=model.ckpt", "prior.sources.vae=notes.txt")[1]
-    assert "model.ckpt  refused: a pickle" in text and "notes.txt  no file of weights" in text
-    # A file has no tokenizer, also while it is not downloaded.
+    assert "model.ckpt  rejected: a pickle" in text and "notes.txt  not a weight file" in text
+    # A single file holds no tokenizer, whether or not it is downloaded.
     assert "clip-vit-large-patch14" in _lines(capsys, "sd15", "prior.sources.base=a/b/c.safetensors")[1]
     assert "clip-vit-large-patch14" not in _lines(capsys, "sd15", "prior.sources.base=a/b")[1]
 
 
-def test_fetch_is_advised_only_where_it_helps(
+def test_fetch_is_suggested_only_where_it_helps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources, _ = write_sources(tmp_path / "files", 3)
@@ -480,8 +482,7 @@ def test_fetch_is_advised_only_where_it_helps(
     assert "models fetch" in text
 
 
-def test_headers_of_any_length(tmp_path: Path) -> None:
-    """What a file says of itself is not believed: no gigabyte is read because of eight bytes."""
+def test_oversized_safetensors_headers_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     with path.open("wb") as file:
         file.write((1 << 40).to_bytes(8, "little"))
@@ -491,12 +492,12 @@ def test_headers_of_any_length(tmp_path: Path) -> None:
     assert "header unreadable" in inspect_file(path).problem
 
 
-def test_local_files_are_looked_at_too(tmp_path: Path) -> None:
+def test_local_files_are_checked(tmp_path: Path) -> None:
     sources, _ = write_sources(tmp_path / "files", 2)
     config = sd15(tmp_path)
     config = replace(config, prior=replace(config.prior, sources=sources))
     found = {model.part: model for model in preset_models(config) if model.part}
-    assert [part for part, model in found.items() if not model.whole] == ["ip_adapter"], (
+    assert [part for part, model in found.items() if not model.complete] == ["ip_adapter"], (
         "not the published one"
     )
     assert found["base"].licence == "your own files" and "tokenizer" not in found
@@ -506,4 +507,4 @@ def test_local_files_are_looked_at_too(tmp_path: Path) -> None:
     single.write_bytes(data[:-1])
     config = replace(config, prior=replace(config.prior, sources=replace(sources, base=str(single))))
     found = {model.part: model for model in preset_models(config) if model.part}
-    assert "damaged" in found["base"].files[0].problem and found["tokenizer"].whole
+    assert "damaged" in found["base"].files[0].problem and found["tokenizer"].complete

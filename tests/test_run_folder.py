@@ -45,7 +45,7 @@ def test_occupied_folder_is_refused_resumed_or_overwritten(tmp_path):
 def test_foreign_folder_is_never_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for how in ({"resume": True}, {"overwrite": True}):
-        with pytest.raises(UserError, match=r"thesis\.tex.*nothing was touched"):
+        with pytest.raises(UserError, match=r"thesis\.tex.*nothing was changed"):
             RunFolder.open(tmp_path, **how)
     assert _files(tmp_path) == ["thesis.tex"]
 

@@ -289,7 +289,7 @@ def test_the_command_takes_the_preset_and_any_setting(
     main([*command, "--low-memory", "--photo-weight", "0.5", "--set", "seid.steps=9", "body=/models/smplx"])
     assert given["low_memory"] and given["photo_weight"] == 0.5
     assert given["config"].seid.steps == 9 and given["config"].body == "/models/smplx"
-    assert given["config"].prior.path == "sd15" and given["config"].looks_for_face
+    assert given["config"].prior.path == "sd15" and given["config"].detects_face
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""Settings, presets and `--set`: the published configuration, overrides by name and type, no torch."""
+"""Settings, presets and `--set`: the published configuration, overrides, and imports without torch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_preset_is_the_published_configuration() -> None:
         preset_config("sd2")
 
 
-def test_settings_are_set_by_name_and_type() -> None:
+def test_overrides_by_name_and_type() -> None:
     given = [
         "seid.steps=7",
         "seid.orbit.distance=0.5,0.75",
@@ -65,7 +65,7 @@ def test_settings_are_set_by_name_and_type() -> None:
         "seid.steps": "no '='",
         "seid.orbit.distance=1": "2 numbers",
         "guidance.kind=sds": "anpg or cfg",
-        "seed.x=1": "no settings of its own",
+        "seed.x=1": "no settings in it",
         "seid.timestep_windows=1": "cannot be given",
         "seid.rates=1": "cannot be given",
     }

@@ -1,7 +1,7 @@
 """The Triton kernels on machines without a GPU: Triton's interpreter against plain tensors, in small shapes.
 
 conftest.py switches the interpreter on before Triton loads, where there is no GPU. Where there is one, the
-tests of each kernel run it compiled. Not run here: the attention for Hopper GPUs, which is CUDA C++.
+tests of each kernel run it compiled.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ pytestmark = [
 
 
 def derived(function: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor) -> list[Tensor]:
+    """The value, and the gradients of all inputs."""
     leaves = [tensor.clone().requires_grad_() for tensor in inputs]
     value = function(*leaves)
     return [value, *torch.autograd.grad(value, leaves, upstream.to(value.dtype))]

@@ -83,7 +83,7 @@ def generate(
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
     # Before torch loads, so that input errors appear at once.
-    check_inputs(text, image, out, resume, overwrite, config.looks_for_face)
+    check_inputs(text, image, out, resume, overwrite, config.detects_face)
     try:
         with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
             progress.log("loading libraries")
@@ -439,7 +439,7 @@ def models(
     for name, config in configs.items():
         found = preset_models(config, checksums=not quick)
         _print_models(name, found)
-        missing += [name for model in found if not model.whole]
+        missing += [name for model in found if not model.complete]
     if preset in missing or "compact" in missing:
         raise SystemExit(1)
 
@@ -455,9 +455,9 @@ def _print_models(preset: str, found: Sequence[Model]) -> None:
             inside = file.path.is_relative_to(model.root) and file.path != model.root
             name = file.path.relative_to(model.root) if inside else file.path.name
             print(f"    {size if file.size else '':>10}  {name}  {file.problem or 'ok'}")
-        if model.by_hand and (model.optional or not model.whole):
+        if model.by_hand and (model.optional or not model.complete):
             print(f"    by hand: {model.by_hand}")
-    broken = [model for model in found if not model.whole]
+    broken = [model for model in found if not model.complete]
     if not broken:
         print("  complete")
         return

@@ -1,4 +1,4 @@
-"""What `generate` is given, checked in a second or two, before anything heavy loads."""
+"""The inputs of `generate`, checked within a second or two, before torch and the models load."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from specularip.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Inputs:
-    """text: trimmed, one line. photo: uint8 [H,W,3], the right way up. face: the largest in it, None if it
-    was not looked for. out: may not exist yet. notes: lines the user should see, such as how many faces there
-    were."""
+    """text: on one line, without surplus white space. photo: uint8 [H,W,3], upright. face: the largest one,
+    None if not searched for. out: may not exist yet. notes: lines for the user, such as the number of
+    faces."""
 
     text: str
     image: Path
@@ -37,42 +37,42 @@ def check_inputs(
     overwrite: bool = False,
     look_for_face: bool = True,
 ) -> Inputs:
-    """Read the photo, find the face, see whether `out` may be written; writes nothing.
+    """Read the photo, find the face and check that `out` may be used; writes nothing.
 
-    look_for_face: False where another detector does (see `face_id`), which finds more than this one. Raises
-    UserError for an empty text, a photo that cannot be used (see `photo`), and a folder that cannot (see
-    `RunFolder.check`).
+    look_for_face: False if a better detector will do so later (`faces.insightface`). Raises UserError for an
+    empty text, a photo without a usable face (see `faces.photo` and `faces.cascade`), or an output folder
+    that cannot be used (see `RunFolder.check`).
     """
     text = " ".join(text.split())
     if not text:
         raise UserError("the text is empty: describe the person, as in 'A woman in a red satin dress'")
-    folder = RunFolder.check(out, resume, overwrite)  # first: it costs nothing
+    folder = RunFolder.check(out, resume, overwrite)  # first, as it is cheapest
     path = Path(image)
-    photo = _read_photo(path, _identity(path))
+    photo = _read_photo(path, _file_version(path))
     if not look_for_face:
         return Inputs(text, path, photo, None, folder, ())
-    face = _find_face(path, _identity(path))
+    face = _find_face(path, _file_version(path))
     notes = (f"{face.count} faces in {path}: taking the largest",) if face.count > 1 else ()
     return Inputs(text, path, photo, face, folder, notes)
 
 
 @lru_cache(maxsize=1)
-def _read_photo(path: Path, identity: tuple[int, ...]) -> np.ndarray:
-    """Cached: the command line asks before torch loads, `generate` asks again."""
+def _read_photo(path: Path, version: tuple[int, ...]) -> np.ndarray:
+    """Cached, as the command line checks the inputs before torch loads and `generate` checks them again."""
     photo = read_image(path)
     photo.setflags(write=False)
     return photo
 
 
 @lru_cache(maxsize=1)
-def _find_face(path: Path, identity: tuple[int, ...]) -> FaceBox:
-    return find_face(_read_photo(path, identity), str(path))
+def _find_face(path: Path, version: tuple[int, ...]) -> FaceBox:
+    return find_face(_read_photo(path, version), str(path))
 
 
-def _identity(path: Path) -> tuple[int, ...]:
-    """Changes when the file does."""
+def _file_version(path: Path) -> tuple[int, ...]:
+    """Cache key that changes with the file's content."""
     try:
         status = path.stat()
     except OSError:
-        return ()  # read_image says what is wrong
+        return ()  # read_image raises the error
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,7 +1,8 @@
-"""How good a fit is, against held-out images and against itself between views; formulas in docs/metrics.md.
+"""Quality of an avatar against held-out images, and its consistency between views; formulas in
+docs/metrics.md.
 
-Images are float32 [B,H,W,3] in 0..1, sRGB values, premultiplied on black, as `Frame` and `PosedImages` hold
-them. Everything is deterministic; nothing but `frames_per_second` depends on the machine.
+Images are float32 [B,H,W,3] in 0..1, sRGB values, premultiplied on black, as in `Frame` and `PosedImages`.
+Everything is deterministic; only `frames_per_second` depends on the machine.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ from specularip.posed_images import PosedImages
 HIGHLIGHT = 0.55
 """Luminance above which a pixel counts as highlight."""
 BLOB_SHARE = 5e-5
-"""Smallest highlight that is followed, as a share of the image's pixels (8 of 400x400), at least 4 pixels."""
+"""Smallest highlight that is matched, as a share of the image's pixels (8 of 400x400), at least 4 pixels."""
 LEVEL_RANGE = 0.8
-"""How far `highlight_drift` may lower (to this share) or raise (by its inverse) the level for a render."""
+"""Range of the threshold that `highlight_drift` applies to a render: HIGHLIGHT times this, to HIGHLIGHT
+divided by it."""
 REACH_DEG = 2.0
-"""A highlight that appears farther than this from the true one does not count as the same."""
+"""Maximum distance of a highlight from its counterpart."""
 TURN_DEG = 2.0
-"""Angle between the two views whose specular layers `evaluate` compares."""
+"""Angle between the two views whose specular layers `evaluate` compares for `coherence`."""
 INTERIOR, DEPTH_TOLERANCE = 0.95, 0.01
-"""`coherence` leaves out pixels with less alpha, and those whose depths differ by more than this share."""
+"""`coherence` skips pixels with less alpha than this, and those whose depths differ by more than this
+share."""
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 
 LABELS = {
@@ -57,7 +60,7 @@ LABELS = {
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image, [B]; infinite where both are equal. Both [B,H,W,C]."""
+    """Peak signal-to-noise ratio in dB of each image, [B]; infinite for equal images. Both [B,H,W,C]."""
     _same_shape(images, targets)
     return -10 * torch.log10((images - targets).square().flatten(1).mean(1))
 
@@ -71,20 +74,20 @@ def combined_psnr(*decibels: float) -> float:
 def ssim(images: Tensor, targets: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004) of each image, [B], mean over channels. Both [B,H,W,C].
 
-    Gaussian window of 11 pixels and σ 1.5, over positions where it lies inside the image; variances divide by
-    the weights' sum; constants 0.01² and 0.03² for a range of 1. Differentiable. Raises ValueError for images
+    Gaussian window of 11 pixels and σ 1.5, without padding; variances are weighted means, not corrected for
+    the sample size; constants 0.01² and 0.03² for a range of 1. Differentiable. Raises ValueError for images
     smaller than the window.
     """
     return ssim_map(images, targets).flatten(1).mean(1)
 
 
 def ssim_map(images: Tensor, targets: Tensor) -> Tensor:
-    """What `ssim` is the mean of: the similarity at each position of the window, [B,C,h,w]."""
+    """Structural similarity at each position of the window, [B,C,H-10,W-10]; `ssim` is its mean."""
     _same_shape(images, targets)
     if min(images.shape[1:3]) < SSIM_WINDOW:
         raise ValueError(f"images must be at least {SSIM_WINDOW} pixels a side, got {list(images.shape)}")
     x, y = images.permute(0, 3, 1, 2), targets.permute(0, 3, 1, 2)
-    moments = torch.cat([x, y, x * x, y * y, x * y], 1)  # blurred all at once
+    moments = torch.cat([x, y, x * x, y * y, x * y], 1)  # blurred in one call
     blurred = _blur_by_products(moments) if moments.is_cuda else _blur(moments)
     mx, my, xx, yy, xy = blurred.chunk(5, 1)
     c1, c2 = 0.01**2, 0.03**2
@@ -93,22 +96,23 @@ def ssim_map(images: Tensor, targets: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor) -> Tensor:
-    """SSIM's window over images [B,C,H,W], at positions where it lies inside them."""
+    """Images [B,C,H,W] convolved with SSIM's window, without padding."""
     window, channels = _ssim_window(images.dtype, images.device), images.shape[1]
     kernel = window.expand(channels, 1, 1, SSIM_WINDOW)
     return F.conv2d(F.conv2d(images, kernel, groups=channels), kernel.transpose(2, 3), groups=channels)
 
 
 def _blur_by_products(images: Tensor) -> Tensor:
-    """The same as two products with banded matrices: mostly zeros, and yet many times faster on a GPU, where
-    the gradient of a convolution goes through each channel by itself."""
+    """`_blur` as two products with banded matrices. Most of their entries are zero, yet they are many times
+    faster on a GPU, where the gradient of a depthwise convolution is slow."""
     rows, columns = (_band(size, images.dtype, images.device) for size in images.shape[2:])
     return rows @ (images @ columns.T)
 
 
 @cache
 def _band(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[size - 10, size]: row i holds the window from column i on. Kept for good: recorded graphs read it."""
+    """[size - 10, size]: row i holds the window from column i on. Cached for the life of the process, as
+    captured CUDA graphs read it."""
     window = _ssim_window(dtype, device)
     band = window.new_zeros(size - SSIM_WINDOW + 1, size)
     for shift in range(SSIM_WINDOW):
@@ -131,20 +135,20 @@ def lpips(network: Lpips, images: Tensor, targets: Tensor) -> Tensor:
 
 
 def luminance(images: Tensor) -> Tensor:
-    """Rec. 709 luma of sRGB values as they are, [...] from [...,3]."""
+    """Rec. 709 luma of gamma-encoded sRGB values, [...] from [...,3]."""
     return images @ images.new_tensor([0.2126, 0.7152, 0.0722])
 
 
 def highlight_psnr(images: Tensor, targets: Tensor) -> Tensor:
-    """PSNR in dB over all pixels of all images whose true luminance is above HIGHLIGHT, a scalar; NaN where
-    there is none. Both [B,H,W,3]."""
+    """PSNR in dB over all pixels of all images whose target luminance is above HIGHLIGHT, a scalar; NaN if
+    there are none. Both [B,H,W,3]."""
     error, pixels = highlight_error(images, targets)
     return -10 * torch.log10(error / pixels)
 
 
 def highlight_error(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over highlight pixels of the squared error (mean of the channels), and their number; scalars that
-    add up over batches: `highlight_psnr` is -10 log10 of their ratio."""
+    """Sum of the squared error (mean over channels) over highlight pixels, and their number: scalars to be
+    summed over batches. `highlight_psnr` is -10 log10 of their ratio."""
     _same_shape(images, targets)
     mask = luminance(targets) > HIGHLIGHT
     return (images - targets).square().mean(-1)[mask].double().sum(), mask.sum()
@@ -152,9 +156,9 @@ def highlight_error(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class HighlightDrift:
-    """degrees [V]: mean drift of the highlights that were found in each view, NaN where there is none.
-    true: highlights in the targets of all views; missed: how many of them the images lack; spurious:
-    highlights of the images that no target has."""
+    """degrees [V]: mean drift of the matched highlights of each view, NaN for views without any.
+    true: number of highlights in the targets of all views; missed: how many of them are absent from the
+    images; spurious: highlights of the images without a counterpart in the targets."""
 
     degrees: np.ndarray
     true: int
@@ -163,13 +167,13 @@ class HighlightDrift:
 
     @property
     def mean(self) -> float:
-        """Degrees, over views; NaN where nothing was found."""
+        """Mean over views in degrees; NaN without matched highlights."""
         found = self.degrees[np.isfinite(self.degrees)]
         return float(found.mean()) if len(found) else math.nan
 
     @property
     def p90(self) -> float:
-        """Degrees that nine views of ten stay below."""
+        """90th percentile over views in degrees; NaN without matched highlights."""
         found = self.degrees[np.isfinite(self.degrees)]
         return float(np.quantile(found, 0.9)) if len(found) else math.nan
 
@@ -179,11 +183,11 @@ def highlight_drift(images: Tensor, targets: Tensor, alphas: Tensor, cameras: Ca
     through the centre of a true highlight and through that of its counterpart.
 
     images, targets [B,H,W,3]; alphas [B,H,W,1] of the targets. A highlight is a connected patch of luminance
-    above a level where alpha > 0.5; its centre is the mean of its pixels weighted by their excess. The level
-    is HIGHLIGHT in the target. In the image it is what as many pixels exceed, within LEVEL_RANGE: a render
-    that is a little too dark all over has its highlights in the right place. Patches that overlap between
-    image and target are one highlight, together with all that they overlap, so that one which splits or
-    merges still has a counterpart. The others pair up nearest first, up to REACH_DEG.
+    above a threshold where alpha > 0.5; its centre is the mean of its pixels weighted by their excess. The
+    threshold is HIGHLIGHT in the target. In the image it is the luminance that equally many pixels exceed,
+    within LEVEL_RANGE, so that a slightly darker render does not lose its highlights. All patches connected
+    by overlaps between image and target are one highlight, so that one which splits or merges still has a
+    counterpart. The others are matched greedily, nearest first, up to REACH_DEG.
     """
     _same_shape(images, targets)
     degrees, true, missed, spurious = [], 0, 0, 0
@@ -207,14 +211,12 @@ def highlight_drift(images: Tensor, targets: Tensor, alphas: Tensor, cameras: Ca
 def coherence(
     layers: Tensor, depths: Tensor, alphas: Tensor, cameras: Cameras, pairs: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """How well a layer agrees between two views of the same surface: 1 − Σ|a − b| / Σ(|a| + |b|), for each of
-    `pairs` (i, j), [P]. 1: they are the same, 0: they share nothing; 1 too where both are black, NaN where
-    the views share no surface.
+    """Agreement of a layer between two views of the same surface: 1 − Σ|a − b| / Σ(|a| + |b|) for each of
+    `pairs` (i, j), [P]. 1: equal (also if both are black), 0: disjoint, NaN: the views share no surface.
 
     layers [V,H,W,C], depths [V,H,W,1] (metres along the optical axis), alphas [V,H,W,1]. The sums run over
-    the pixels of view i that view j sees as well: the surface point behind each is found by i's depth and
-    looked up in j between its pixels; it counts if both alphas exceed INTERIOR and j's depth there agrees
-    within DEPTH_TOLERANCE.
+    the pixels of view i that view j also sees: each is unprojected by i's depth and sampled bilinearly in j;
+    it counts if both alphas exceed INTERIOR and j's depth there agrees within DEPTH_TOLERANCE.
     """
     height, width = layers.shape[1:3]
     rows = torch.arange(height, device=layers.device, dtype=layers.dtype) + 0.5
@@ -243,9 +245,9 @@ def coherence(
 
 @torch.no_grad()
 def frames_per_second(avatar: Avatar, cameras: Cameras, frames: int = 20, warm_up: int = 3) -> float:
-    """1 / median seconds of drawing one frame, highlights on, view after view; the first `warm_up` do not
-    count. Only the image is drawn, as a viewer would: what depends on no camera is ready (`Avatar.prepare`),
-    all else is done anew for each frame, on the device of the avatar, and waited for."""
+    """1 / median seconds of rendering one image with highlights, view after view; the first `warm_up` frames
+    are not counted. As in a viewer, all that does not depend on the camera is prepared once
+    (`Avatar.prepare`); the device is synchronised around each frame."""
     prepared = avatar.prepare()
     cameras = cameras.to(prepared.means.device)
     seconds = []
@@ -261,13 +263,13 @@ def frames_per_second(avatar: Avatar, cameras: Cameras, frames: int = 20, warm_u
 
 @torch.no_grad()
 def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None) -> dict[str, float]:
-    """All metrics of an avatar on posed images, drawn at their size on black, on the avatar's device.
+    """All metrics of an avatar on posed images, rendered at their size on black, on the avatar's device.
 
-    psnr, ssim, lpips (with `perceptual`): means over views. highlight_psnr: over all
-    highlight pixels. highlight_drift_deg and highlight_drift_p90_deg: over views. highlight_missed and
-    highlight_spurious: per true highlight. coherence: mean over views, of the specular layer in the view and
-    in one turned by TURN_DEG around the avatar. frames_per_second; views; gaussians. NaN where a set has
-    nothing to measure (no highlight, for example); only views and gaussians for a set of none.
+    psnr, ssim, lpips (with `perceptual`): means over views. highlight_psnr: over all highlight pixels.
+    highlight_drift_deg and highlight_drift_p90_deg: over views. highlight_missed and highlight_spurious: per
+    target highlight. coherence: mean over views, between the specular layer of the view and that of one
+    turned by TURN_DEG around the avatar. frames_per_second; views; gaussians. NaN if a metric is undefined
+    (no highlight, for example); an empty set gives views and gaussians only.
     """
     device = avatar.gaussians.means.device
     found: dict[str, float] = {"views": len(posed), "gaussians": len(avatar.gaussians)}
@@ -345,8 +347,8 @@ def _with_neighbour(camera: Cameras, center: Tensor) -> Cameras:
 
 
 def _same_area_level(true: np.ndarray, drawn: np.ndarray) -> float:
-    """The level that as many of `drawn` exceed as of `true` exceed HIGHLIGHT, as near to it as that allows
-    and within LEVEL_RANGE. Both [P], luminance of the same pixels."""
+    """The threshold nearest to HIGHLIGHT that as many of `drawn` exceed as of `true` exceed HIGHLIGHT,
+    clamped to LEVEL_RANGE. Both [P], luminance of the same pixels."""
     count = int((true > HIGHLIGHT).sum())
     level = HIGHLIGHT
     if 0 < count < len(drawn):
@@ -358,21 +360,23 @@ def _same_area_level(true: np.ndarray, drawn: np.ndarray) -> float:
 def _match_highlights(
     true: np.ndarray, drawn: np.ndarray, inverse_K: np.ndarray
 ) -> tuple[list[float], list[float], int, int]:
-    """Drifts in degrees and weights (pixels of the true one) of matched highlights, the number of true ones
-    without a counterpart, and that of drawn ones without. true, drawn: excess luminance [H,W], 0 elsewhere.
+    """Drifts in degrees and weights (pixel counts in the target) of matched highlights, the number of target
+    highlights without a counterpart, and that of drawn ones. true, drawn: excess luminance [H,W], 0
+    elsewhere.
     """
     smallest = max(4, round(BLOB_SHARE * true.size))
     labels, counts = zip(*(ndimage.label(excess > 0, structure=np.ones((3, 3))) for excess in (true, drawn)))
     if not any(counts):
         return [], [], 0, 0
-    # A graph of all patches; those that share a pixel belong together.
+    # Graph of all patches, with an edge between those that share a pixel.
     overlap = (labels[0] > 0) & (labels[1] > 0)
     first, second = labels[0][overlap] - 1, labels[1][overlap] - 1 + counts[0]
     graph = coo_matrix((np.ones(len(first)), (first, second)), shape=(sum(counts), sum(counts)))
     groups, group_of = connected_components(graph, directed=False)
 
     def measure(label: np.ndarray, excess: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels of each group [G], and the unit ray through its centre [G,3] (any, where it has none)."""
+        """Pixel counts [G] of each group, and unit rays [G,3] through its centre (arbitrary for empty
+        groups)."""
         rows, columns = np.nonzero(label)
         group = group_of[label[rows, columns] - 1 + start]
         weight = excess[rows, columns]
@@ -386,7 +390,7 @@ def _match_highlights(
 
     true_pixels, true_rays = measure(labels[0], true, 0)
     drawn_pixels, drawn_rays = measure(labels[1], drawn, counts[0])
-    # Only a patch of full size needs a counterpart, but a smaller one will do as counterpart.
+    # Only patches of at least the smallest size need a counterpart, but a smaller one may be it.
     matches = [(g, g) for g in np.flatnonzero((true_pixels >= smallest) & (drawn_pixels > 0))]
     lone = np.flatnonzero((true_pixels > 0) & (drawn_pixels == 0))
     extra = np.flatnonzero((drawn_pixels > 0) & (true_pixels == 0))
@@ -408,5 +412,5 @@ def _match_highlights(
 
 
 def _angle_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Between unit vectors [...,3]; exact for small angles too, where the arc cosine is not."""
+    """Angle between unit vectors [...,3]; accurate for small angles, unlike the arc cosine."""
     return np.degrees(2 * np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1)))

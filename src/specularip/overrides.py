@@ -1,4 +1,4 @@
-"""The language of `--set`: settings by dotted name, parsed by the types of their dataclass fields."""
+"""`--set NAME=VALUE`: settings by dotted name, parsed by the types of dataclass fields. Free of torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Settings = TypeVar("Settings")
 
 
 def with_settings(config: Settings, overrides: Sequence[str]) -> Settings:
-    """`config` with settings such as "seid.steps=1200" or "prior.sources.base=/models/realistic".
+    """`config` with overrides such as "seid.steps=1200" or "prior.sources.base=/models/realistic".
 
-    Ranges are written with commas: "seid.orbit.distance=0.8,1.1". Raises UserError for a name that there is
-    none of and a value of another type.
+    Tuples are written with commas: "seid.orbit.distance=0.8,1.1"; optional settings accept "none". Raises
+    UserError for unknown names and for values of the wrong type.
     """
     for setting in overrides:
         name, equals, text = setting.partition("=")
@@ -35,12 +35,12 @@ def _set(config: Any, path: list[str], text: str, setting: str) -> Any:
     if len(path) == 1:
         return replace(config, **{path[0]: _parse(text, hints[path[0]], setting)})
     if not is_dataclass(value):
-        raise UserError(f"--set {setting}: '{path[0]}' has no settings of its own")
+        raise UserError(f"--set {setting}: '{path[0]}' has no settings in it")
     return replace(config, **{path[0]: _set(value, path[1:], text, setting)})
 
 
 def _parse(text: str, kind: Any, setting: str) -> Any:
-    """`text` as a value of type `kind`."""
+    """`text` as a value of the type `kind`. setting: the whole override, for errors."""
     origin, options = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         if text not in options:
@@ -53,7 +53,7 @@ def _parse(text: str, kind: Any, setting: str) -> Any:
     if origin is tuple and options[-1] is not ...:
         parts = text.split(",")
         if len(parts) != len(options):
-            raise UserError(f"--set {setting}: must be {len(options)} numbers with commas between")
+            raise UserError(f"--set {setting}: must be {len(options)} numbers separated by commas")
         return tuple(_parse(part, option, setting) for part, option in zip(parts, options))
     if kind is bool and text in ("true", "false"):
         return text == "true"

@@ -44,7 +44,7 @@ from specularip.stages.photo_anchor import PhotoAnchor, make_photo_anchor
 from specularip.stages.scr import Targets, fit_targets, make_targets, orbits
 from specularip.stages.seid import seid
 from specularip.stages.settings import Config
-from specularip.stopping import polite_stop
+from specularip.stopping import stop_on_signal
 from specularip.training.parallel import init_ranks
 from specularip.training.session import Session
 from specularip.training.state import TrainState
@@ -86,7 +86,7 @@ def generate(
         config = replace(config, photo_weight=photo_weight)
     if low_memory:
         config = with_low_memory(config)
-    inputs = check_inputs(text, image, out, resume, overwrite, config.looks_for_face)
+    inputs = check_inputs(text, image, out, resume, overwrite, config.detects_face)
     if config.photo_weight < 0:
         raise UserError(f"--photo-weight is {config.photo_weight}: it must be 0 or more")
     check_gpu(config)
@@ -98,7 +98,7 @@ def generate(
         if progress is None:
             nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             progress = stack.enter_context(Progress(None if ranks.is_main else nowhere))
-        stop = stack.enter_context(polite_stop())
+        stop = stack.enter_context(stop_on_signal())
         began = time.perf_counter()
         advice = "no run was changed: end other programs on the GPU, or add --low-memory"
         with _memory_errors(advice):

@@ -1,4 +1,4 @@
-"""Progress of a run: bars on a terminal, a plain line every few seconds anywhere else.
+"""Progress of a run: bars on a terminal, otherwise a plain line every few seconds.
 
 with Progress() as progress:
     progress.log("loading the prior")
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 EVERY_SECONDS = 5.0
-"""Between two lines of one stage where there is no terminal."""
+"""Interval between the lines of one stage if the output is not a terminal."""
 
 
 class Progress:
-    """Shows stages one after the other. Lines go to `stream`, standard output unless given."""
+    """Shows one stage after the other on `stream`, by default the standard output."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
@@ -44,14 +44,14 @@ class Progress:
             self._bars = None
 
     def log(self, text: str) -> None:
-        """One line of its own, at once."""
+        """Print one line immediately."""
         if self._bars is not None:
             self._bars.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=self.stream, flush=True)
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
-        """Begin a stage of `total` steps, of which a resumed run has `done` already."""
+        """Begin a stage of `total` steps, of which a resumed run has already `done` some."""
         self._stage, self._total, self._done = stage, total, done
         self._started = time.monotonic()
         self._recent.clear()
@@ -77,7 +77,7 @@ class Progress:
             self._print(status)
 
     def remaining_seconds(self) -> float | None:
-        """Expected rest of the current stage, from the pace of its last 50 steps; None before the first."""
+        """Estimated remaining time of the current stage, from its last 50 steps; None before the first."""
         (before, first), (now, last) = self._recent[0], self._recent[-1]
         if last <= first:
             return None

@@ -1,4 +1,4 @@
-"""A run's folder: who may use it, its files, its checkpoints. Every file appears whole or not at all.
+"""The output folder of a run: whether it may be used, its files, its checkpoints.
 
 avatar.safetensors  avatar.ply  turntable.mp4  preview.png  report.json  metrics.jsonl  checkpoints/
 """
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 FILES = ("avatar.safetensors", "avatar.ply", "turntable.mp4", "preview.png", "report.json", "metrics.jsonl")
 CHECKPOINTS = "checkpoints"
 KEEP = 2
-"""Checkpoints kept: the newest, and one before it should the newest be damaged."""
+"""Number of checkpoints kept: the newest, and the one before it in case the newest is damaged."""
 _CHECKPOINT = re.compile(r"(\d{4,})-(.+)\.safetensors")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp\.\w+")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """state: as it was saved. meta: JSON values. name: the name it was saved under."""
+    """name, state, meta: as given to `RunFolder.save_checkpoint`; tensors are on the CPU."""
 
     name: str
     state: Any
@@ -41,16 +41,16 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run. Make one with `open`; `check` only looks."""
+    """The folder of one run. Create it with `open`; `check` changes nothing."""
 
     path: Path
 
     @staticmethod
     def check(out: str | Path, resume: bool = False, overwrite: bool = False) -> Path:
-        """Whether a run may use `out`, without changing anything. Returns it as a Path.
+        """Check that a run may use `out`, without changing anything. Returns it as a Path.
 
-        Raises UserError where it is not empty (unless resume or overwrite, and then only if a run made it),
-        where there is nothing to resume, and where nothing can be written.
+        Raises UserError if the folder is not empty (unless resume or overwrite is set and it holds a run), if
+        there is nothing to resume, or if it is not writable.
         """
         path = Path(out)
         if resume and overwrite:
@@ -60,7 +60,7 @@ class RunFolder:
             if path.exists() and not path.is_dir():
                 raise UserError(f"{path} is a file: --out needs a folder")
             if resume and not names:
-                raise UserError(f"there is no run to resume in {path}: check --out, or leave out --resume")
+                raise UserError(f"there is no run to resume in {path}: check --out, or omit --resume")
             if names and not (resume or overwrite):
                 raise UserError(
                     f"{path} is not empty: use another --out, --resume to continue its run, "
@@ -68,14 +68,14 @@ class RunFolder:
                 )
             if names and not _is_run(names):
                 raise UserError(
-                    f"{path} holds other files ({names[0]}), no run: use another --out, nothing was touched"
+                    f"{path} holds other files ({names[0]}), no run: use another --out, nothing was changed"
                 )
             existing = path
             while not existing.exists():
                 existing = existing.parent
             if not existing.is_dir():
                 raise UserError(f"cannot write to {path}: {existing} is a file")
-            with tempfile.TemporaryFile(dir=existing):  # permissions alone do not tell of read-only mounts
+            with tempfile.TemporaryFile(dir=existing):  # the permissions alone do not show read-only mounts
                 pass
         except OSError as error:
             raise UserError(f"cannot write to {path}: {error.strerror or error}, use another --out") from None
@@ -83,7 +83,9 @@ class RunFolder:
 
     @staticmethod
     def open(out: str | Path, resume: bool = False, overwrite: bool = False) -> RunFolder:
-        """`check`, then make the folder. overwrite deletes what a run wrote there, nothing else."""
+        """`check`, then create the folder. overwrite deletes the files of the previous run, and no others.
+
+        Raises UserError as `check` does."""
         path = RunFolder.check(out, resume, overwrite)
         try:
             if overwrite and path.is_dir():
@@ -102,15 +104,15 @@ class RunFolder:
         return write_png(self.path / name, image)
 
     def add_metrics(self, values: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl. Each line reaches the system at once: a killed process loses at
-        most the line that it was writing."""
+        """Append one line to metrics.jsonl. Lines are flushed: a killed process loses at most the line that
+        it was writing."""
         try:
             self._metrics.write(json.dumps(json_value(values)) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {self._metrics_path}: {error.strerror or error}") from error
 
     def metrics_bytes(self) -> int:
-        """The present length of metrics.jsonl."""
+        """Current length of metrics.jsonl."""
         return self._metrics_path.stat().st_size if self._metrics_path.exists() else 0
 
     def close(self) -> None:
@@ -133,12 +135,12 @@ class RunFolder:
         meta: Mapping[str, Any] | None = None,
         metrics_bytes: int | None = None,
     ) -> Path:
-        """Write `state` and then drop all but the newest KEEP checkpoints.
+        """Write a checkpoint and delete all but the newest KEEP. Returns its path.
 
-        state: tensors in any nesting of dicts, lists and tuples, with plain numbers and strings between:
-        `{"head": head.state_dict(), "adam": adam.state_dict(), "rng": generator.get_state()}` comes back as
-        it was. Tensors are copied to the CPU. meta: JSON values, readable in the file's header.
-        metrics_bytes: the length of metrics.jsonl at this state; None: its present length.
+        state: nested dicts, lists and tuples of tensors, numbers and strings, such as `{"head":
+        head.state_dict(), "adam": adam.state_dict(), "rng": generator.get_state()}`; `load_checkpoint`
+        returns the same. Tensors are copied to the CPU. meta: JSON values, readable in the file's header.
+        metrics_bytes: length of metrics.jsonl at this state; None: its current length.
         """
         from safetensors.torch import save
 
@@ -157,9 +159,9 @@ class RunFolder:
         return target
 
     def load_checkpoint(self) -> Checkpoint | None:
-        """The newest whole checkpoint, tensors on the CPU; None where there is none.
+        """The newest intact checkpoint; None if there is none.
 
-        metrics.jsonl goes back to the length it had then, so that a resumed run writes no step twice.
+        Truncates metrics.jsonl to its length at the checkpoint, so that a resumed run logs no step twice.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -170,7 +172,7 @@ class RunFolder:
                     tensors = {key: file.get_tensor(key) for key in file.keys()}
                 state = unflatten_state(tensors, header["layout"])
             except (SafetensorError, OSError, KeyError, ValueError):
-                continue  # damaged by a crash of the machine: the one before it will do
+                continue  # damaged, for example by a power cut: try the previous one
             metrics = self.path / "metrics.jsonl"
             if metrics.exists() and metrics.stat().st_size > header["metrics_bytes"]:
                 os.truncate(metrics, header["metrics_bytes"])
@@ -195,7 +197,7 @@ def _is_run(names: Sequence[str]) -> bool:
 
 
 def _remove_run(path: Path) -> None:
-    """Delete what a run writes, and nothing else; links are removed, never followed."""
+    """Delete the files of a run, and no others; symbolic links are removed, not followed."""
     checkpoints = path / CHECKPOINTS
     if checkpoints.is_symlink():
         checkpoints.unlink()
@@ -211,9 +213,9 @@ def _remove_run(path: Path) -> None:
 
 
 def flatten_state(state: Any) -> tuple[dict[str, Tensor], Any]:
-    """Split nested state into named tensors and the JSON layout that puts them back.
+    """Split nested state into named tensors and the JSON layout that restores it.
 
-    Optimizer state dicts have integer keys and tuples, which JSON has not: the layout spells them out.
+    The layout also encodes integer keys and tuples, which optimizer state dicts have and JSON lacks.
     """
     import torch
 
@@ -221,7 +223,7 @@ def flatten_state(state: Any) -> tuple[dict[str, Tensor], Any]:
 
     def lay(value: Any, name: str) -> Any:
         if isinstance(value, torch.Tensor):
-            # A copy of its own: safetensors refuses tensors that share memory.
+            # A separate copy: safetensors rejects tensors that share memory.
             tensors[name] = value.detach().to("cpu", copy=True).contiguous()
             return {"tensor": name}
         if isinstance(value, Mapping):
@@ -237,7 +239,7 @@ def flatten_state(state: Any) -> tuple[dict[str, Tensor], Any]:
 
 
 def unflatten_state(tensors: Mapping[str, Tensor], layout: Any) -> Any:
-    """The state that `flatten_state` took apart."""
+    """The inverse of `flatten_state`."""
     [(kind, value)] = layout.items()
     if kind == "tensor":
         return tensors[value]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, polite: the first asks a loop to save and stop, the second stops at once."""
+"""Ctrl-C and SIGTERM: the first lets the training loop save a checkpoint, the second stops at once."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from types import FrameType
 
 
 class StopRequest:
-    """`requested` turns True at the first signal. Loops look at it between steps, when state is whole."""
+    """`requested` becomes True at the first signal. Loops check it between steps, when the state is
+    consistent."""
 
     requested = False
 
 
 @contextmanager
-def polite_stop() -> Iterator[StopRequest]:
+def stop_on_signal() -> Iterator[StopRequest]:
     """Within the block, the first SIGINT or SIGTERM only sets `requested`; another raises KeyboardInterrupt.
 
-    Python lets only the main thread handle signals: in any other thread the block changes nothing.
+    Python handles signals in the main thread only: in any other thread the block has no effect.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

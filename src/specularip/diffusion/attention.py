@@ -14,7 +14,6 @@ stored between calls except in the caller's `KeyViews`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,27 +155,23 @@ class SharedSelfAttention:
 
 
 def attend_shared(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    heads: int,
-    layer: str,
-    views: KeyViews,
-    attend: Callable[[Tensor, Tensor, Tensor, int], Tensor] = plain_attention,
+    query: Tensor, key: Tensor, value: Tensor, heads: int, layer: str, views: KeyViews
 ) -> Tensor:
     """Self-attention with shared key views, after the projections; query, key, value [B,T,C] -> [B,T,C]."""
     if views.joined is not None:
         other_key, other_value = views.pick(layer, views.joined)
-        out = attend(query, torch.cat([key, other_key], 1), torch.cat([value, other_value], 1), heads)
+        out = plain_attention(
+            query, torch.cat([key, other_key], 1), torch.cat([value, other_value], 1), heads
+        )
     else:
-        out = attend(query, key, value, heads)
+        out = plain_attention(query, key, value, heads)
     if views.neighbours is not None:
         if views.weights is None:
             raise ValueError("KeyViews.neighbours needs weights of the same shape [B,m]")
         weights = views.weights.to(out.dtype).repeat(views.branches, 1)
         out = out * (1 - weights.sum(1))[:, None, None]
         for j in range(views.neighbours.shape[1]):
-            other = attend(query, *views.pick(layer, views.neighbours[:, j]), heads)
+            other = plain_attention(query, *views.pick(layer, views.neighbours[:, j]), heads)
             out = torch.addcmul(out, weights[:, j, None, None], other)
     if views.record:
         views.add(layer, key, value)

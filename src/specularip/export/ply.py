@@ -82,7 +82,7 @@ def write_ply(
 
 
 def read_ply(path: str | os.PathLike[str], latents: int = 0) -> Gaussians:
-    """Read a 3DGS PLY. Properties that are not ours (f_rest_*, …) are skipped; colours are clipped to 0..1.
+    """Read a 3DGS PLY. Other properties (f_rest_*, …) are ignored; colours are clipped to 0..1.
 
     The Gaussians come back unbound (joint 0, weight 1, region 0) with `latents` zeros as latent.
     Raises UserError when the file is missing, is no PLY of this layout, is cut short or holds NaN or

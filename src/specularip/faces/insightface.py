@@ -32,6 +32,7 @@ PUBLISHED = {
 }
 """Size in bytes and SHA-256 of the two files in insightface's release v0.7."""
 URL = "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip"
+PAGE = "https://github.com/deepinsight/insightface/tree/master/model_zoo"
 LICENCE = "for non-commercial research only"
 DEFAULT_FOLDER = "~/.insightface/models/buffalo_l"
 """Where insightface itself stores them."""

@@ -31,7 +31,7 @@ from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device
 from specularip.run_folder import RunFolder
 from specularip.specular import SpecularConfig, SpecularHead
-from specularip.stopping import polite_stop
+from specularip.stopping import stop_on_signal
 from specularip.training.optimizer import set_rates
 from specularip.training.relocate import relocate
 from specularip.training.session import Session
@@ -85,7 +85,7 @@ def fit(
     inputs = {"data": _fingerprint(train), "seed": seed, "settings": asdict(config)}
     with (
         Progress() if progress is None else nullcontext(progress) as shown,
-        polite_stop() as stop,
+        stop_on_signal() as stop,
         Session(folder, shown, stop, place, inputs) as session,
     ):
         for line in (*train.notes, *test.notes):

@@ -1,4 +1,4 @@
-"""Settings of `fit`."""
+"""Settings of `fit`. Free of torch."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FitConfig:
-    """`fit`: posed images to an avatar. None: what suits the device."""
+    """Fitting an avatar to posed images. None: chosen by the device."""
 
     iterations: int | None = None
     """Steps, one image each; None: 7,000 on a GPU, 1,500 on the CPU."""
     points: int | None = None
-    """Gaussians; their number stays. None: 100,000 on a GPU, 20,000 on the CPU."""
+    """Number of Gaussians, which stays constant. None: 100,000 on a GPU, 20,000 on the CPU."""
     lights: int = 64
-    """Lobes of the light that all Gaussians share."""
+    """Lobes of the lighting, shared by all Gaussians."""
     attention: bool = True
-    """Mutual attention between diffuse colour and material; docs/specular.md has what it gives."""
+    """Mutual attention between diffuse colour and material; see docs/specular.md for its effect."""
     initial_shading_steps: int = 400
-    """Steps that fit light and materials to observed colours before anything is rasterised; 0: none."""
+    """Steps that initialise lighting and materials from pixels, before anything is rendered; 0 for none."""
     material_tie: float = 0.1
-    """Pull of neighbouring Gaussians' materials on each other."""
+    """Weight of the smoothness of materials over neighbouring Gaussians."""
     ssim_weight: float = 0.2
-    """Of 1 - SSIM in the loss; L1 has the rest."""
+    """Weight of 1 - SSIM in the loss; L1 has the rest."""
     relocate_every: int = 100
-    """Steps between two moves of useless Gaussians to where they are needed."""
+    """Steps between relocations of useless Gaussians to where they are needed."""
     relocate_until: float = 0.75
-    """Share of the steps after which all Gaussians stay."""
+    """Fraction of the steps after which Gaussians are no longer relocated."""

@@ -1,1 +1,1 @@
-"""The files of weights that presets need."""
+"""The weight files that presets need: checking and downloading them."""

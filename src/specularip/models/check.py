@@ -1,4 +1,4 @@
-"""What each preset needs on disk, where it is looked for, whether it is whole, and under which licence."""
+"""The files that each preset needs: where they are, whether they are complete, and their licences."""
 
 from __future__ import annotations
 
@@ -12,38 +12,40 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from specularip.diffusion.loading.settings import Sd15Sources
-from specularip.diffusion.loading.sources import hub_id, on_disk, pick_weights, repository_folder, resolve
+from specularip.diffusion.loading.sources import (
+    ADAPTER,
+    PRIOR_PARTS,
+    hub_id,
+    on_disk,
+    pick_weights,
+    repository_folder,
+    resolve,
+)
 from specularip.errors import UserError
-from specularip.faces.insightface import DETECTOR, RECOGNISER, folders
-from specularip.faces.insightface import LICENCE as FACES_LICENCE
-from specularip.faces.insightface import PUBLISHED as PUBLISHED_FACES
-from specularip.faces.insightface import URL as FACES_URL
+from specularip.faces import insightface
 from specularip.lpips import LPIPS_URLS, lpips_folder
 from specularip.stages.settings import Config
 
 ASSETS = Path(__file__).parents[1] / "assets"
-PRIOR_PARTS = ("unet", "scheduler", "text_encoder", "tokenizer")
-"""Folders without which nothing is a prior; see diffusion/folder.py."""
-
-ADAPTER = "ip-adapter-faceid-plusv2_sd15.bin"
 PUBLISHED_FILES = {
     ADAPTER: (
         156_558_509,
         "26d0d86a1d60d6cc811d3b8862178b461e1eeb651e6fe2b72ba17aa95411e313",
     ),
-    **PUBLISHED_FACES,
+    **insightface.PUBLISHED,
 }
-"""Bytes and SHA-256 of files that have one published version, by name. The hub's cache tells the others."""
+"""Size in bytes and SHA-256 of files with a single published version, by name. The hub's cache holds those of
+its files."""
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-"""Endings of single files of weights; a .ckpt is recognised to be refused."""
+"""Endings of weight files; .ckpt is among them to be rejected with a reason."""
 LONGEST_HEADER = 100_000_000
-"""Bytes of a safetensors header, as its own library has it."""
+"""Largest header in bytes that the safetensors library accepts."""
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One file, its size in bytes (0 if missing), and what is wrong with it ("" if nothing)."""
+    """A file, its size in bytes (0 if missing), and what is wrong with it ("" if nothing)."""
 
     path: Path
     size: int
@@ -52,11 +54,11 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Model:
-    """Something a preset needs: the files of it, and where a person or `fetch` gets them.
+    """A model that a preset needs: its files, and where they can be downloaded.
 
-    source: where it is looked for, and `root`, which folder or file that is. part: its field in Sd15Sources,
-    "" if it is not on the hub. urls: files that can be downloaded without asking anybody. by_hand: what a
-    person must do instead, "" if nothing. optional: the preset runs without it.
+    source: the setting that locates it; root: the folder or file that this names. part: its field in
+    Sd15Sources, "" if it is not from the hub. urls: files that can be downloaded without registration.
+    by_hand: what the user must do instead, "" if nothing. optional: the preset runs without it.
     """
 
     name: str
@@ -71,13 +73,13 @@ class Model:
     optional: bool = False
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         return self.optional or not any(file.problem for file in self.files)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a source of networks must hold: folders of a network each, and a tokenizer."""
+    """What a source in Sd15Sources must hold: networks (a folder each), a tokenizer, other files."""
 
     name: str
     licence: str
@@ -100,7 +102,7 @@ NEEDS = {
     "ip_adapter": Needs("FaceID-PlusV2 adapter and LoRA", "for non-commercial research only"),
     "tokenizer": Needs("tokenizer", "MIT", tokenizer=True),
 }
-"""By field of Sd15Sources; the licences are those of the published sources."""
+"""By field of Sd15Sources; licences are those of the published sources."""
 
 
 TOKENIZER_FILES = (
@@ -113,47 +115,47 @@ TOKENIZER_FILES = (
 
 
 def needed(part: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Of a repository's or folder's files (paths in it), those that this source needs; and what it lacks."""
+    """Of the files in a repository or folder (relative paths), those that `part` needs, and those missing."""
     have = set(names)
     needs = NEEDS[part]
     found: list[str] = []
-    lacking: list[str] = []
+    missing: list[str] = []
 
-    def ask(name: str) -> None:
-        (found if name in have else lacking).append(name)
+    def require(name: str) -> None:
+        (found if name in have else missing).append(name)
 
     for network in needs.networks:
         nested = any(name.startswith(f"{network}/") for name in have) or len(needs.networks) > 1
         prefix = f"{network}/" if nested else ""
         inside = {name.removeprefix(prefix) for name in have if name.startswith(prefix)}
         inside = {name for name in inside if "/" not in name}
-        ask(f"{prefix}config.json")
+        require(f"{prefix}config.json")
         text = network in ("text_encoder", "image_encoder")
         weights = pick_weights(inside) or ("model" if text else "diffusion_pytorch_model") + ".safetensors"
-        ask(prefix + weights)
+        require(prefix + weights)
         if weights.endswith(".index.json"):
             stem = weights.removesuffix(".safetensors.index.json")
             for name in sorted(inside):
                 if match := re.fullmatch(rf"{stem}-(\d+)-of-(\d+)\.safetensors", name):
                     digits, count = len(match[1]), min(int(match[2]), 1000)
                     for i in range(1, count + 1):
-                        ask(f"{prefix}{stem}-{i:0{digits}}-of-{match[2]}.safetensors")
+                        require(f"{prefix}{stem}-{i:0{digits}}-of-{match[2]}.safetensors")
                     break
         if f"{prefix}preprocessor_config.json" in have:
             found.append(f"{prefix}preprocessor_config.json")
     if needs.tokenizer:
         prefix = "tokenizer/" if any(name.startswith("tokenizer/") for name in have) or needs.networks else ""
         if f"{prefix}tokenizer.json" not in have:
-            ask(f"{prefix}vocab.json")
-            ask(f"{prefix}merges.txt")
+            require(f"{prefix}vocab.json")
+            require(f"{prefix}merges.txt")
         found += [prefix + name for name in TOKENIZER_FILES if prefix + name in have]
     for name in needs.others:
-        ask(name)
-    return list(dict.fromkeys(found)), lacking
+        require(name)
+    return list(dict.fromkeys(found)), missing
 
 
 def preset_models(config: Config, *, checksums: bool = True) -> list[Model]:
-    """All that a preset's configuration needs. checksums: read the large files whole and compare them."""
+    """All models that a configuration needs. checksums: also compare SHA-256, which reads every file."""
     if config.prior.path == "compact":
         return [_body(config), _compact()]
     if config.prior.path != "sd15":
@@ -168,7 +170,7 @@ def preset_models(config: Config, *, checksums: bool = True) -> list[Model]:
 
 
 def _is_file(source: str) -> bool:
-    """Whether a source names one file of weights, which has no tokenizer beside it."""
+    """Whether a source names a weight file, and so holds no tokenizer."""
     return source.endswith(WEIGHTS) and not on_disk(source).is_dir()
 
 
@@ -179,50 +181,51 @@ def _network(part: str, source: str, checksums: bool) -> Model:
     licence = needs.licence if published else "see its page" if page else "your own files"
     try:
         root = resolve(source)
-    except UserError:  # where it would be
+    except UserError:  # where it would be downloaded to
         root = on_disk(source) if name is None else repository_folder(name[0]) / name[1]
     if os.path.isfile(root) or _is_file(source):
         files = [root]
     elif part == "ip_adapter":
         files = [root / ADAPTER]
     else:
-        found, lacking = needed(part, _listing(root))
-        files = [root / name for name in (*found, *lacking)]
-    looked = [inspect_file(path, checksums=checksums) for path in files]
-    if name and (size := begun(repository_folder(name[0]) / "blobs")):
-        missing = f"missing, {size / 1e6:.0f} MB of it downloaded: fetch goes on there"
-        looked = [replace(file, problem=missing) if file.problem == "missing" else file for file in looked]
-    if looked[0].path.suffix not in (".json", *WEIGHTS):
-        looked[0] = replace(looked[0], problem="no file of weights")
-    return Model(needs.name, source, root, licence, page, tuple(looked), part)
+        found, missing = needed(part, _listing(root))
+        files = [root / name for name in (*found, *missing)]
+    files_found = [inspect_file(path, checksums=checksums) for path in files]
+    if name and (size := partial_bytes(repository_folder(name[0]) / "blobs")):
+        partial = f"missing, {size / 1e6:.0f} MB of it downloaded: fetch resumes there"
+        files_found = [replace(f, problem=partial) if f.problem == "missing" else f for f in files_found]
+    if files_found[0].path.suffix not in (".json", *WEIGHTS):
+        files_found[0] = replace(files_found[0], problem="not a weight file")
+    return Model(needs.name, source, root, licence, page, tuple(files_found), part)
 
 
 def _listing(root: Path) -> list[str]:
-    """Files in a folder and in its folders, as paths in it; deeper ones are of no concern here."""
+    """Files in a folder and one level below, as relative paths."""
     if not os.path.isdir(root):
         return []
     paths = [*root.glob("*"), *root.glob("*/*")]
     return sorted(path.relative_to(root).as_posix() for path in paths if os.path.isfile(path))
 
 
-def begun(folder: Path) -> int:
-    """Bytes of downloads that `fetch` will go on with; huggingface_hub's own unfinished ones are not used."""
+def partial_bytes(folder: Path) -> int:
+    """Bytes of partial downloads that `fetch` will resume; huggingface_hub's own are not used."""
     names = [path for path in folder.glob("*.incomplete") if re.fullmatch(r"[0-9a-f]{64}", path.stem)]
     return sum(path.stat().st_size for path in names)
 
 
 def _faces(config: Config, checksums: bool) -> Model:
-    places = folders(config.prior.faces)
-    folder = next((place for place in places if os.path.isfile(place / DETECTOR)), places[0])
-    files = tuple(inspect_file(folder / name, checksums=checksums) for name in (DETECTOR, RECOGNISER))
+    places = insightface.folders(config.prior.faces)
+    folder = next((place for place in places if os.path.isfile(place / insightface.DETECTOR)), places[0])
+    names = (insightface.DETECTOR, insightface.RECOGNISER)
+    files = tuple(inspect_file(folder / name, checksums=checksums) for name in names)
     return Model(
         "insightface buffalo_l",
         config.prior.faces,
         folder,
-        FACES_LICENCE,
-        "https://github.com/deepinsight/insightface/tree/master/model_zoo",
+        insightface.LICENCE,
+        insightface.PAGE,
         files,
-        by_hand=f"if your use is non-commercial research: download {FACES_URL} and unpack it into {folder}",
+        by_hand=f"for non-commercial research only, download {insightface.URL} and unpack it into {folder}",
     )
 
 
@@ -231,7 +234,7 @@ def _lpips(checksums: bool) -> Model:
     paths = [folder / url.rpartition("/")[2] for url in LPIPS_URLS]
     others = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if others and not any(path.is_file() for path in paths):
-        paths = others  # the same weights in another format: the loader looks at their keys
+        paths = others  # the same weights in another format, which the loader also reads
     files = tuple(inspect_file(path, checksums=checksums) for path in paths)
     return Model(
         "LPIPS on VGG-16",
@@ -274,26 +277,24 @@ def _compact() -> Model:
 
 
 def compact_files(assets: Path = ASSETS) -> list[ModelFile]:
-    """Every file of the compact preset: the body and the prior, whole or not."""
+    """Every file of the compact preset: the body and the prior, present or not."""
     return [inspect_file(assets / "anny.safetensors"), *prior_files(assets / "compact")]
 
 
 def prior_files(folder: Path) -> list[ModelFile]:
-    """Every file of a prior's folder, and as missing what every prior has; see diffusion/folder.py."""
+    """Every file in a prior's folder, and as missing what every prior must have."""
     names = _listing(folder)
-    lacking = [part for part in PRIOR_PARTS if not any(name.startswith(f"{part}/") for name in names)]
+    missing = [part for part in PRIOR_PARTS if not any(name.startswith(f"{part}/") for name in names)]
     if "model_index.json" not in names:
-        lacking.append("model_index.json")
-    return [inspect_file(folder / name) for name in sorted((*names, *lacking))]
+        missing.append("model_index.json")
+    return [inspect_file(folder / name) for name in sorted((*names, *missing))]
 
 
 def inspect_file(path: Path, *, checksums: bool = False) -> ModelFile:
-    """Look at a file without loading it.
+    """Check a file without loading it.
 
-    JSON must parse, safetensors must be as long as their header says, zipped pickles must have their end, and
-    a file of which the size is published must have that.
-
-    checksums: also compare its SHA-256 with the published one, where there is one.
+    JSON must parse, safetensors must have the length that their header implies, zipped pickles must not be
+    truncated, and a published size must match. checksums: also compare SHA-256 where one is published.
     """
     if not os.path.isfile(path):
         return ModelFile(path, 0, "missing")
@@ -308,7 +309,7 @@ def _problem(path: Path, size: int, checksums: bool) -> str:
     expected, digest = published(path)
     problem = ""
     if path.suffix == ".ckpt":
-        problem = "refused: a pickle, which could run code; use the .safetensors of the same model"
+        problem = "rejected: a pickle, which could run code; use the .safetensors of the same model"
     elif size == 0:
         problem = "empty"
     elif expected and size != expected:
@@ -323,18 +324,17 @@ def _problem(path: Path, size: int, checksums: bool) -> str:
     elif path.suffix in (".bin", ".pt", ".pth", ".npz") and not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             start = file.read(2)
-        if start != b"\x80\x02":  # the pickle that torch wrote before it zipped
-            problem = "damaged: cut short, or only a pointer to the file"
+        if start != b"\x80\x02":  # torch's pickles before it used zip
+            problem = "damaged: truncated, or only a pointer to the file"
     if not problem and checksums and digest and not sha256(path).startswith(digest):
         problem = "damaged: its SHA-256 is not the published one"
     return problem
 
 
 def published(path: Path) -> tuple[int, str]:
-    """Size and SHA-256 that are published for a file, or its first digits; 0 and "" where none are.
+    """Published size and SHA-256 (or its first digits) of a file; 0 and "" where unknown.
 
-    The hub's cache names every large file by its SHA-256, as the hub has it, and torch's downloads end in the
-    first eight digits of theirs.
+    The hub's cache names large files by their SHA-256, and torch's downloads end in its first eight digits.
     """
     blob = path.resolve()
     if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
@@ -351,11 +351,11 @@ def sha256(path: Path) -> str:
 
 
 def _safetensors_problem(path: Path, size: int) -> str:
-    """The file starts with the header's length (8 bytes, little endian), then the header, then the data."""
+    """Layout: the header's length (8 bytes, little endian), the header as JSON, the data."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            return "damaged: cut short, or only a pointer to the file"
+            return "damaged: truncated, or only a pointer to the file"
         try:
             header = json.loads(file.read(length) if length <= LONGEST_HEADER else b"")
             entries = [entry for name, entry in header.items() if name != "__metadata__"]

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specularip.diffusion.attention import for_branches, plain_attention
-from specularip.diffusion.fast import hopper_attention
 from specularip.diffusion.fast.features import Features, Norm, Part
 
 USE_TRITON = True
@@ -74,7 +73,7 @@ def coefficients(
     if uses_triton(x):
         return Norm(_kernels().coefficients(sums, pixels, weight, bias, groups, eps, shift), weight, groups)
     first, second = sums.sum(1).unbind(1)
-    moved = torch.zeros_like(first) if shift is None else for_branches(shift, len(x))
+    moved = torch.zeros_like(first) if shift is None else for_branches(shift, len(x)).float()
     total = first + pixels * moved
     squares = second + 2 * moved * first + pixels * moved.square()
     count = pixels * x.shape[-1] // groups
@@ -166,13 +165,6 @@ def cross_attention(
         face = plain_attention(query, face_key, face_value, heads)
         out = out + face_scale.to(out.dtype)[:, None, None] * face
     return out
-
-
-def self_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Attention of queries [B,T,C] over keys and values [B,S,C], which may be slices, [B,T,C]."""
-    if hopper_attention.suits(query, key, value, heads):
-        return hopper_attention.attention(query, key, value, heads)
-    return plain_attention(query, key, value, heads)
 
 
 def softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:

@@ -17,7 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from specularip.diffusion.attention import IdentityCrossAttention, KeyViews, attend_shared
+from specularip.diffusion.attention import (
+    IdentityCrossAttention,
+    KeyViews,
+    attend_shared,
+    plain_attention,
+)
 from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.diffusion.fast.features import Features, Part
 from specularip.diffusion.fast.layers import (
@@ -37,7 +42,6 @@ from specularip.diffusion.fast.ops import (
     geglu,
     join,
     normalize,
-    self_attention,
 )
 from specularip.kernels.streams import run_on_streams
 
@@ -97,9 +101,9 @@ class Transformer:
         query, key, value = F.linear(x, self.qkv).chunk(3, -1)
         layer = getattr(attn.processor, "layer", None)
         if key_views is not None and layer is not None:
-            out = attend_shared(query, key, value, attn.heads, layer, key_views, self_attention)
+            out = attend_shared(query, key, value, attn.heads, layer, key_views)
         else:
-            out = self_attention(query, key, value, attn.heads)
+            out = plain_attention(query, key, value, attn.heads)
         return linear(out, attn.to_out[0])
 
     def __call__(self, x: Features, context: Context) -> Features:

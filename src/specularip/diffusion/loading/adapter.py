@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from specularip.diffusion.adapter import FaceIdProjection, ImageProjection
 from specularip.diffusion.attention import identity_layers, install_attention
+from specularip.diffusion.loading.sources import ADAPTER
 from specularip.diffusion.loading.weights import check_keys, read_weights, recognise
 from specularip.errors import UserError
 
@@ -58,9 +59,7 @@ def load_identity(
     projection: ImageProjection | FaceIdProjection
     if any(key.startswith("image_proj.perceiver_resampler.") for key in state):
         if re.search(r"faceid[-_]plus(?!v2)", path.name.lower()):
-            raise UserError(
-                f"{path} is version 1 of FaceID-Plus: use FaceID-PlusV2 (ip-adapter-faceid-plusv2_sd15.bin)"
-            )
+            raise UserError(f"{path} is version 1 of FaceID-Plus: use FaceID-PlusV2 ({ADAPTER})")
         if not lora_merged and not any("_lora." in key for key in state):
             raise UserError(f"{path} misses FaceID-PlusV2's LoRA (ip_adapter.0.to_q_lora.down.weight...)")
         projection = _face_id_projection(state, path, unet, image_encoder)

@@ -31,6 +31,7 @@ from specularip.diffusion.autoencoder import PixelAutoencoder, VaeAutoencoder
 from specularip.diffusion.denoiser import UNetDenoiser
 from specularip.diffusion.loading.adapter import load_identity
 from specularip.diffusion.loading.networks import Kind, build_network, check_together, reading
+from specularip.diffusion.loading.sources import PRIOR_PARTS
 from specularip.diffusion.loading.weights import first_line, pick_dtype, read_json
 from specularip.diffusion.prior import CLIP_MEAN, CLIP_STD, Prior
 from specularip.errors import UserError
@@ -53,7 +54,7 @@ def load_prior(
     if not root.is_dir():
         raise UserError(f"there is no prior folder {root}")
     index = read_json(root / "model_index.json")
-    for part in ("unet", "scheduler", "text_encoder", "tokenizer"):
+    for part in PRIOR_PARTS:
         if not (root / part).is_dir():
             raise UserError(f"prior {root} has no {part}/ folder")
     for part, value in index.items():

@@ -1,13 +1,13 @@
-"""How Stable Diffusion's original checkpoints call what diffusers calls otherwise.
+"""Parameter names in Stable Diffusion's original checkpoints, from those of diffusers.
 
 One .safetensors of Stable Diffusion 1.5 holds the UNet under `model.diffusion_model.`, the VAE under
 `first_stage_model.` and the text encoder under `cond_stage_model.transformer.`; a ControlNet's has
-`control_model.`. Each function here takes a key of diffusers' network and gives its name in such a file, so
-that an error can name what the user can find in the file.
+`control_model.`. Each function takes a key of a diffusers network and returns its name in such a file (the
+VAE's also in a file of its own), so that errors name keys that are in the file.
 
-Its layout is counted, not nested: with L resnets a block, `input_blocks` are the first convolution and then,
-for each block, L resnets and a downsampling; `output_blocks` are L + 1 resnets a block, the last with the
-upsampling.
+The original layout numbers its blocks in one sequence. With L resnets per block, `input_blocks` are the
+first convolution and then, for each block, L resnets and a downsampler; `output_blocks` are L + 1 resnets per
+block, the last with the upsampler.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 
 LAYERS = 2
-"""Resnets in a block (`layers_per_block`), of every Stable Diffusion."""
+"""Resnets per block (`layers_per_block`) in every Stable Diffusion."""
 
 _UNET_RESNET = {
     "norm1": "in_layers.0",
@@ -50,7 +50,7 @@ def _unet_path(path: str, blocks: int) -> str:
         if kind == "downsamplers":
             return f"input_blocks.{start + LAYERS + 1}.0.op"
         if kind == "upsamplers":
-            # The lowest block has no attention, so its upsampling comes right after the resnet.
+            # The lowest block has no attention, so the upsampler directly follows the resnet.
             return f"output_blocks.{start + LAYERS}.{1 if block == 0 else 2}.conv"
         place = f"input_blocks.{1 + start + layer}" if side == "down" else f"output_blocks.{start + layer}"
         return f"{place}.0.{_UNET_RESNET[inner]}" if kind == "resnets" else f"{place}.1.{inner}"
@@ -79,7 +79,7 @@ def unet_name(key: str) -> tuple[str, ...]:
 
 
 def controlnet_name(key: str, hints: int = 4) -> tuple[str, ...]:
-    """hints: how many sizes the hint network has (`conditioning_embedding_out_channels`)."""
+    """hints: number of resolutions of the pose embedding (`conditioning_embedding_out_channels`)."""
     path, leaf = _split(key)
     return (f"control_model.{_unet_path(path, hints)}{leaf}",)
 
@@ -99,7 +99,7 @@ _VAE = (
 
 
 def vae_name(key: str, blocks: int = 4) -> tuple[str, ...]:
-    """The name in a whole checkpoint, and in a file of the VAE alone. Up blocks count the other way round."""
+    """Names in a whole checkpoint and in a file of the VAE alone. Up blocks are numbered in reverse."""
     path, leaf = _split(key)
     for pattern, put in _VAE:
         path = re.sub(pattern, put, path)

@@ -20,12 +20,10 @@ from specularip.diffusion.loading.networks import (
     reading,
 )
 from specularip.diffusion.loading.settings import Sd15Sources
-from specularip.diffusion.loading.sources import part_of, resolve
+from specularip.diffusion.loading.sources import ADAPTER, part_of, resolve
 from specularip.diffusion.loading.weights import check_file, pick_dtype, read_json
 from specularip.diffusion.prior import Prior
 from specularip.errors import UserError
-
-ADAPTER = "ip-adapter-faceid-plusv2_sd15.bin"
 
 SCHEDULE = {
     "num_train_timesteps": 1000,

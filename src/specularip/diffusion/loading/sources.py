@@ -12,6 +12,10 @@ from pathlib import Path
 
 from specularip.errors import MissingWeights, UserError
 
+ADAPTER = "ip-adapter-faceid-plusv2_sd15.bin"
+"""The published file of FaceID-PlusV2."""
+PRIOR_PARTS = ("unet", "scheduler", "text_encoder", "tokenizer")
+"""Folders that every prior in diffusers' layout must have."""
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 """File names of weights, without ending, in folders of diffusers and transformers."""
 
