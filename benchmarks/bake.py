@@ -38,7 +38,7 @@ def fit_head(folder: Path, config: FitConfig, device: torch.device, seed: int) -
     fitting, images, cameras = begin_fit(folder, "all", appearance, config, device, seed)
     for _ in range(config.iterations or 0):
         train_step(fitting, images, cameras, config)
-    return Avatar(appearance.gaussians(fitting.cloud), appearance.head, antialiased=True)
+    return Avatar(appearance.gaussians(fitting.state.fields), appearance.head, antialiased=True)
 
 
 @torch.no_grad()
