@@ -37,8 +37,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from specularip.fitting.cloud import Cloud
-from specularip.fitting.start import Sightings, Start, make_start
 from torch import Tensor, nn
 from torch.nn import functional as F
 
