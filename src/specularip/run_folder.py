@@ -127,8 +127,8 @@ class RunFolder:
     def prepare_checkpoint(
         self, name: str, state: Any, meta: Mapping[str, Any] | None = None
     ) -> Callable[[], Path]:
-        """Copy `state` to host memory. The returned function writes the checkpoint, on any thread, and deletes
-        all but the newest KEEP.
+        """Copy `state` to host memory. The returned function writes the checkpoint, on any thread, and
+        deletes all but the newest KEEP.
 
         state: nested dicts, lists and tuples of tensors, numbers and strings, such as `{"head":
         head.state_dict(), "adam": adam.state_dict(), "rng": generator.get_state()}`; `load_checkpoint`
