@@ -15,7 +15,6 @@ from captures import HEIGHT, WIDTH, orbit, save, write
 from PIL import Image
 
 from specularip import posed_images
-from specularip.cameras import Cameras
 from specularip.cli import main
 from specularip.errors import UserError
 from specularip.posed_images import (
@@ -23,7 +22,6 @@ from specularip.posed_images import (
     load_points,
     load_posed_images,
     points_inside,
-    random_points,
 )
 
 SEED = 0  # the fixture `seed` sets it
@@ -228,20 +226,20 @@ def frame_key(key, value, index=2):
         (frame_key("file_path", "train"), "no image"),
         (frame_key("file_path", "a\0b"), "'a\\x00b'"),
         (frame_key("file_path", "\ud800"), "'\\ud800'"),
-        (frame_key("file_path", "x" * 5000), "no usable file name"),
+        (frame_key("file_path", "x" * 5000), "not a usable file name"),
         (frame_key("file_path", "two\nlines"), "no image 'two\\nlines'"),
         (frame_key("file_path", "../secret.png"), "out of the folder"),
         (frame_key("file_path", "/etc/hostname"), "out of the folder"),
         (frame_key("file_path", "train/../../secret.png"), "out of the folder"),
         (frame_key("fl_x", "30"), "fl_x must be a number"),
-        (frame_key("fl_x", math.nan), "sensible"),
-        (frame_key("fl_x", 10**4000), "sensible"),
+        (frame_key("fl_x", math.nan), "below 1e9"),
+        (frame_key("fl_x", 10**4000), "below 1e9"),
         (frame_key("fl_x", -30), "focal"),
         (frame_key("fl_x", 1e8), "focal"),
         (frame_key("cx", 1e6), "outside"),
         (frame_key("k1", 0.1), "undistort"),
         (frame_key("camera_model", "OPENCV_FISHEYE"), "fisheye"),
-        (lambda t: t.update(w=WIDTH, h=WIDTH), "another shape"),
+        (lambda t: t.update(w=WIDTH, h=WIDTH), "another aspect ratio"),
         (lambda t: t.update(w=-WIDTH, h=HEIGHT), "positive"),
         (lambda t: t.update(camera_angle_x=40.1), "radians"),
         (lambda t: t.update(camera_angle_x=0), "radians"),
@@ -269,13 +267,13 @@ def test_wrong_files_are_one_line(tmp_path):
     assert "transforms_train.json is missing" in error(tmp_path)
     path = tmp_path / "transforms_train.json"
     for content, words in (
-        (b"", "no valid JSON"),
+        (b"", "not valid JSON"),
         (b'{"frames": [', "line 1"),
         (b"[1, 2]", "must hold a JSON object"),
         (b'"text"', "must hold a JSON object"),
         (b"\xff\xfe\x00", "UTF-8"),
-        (b"[" * 100_000, "no sensible JSON"),
-        (b'{"frames": ' + b"9" * 10_000 + b"}", "no sensible JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"frames": ' + b"9" * 10_000 + b"}", "not valid JSON"),
     ):
         path.write_bytes(content)
         assert words in error(tmp_path), content[:20]
@@ -292,8 +290,8 @@ def test_wrong_images_are_one_line(tmp_path, monkeypatch):
     file = tmp_path / "train" / "r_2.png"
     whole = file.read_bytes()
     for content, words in (
-        (b"", "damaged or no PNG"),
-        (b"%PDF-1.4 nothing", "damaged or no PNG"),
+        (b"", "damaged or not a PNG"),
+        (b"%PDF-1.4 nothing", "damaged or not a PNG"),
         (whole[:40], "damaged"),
         (whole[: len(whole) // 2], "cut short"),
         (whole[:60] + bytes(200) + whole[260:], "damaged"),
@@ -321,7 +319,7 @@ def test_wrong_images_are_one_line(tmp_path, monkeypatch):
     assert "at least 16" in error(tmp_path)
     for index in range(5):
         Image.new("RGBA", (20, 20)).save(tmp_path / "train" / f"r_{index}.png")
-    assert "transparent all over" in error(tmp_path)
+    assert "fully transparent" in error(tmp_path)
     monkeypatch.setattr(posed_images, "_memory_bytes", lambda: 10_000)
     assert "GiB" in error(tmp_path)
 
@@ -336,7 +334,7 @@ def test_camera_inside_the_body(tmp_path):
         matrix[axis][3] = 0.1
     save(tmp_path, table)
     message = error(tmp_path)
-    assert "stands inside the body" in message and "train/r_3.png" in message and "body.npz" in message
+    assert "is inside the body" in message and "train/r_3.png" in message and "body.npz" in message
     (tmp_path / "body.npz").unlink()
     assert len(load_posed_images(tmp_path)) == 5
 
@@ -387,7 +385,7 @@ def test_body_mesh(tmp_path):
         ({"v": vertices, "f": faces + 1}, "from 0"),
         ({"v": vertices, "f": faces - 1}, "from 0"),
         ({"v": vertices, "f": np.full((2, 3), 2**63, np.uint64)}, "from 0"),
-        ({"v": vertices * 0, "f": faces}, "no area"),
+        ({"v": vertices * 0, "f": faces}, "zero area"),
         ({"v": np.array([{"a": 1}], dtype=object), "f": faces}, "plain arrays"),  # would need unpickling
     ]
     for arrays, words in wrong:
@@ -402,7 +400,7 @@ def test_body_mesh(tmp_path):
     path.write_bytes(whole)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(posed_images, "MAX_MESH_BYTES", 100)
-        with pytest.raises(UserError, match="unpacks to more"):
+        with pytest.raises(UserError, match="unpacks to over"):
             load_body_mesh(tmp_path)
 
 
@@ -439,43 +437,6 @@ def test_points(tmp_path):
     write_cloud(path, dtype[:2], rows[["x", "y"]])
     with pytest.raises(UserError, match="has no z"):
         load_points(tmp_path)
-
-
-def test_random_points_lie_where_cameras_look_and_masks_carve():
-    cameras = orbit(6)
-    generator = torch.Generator().manual_seed(SEED)
-    points = random_points(cameras, 500, generator)
-    assert points.shape == (500, 3) and points.dtype == torch.float32
-    pixels, depth = cameras.project(points)
-    inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < torch.tensor([WIDTH, HEIGHT])).all(-1)
-    assert (inside.sum(0) >= 3).all(), SEED
-    again = random_points(cameras, 500, torch.Generator().manual_seed(SEED))
-    assert torch.equal(points, again)
-
-    # A ball's silhouettes: what is left is the ball, give or take a pixel.
-    large = cameras.resized(200, 150)
-    alphas = torch.zeros(6, 150, 200, 1)
-    center = torch.tensor([0.1, -0.05, 0.08])
-    rows, columns = torch.meshgrid(torch.arange(150) + 0.5, torch.arange(200) + 0.5, indexing="ij")
-    rays = torch.stack([columns, rows, torch.ones_like(rows)], -1) @ torch.linalg.inv(large.Ks[0]).T
-    rays = torch.nn.functional.normalize(rays, dim=-1)
-    for view in range(6):
-        to_center = large.viewmats[view, :3, :3] @ center + large.viewmats[view, :3, 3]
-        off_axis = (to_center - (rays @ to_center)[..., None] * rays).norm(dim=-1)
-        alphas[view, ..., 0] = (off_axis < 0.2).float()
-    carved = random_points(large, 2000, generator, alphas)
-    distance = (carved - center).norm(dim=-1)
-    assert carved.shape == (2000, 3)
-    # The hull of six views from the side is a ball with low caps above and below.
-    assert float(distance.quantile(0.8)) < 0.21 and float(distance.max()) < 0.35, SEED
-    assert torch.allclose(carved.mean(0), center, atol=0.02), SEED
-
-    outwards = cameras.viewmats.clone()
-    outwards[:, [0, 2]] *= -1  # each turned by 180 degrees about its own vertical
-    outwards = Cameras(outwards, cameras.Ks, WIDTH, HEIGHT)
-    for unusable, masks in ((outwards, None), (large, torch.zeros_like(alphas))):
-        with pytest.raises(UserError, match="one common thing"):
-            random_points(unusable, 10, generator, masks)
 
 
 JUNK = [

@@ -149,10 +149,9 @@ class Session:
     def after_step(self, done: int, metrics: StepMetrics | None) -> None:
         """To be called after each step; `done` of the phase's steps are done now, and its state is whole.
 
-        metrics: to be recorded, with "loss" and perhaps SKIPPED among them; None: none for this step.
-
-        Raises KeyboardInterrupt after saving a checkpoint if a signal requested a stop, and UserError if
-        training has diverged or a file cannot be written.
+        metrics: to be recorded, with "loss" and perhaps SKIPPED among them; None: none for this step. Raises
+        KeyboardInterrupt after saving a checkpoint if a signal requested a stop, and UserError if training
+        has diverged or a file cannot be written.
         """
         self._read_metrics()
         if metrics is not None:
