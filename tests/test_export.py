@@ -127,7 +127,7 @@ def test_broken_ply_is_one_clear_line(tmp_path):
     cases = {
         "not a PLY": b"\x89PNG....",
         "cut short: ": whole[:-7],
-        "does not end": whole[:60],
+        "has no end": whole[:60],
         "binary": whole.replace(b"binary_little_endian", b"ascii"),
         "has no rot_2": whole.replace(b"rot_2", b"spin2"),
         "at least one vertex": whole.replace(b"vertex 5", b"vertex 0"),
@@ -184,7 +184,7 @@ def test_video_errors(tmp_path):
         write_video([np.zeros((8, 8, 3))], tmp_path / "a.mp4")
     with pytest.raises(ValueError, match="one size"):
         write_video([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], tmp_path / "a.mp4")
-    with pytest.raises(UserError, match="ffmpeg says"):
+    with pytest.raises(UserError, match="ffmpeg: "):
         write_video(frames(3, 16, 16), tmp_path / "a.nonsense")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
