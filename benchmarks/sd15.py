@@ -35,7 +35,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from specularip.training.machine import FULL_GIB, LOW_GIB
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -53,6 +52,7 @@ from specularip.diffusion.sds import SdsResult, sds
 from specularip.gaussians import Gaussians
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.lpips import VGG_CONVOLUTIONS, Lpips
+from specularip.machine import FULL_GIB, LOW_GIB
 from specularip.presets import preset_config, with_low_memory
 from specularip.raster import Raster, rasterize
 from specularip.raster import warm_up as warm_up_raster
@@ -60,9 +60,9 @@ from specularip.specular import warm_up as warm_up_shading
 from specularip.stages import guide as guiding
 from specularip.stages import seid as stage
 from specularip.stages.guide import Guide, as_images, draw
-from specularip.stages.scr import Targets, cropped, fit, orbits
+from specularip.stages.initial_state import AvatarState, initial_state
+from specularip.stages.scr import Targets, cropped, fit_targets, orbits
 from specularip.stages.settings import Config
-from specularip.training.state import State, start
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tools" / "sd15")]
 from random_weights import random_prior  # noqa: E402
@@ -93,20 +93,11 @@ def published_draw(seed: int, points: int, device: torch.device) -> Callable[...
     ) -> tuple[Raster, Tensor]:
         cameras = cameras.to(device)
         grey = torch.full((3,), background, device=device)
-        cloud = SimpleNamespace(
-            means=gaussians.means,
-            fields={
-                "log_scales": gaussians.log_scales,
-                "quats": gaussians.quats,
-                "normal_residuals": gaussians.normal_residuals,
-                "features": features,
-                "color_logits": gaussians.color_logits,
-            },
-        )
+        fields = {**gaussians.parameters(), "features": features}
         drawn, highlights = [], []
         for index in range(len(cameras)):
             camera = cameras[torch.tensor([index])]
-            colors = network.colors(cloud, camera, 1.0)  # type: ignore[arg-type]
+            colors = network.colors(fields, camera, 1.0)
             highlights.append(colors - gaussians.diffuse)
             drawn.append(
                 rasterize(
@@ -136,7 +127,7 @@ def plain_skeleton(
     return skeleton._draw(xy.to(device), seen.to(device), size)
 
 
-def steps(guide: Guide, state: State, first: int, count: int, warm: int, shown: bool) -> list[float]:
+def steps(guide: Guide, state: AvatarState, first: int, count: int, warm: int, shown: bool) -> list[float]:
     """Seconds of each of `count` steps of SEID after `warm` more, from step `first` on. shown: each step's
     loss is waited for; else it is read a step late, as a run does."""
     times = [time.perf_counter()]
@@ -221,7 +212,7 @@ def relative(value: Tensor, truth: Tensor) -> float:
 
 
 def parts(
-    prior: Prior, guide: Guide, state: State, drawing: Callable[..., Any], device: torch.device
+    prior: Prior, guide: Guide, state: AvatarState, drawing: Callable[..., Any], device: torch.device
 ) -> dict[str, float]:
     """Milliseconds of each part of a step alone."""
     views = 4
@@ -232,7 +223,7 @@ def parts(
     looks = stage.step_views(config, PLACES[0], guide.body.height, torch.Generator().manual_seed(1))
 
     def render() -> None:
-        raster, specular = drawing(state.gaussians, state.head, looks.cameras, guide.config.background, 1.0)
+        raster, specular = drawing(state.gaussians, state.shared, looks.cameras, guide.config.background, 1.0)
         (raster.image.square().mean() + specular.square().mean()).backward()
 
     def denoise() -> Tensor:
@@ -258,7 +249,7 @@ def parts(
     }
 
 
-def refinement(prior: Prior, guide: Guide, state: State, batch: int, refine_steps: int) -> float:
+def refinement(prior: Prior, guide: Guide, state: AvatarState, batch: int, refine_steps: int) -> float:
     """Seconds of refining the preset's orbit."""
     config = guide.config.scr
     guidance = config.guidance or guide.config.guidance
@@ -268,7 +259,7 @@ def refinement(prior: Prior, guide: Guide, state: State, batch: int, refine_step
     )  # fmt: skip
     with torch.no_grad():
         renders = [
-            as_images(draw(state.gaussians, state.head, views.cameras[rows], guide.config.background)[0], 3)
+            as_images(draw(state.gaussians, state.shared, views.cameras[rows], guide.config.background)[0], 3)
             for rows in torch.arange(config.orbit_views).split(4)
         ]
     images, condition = torch.cat(renders).clamp(0, 1), guide.condition(views, guidance, config.refine_size)
@@ -295,7 +286,7 @@ def fit_speed(config: Config, device: torch.device, warm: int, count: int) -> fl
             weights[f"features.{n}.bias"], channels = torch.zeros(width), width
         weights[f"lin{k}"] = torch.rand(width)
     body = anny_body().to(device)
-    state = start(body, config.seid.max_points, 0, config.seid.lights, device)
+    state = initial_state(body, replace(config.seid, points=config.seid.max_points), 0, device)
     views = orbit_views(
         config.scr.orbit_views, orbits(config.scr)[0][0], size=config.scr.render_size,
         body_height=body.height, elevation_deg=config.scr.elevation_deg,
@@ -318,7 +309,7 @@ def fit_speed(config: Config, device: torch.device, warm: int, count: int) -> fl
             times.append(time.perf_counter())
 
     guide: Any = SimpleNamespace(config=config)
-    fit(state, guide, None, targets, Lpips(weights, device), 0, after)
+    fit_targets(state, guide, None, targets, Lpips(weights, device), 0, after)
     return count / (times[1] - times[0])
 
 
@@ -376,8 +367,8 @@ def main() -> None:
         face = torch.nn.functional.normalize(torch.randn(1, prior.identity_dim, device=device), dim=-1)
         return Guide(prior, PromptBook(prior), TEXT, face, body, config)
 
-    def fresh() -> State:
-        return start(body, config.seid.points, 0, config.seid.lights, device)
+    def fresh() -> AvatarState:
+        return initial_state(body, config.seid, 0, device)
 
     def rest(side: str) -> None:
         prior.release_graphs()

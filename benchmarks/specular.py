@@ -4,21 +4,21 @@
         [--views all 32] [--iterations 7000] [--points 100000] [--concurrent 3] [--out specular.json]
     python benchmarks/specular.py DATA --speed
 
-`--speed` times each model alone: a training step at the images' size, as `stages/fit.py` takes it; and the
-image of a whole body at 1024², as a viewer would draw it. For that, what depends on no camera is worked out
-before, for all models alike: activations, and for ours what `Avatar.prepare` holds. SH-3 is drawn by gsplat's
+`--speed` times each model alone: a training step at the images' size, as in `fitting/fit.py`; and the
+render of a whole body at 1024², as in a viewer. For that, everything view-independent is precomputed, for all
+models alike: activations, and for ours what `Avatar.prepare` holds. SH-3 is rendered by gsplat's
 own `rasterization`, in its faster layout, the unpacked one.
 
-DATA holds a folder for each scene, in NeRF-synthetic's layout. Every model starts from the same points and
-first colours and goes through the same loop: the same steps, images, losses, moves of Gaussians and number of
-Gaussians; only what gives them their colours differs. 32 views are every third one, from the second.
+DATA holds a folder per scene, in NeRF-synthetic's layout. Every model has the same initial points and
+colours and the same training loop: the same steps, images, losses, relocations and number of
+Gaussians; only the appearance model differs. 32 views are every third one, from the second.
 
 The published network is written from its description (Spec-Gaussian, Yang et al. 2024): a 24-number latent
 per Gaussian, a linear layer to 32 ASGs on fixed frames, evaluated at the mirrored direction, and an MLP of
 3 x 128 on the responses, n·ω_o and ω_o encoded with two frequencies; its RGB is added to a diffuse colour.
-Normals are the shortest axis plus a learned residual. (The code that was published with the paper builds its
-frames around the mirrored direction itself, so that its highlights do not move; this one does what the paper
-says, and is the stronger opponent.)
+Normals are the shortest axis plus a learned residual. (The published code builds its
+frames around the mirrored direction itself, so that its highlights do not move; this one follows the paper,
+and is the stronger baseline.)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from functools import partial
@@ -43,17 +43,18 @@ from torch.nn import functional as F
 from specularip.avatar import Avatar
 from specularip.baking.bake import harmonics_3
 from specularip.cameras import Cameras
-from specularip.fitting.appearance import Appearance, SpecularAppearance, start_colors
-from specularip.fitting.cloud import Cloud
+from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance, initial_colors
 from specularip.fitting.fit import Fitting, begin, draw, resolved, train_step
+from specularip.fitting.observations import Observations
+from specularip.fitting.point_init import PointInit, init_points
 from specularip.fitting.settings import FitConfig
-from specularip.fitting.start import Sightings, Start, make_start
 from specularip.gaussians import rotation_matrices
 from specularip.metrics import highlight_error, psnr, ssim
 from specularip.posed_images import load_posed_images
 from specularip.raster import rasterize
 from specularip.raster.cuda import pick_device
 from specularip.specular import SpecularConfig, SpecularHead
+from specularip.training.optimizer import SHARED
 
 MODELS = ("sh3", "published", "ours")
 FEATURES, FRAMES = 24, (4, 8)
@@ -65,24 +66,18 @@ class Harmonics:
 
     rates: ClassVar = {"sh_base": 5e-3, "sh_rest": 2.5e-4}
 
+    def __init__(self) -> None:
+        self.shared = nn.Module()  # none
+
     def begin(
-        self, start: Start, sightings: Sightings, cameras: Cameras, generator: torch.Generator
+        self, init: PointInit, observations: Observations, cameras: Cameras, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        base = (start_colors(sightings, start.points).sigmoid() - 0.5) / 0.28209479177387814
+        base = (initial_colors(observations, init.points).sigmoid() - 0.5) / 0.28209479177387814
         return {"sh_base": base[:, None], "sh_rest": base.new_zeros(len(base), 15, 3)}, {}
 
-    def shared(self) -> Iterable[tuple[nn.Parameter, float]]:
-        return []
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> object:
-        return None
-
-    def colors(self, cloud: Cloud, camera: Cameras, share: float) -> Tensor:
-        coefficients = torch.cat([cloud.fields["sh_base"], cloud.fields["sh_rest"]], 1)
-        directions = cloud.means.detach() - camera.positions
+    def colors(self, fields: Fields, camera: Cameras, share: float) -> Tensor:
+        coefficients = torch.cat([fields["sh_base"], fields["sh_rest"]], 1)
+        directions = fields["means"].detach() - camera.positions
         degree = min(3, int(share * 8))
         if coefficients.is_cuda:
             from gsplat import spherical_harmonics
@@ -93,14 +88,14 @@ class Harmonics:
             values = (basis[..., None] * coefficients[:, : (degree + 1) ** 2]).sum(1)
         return (values + 0.5).clamp_min(0)[None]
 
-    def penalty(self, cloud: Cloud, near: Tensor) -> Tensor:
-        return cloud.means.new_zeros(())
+    def penalty(self, fields: Fields, near: Tensor) -> Tensor:
+        return fields["means"].new_zeros(())
 
 
 class Published(nn.Module):
     """The published ASG network; see the top of the file."""
 
-    rates: ClassVar = {"color_logits": 1e-2, "features": 2.5e-3, "normal_residuals": 1e-3}
+    rates: ClassVar = {"color_logits": 1e-2, "features": 2.5e-3, "normal_residuals": 1e-3, SHARED: 1e-3}
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -125,19 +120,19 @@ class Published(nn.Module):
         nn.init.zeros_(self.mlp[-1].bias)
 
     def begin(
-        self, start: Start, sightings: Sightings, cameras: Cameras, generator: torch.Generator
+        self, init: PointInit, observations: Observations, cameras: Cameras, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        colors = start_colors(sightings, start.points)
-        features = 0.1 * torch.randn(len(start), FEATURES, generator=generator).to(colors)
+        colors = initial_colors(observations, init.points)
+        features = 0.1 * torch.randn(len(init), FEATURES, generator=generator).to(colors)
         residuals = torch.zeros_like(colors)
         return {"color_logits": colors, "features": features, "normal_residuals": residuals}, {}
 
-    def shared(self) -> Iterable[tuple[nn.Parameter, float]]:
-        return [(parameter, 1e-3) for parameter in self.parameters()]
+    @property
+    def shared(self) -> nn.Module:
+        return self
 
-    def colors(self, cloud: Cloud, camera: Cameras, share: float) -> Tensor:
-        fields = cloud.fields
-        view = F.normalize(camera.positions - cloud.means.detach(), dim=-1)
+    def colors(self, fields: Fields, camera: Cameras, share: float) -> Tensor:
+        view = F.normalize(camera.positions - fields["means"].detach(), dim=-1)
         shortest = fields["log_scales"].argmin(-1)[:, None, None].expand(-1, 3, 1)
         axis = rotation_matrices(fields["quats"]).gather(2, shortest)[..., 0]
         axis = torch.where((axis * view).sum(-1, keepdim=True) < 0, -axis, axis)
@@ -151,8 +146,8 @@ class Published(nn.Module):
         highlight = self.mlp(torch.cat([first * response, second * response, cosine, *encoded], -1))
         return (fields["color_logits"].sigmoid() + highlight)[None]
 
-    def penalty(self, cloud: Cloud, near: Tensor) -> Tensor:
-        return cloud.means.new_zeros(())
+    def penalty(self, fields: Fields, near: Tensor) -> Tensor:
+        return fields["means"].new_zeros(())
 
 
 def make_appearance(model: str, config: FitConfig, seed: int) -> Any:
@@ -161,7 +156,7 @@ def make_appearance(model: str, config: FitConfig, seed: int) -> Any:
     if model == "published":
         return Published(seed)
     head = SpecularHead(SpecularConfig(lights=config.lights, attention=config.attention), seed)
-    return SpecularAppearance(head, config.first_light_steps, config.material_tie)
+    return SpecularAppearance(head, config.initial_shading_steps, config.material_tie)
 
 
 def to_device(appearance: Any, device: torch.device) -> Appearance:
@@ -174,14 +169,13 @@ def to_device(appearance: Any, device: torch.device) -> Appearance:
 def begin_fit(
     folder: Path, views: str, appearance: Any, config: FitConfig, device: torch.device, seed: int
 ) -> tuple[Fitting, Tensor, Cameras]:
-    """The fit before its first step, and its images and cameras, on the device."""
+    """The state of the fit before its first step, its images and its cameras, on the device."""
     train = load_posed_images(folder, "train")
     if views != "all":
         train = train.select(range(1, len(train), 3)[: int(views)])
     generator = torch.Generator().manual_seed(seed)
-    start = make_start(folder, train, config.points or 0, generator)
-    moved = {name: value.to(device) for name, value in vars(start).items() if isinstance(value, Tensor)}
-    fitting = begin(replace(start, **moved), train, to_device(appearance, device), generator, device)
+    init = init_points(folder, train, config.points or 0, generator)
+    fitting = begin(init, train, to_device(appearance, device), generator, device)
     return fitting, train.images.to(device), train.cameras.to(device)
 
 
@@ -192,8 +186,9 @@ def measure(fitting: Fitting, folder: Path, device: torch.device) -> dict[str, f
     psnrs, ssims, error, pixels = [], [], 0.0, 0
     for view in range(len(test)):
         camera, target = cameras[view], test.images[view, None].to(device)
-        colors = fitting.appearance.colors(fitting.cloud, camera, 1.0)
-        image = draw(fitting.cloud, colors, camera).image.clamp(0, 1)
+        fields = fitting.state.fields
+        colors = fitting.appearance.colors(fields, camera, 1.0)
+        image = draw(fields, colors, camera).image.clamp(0, 1)
         psnrs.append(float(psnr(image, target)))
         ssims.append(float(ssim(image, target)))
         view_error, view_pixels = highlight_error(image, target)
@@ -226,7 +221,7 @@ def run(
         "views": views,
         "model": model,
         **measure(fitting, folder, device),
-        "gaussians": len(fitting.cloud),
+        "gaussians": len(fitting.state),
         "start_seconds": started - began,
         "seconds": ended - started,
         "steps_per_second": (config.iterations or 0) / (ended - started),
@@ -239,7 +234,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def milliseconds(action: Callable[[], object], device: torch.device, count: int, times: int) -> float:
-    """Of one action: median of `times` runs of `count` in a row, after two that do not count."""
+    """Time of one action: median of `times` runs of `count` calls each, after two warm-up runs."""
     count = count if device.type == "cuda" else 2
     found = []
     for _ in range(times + 2):
@@ -254,18 +249,18 @@ def milliseconds(action: Callable[[], object], device: torch.device, count: int,
 
 @torch.no_grad()
 def renderer(model: str, fitting: Fitting, camera: Cameras) -> Callable[[], object]:
-    """What draws one image, with all that depends on no camera worked out."""
-    cloud, appearance = fitting.cloud, fitting.appearance
+    """A function that renders one image, with everything view-independent precomputed."""
+    fields, appearance = fitting.state.fields, fitting.appearance
     if isinstance(appearance, SpecularAppearance):
-        prepared = Avatar(appearance.gaussians(cloud), appearance.head, antialiased=True).prepare()
+        prepared = Avatar(appearance.gaussians(fields), appearance.head, antialiased=True).prepare()
         return lambda: prepared.image(camera, 0.0)
-    means, quats, scales, opacities = cloud.means, cloud.fields["quats"], cloud.scales, cloud.opacities
-    splats = [tensor.detach() for tensor in (means, quats, scales, opacities)]
+    scales, opacities = fields["log_scales"].exp(), fields["opacity_logits"].sigmoid()
+    splats = [tensor.detach() for tensor in (fields["means"], fields["quats"], scales, opacities)]
     size = (camera.width, camera.height)
     if model == "sh3" and camera.viewmats.is_cuda:
         from gsplat import rasterization
 
-        coefficients = torch.cat([cloud.fields["sh_base"], cloud.fields["sh_rest"]], 1)
+        coefficients = torch.cat([fields["sh_base"], fields["sh_rest"]], 1)
         return lambda: rasterization(
             *splats, coefficients, camera.viewmats, camera.Ks, *size, sh_degree=3, packed=False,
             rasterize_mode="antialiased",
@@ -273,7 +268,7 @@ def renderer(model: str, fitting: Fitting, camera: Cameras) -> Callable[[], obje
 
     def draw_colors() -> object:
         with torch.no_grad():
-            colors = appearance.colors(cloud, camera, 1.0)
+            colors = appearance.colors(fields, camera, 1.0)
             return rasterize(
                 *splats, colors, camera.viewmats, camera.Ks, *size, antialiased=True, depth=False
             )
@@ -282,7 +277,7 @@ def renderer(model: str, fitting: Fitting, camera: Cameras) -> Callable[[], obje
 
 
 def speed(folder: Path, models: list[str], config: FitConfig, device: torch.device, seed: int) -> list[dict]:
-    """Each model alone: a training step, and one 1024² image of a whole body, after a short fit."""
+    """Each model alone: a training step, and one 1024² render of a whole body, after a short fit."""
     rows = []
     for model in models:
         appearance = make_appearance(model, config, seed)
@@ -295,7 +290,7 @@ def speed(folder: Path, models: list[str], config: FitConfig, device: torch.devi
         step_ms, frame_ms = milliseconds(step, device, 60, 5), milliseconds(frame, device, 20, 7)
         rows.append(
             {"scene": folder.name, "model": model, "step_ms": step_ms, "frame_ms": frame_ms,
-             "frames_per_second": 1e3 / frame_ms, "gaussians": len(fitting.cloud)}
+             "frames_per_second": 1e3 / frame_ms, "gaussians": len(fitting.state)}
         )  # fmt: skip
     return rows
 
@@ -315,7 +310,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def run_all(arguments: argparse.Namespace, jobs: list[list[str]]) -> list[dict[str, Any]]:
-    """Each job in a process of its own, a few at a time; rows in the order of the jobs."""
+    """Run each job in its own process, a few at a time; rows in the order of the jobs."""
     results: dict[int, dict[str, Any]] = {}
     running: dict[int, subprocess.Popen[str]] = {}
     waiting = list(range(len(jobs)))

@@ -312,19 +312,19 @@ def test_command_renders_baked_avatars(baked, tmp_path):
     files["asg"] = baked["asg"].save(tmp_path / "baked.safetensors")
     files["sh3"] = baked["sh3"].save(tmp_path / "baked.ply")
     files["base"] = Avatar(baked["sh3"].gaussians).save(tmp_path / "plain.ply")
-    pictures = {}
+    images = {}
     for name, file in files.items():
         out = tmp_path / f"{name}.png"
         main(["render", str(file), "--out", str(out), "--width", "64", "--height", "64"])
-        pictures[name] = np.asarray(Image.open(out), dtype=np.float64)
-    off = {name: np.abs(picture - pictures["head"]).mean() for name, picture in pictures.items()}
+        images[name] = np.asarray(Image.open(out), dtype=np.float64)
+    off = {name: np.abs(image - images["head"]).mean() for name, image in images.items()}
     assert off["asg"] < off["sh3"] < off["base"], off
 
 
 def test_eval_warns_that_it_ignores_harmonics(baked, scene, tmp_path, capsys):
-    for colors, told in ((baked["sh3"], True), (Avatar(baked["sh3"].gaussians), False)):
+    for colors, warns in ((baked["sh3"], True), (Avatar(baked["sh3"].gaussians), False)):
         main(["eval", str(colors.save(tmp_path / "some.ply")), "--data", str(scene), "--device", "cpu"])
-        assert ("without its spherical harmonics" in capsys.readouterr().err) == told
+        assert ("without its spherical harmonics" in capsys.readouterr().err) == warns
 
 
 @pytest.mark.parametrize(

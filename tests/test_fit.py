@@ -1,4 +1,4 @@
-"""`fit`, end to end on the CPU: pictures of a known glossy ball, and what must come back from them."""
+"""`fit`, end to end on the CPU, on renders of a known glossy ball."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from specularip.fitting.cloud import Cloud, relocate
-from specularip.fitting.start import make_start, quantile_colors, sample_mesh
-from specularip.fitting.worn import worn_things
+from torch import nn
 
 from specularip.avatar import Avatar, load, shade
 from specularip.cameras import Cameras
 from specularip.errors import UserError
+from specularip.fitting.accessories import find_accessories
 from specularip.fitting.appearance import SpecularAppearance
 from specularip.fitting.fit import begin, fit
+from specularip.fitting.observations import Observations, quantile_colors
+from specularip.fitting.point_init import init_points, sample_mesh
 from specularip.fitting.settings import FitConfig
 from specularip.gaussians import Gaussians, turned_to
 from specularip.posed_images import load_posed_images
 from specularip.progress import Progress
 from specularip.run_folder import FILES
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead, in_view
+from specularip.training.relocate import relocate
+from specularip.training.state import TrainState
 
 SIZE, RADIUS = 48, 0.4
-TINY = FitConfig(iterations=240, points=700, lights=16, first_light_steps=80, relocate_every=20)
+TINY = FitConfig(iterations=240, points=700, lights=16, initial_shading_steps=80, relocate_every=20)
 
 
 def ball_mesh(rings: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -115,10 +118,10 @@ def fitted(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Avata
     return fit(scene, out, config=TINY, device="cpu", progress=Progress(open(os.devnull, "w"))), out
 
 
-def test_it_learns_the_ball_and_its_highlights(scene, fitted, tmp_path):
+def test_it_reconstructs_the_ball_and_its_highlights(scene, fitted, tmp_path):
     avatar, out = fitted
     report = json.loads((out / "report.json").read_text())
-    untrained = replace(TINY, iterations=1, first_light_steps=0)
+    untrained = replace(TINY, iterations=1, initial_shading_steps=0)
     fit(scene, tmp_path / "u", config=untrained, device="cpu")
     before = json.loads((tmp_path / "u" / "report.json").read_text())["metrics"]
     after = report["metrics"]
@@ -130,7 +133,7 @@ def test_it_learns_the_ball_and_its_highlights(scene, fitted, tmp_path):
     assert written <= {*FILES, "checkpoints"} and {"avatar.safetensors", "avatar.ply"} <= written
 
 
-def test_the_saved_avatar_draws_the_same(scene, fitted):
+def test_the_saved_avatar_renders_the_same(scene, fitted):
     avatar, out = fitted
     test = load_posed_images(scene, "test")
     again = load(out)
@@ -139,8 +142,8 @@ def test_the_saved_avatar_draws_the_same(scene, fitted):
     )
 
 
-def test_the_finished_avatar_shades_as_the_cloud_did_in_training(seed):
-    """Brushed surfaces, normals on either side of the shortest axis: turning one would mirror its tangent."""
+def test_the_finished_avatar_shades_as_in_training(seed):
+    """Anisotropic surfaces, normals of either sign: flipping one would mirror its tangent."""
     g = torch.Generator().manual_seed(seed)
     count = 60
     latents = torch.randn(count, LATENTS, generator=g)
@@ -155,13 +158,13 @@ def test_the_finished_avatar_shades_as_the_cloud_did_in_training(seed):
         "normal_residuals": 0.3 * torch.randn(count, 3, generator=g),
     }
     normals = torch.nn.functional.normalize(torch.randn(count, 3, generator=g), dim=-1)
-    cloud = Cloud(fields, {"start_normals": normals})
+    fields["initial_normals"] = normals
     head = SpecularHead(SpecularConfig(lights=8))
     camera = views(2, 0.0)[0]
     with torch.no_grad():
-        trained = SpecularAppearance(head).colors(cloud, camera, 1.0)
-        finished, _ = shade(SpecularAppearance(head).gaussians(cloud), head, camera)
-    seen = in_view(cloud.means, cloud.scales, camera)
+        trained = SpecularAppearance(head).colors(fields, camera, 1.0)
+        finished, _ = shade(SpecularAppearance(head).gaussians(fields), head, camera)
+    seen = in_view(fields["means"], fields["log_scales"].exp(), camera)
     assert seen.sum() > 10
     assert (trained - finished)[seen].abs().max() < 1e-4
 
@@ -178,12 +181,12 @@ def test_the_highlight_moves_with_the_camera_as_the_true_one_does(fitted):
         return (weight[..., None] * place.reshape(1, -1, 2)).sum(1) / weight.sum(1, keepdim=True)
 
     true, found = centers(ball()), centers(avatar)
-    assert (true[0] - true[-1]).norm() > 6, "the views do not tell"
+    assert (true[0] - true[-1]).norm() > 6, "the highlight does not move enough"
     assert (true - found).norm(dim=-1).max() < 3, (true, found)
 
 
 class Interrupting(Progress):
-    """Presses Ctrl-C when the loop first tells of its progress."""
+    """Sends SIGINT at the first progress."""
 
     def step(self, done: int, loss: float | None = None) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -205,7 +208,7 @@ def test_a_resumed_fit_ends_where_an_uninterrupted_one_does(scene, fitted, tmp_p
     assert steps == sorted(set(steps)) and steps[-1] == TINY.iterations
 
 
-def test_without_a_mesh_it_starts_from_the_silhouettes(scene, tmp_path):
+def test_without_a_mesh_points_fill_the_silhouettes(scene, tmp_path):
     for path in scene.rglob("*"):
         if path.is_file() and path.name != "body.npz":
             target = tmp_path / "data" / path.relative_to(scene)
@@ -224,8 +227,8 @@ def test_impossible_numbers_are_refused(scene, tmp_path, field):
     assert not (tmp_path / "x").exists()
 
 
-def test_images_may_be_mere_stripes(scene, tmp_path):
-    """As long as their previews, 320 pixels wide, would be less than half a pixel high."""
+def test_images_may_be_very_wide(scene, tmp_path):
+    """Scaled to 320 pixels, they would be less than half a pixel high."""
     shutil.copytree(scene, tmp_path / "data")
     (tmp_path / "data" / "transforms_test.json").unlink()
     for path in (tmp_path / "data" / "train").iterdir():
@@ -234,28 +237,28 @@ def test_images_may_be_mere_stripes(scene, tmp_path):
     assert Image.open(tmp_path / "out" / "preview.png").size == (4 * 320, 1)
 
 
-def test_relocation_keeps_the_number_and_moves_the_faded(scene):
+def test_relocation_keeps_the_number_and_moves_transparent_gaussians(scene):
     generator = torch.Generator().manual_seed(0)
-    start = make_start(scene, load_posed_images(scene, "train"), 200, generator)
-    cloud = Cloud(
-        {name: tensor.requires_grad_() for name, tensor in start.fields().items()}, {"row": torch.arange(200)}
-    )
-    optimizer = torch.optim.Adam([{"params": [tensor]} for tensor in cloud.fields.values()])
-    sum(tensor.square().sum() for tensor in cloud.fields.values()).backward()
-    optimizer.step()
+    init = init_points(scene, load_posed_images(scene, "train"), 200, generator)
+    params, ties = init.params(), {"row": torch.arange(200)}
+    state = TrainState.create(params, ties, nn.Module(), dict.fromkeys(params, 1e-3), generator)
+    sum(tensor.square().sum() for tensor in state.params.values()).backward()
+    state.optimizer.step()
     with torch.no_grad():
-        cloud.fields["opacity_logits"][:20] = -8
-    cloud.strain[100:110], cloud.looks[:] = 1.0, 1.0
-    cloud.strain[110:180] = 1e-3
-    before = cloud.means.detach().clone()
-    moved = relocate(cloud, optimizer, generator)
-    assert set(moved.tolist()) == set(range(20)) and len(cloud) == 200
-    assert bool((cloud.ties["row"][moved] >= 100).all()) and bool((cloud.opacities[moved] > 0.02).all())
-    near = torch.cdist(cloud.means[moved], before[100:180]).amin(1)
-    assert float(near.detach().max()) < 6 * start.spacing
-    for tensor in cloud.fields.values():
-        assert bool((optimizer.state[tensor]["exp_avg"][moved] == 0).all())
-    assert float(cloud.strain.sum()) == 0
+        state.params["opacity_logits"][:20] = -8
+    gradients = state.screen_gradients
+    gradients.grad_sum[100:110], gradients.views[:] = 1.0, 1.0
+    gradients.grad_sum[110:180] = 1e-3
+    before = state.params["means"].detach().clone()
+    moved = relocate(state)
+    assert set(moved.tolist()) == set(range(20)) and len(state) == 200
+    assert bool((state.ties["row"][moved] >= 100).all())
+    assert bool((state.params["opacity_logits"].sigmoid()[moved] > 0.02).all())
+    near = torch.cdist(state.params["means"][moved], before[100:180]).amin(1)
+    assert float(near.detach().max()) < 6 * init.spacing
+    for tensor in state.params.values():
+        assert bool((state.optimizer.state[tensor]["exp_avg"][moved] == 0).all())
+    assert float(state.screen_gradients.grad_sum.sum()) == 0
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [0, 2, 1]])
@@ -268,19 +271,17 @@ def test_normals_of_a_mesh_point_outwards(order):
     assert abs(area - 4 * math.pi * RADIUS**2) < 0.02 * area
 
 
-def test_colors_of_the_unseen_come_from_the_nearest_seen():
-    from specularip.fitting.start import Sightings
-
+def test_unseen_points_take_the_color_of_the_nearest_seen_one():
     points = torch.tensor([[0.0, 0, 0], [1.0, 0, 0], [1.1, 0, 0]])
     colors = torch.rand(4, 3, 3, generator=torch.Generator().manual_seed(0)).half()
     seen = torch.tensor([[1, 1, 0]] * 3 + [[1, 0, 0]]).bool()
-    found = quantile_colors(Sightings(colors, seen), 0.5, points)
+    found = quantile_colors(Observations(colors, seen), 0.5, points)
     assert torch.allclose(found[1], colors[:3, 1].float().median(0).values)
     assert torch.equal(found[2], found[1]) and not torch.equal(found[0], found[1])
 
 
-def test_a_small_point_cloud_is_repeated_with_room_for_each(scene, tmp_path):
-    """Copies must neither coincide nor count as each other's nearest neighbours, or nothing is drawn."""
+def test_a_small_point_cloud_is_repeated_with_distinct_points(scene, tmp_path):
+    """Copies must neither coincide nor count as nearest neighbours: they would be too small to see."""
     data = shutil.copytree(scene, tmp_path / "data")
     (data / "body.npz").unlink()
     vertices, faces = (torch.from_numpy(x) for x in ball_mesh())
@@ -295,33 +296,33 @@ def test_a_small_point_cloud_is_repeated_with_room_for_each(scene, tmp_path):
     header += "".join(f"property float {n}\n" for n in "xyz")
     header += "".join(f"property uchar {n}\n" for n in ("red", "green", "blue")) + "end_header\n"
     (data / "points3d.ply").write_bytes(header.encode() + rows.tobytes())
-    start = make_start(data, load_posed_images(data), 700, torch.Generator().manual_seed(0))
-    assert start.source == "points" and len(start) == 700
-    assert len(start.points.unique(dim=0)) == 700
-    assert start.spacing > 0.01
+    init = init_points(data, load_posed_images(data), 700, torch.Generator().manual_seed(0))
+    assert init.source == "points" and len(init) == 700
+    assert len(init.points.unique(dim=0)) == 700
+    assert init.spacing > 0.01
 
 
-def test_images_without_an_empty_pixel_show_nothing_worn(scene):
+def test_images_without_an_empty_pixel_show_no_accessories(scene):
     posed = load_posed_images(scene)
     vertices, faces = (torch.from_numpy(x) for x in ball_mesh())
     points, normals, _ = sample_mesh(vertices, faces, 400, torch.Generator().manual_seed(3))
     opaque = replace(posed, alphas=torch.ones_like(posed.alphas))
-    assert len(worn_things(points, normals, opaque)) == 0
+    assert len(find_accessories(points, normals, opaque)) == 0
 
 
-def test_first_light_leaves_no_gradients_behind(scene):
+def test_initial_shading_leaves_no_gradients(scene):
     posed = load_posed_images(scene)
     head = SpecularHead(SpecularConfig(lights=4))
-    appearance = SpecularAppearance(head, first_light_steps=8)
+    appearance = SpecularAppearance(head, initial_shading_steps=8)
     generator = torch.Generator().manual_seed(0)
-    start = make_start(scene, posed, 300, generator)
-    fitting = begin(start, posed, appearance, generator, torch.device("cpu"))
-    tensors = [*fitting.cloud.fields.values(), *head.parameters()]
+    init = init_points(scene, posed, 300, generator)
+    fitting = begin(init, posed, appearance, generator, torch.device("cpu"))
+    tensors = [*fitting.state.params.values(), *head.parameters()]
     assert all(tensor.grad is None for tensor in tensors)
 
 
 def test_a_run_is_not_continued_on_other_images(scene, tmp_path):
-    settings = replace(TINY, iterations=3, first_light_steps=0)
+    settings = replace(TINY, iterations=3, initial_shading_steps=0)
     fit(scene, tmp_path / "out", config=settings, device="cpu")
     (tmp_path / "out" / "report.json").unlink()
     other = shutil.copytree(scene, tmp_path / "other")
@@ -331,12 +332,17 @@ def test_a_run_is_not_continued_on_other_images(scene, tmp_path):
         fit(other, tmp_path / "out", config=settings, device="cpu", resume=True)
 
 
-def test_a_folder_may_be_called_like_a_file(scene, tmp_path):
-    fit(scene, tmp_path / "ball.ply", config=replace(TINY, iterations=2, first_light_steps=0), device="cpu")
+def test_a_folder_may_have_the_suffix_of_a_file(scene, tmp_path):
+    fit(
+        scene,
+        tmp_path / "ball.ply",
+        config=replace(TINY, iterations=2, initial_shading_steps=0),
+        device="cpu",
+    )
     assert (tmp_path / "ball.ply" / "avatar.safetensors").is_file()
 
 
-def test_the_pull_has_the_gradient_that_autograd_finds(seed):
+def test_the_neighbour_penalty_has_the_gradient_of_autograd(seed):
     generator = torch.Generator().manual_seed(seed)
     appearance = SpecularAppearance(SpecularHead(SpecularConfig(lights=4)), material_tie=0.7)
     latents, colors = (

@@ -1,10 +1,13 @@
-"""The whole run on a tiny configuration: folder, repeatability, resuming, non-finite losses, the photo."""
+"""`generate` on a tiny configuration: run folder, reproducibility, resuming, non-finite losses, the photo."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +15,13 @@ import imageio_ffmpeg
 import pytest
 
 from specularip import avatar as avatar_module
-from specularip import pipeline as run_module
 from specularip.errors import UserError
 from specularip.pipeline import generate
-from specularip.run_folder import FILES
+from specularip.progress import Progress
+from specularip.run_folder import FILES, RunFolder
 from specularip.stages import seid as seid_module
 from specularip.stages.settings import Config, ScrConfig, SeidConfig
+from specularip.training import session
 
 FACE = Path(__file__).parent.parent / "examples" / "eileen_collins.jpg"
 TEXT = "A woman in a red satin dress"
@@ -50,7 +54,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, avatar_mod
     return out, make(out)
 
 
-def test_the_run_folder_holds_what_it_should(finished: tuple[Path, avatar_module.Avatar]) -> None:
+def test_the_run_folder_has_its_files_and_the_report_its_entries(
+    finished: tuple[Path, avatar_module.Avatar],
+) -> None:
     out, made = finished
     for name in FILES:
         assert (out / name).stat().st_size > 0, name
@@ -91,8 +97,8 @@ def test_the_same_seed_makes_the_same_avatar_and_another_does_not(
 def test_a_stopped_run_resumes_to_the_same_avatar(
     finished: tuple[Path, avatar_module.Avatar], tmp_path: Path, stage: str, step: int
 ) -> None:
-    class Interrupting(run_module.Progress):
-        """Sends this process SIGTERM at one step, as an impatient user or a batch system does."""
+    class Interrupting(Progress):
+        """Sends SIGTERM at one step, as a batch system does."""
 
         def step(self, done: int, loss: float | None = None) -> None:
             super().step(done, loss)
@@ -126,14 +132,14 @@ def test_non_finite_losses_skip_their_step_and_three_in_a_row_stop_the_run(
     survived = make(tmp_path / "two")
     assert all(bool(t.isfinite().all()) for t in survived.gaussians.parameters().values())
     calls[0], bad_calls = 0, {4, 5, 6}
-    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 0.0)
-    with pytest.raises(UserError, match="not finite 3 times in a row at step 6"):
+    monkeypatch.setattr(session, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(UserError, match="not finite at step 6 of seid"):
         make(tmp_path / "three")
-    kept = run_module.RunFolder(tmp_path / "three").load_checkpoint()
+    kept = RunFolder(tmp_path / "three").load_checkpoint()
     assert kept is not None and kept.meta["step"] == 3
 
 
-def test_words_the_prior_does_not_know_and_text_that_is_cut_are_named(
+def test_unknown_words_and_truncated_text_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "A woman in a red zorblax dress, " + "with a very long description " * 12
@@ -146,7 +152,7 @@ def test_words_the_prior_does_not_know_and_text_that_is_cut_are_named(
     assert len(report["text_read"]) < len(text)
 
 
-def test_the_photo_pulls_the_face(finished: tuple[Path, avatar_module.Avatar], tmp_path: Path) -> None:
+def test_the_photo_changes_the_face(finished: tuple[Path, avatar_module.Avatar], tmp_path: Path) -> None:
     out, _ = finished
     free = tmp_path / "free"
     make(free, photo_weight=0.0)
@@ -159,3 +165,47 @@ def test_the_photo_pulls_the_face(finished: tuple[Path, avatar_module.Avatar], t
     assert pulled[-1] < pulled[0] and photo_loss(free) == []
     with pytest.raises(UserError, match="photo-weight"):
         make(tmp_path / "negative", photo_weight=-1.0)
+
+
+def test_the_checkpoint_of_another_format_is_refused_in_one_line(
+    finished: tuple[Path, avatar_module.Avatar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    monkeypatch.setattr(session, "CHECKPOINT_FORMAT", session.CHECKPOINT_FORMAT + 1)
+    with pytest.raises(UserError, match="another version of specularip: use --overwrite") as caught:
+        make(tmp_path / "run", resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_killed_run_leaves_whole_files_and_resumes_to_the_same_avatar(
+    finished: tuple[Path, avatar_module.Avatar], tmp_path: Path
+) -> None:
+    """SIGKILL while the background thread writes a checkpoint."""
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import safetensors.torch
+from test_generate import make
+from specularip.training import session
+session.CHECKPOINT_SECONDS = session.PREVIEW_SECONDS = 0.0
+save, calls = safetensors.torch.save, []
+
+def killing(*arguments):
+    calls.append(None)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return save(*arguments)
+
+safetensors.torch.save = killing
+from pathlib import Path
+make(Path({str(tmp_path / "run")!r}))
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    kept = RunFolder(tmp_path / "run").load_checkpoint()
+    assert kept is not None and kept.name == "seid"
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == list(range(1, kept.meta["step"] + 1))
+    assert difference(make(tmp_path / "run", resume=True), finished[1]) == 0

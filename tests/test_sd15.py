@@ -15,7 +15,7 @@ import torch
 from sd15_files import EMBED, write_sources
 from tiny_prior import make_condition, sd15_prior
 
-from specularip import pipeline as run_module
+from specularip import machine, pipeline
 from specularip.cameras import Cameras
 from specularip.diffusion.attention import KeyViews
 from specularip.diffusion.conditioning import identity
@@ -34,7 +34,6 @@ from specularip.stages.scr import Targets, comparison, cropped
 from specularip.stages.seid import timestep_range
 from specularip.stages.settings import Config, ScrConfig
 from specularip.stages.views import step_views
-from specularip.training import machine
 
 SEED = 0  # the fixture `seed` sets it
 pytestmark = pytest.mark.usefixtures("seed")
@@ -212,24 +211,24 @@ def test_the_whole_run(prior: Prior, tmp_path: Path) -> None:
 
 def test_the_run_from_files_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources, _ = write_sources(tmp_path / "models", SEED)
-    asked: list[str] = []
+    recognised: list[str] = []
 
     class Recogniser:
         """In place of insightface's models: an embedding as long as the small adapter's."""
 
         def portrait(self, photo: np.ndarray, name: str) -> types.SimpleNamespace:
-            asked.append(name)
-            generator = torch.Generator().manual_seed(SEED + len(asked))
+            recognised.append(name)
+            generator = torch.Generator().manual_seed(SEED + len(recognised))
             embedding = torch.nn.functional.normalize(torch.randn(EMBED, generator=generator), dim=0)
             crop = torch.rand(3, 224, 224, generator=generator)
             return types.SimpleNamespace(embedding=embedding, crop=crop, note="2 faces, of which the largest")
 
-    monkeypatch.setattr(run_module.InsightFace, "load", staticmethod(lambda folder, device: Recogniser()))
+    monkeypatch.setattr(pipeline.InsightFace, "load", staticmethod(lambda folder, device: Recogniser()))
     config = with_settings(small(tmp_path), ["prior.path=sd15", "seid.steps=2", "scr.fit_steps=1"])
     config = replace(config, prior=replace(config.prior, sources=sources))
     config = with_settings(config, [f"guidance.negative_face={FACE}", "scr.guidance.identity_structure=0.9"])
     generate("A man in a suit", FACE, out=tmp_path / "run", config=config)
-    assert asked == [str(FACE), str(FACE)]
+    assert recognised == [str(FACE), str(FACE)]
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert "2 faces, of which the largest" in report["notes"]
     assert report["settings"]["prior"]["sources"]["vae"] == sources.vae
@@ -237,33 +236,33 @@ def test_the_run_from_files_as_published(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(np.isfinite(line["loss"]) for line in lines) and len(lines) == 3
 
 
-def test_what_is_missing_is_told_before_the_first_step(
+def test_missing_input_is_reported_before_the_first_step(
     prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told(config: Config, **options: object) -> str:
+    def error_of(config: Config, **options: object) -> str:
         with pytest.raises(UserError) as caught:
             generate("a man", FACE, out=tmp_path / "never", config=config, **options)  # type: ignore[arg-type]
         assert not (tmp_path / "never").exists() and "\n" not in str(caught.value)
         return str(caught.value)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert re.search("NVIDIA GPU with 16 GB.*--low-memory.*--preset compact", told(sd15()))
+    assert re.search("NVIDIA GPU with 16 GB.*--low-memory.*--preset compact", error_of(sd15()))
     monkeypatch.setenv("SPECULARIP_LPIPS", "")
-    monkeypatch.setattr(run_module, "find_lpips", lambda device: None)
+    monkeypatch.setattr(pipeline, "find_lpips", lambda device: None)
     cpu = replace(sd15(), device="cpu")
-    assert "LPIPS" in told(cpu) and "perceptual_weight=0" in told(cpu)
+    assert "LPIPS" in error_of(cpu) and "perceptual_weight=0" in error_of(cpu)
     folder = with_settings(cpu, ["scr.perceptual_weight=0", f"prior.sources.base={tmp_path / 'nothing'}"])
-    assert "buffalo_l" in told(
+    assert "buffalo_l" in error_of(
         replace(folder, prior=replace(folder.prior, faces=str(tmp_path / "buffalo_l")))
     )
-    monkeypatch.setattr(run_module.InsightFace, "load", staticmethod(lambda folder, device: None))
-    assert "nothing" in told(folder)
-    assert "photo-weight" in told(cpu, photo_weight=-1.0)
+    monkeypatch.setattr(pipeline.InsightFace, "load", staticmethod(lambda folder, device: None))
+    assert "nothing" in error_of(folder)
+    assert "photo-weight" in error_of(cpu, photo_weight=-1.0)
     save_prior(prior, tmp_path / "prior", torch.float32)
     smplx = with_settings(small(tmp_path / "prior"), [f"body={tmp_path / 'smplx'}"])
-    assert "SMPLX_NEUTRAL.npz" in told(smplx)
+    assert "SMPLX_NEUTRAL.npz" in error_of(smplx)
     crop = with_settings(small(tmp_path / "prior"), ["scr.crop=0,1,0.25,0.75"])
-    assert "square" in told(crop)
+    assert "square" in error_of(crop)
 
 
 def test_the_command_takes_the_preset_and_any_setting(
@@ -285,7 +284,7 @@ def test_the_command_takes_the_preset_and_any_setting(
     assert not (tmp_path / "out").exists()
 
     given: dict[str, Any] = {}
-    monkeypatch.setattr(run_module, "generate", lambda *arguments, **options: given.update(options))
+    monkeypatch.setattr(pipeline, "generate", lambda *arguments, **options: given.update(options))
     main([*command, "--low-memory", "--photo-weight", "0.5", "--set", "seid.steps=9", "body=/models/smplx"])
     assert given["low_memory"] and given["photo_weight"] == 0.5
     assert given["config"].seid.steps == 9 and given["config"].body == "/models/smplx"
@@ -303,7 +302,7 @@ def test_the_whole_run_on_a_gpu(prior: Prior, tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_the_recorded_comparison_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_captured_comparison_equals_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda")
     generator = torch.Generator().manual_seed(SEED)
     weights: dict[str, torch.Tensor] = {}
@@ -332,7 +331,7 @@ def test_the_recorded_comparison_is_the_plain_one(monkeypatch: pytest.MonkeyPatc
         assert float((gradients[0] - gradients[1]).norm() / gradients[1].norm()) < 1e-2, SEED
 
 
-def test_memory_is_told_with_what_fits() -> None:
+def test_too_little_gpu_memory_is_reported_with_the_remedy() -> None:
     assert machine.memory_problem(15.5, "a GPU", False) == "" == machine.memory_problem(11.2, "a GPU", True)
     assert "add --low-memory" in machine.memory_problem(12.0, "a GPU", False)
     for low in (False, True):

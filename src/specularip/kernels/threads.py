@@ -27,12 +27,12 @@ def thread_count() -> int:
 
     Raises UserError if the variable is not a positive whole number.
     """
-    wanted = os.environ.get("SPECULARIP_NUM_THREADS", "")
-    if not wanted:
+    setting = os.environ.get("SPECULARIP_NUM_THREADS", "")
+    if not setting:
         return _cores()
-    if not wanted.isdecimal() or int(wanted) < 1:
-        raise UserError(f"SPECULARIP_NUM_THREADS must be a positive whole number, not {wanted!r}")
-    return int(wanted)
+    if not setting.isdecimal() or int(setting) < 1:
+        raise UserError(f"SPECULARIP_NUM_THREADS must be a positive whole number, not {setting!r}")
+    return int(setting)
 
 
 @cache

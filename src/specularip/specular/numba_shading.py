@@ -105,15 +105,17 @@ class _Shade(torch.autograd.Function):
         lobes = np.zeros((count, n, 6), np.float32) if keep else shown
         places = _array(centres)
         if visible is None:
-            wanted = [np.arange(n)] * count
+            indices_of = [np.arange(n)] * count
         else:
-            wanted = [np.flatnonzero(row) for row in visible.detach().numpy()]
+            indices_of = [np.flatnonzero(row) for row in visible.detach().numpy()]
         inputs = (*gaussians, lights.reshape(-1), _flat(ambient))
         for b in range(count):
             outputs = (shown[b].reshape(-1), lobes[b].reshape(-1))
-            share_out(_forward, wanted[b], places[b], *inputs, keep, *outputs, most=_chunks(wanted[b]))
+            share_out(
+                _forward, indices_of[b], places[b], *inputs, keep, *outputs, most=_chunks(indices_of[b])
+            )
         if keep:
-            ctx.plan = (wanted, places, inputs, lobes)
+            ctx.plan = (indices_of, places, inputs, lobes)
             ctx.save_for_backward(latents, diffuse, normals, light_axes, light_widths, light_colors, ambient)
         return torch.from_numpy(shown)
 
@@ -121,13 +123,13 @@ class _Shade(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g_shown):
         ctx.saved_tensors  # noqa: B018  (raises if an input was changed in place since the forward pass)
-        wanted, places, inputs, lobes = ctx.plan
+        indices_of, places, inputs, lobes = ctx.plan
         upstream = _array(g_shown)
         n, lights = lobes.shape[1], len(inputs[4]) // _LIGHT
         grads = [np.zeros((n, size), np.float32) for size in (_LATENTS, 3, 3)]
         g_lights = np.zeros((lights, _LIGHT_SUMS))
         g_ambient = np.zeros((9, 3))
-        for b, indices in enumerate(wanted):
+        for b, indices in enumerate(indices_of):
             partials = np.zeros((_chunks(indices), lights * _LIGHT_SUMS + 27), np.float32)
             share_out(
                 _backward, indices, places[b], *inputs, upstream[b].reshape(-1), lobes[b].reshape(-1),

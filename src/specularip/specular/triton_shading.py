@@ -403,8 +403,8 @@ def _backward(
     n, count, lights,
     HAS_VISIBLE: tl.constexpr, LIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A block of Gaussians in all cameras. With LIT a row of `partials` for each block and camera: its share
-    in the gradients of axes [K,3], widths [K], colours [K,3] and ambient [9,3]."""
+    """Gradients of a block of Gaussians, for all cameras. With LIT, `partials` receives for each block and
+    camera a row of gradients of axes [K,3], widths [K], colours [K,3] and ambient [9,3]."""
     program = tl.program_id(0)
     i = program * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
@@ -451,7 +451,7 @@ def _backward(
             mirror_y = 2.0 * cosine * y - view_y
             mirror_z = 2.0 * cosine * z - view_z
 
-            # From the shown colour back to linear light.
+            # From the output colour back to linear light.
             ambient_0 = _ambient(ambient, mirror_x, mirror_y, mirror_z)
             ambient_1 = _ambient(ambient + 1, mirror_x, mirror_y, mirror_z)
             ambient_2 = _ambient(ambient + 2, mirror_x, mirror_y, mirror_z)

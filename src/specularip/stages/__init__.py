@@ -1,1 +1,1 @@
-"""The two stages, SEID and SCR, and the run that puts them in order."""
+"""The two stages of the method, SEID and SCR, and what they share."""

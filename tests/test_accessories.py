@@ -1,14 +1,14 @@
-"""Finding what is worn: a ring around a ball, in silhouettes alone."""
+"""Accessories found in silhouettes alone: a ring around a ball."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from specularip.fitting.worn import _carve, _shown, worn_things
 from torch.nn import functional as F
 
 from specularip.cameras import Cameras
+from specularip.fitting.accessories import _carve, _occupancy, find_accessories
 from specularip.gaussians import rotation_matrices, turned_to
 from specularip.posed_images import PosedImages
 from specularip.raster import rasterize
@@ -35,7 +35,7 @@ def ring() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def silhouettes(with_ring: bool) -> PosedImages:
-    """Of the ball, and of the ring if asked for."""
+    """Of the ball, with the ring or without."""
     views = 90
     azimuth = [k * 137.5 for k in range(views)]
     elevation = [(-75, -45, -15, 15, 45, 75)[k % 6] for k in range(views)]
@@ -55,42 +55,42 @@ def silhouettes(with_ring: bool) -> PosedImages:
     return PosedImages(cameras, alphas.repeat(1, 1, 1, 3), alphas, [""] * views)
 
 
-def test_a_ring_is_found_with_its_normals_and_its_course():
+def test_a_ring_is_found_with_its_normals_and_tangents():
     directions = sphere(8000)
-    worn = worn_things(BALL * directions, directions, silhouettes(with_ring=True))
-    level = F.normalize(worn.points * torch.tensor([1.0, 1.0, 0.0]), dim=-1)
-    radial = worn.points - RING * level
-    # Behind the ring, no silhouette tells it from the ball.
+    found = find_accessories(BALL * directions, directions, silhouettes(with_ring=True))
+    level = F.normalize(found.points * torch.tensor([1.0, 1.0, 0.0]), dim=-1)
+    radial = found.points - RING * level
+    # Behind the ring, no silhouette shows it apart from the ball.
     outside = (radial * level).sum(-1) > 0
     on = outside & ((radial.norm(dim=-1) - TUBE).abs() < 0.004)
     assert on.sum() > 0.6 * outside.sum(), f"{int(on.sum())} of {int(outside.sum())} points lie on the ring"
-    angle = torch.rad2deg((worn.normals * F.normalize(radial, dim=-1)).sum(-1)[on].clamp(-1, 1).acos())
+    angle = torch.rad2deg((found.normals * F.normalize(radial, dim=-1)).sum(-1)[on].clamp(-1, 1).acos())
     assert angle.median() < 25, f"normals are {float(angle.median()):.0f} degrees off"
-    course = torch.stack([-level[:, 1], level[:, 0], torch.zeros(len(level))], -1)
-    along = (worn.axes * course).sum(-1)[on].abs()
+    tangents = torch.stack([-level[:, 1], level[:, 0], torch.zeros(len(level))], -1)
+    along = (found.axes * tangents).sum(-1)[on].abs()
     assert along.median() > 0.95
-    assert worn.stretch[on].median() > 1.1 and worn.stretch[on].quantile(0.9) > 1.3
+    assert found.stretch[on].median() > 1.1 and found.stretch[on].quantile(0.9) > 1.3
     tube, around = ring()
     outer = tube[(around * F.normalize(tube * torch.tensor([1.0, 1.0, 0.0]), dim=-1)).sum(-1) > 0.5]
-    covered = torch.cdist(outer, worn.points).amin(1) < 0.004
+    covered = torch.cdist(outer, found.points).amin(1) < 0.004
     assert covered.float().mean() > 0.9, f"{float(covered.float().mean()):.2f} of the ring is covered"
 
 
-def test_a_bare_ball_wears_nothing():
+def test_a_ball_alone_has_no_accessories():
     directions = sphere(8000)
-    assert len(worn_things(BALL * directions, directions, silhouettes(with_ring=False))) == 0
+    assert len(find_accessories(BALL * directions, directions, silhouettes(with_ring=False))) == 0
 
 
-def test_few_views_show_nothing_where_there_is_nothing():
-    """Their hull reaches far beyond the ball, but nowhere beside it."""
+def test_the_wide_hull_of_few_views_has_no_accessories():
+    """It reaches far beyond the ball, but no view shows it beside the ball."""
     directions = sphere(8000)
     few = silhouettes(with_ring=False).select(range(0, 90, 15))
-    full, _ = _shown(1.03 * BALL * directions, few, list(range(6)))
-    assert full.sum() > 1000, "the hull is not wide enough to tell"
-    assert len(worn_things(BALL * directions, directions, few)) == 0
+    full, _ = _occupancy(1.03 * BALL * directions, few, list(range(6)))
+    assert full.sum() > 1000, "the hull is too narrow for this test"
+    assert len(find_accessories(BALL * directions, directions, few)) == 0
 
 
-def test_quaternions_turn_both_axes(seed):
+def test_quaternions_rotate_both_axes(seed):
     normals = F.normalize(torch.randn(50, 3), dim=-1)
     normals[0], normals[1] = torch.tensor([0.0, 0.0, -1.0]), torch.tensor([0.0, 0.0, 1.0])
     along = F.normalize(torch.linalg.cross(normals, torch.randn(50, 3)), dim=-1)
@@ -100,25 +100,31 @@ def test_quaternions_turn_both_axes(seed):
 
 
 def boxed(alphas: torch.Tensor) -> PosedImages:
-    """Cameras at the origin that look along z at a place 1.6 wide at distance 1, one for each of alphas."""
+    """A camera at the origin for each of alphas [V,H,W], facing z; the image is 1.6 wide at distance 1."""
     views, height, width = alphas.shape
     Ks = torch.tensor([[10.0, 0, width / 2], [0, 10, height / 2], [0, 0, 1]]).repeat(views, 1, 1)
     cameras = Cameras(torch.eye(4).repeat(views, 1, 1), Ks, width, height)
     return PosedImages(cameras, alphas[..., None].repeat(1, 1, 1, 3), alphas[..., None], [""] * views)
 
 
-def test_places_are_full_or_empty_or_unknown():
+def test_points_are_occupied_empty_or_unknown():
     alphas = torch.ones(2, 16, 16)
     alphas[:, 0, 0] = 0
     pixels = torch.tensor([[15.9, 15.9], [0.2, 0.2], [8.0, 8.0], [16.5, 8.0], [8.0, 8.0]])
     places = torch.cat([(pixels - 8) / 10, torch.tensor([1.0, 1, 1, 1, -1])[:, None]], 1)
-    full, empty = _shown(places, boxed(alphas), [0, 1])
-    assert full.tolist() == [True, False, True, False, False]  # the last two: beside the image, behind it
+    full, empty = _occupancy(places, boxed(alphas), [0, 1])
+    assert full.tolist() == [
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]  # the last two: outside the image, behind the camera
     assert empty.tolist() == [False, True, False, False, False]
-    assert not _shown(places, boxed(alphas), [1])[0].any(), "one image is not enough"
+    assert not _occupancy(places, boxed(alphas), [1])[0].any(), "one image is not enough"
 
 
-def test_where_images_end_is_no_surface():
+def test_image_borders_are_no_surface():
     alphas = torch.ones(2, 16, 16)
     alphas[:, :3] = 0
     cells = torch.cartesian_prod(torch.arange(-8, 8), torch.arange(-8, 8), torch.arange(8, 10))
@@ -129,9 +135,9 @@ def test_where_images_end_is_no_surface():
     assert (normals[:, 1] < -0.5).float().mean() > 0.8
 
 
-def test_carving_in_parts_gives_the_same(monkeypatch, seed):
+def test_carving_in_chunks_gives_the_same(monkeypatch, seed):
     posed, places = silhouettes(with_ring=True), torch.rand(500, 3) - 0.5
-    whole = _shown(places, posed, list(range(len(posed))))
+    whole = _occupancy(places, posed, list(range(len(posed))))
     assert whole[0].any() and whole[1].any()
-    monkeypatch.setattr("specularip.fitting.worn.CHUNK", 64)
-    assert all(map(torch.equal, _shown(places, posed, list(range(len(posed)))), whole))
+    monkeypatch.setattr("specularip.fitting.accessories.CHUNK", 64)
+    assert all(map(torch.equal, _occupancy(places, posed, list(range(len(posed)))), whole))
