@@ -1,4 +1,4 @@
-"""Posed images: what is read is what was written, and whatever is wrong ends in one line."""
+"""Posed images are read as written; any defect raises a one-line error."""
 
 import copy
 import math
@@ -47,7 +47,7 @@ def error(folder: Path, split: str = "train") -> str:
     return message
 
 
-def test_what_is_read_is_what_was_written(tmp_path):
+def test_images_and_cameras_are_read_as_written(tmp_path):
     table = write(tmp_path, colour="sRGB, premultiplied by alpha, black background")
     posed = load_posed_images(tmp_path, "train")
     assert posed.images.shape == (5, HEIGHT, WIDTH, 3) and posed.alphas.shape == (5, HEIGHT, WIDTH, 1)
@@ -66,7 +66,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert torch.equal(third.images[1], posed.images[3])
     assert torch.equal(third.cameras.viewmats, posed.cameras.viewmats[1::2])
 
-    # A point at the world's up side appears in the upper half of the image: the axes are not flipped.
+    # A point above the origin appears in the upper half of the image: the axes are not flipped.
     pixel, depth = posed.cameras.project(torch.tensor([[0.0, 0.0, 0.2]]))
     assert (depth > 0).all() and (pixel[..., 1] < HEIGHT / 2).all()
     assert table["frames"][0]["file_path"] == "./train/r_0"
@@ -94,7 +94,7 @@ def test_straight_colours_are_multiplied_by_alpha(tmp_path, keys, premultiplied)
     assert any("straight" in note for note in posed.notes) is not premultiplied
 
 
-def test_missing_alpha_is_said(tmp_path):
+def test_missing_alpha_is_noted(tmp_path):
     write(tmp_path)
     for index in range(5):
         file = tmp_path / "train" / f"r_{index}.png"
@@ -110,13 +110,13 @@ def test_missing_alpha_is_said(tmp_path):
     assert float(load_posed_images(tmp_path).images[0].mean()) == pytest.approx(30_000 / 65_535, abs=0.004)
 
 
-def test_intrinsics_in_every_spelling(tmp_path):
+def test_intrinsics_in_all_notations(tmp_path):
     table = write(tmp_path)
     del table["camera_angle_x"]
     cases = [
         ({"fl_x": 30, "fl_y": 32.5, "cx": 11, "cy": 8.5}, (30, 32.5, 11, 8.5)),
         ({"fl_x": 30}, (30, 30, WIDTH / 2, HEIGHT / 2)),
-        # Images scaled down to a quarter of the size that the file speaks of.
+        # Images downscaled to a quarter of the size given in the file.
         ({"fl_x": 120, "cx": 44, "cy": 34, "w": 4 * WIDTH, "h": 4 * HEIGHT}, (30, 30, 11, 8.5)),
         ({"camera_angle_x": 1.0, "fl_x": 30, "k1": 0, "p2": 0.0}, (30, 30, 12, 9)),
         (
@@ -150,7 +150,7 @@ def test_an_empty_or_missing_test_split_is_no_error(tmp_path):
     assert "must be a list" in error(tmp_path, "test")
 
 
-def test_duplicates_suffixes_and_backslashes_do_no_harm(tmp_path):
+def test_duplicates_suffixes_and_backslashes_are_accepted(tmp_path):
     table = write(tmp_path)
     for frame, name in zip(
         table["frames"], ("train/r_0.png", "train\\r_1", ".\\train\\r_2", "train/../train/r_3")
@@ -180,7 +180,7 @@ def scaled(matrix):
 
 
 def sheared(matrix):
-    # One axis leans towards another and keeps its length.
+    # Shear one axis towards another, keeping its length.
     axis = matrix[:3, 0] + 0.1 * matrix[:3, 1]
     matrix[:3, 0] = axis / np.linalg.norm(axis)
     return matrix
@@ -253,7 +253,7 @@ def frame_key(key, value, index=2):
         (lambda t: t["frames"].insert(1, None), "must be an object"),
     ],
 )
-def test_wrong_tables_are_one_line(tmp_path, change, words):
+def test_invalid_tables_raise_one_line_errors(tmp_path, change, words):
     table = write(tmp_path / "data")
     Image.new("RGBA", (WIDTH, HEIGHT)).save(tmp_path / "secret.png")
     change(table)
@@ -262,7 +262,7 @@ def test_wrong_tables_are_one_line(tmp_path, change, words):
     assert words in message and "transforms_train.json" in message, message
 
 
-def test_wrong_files_are_one_line(tmp_path):
+def test_invalid_files_raise_one_line_errors(tmp_path):
     assert "is no folder" in error(tmp_path / "none")
     assert "transforms_train.json is missing" in error(tmp_path)
     path = tmp_path / "transforms_train.json"
@@ -281,11 +281,11 @@ def test_wrong_files_are_one_line(tmp_path):
     path.mkdir()
     assert "not a regular file" in error(tmp_path)
     path.rmdir()
-    os.mkfifo(path)  # reading it would wait for ever
+    os.mkfifo(path)  # opening it would block
     assert "not a regular file" in error(tmp_path)
 
 
-def test_wrong_images_are_one_line(tmp_path, monkeypatch):
+def test_invalid_images_raise_one_line_errors(tmp_path, monkeypatch):
     write(tmp_path)
     file = tmp_path / "train" / "r_2.png"
     whole = file.read_bytes()
@@ -301,7 +301,7 @@ def test_wrong_images_are_one_line(tmp_path, monkeypatch):
         assert words in message and "r_2.png" in message, message
     Image.new("RGBA", (WIDTH + 1, HEIGHT)).save(file)
     assert f"{WIDTH + 1}x{HEIGHT}, but r_0.png is {WIDTH}x{HEIGHT}" in error(tmp_path)
-    # A header of 60000 x 60000 pixels, and one that Pillow itself would only warn of.
+    # A header of 60000 x 60000 pixels, and one for which Pillow itself only warns.
     for side, words in ((60_000, "far too large"), (10_000, "megapixels")):
         bomb = whole[:16] + side.to_bytes(4) * 2 + whole[24:]
         import zlib
@@ -339,8 +339,8 @@ def test_camera_inside_the_body(tmp_path):
     assert len(load_posed_images(tmp_path)) == 5
 
 
-def test_points_inside_a_mesh_with_a_hollow():
-    """An L-shaped prism is not convex: in its notch, inside the bounding box, is outside."""
+def test_points_inside_a_concave_mesh():
+    """The notch of an L-shaped prism is outside, but within the bounding box."""
     vertices, faces = cube(0.5)
     rng = np.random.default_rng(SEED)
     points = rng.uniform(-0.7, 0.7, (300, 3))
@@ -348,7 +348,7 @@ def test_points_inside_a_mesh_with_a_hollow():
     assert (points_inside(points, vertices, faces) == expected).all(), SEED
     assert (points_inside(points, vertices, faces[:, ::-1]) == expected).all(), SEED
     hole = points_inside(np.zeros((1, 3)), vertices, faces[1:])
-    assert hole.all(), "a small hole must not turn the inside out"
+    assert hole.all(), "a small hole must not change the result"
     outer = 0.5 * np.array([[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]])  # an L
     flat = [[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 4, 5]]
     prism = np.concatenate([np.c_[outer, np.zeros(6)], np.c_[outer, np.ones(6)]])
@@ -470,7 +470,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
         return data[: rng.randrange(len(data))]
     changed = bytearray(data)
     for _ in range(1 if kind == 1 else rng.randrange(1, 20)):
-        # Headers are where lengths and sizes stand: half of the hits go there.
+        # Half of the changes hit the header, which has lengths and sizes.
         at = rng.randrange(min(len(changed), 64)) if rng.random() < 0.5 else rng.randrange(len(changed))
         changed[at] = rng.choice([0, 255, rng.randrange(256)])
     if kind == 3:
@@ -480,7 +480,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def survives(folder: Path) -> bool:
-    """Whether it loads; a UserError of one line is as good, anything else fails the test."""
+    """Whether it loads. A one-line UserError is accepted; any other exception fails the test."""
     try:
         posed = load_posed_images(folder)
         if (folder / "points3d.ply").exists():
@@ -509,7 +509,7 @@ def untouched(tmp_path):
     return tmp_path, table
 
 
-def test_fuzzed_tables_never_trace_back(untouched):
+def test_fuzzed_tables_raise_only_user_errors(untouched):
     folder, table = untouched
     rng = random.Random(SEED)
     path = folder / "transforms_train.json"
@@ -530,7 +530,7 @@ def test_fuzzed_tables_never_trace_back(untouched):
     assert any(outcomes) and not all(outcomes), SEED
 
 
-def test_fuzzed_files_never_trace_back(untouched):
+def test_fuzzed_files_raise_only_user_errors(untouched):
     folder, _ = untouched
     rng = random.Random(SEED)
     names = ("train/r_0.png", "train/r_1.jpg", "train/r_4.webp", "body.npz", "points3d.ply")
@@ -547,8 +547,8 @@ def test_fuzzed_files_never_trace_back(untouched):
     assert any(outcomes) and not all(outcomes), SEED
 
 
-def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
-    """`eval` reads the same data; a PLY avatar stands in, which nothing is drawn with."""
+def test_the_command_line_prints_one_line(tmp_path, capsys):
+    """`eval` reads the data before it renders; the avatar is any PLY."""
     random_avatar(False).save(tmp_path / "avatar.ply")
     table = write(tmp_path / "data", "test")
     rng = random.Random(SEED)
