@@ -514,7 +514,7 @@ def test_fuzzed_tables_never_trace_back(untouched):
     path = folder / "transforms_train.json"
     whole = path.read_bytes()
     outcomes = []
-    for round_ in range(120):
+    for round_ in range(200):
         if round_ % 3:
             changed = copy.deepcopy(table)
             for _ in range(rng.randrange(1, 3)):
