@@ -4,7 +4,6 @@ import copy
 import math
 import os
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -515,8 +514,7 @@ def test_fuzzed_tables_raise_only_user_errors(untouched):
     path = folder / "transforms_train.json"
     whole = path.read_bytes()
     outcomes = []
-    began = time.monotonic()
-    for round_ in range(700):
+    for round_ in range(200):
         if round_ % 3:
             changed = copy.deepcopy(table)
             for _ in range(rng.randrange(1, 3)):
@@ -525,8 +523,6 @@ def test_fuzzed_tables_raise_only_user_errors(untouched):
         else:
             path.write_bytes(damaged(whole, rng))
         outcomes.append(survives(folder))
-        if time.monotonic() - began > 5 and round_ > 60:
-            break
     assert any(outcomes) and not all(outcomes), SEED
 
 
@@ -535,15 +531,12 @@ def test_fuzzed_files_raise_only_user_errors(untouched):
     rng = random.Random(SEED)
     names = ("train/r_0.png", "train/r_1.jpg", "train/r_4.webp", "body.npz", "points3d.ply")
     outcomes = []
-    began = time.monotonic()
-    for round_ in range(900):
+    for round_ in range(300):
         file = folder / names[round_ % len(names)]
         whole = file.read_bytes()
         file.write_bytes(damaged(whole, rng))
         outcomes.append(survives(folder))
         file.write_bytes(whole)
-        if time.monotonic() - began > 5 and round_ > 60:
-            break
     assert any(outcomes) and not all(outcomes), SEED
 
 
