@@ -103,8 +103,8 @@ def random_prior(
     return prior.to(device, dtype).eval().requires_grad_(False)
 
 
-def write(out: Path, dtype: torch.dtype) -> dict[str, Path]:
-    """Write all sources under `out`; keys are their names in `Sd15Sources`."""
+def write(out: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> dict[str, Path]:
+    """Write all sources under `out`; keys are their names in `Sd15Sources`. device: where weights are drawn."""
     from diffusers import DDIMScheduler
 
     places: dict[Kind, Path] = {
@@ -115,7 +115,7 @@ def write(out: Path, dtype: torch.dtype) -> dict[str, Path]:
         "image_encoder": out / "image_encoder",
     }
     for kind, place in places.items():
-        model = network(kind).to(dtype)
+        model = network(kind, device).to("cpu", dtype)
         model.save_pretrained(str(place))  # type: ignore[operator]
         if kind == "unet":
             adapter = out / "ip-adapter-faceid-plusv2_sd15.bin"

@@ -51,7 +51,7 @@ def join(parts: list[Part], *, sums: bool = True) -> Features:
         if part.other is not None:
             value = value + for_branches(part.other, images)
         made.append(value if part.bias is None else (value + part.bias).to(value.dtype))
-    x = torch.cat(made, -1)
+    x = made[0] if len(made) == 1 else torch.cat(made, -1)
     if not sums:
         return Features(x)
     wide = x.float()
