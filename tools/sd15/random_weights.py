@@ -104,7 +104,7 @@ def random_prior(
 
 
 def write(out: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> dict[str, Path]:
-    """Write all sources under `out`; keys are their names in `Sd15Sources`. device: where weights are drawn."""
+    """Write all sources under `out`; keys are their names in `Sd15Sources`. device: where they are drawn."""
     from diffusers import DDIMScheduler
 
     places: dict[Kind, Path] = {
