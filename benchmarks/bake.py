@@ -1,11 +1,11 @@
-"""What baking loses on held-out views: the head, baked to ASGs, baked to SH-3, and a model trained as SH-3.
+"""Loss of baking on held-out views: the head, baked to ASGs, baked to SH-3, and a model trained as SH-3.
 
     python benchmarks/bake.py DATA [--scenes satin leather metal] [--iterations 1800] [--points 100000]
         [--out bake.json]
 
-DATA holds a folder for each scene, in NeRF-synthetic's layout. The head and SH-3 are fitted from the same
-start with the same steps, by the loop of specular.py. "from_head" is the PSNR of the baked pictures against
-the head's own, in the same views; seconds are those of the bake, or of the fit.
+DATA holds a folder per scene, in NeRF-synthetic's layout. The head and SH-3 are fitted from the same
+initialisation with the same steps, by the loop of specular.py. "from_head" is the PSNR of the baked renders
+against the head's own, in the same views; seconds are those of the bake, or of the fit.
 """
 
 from __future__ import annotations

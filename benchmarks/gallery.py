@@ -1,4 +1,4 @@
-"""docs/gallery.md, docs/gallery.png and docs/gallery/*.png, from runs that benchmarks/generate.py made.
+"""docs/gallery.md, docs/gallery.png and docs/gallery/*.png, from the runs of benchmarks/generate.py.
 
     python benchmarks/gallery.py [--runs out/bench]
 
@@ -29,7 +29,7 @@ SHOWN = (
     "blue-dress", "white-dress", "red-cotton-dress", "white-t-shirt", "green-dress", "red-t-shirt",
     "yellow-t-shirt",
 )  # fmt: skip
-"""Wished for, best first; the first COUNT that are finished are shown."""
+"""In order of preference; the first COUNT finished ones are shown."""
 COUNT = 8
 FACES = {
     "portrait": "the shipped portrait",
@@ -94,7 +94,7 @@ def main() -> None:
     text = [
         "# Gallery",
         "",
-        f"{len(finished)} avatars of the compact preset, made on a CPU by `benchmarks/generate.py` and",
+        f"{len(finished)} avatars of the compact preset, generated on a CPU by `benchmarks/generate.py` and",
         "rendered by `benchmarks/gallery.py`. Seed 0 throughout, nothing retouched. Each row: front,",
         "three-quarter, back, head.",
         "",

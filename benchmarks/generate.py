@@ -1,13 +1,13 @@
-"""`specularip generate` from end to end: how long, how much memory, and whether the avatar is what was asked.
+"""`specularip generate` end to end: time, memory, and whether the avatar matches text and photo.
 
     python benchmarks/generate.py [NAME ...] [--out out/bench] [--jobs 1]
 
-Makes every avatar of CASES (or those named) as users do, each in a process of its own through the command
-line; a finished run folder is not made again. Then looks at all that are finished: the colour of the torso,
+Generates every avatar of CASES (or those named) through the command line, each in its own process; finished
+run folders are kept. Then measures all finished ones: the colour of the torso,
 satin against cotton, a dark face against a light one, the same seed twice. Writes results/generate.json and
 results/generate.md beside this file, and prints the latter.
 
-Times are those of `--jobs 1` on an otherwise idle machine; runs side by side share its cores, and say so.
+Times are valid with `--jobs 1` on an otherwise idle machine; concurrent runs share its cores and are marked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PORTRAIT = ROOT / "examples" / "eileen_collins.jpg"
 @dataclass(frozen=True)
 class Case:
     """One run. photo: portrait (the shipped photo), dark (the same, toned), or man (a face drawn by tools/).
-    color: of the garment over the torso, where the colour check asks."""
+    color: of the garment over the torso, for the colour check."""
 
     name: str
     text: str
@@ -62,7 +62,7 @@ CASES = (
     Case("yellow-t-shirt", "A heavy man in a yellow cotton t-shirt and blue jeans", "man", "yellow"),
     Case("white-dress", "A tall woman in a white satin dress", color="white"),
     Case("white-t-shirt", "A man in a white cotton t-shirt and navy shorts", "man", "white"),
-    # Each differs from red-dress in one thing: the cloth, the face, nothing at all.
+    # Each differs from red-dress in one thing: the cloth, the face, or nothing.
     Case("red-cotton-dress", "A woman in a red cotton dress"),
     Case("dark-face", "A woman in a red satin dress", "dark"),
     Case("red-dress-again", "A woman in a red satin dress"),
@@ -71,7 +71,7 @@ CASES = (
     Case("ski-suit", "A woman in an orange ski suit"),
 )
 
-# What the issue asks of the finished avatars.
+# Targets for the finished avatars.
 MAX_SECONDS, MAX_GIB = 300.0, 4.0
 MIN_COLORS = 9
 MIN_SATIN = 1.5
@@ -83,8 +83,8 @@ LUMA = (0.2126, 0.7152, 0.0722)
 
 
 def draw_photos(folder: Path) -> None:
-    """Write the photos that do not ship: dark.png and man.png. Runs in a process of its own: a child starts
-    with its parent's peak memory on its account, so this script stays small until all runs are done."""
+    """Write the photos that are not shipped: dark.png and man.png. Runs in its own process: a child's peak
+    memory starts at its parent's, so this script stays small until all runs are done."""
     import numpy as np
     import torch
     from PIL import Image
@@ -120,7 +120,7 @@ def draw_photos(folder: Path) -> None:
 
 
 def run(out: Path, photos: dict[str, Path], jobs: int, case: Case) -> None:
-    """Make one avatar unless its folder is finished; leaves the cost of it in OUT/NAME.json."""
+    """Generate one avatar unless its folder is finished; write its time and memory to OUT/NAME.json."""
     folder = out / case.name
     if (folder / "report.json").exists():
         print(f"{case.name}: finished before", flush=True)
@@ -157,7 +157,7 @@ def run(out: Path, photos: dict[str, Path], jobs: int, case: Case) -> None:
 
 
 def torso_share(avatar: Avatar, cameras: Any) -> Tensor:
-    """How much of each pixel the torso's Gaussians make up, [B,H,W] in 0..1."""
+    """Contribution of the torso's Gaussians to each pixel, [B,H,W] in 0..1."""
     from specularip.body.regions import TORSO
     from specularip.raster import rasterize
 
@@ -206,10 +206,10 @@ def nearest_color(rgb: list[float]) -> tuple[str, dict[str, float]]:
 def torso_specular(avatar: Avatar) -> dict[str, float]:
     """The specular layer of the torso from 16 sides, in luminance.
 
-    energy: the mean over the torso's pixels of what it adds (it may also darken). variation: how much one
-    Gaussian's changes with the view, root mean square; a layer that is only a second diffuse colour has none.
-    image: mean excess of the finished pixels over the torso's median in the same view, which asks nothing of
-    the layers.
+    energy: the mean over the torso's pixels of what it adds (it may also darken). variation: the change of
+    one Gaussian's specular colour with the view, root mean square; zero for a layer that is only a second
+    diffuse colour. image: mean excess of the final pixels over the torso's median in the same view,
+    independent of the layers.
     """
     import torch
 
@@ -219,7 +219,7 @@ def torso_specular(avatar: Avatar) -> dict[str, float]:
 
     cloud, luma = avatar.gaussians, torch.tensor(LUMA)
     cameras = whole_body(avatar, [22.5 * i for i in range(16)], 192)
-    # How much of the image each Gaussian makes up: the gradient of the sum with respect to its colour.
+    # Contribution of each Gaussian to the image: the gradient of the sum with respect to its colour.
     ones = torch.ones(len(cameras), len(cloud), 1, requires_grad=True)
     drawn = rasterize(
         cloud.means,
@@ -254,7 +254,7 @@ def torso_specular(avatar: Avatar) -> dict[str, float]:
 
 
 def face_luminance(avatar: Avatar, text: str) -> float:
-    """Mean luminance of the avatar's face, seen and masked as the photo's face is."""
+    """Mean luminance of the avatar's face, framed and masked as the photo's face."""
     from specularip.body import anny_body, phenotype_from_text
     from specularip.cameras import face_camera
 
@@ -281,7 +281,7 @@ def _masked_luminance(face: Tensor) -> float:
 
 
 def largest_difference(a: Path, b: Path) -> float:
-    """Over all tensors of two avatar files; infinite where their sizes differ."""
+    """Largest difference over all tensors of two avatar files; infinite if their sizes differ."""
     from safetensors.torch import load_file
 
     first, second = load_file(a), load_file(b)
@@ -292,7 +292,7 @@ def largest_difference(a: Path, b: Path) -> float:
 
 
 def measure(out: Path, photos: dict[str, Path]) -> dict[str, Any]:
-    """Everything known of the finished runs in `out`."""
+    """All measurements of the finished runs in `out`."""
     from specularip.avatar import load
 
     runs: dict[str, Any] = {}
@@ -351,7 +351,7 @@ def machine() -> dict[str, Any]:
 
 
 def checks(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was asked, what came out, and whether that is enough (None: the runs it needs are missing)."""
+    """Target, measured value, and whether it passed (None: runs are missing)."""
     runs = found["runs"]
     rows: list[dict[str, Any]] = []
 
@@ -380,7 +380,7 @@ def checks(found: dict[str, Any]) -> list[dict[str, Any]]:
     asked = [runs[name] for name in wanted if name in runs]
     right = sum(run["nearest"] == run["asked"] for run in asked)
     value = f"{right} of {len(asked)} finished" if asked else None
-    add("torso nearest to the asked colour", f"≥ {MIN_COLORS} of {len(wanted)}", value, right >= MIN_COLORS)
+    add("torso colour nearest to the text's", f"≥ {MIN_COLORS} of {len(wanted)}", value, right >= MIN_COLORS)
 
     pair = [runs.get(name, {}).get("specular") for name in ("red-dress", "red-cotton-dress")]
     labels = {

@@ -1,4 +1,4 @@
-"""What the compact prior makes of sentences, poses and faces that it was not trained on: four checks.
+"""Does the compact prior follow sentences, poses and faces that it was not trained on? Four checks.
 
     python benchmarks/prior.py [--prior FOLDER] [--device cpu|cuda] [--seed 0] [--sheet prior.png]
 
@@ -6,33 +6,33 @@ Prints a table and writes results/prior.json beside this file. Exit code 1 if a 
 
 Every image is drawn by DDIM from pure noise with classifier-free guidance. Every sentence comes from
 `TEMPLATES`, which the captions of the training set (`wardrobe.describe`) never follow; bodies, faces and
-colours of skin are fresh random people. The same measures are taken of the training renderer's own pictures
-of the same people ("studio"): what a perfect prior would score, and so how far each measure can be trusted.
+colours of skin are fresh random people. The same measures are taken of the training renderer's own images
+of the same people ("studio"): the score of a perfect prior, which shows how far each measure can be trusted.
 
 colour    Twelve garment colours, eight images each; garment and material are held-out outfits
           (`wardrobe.held_out`: never in the training set with that colour), half of the sentences also name
           trousers of another colour. Full and upper-body views from all sides. The clothed region is where
-          the torso of the naked body is the nearest surface, one pixel away from its border, and the image's
+          the torso of the bare body is the nearest surface, one pixel away from its border, and the image's
           alpha is above 0.5. Its median colour is compared, by distance in CIELAB, with the twelve colours
           as the studio lights them on that material (median over a torso, seen from eight sides). Also
-          reported: against the flat palette, which knows no lighting and so confuses neighbours.
-pose      Mean IoU of alpha > 0.5 with the naked body's own silhouette, drawn by the rasteriser that drew the
-          training pictures (splats on the skin, whose edges every picture of the prior shares); full, upper
+          reported: against the flat palette, which ignores lighting and so confuses neighbours.
+pose      Mean IoU of alpha > 0.5 with the bare body's own silhouette, drawn by the rasteriser that drew the
+          training images (splats on the skin, whose soft edges every image of the prior has); full, upper
           and lower body in equal shares, azimuths evenly all around, elevations over the training range;
           clothes that follow the body (t-shirt, shirt, tank top or sweater, with leggings) and short hair or
           none. Cloth and hair stand a few millimetres to centimetres off the skin, and a pixel of a full-body
           view is 4 cm wide, so even the studio does not reach 1. Also reported: against the mesh's exact
           outline, which lies about a third of a pixel further in.
 identity  Spearman's rank correlation, over twenty people, of the skin's luminance (linear light, median over
-          the cheeks and the nose where they face the camera) in the face crop that was given and in a sampled
+          the cheeks and the nose where they face the camera) in the input face crop and in a sampled
           head close-up from within 30 degrees of the front. Sentences name no skin, hair or age.
 material  Satin and metallic against cotton and wool, on the same bodies, views, colours, garments, sentences
           and noise; garments that are closed at the front (shirt, sweater, hoodie), short hair or none; all
-          twelve colours, two views of the upper body. The outfits are not all held out, for all four
-          materials must be worn alike; the sentences are. Highlight energy of an image: the mean over the
-          clothed region, in linear light, of what a pixel's luminance has above 1.25 times the region's
-          median. Passed if mean(satin) and mean(metallic) each are at least twice mean(cotton and wool),
-          over all images.
+          twelve colours, two views of the upper body. The outfits are not all held out, because all
+          four materials must be worn alike; the sentences are. Highlight energy of an image: the mean over
+          the clothed region, in linear light, of the excess of a pixel's luminance over 1.25 times the
+          region's median. Passed if mean(satin) and mean(metallic) each are at least twice mean(cotton and
+          wool), over all images.
 """
 
 from __future__ import annotations
@@ -95,16 +95,16 @@ TEMPLATES = (
 WEARER = {"dress": "woman"}
 GOALS = {"colour": 0.85, "pose": 0.80, "identity": 0.80, "material": 2.0}
 FINE = 4
-"""Silhouettes and regions are drawn this many times finer than the image."""
+"""Supersampling factor of silhouettes and regions."""
 BLOCK = 12
 """People dressed and rendered at once."""
 
 
 @dataclass
 class Asked:
-    """N images to ask for. poses [N,3,S,S], faces [N,3,S,S], studio [N,4,S,S] (what the training renderer
-    shows) in 0..1; silhouette (drawn in splats), outline (of the mesh), torso, skin, face_skin
-    [N,S,S] bool (the last in the face crop's pixels)."""
+    """The conditioning of N images, and their ground truth. poses [N,3,S,S], faces [N,3,S,S], studio
+    [N,4,S,S] (the training renderer's image) in 0..1; silhouette (drawn in splats), outline (of the mesh),
+    torso, skin, face_skin [N,S,S] bool (the last in the face crop's pixels)."""
 
     people: list[Person]
     captions: list[str]
@@ -135,7 +135,7 @@ class View:
         return view_prompt(text, self.framing.name, view_name(self.azimuth, self.elevation))
 
 
-# Who is asked for
+# People
 
 
 def stranger(rng: random.Random, *, male: bool | None = None, short_hair: bool = False) -> Person:
@@ -165,7 +165,7 @@ def wear(person: Person, top: str, color: int, material: int, trousers: int | No
 
 
 def sentence(person: Person, template: int) -> str:
-    """What is asked of the prior; it names the trousers unless they are the usual ones."""
+    """The sentence for the prior; it names the trousers unless they are the usual ones."""
     top = TOP_NAMES[person.top]
     noun = "man" if person.phenotype["gender"] < 0.5 else "woman"
     single = top in ("suit", "ski suit", "dress") or person.plain_bottom
@@ -177,7 +177,7 @@ def sentence(person: Person, template: int) -> str:
 
 
 def unseen(top: str) -> list[tuple[int, int]]:
-    """(colour, material) of the garment `top` that no picture of the training set shows."""
+    """(colour, material) of the garment `top` that are held out of training."""
     pairs = [(c, m) for c in range(len(COLOR_NAMES)) for m in range(len(MATERIAL_NAMES))]
     return [(c, m) for c, m in pairs if held_out(TOP_NAMES.index(top), c, m)]
 
@@ -226,7 +226,7 @@ def material_people(rng: random.Random) -> tuple[list[Person], list[View]]:
     people, views = [], []
     for color in range(len(COLOR_NAMES)):
         for k in range(2):
-            # Closed at the front, and no hair over it: nothing bright but the cloth itself.
+            # Closed at the front, and no hair over it: nothing bright except the cloth.
             top = ("shirt", "sweater", "hoodie")[(color + k) % 3]
             person = stranger(rng, short_hair=True)
             view = View(
@@ -238,12 +238,13 @@ def material_people(rng: random.Random) -> tuple[list[Person], list[View]]:
     return people, views
 
 
-# What they look like without a prior
+# Ground truth from the training renderer
 
 
 @numba.njit(cache=True)
 def nearest_face(xy: np.ndarray, depth: np.ndarray, faces: np.ndarray, size: int) -> np.ndarray:
-    """The nearest face at each pixel's centre, [size,size] int32, -1: none. xy [V,2] in pixels, depth [V]."""
+    """The nearest triangle at each pixel's centre, [size,size] int32, -1: none. xy [V,2] in pixels, depth
+    [V]."""
     best = np.full((size, size), np.inf)
     found = np.full((size, size), -1, np.int32)
     for f in range(len(faces)):
@@ -269,7 +270,7 @@ def nearest_face(xy: np.ndarray, depth: np.ndarray, faces: np.ndarray, size: int
 
 
 class Geometry:
-    """Which part of the naked body each pixel sees."""
+    """Which part of the bare body each pixel shows."""
 
     def __init__(self, photographer: Photographer) -> None:
         m = photographer.mannequin
@@ -281,8 +282,8 @@ class Geometry:
         self.skin, self.torso = skin.cpu().numpy(), (region == NAMES.index("torso")).cpu().numpy()
 
     def masks(self, vertices: Tensor, camera: Cameras) -> tuple[Tensor, Tensor, Tensor]:
-        """Silhouette, torso and skin [S,S] bool of one body [V,3] in one camera. A pixel belongs to what
-        covers most of it; torso and skin keep a pixel's distance from everything else."""
+        """Silhouette, torso and skin [S,S] bool of one body [V,3] in one camera. A pixel belongs to the part
+        that covers most of it; torso and skin are eroded by a pixel."""
         fine = SIZE * FINE
         xy, depth = camera.resized(fine, fine).project(vertices.cpu())
         face = nearest_face(xy[0].double().numpy(), depth[0].double().numpy(), self.faces, fine)
@@ -301,7 +302,7 @@ class Geometry:
 
 
 def drawn_silhouette(photographer: Photographer, vertices: Tensor, camera: Cameras) -> Tensor:
-    """Where the naked body [V,3] covers a pixel by half or more, drawn in splats as `dress` lays them on the
+    """Where the bare body [V,3] covers half of a pixel or more, drawn in splats as `dress` places them on the
     skin; bool [S,S]."""
     mannequin = photographer.mannequin
     normals = mannequin.vertex_normals(vertices[None])[0]
@@ -326,8 +327,8 @@ def drawn_silhouette(photographer: Photographer, vertices: Tensor, camera: Camer
 def ask(
     photographer: Photographer, geometry: Geometry, people: list[Person], views: list[View], alike: int = 1
 ) -> Asked:
-    """Everything that the prior is given for these people and views, and what the studio shows of them.
-    `alike` in a row get the same kind of sentence."""
+    """The conditioning for these people and views, and the studio's images of them.
+    Each `alike` consecutive ones get the same kind of sentence."""
     found: dict[str, list[Tensor]] = {}
     for start in range(0, len(people), BLOCK):
         part, looks = people[start : start + BLOCK], views[start : start + BLOCK]
@@ -335,7 +336,7 @@ def ask(
         cameras = [v.camera(float(h)) for v, h in zip(looks, dressed.heights)]
         face_views = face_cameras(dressed, photographer.generator)
         drawn = [geometry.masks(v, c) for v, c in zip(dressed.vertices, cameras)]
-        # Only the identity check looks at the skin in the crops.
+        # Only the identity check uses the skin in the crops.
         close = [v.framing is HEAD for v in looks]
         given = [
             geometry.masks(v, c)[2] if k else None for v, c, k in zip(dressed.vertices, face_views, close)
@@ -361,7 +362,7 @@ def ask(
 
 @torch.no_grad()
 def draw(prior: Prior, asked: Asked, args: argparse.Namespace, seed: int, same_noise: int = 1) -> Tensor:
-    """The prior's images [N,4,S,S]; each `same_noise` in a row start from one noise."""
+    """The prior's images [N,4,S,S]; each `same_noise` consecutive ones start from the same noise."""
     count = len(asked.captions)
     empty = prior.encode_text([""]).expand(count, -1, -1)
     condition = Condition(
@@ -399,7 +400,7 @@ def draw(prior: Prior, asked: Asked, args: argparse.Namespace, seed: int, same_n
 
 
 def region(image: Tensor, mask: Tensor) -> Tensor:
-    """Colours [n,3] of an image [4,S,S] where the mask holds and there is something."""
+    """Colours [n,3] of an image [4,S,S] where the mask is set and alpha is high."""
     return image[:3, mask & (image[3] > 0.5)].T
 
 
@@ -549,10 +550,10 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     began = time.perf_counter()
-    # A seed that no training run can have had.
+    # A seed that no training run uses.
     photographer = Photographer(device, seed=2**40 + args.seed)
     geometry = Geometry(photographer)
-    # "auto" as the package itself runs it, so that what is measured is what is shipped.
+    # "auto", as the package runs it, so that the figures are those of the shipped prior.
     prior = load_prior(args.prior, device=device, dtype="auto")
 
     def palette() -> Tensor:

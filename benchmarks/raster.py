@@ -1,24 +1,24 @@
-"""How fast the rasteriser is, beside a peer that runs in the same process on the same scene.
+"""Speed of the rasteriser, compared with a reference in the same process on the same scene.
 
     python benchmarks/raster.py [--baseline raster_baseline.py --body body.npz] [--quick]
     python benchmarks/raster.py --device cuda
 
-On the CPU the peer is a plain numba rasteriser (its file is an argument; without it, ours runs alone). On
-CUDA it is gsplat, called directly. Prints tables and writes results/raster_cpu.json or raster_cuda.json
+On the CPU the reference is a plain numba rasteriser (its file is an argument; without it, ours runs alone).
+On CUDA it is gsplat, called directly. Prints tables and writes results/raster_cpu.json or raster_cuda.json
 beside this file.
 
 Scene: N splats on the skin of a person who fills two thirds of the picture, opacities 0.1 to 0.95, seen by
 one camera (or by four, a quarter turn apart). With --baseline, its own scene of that kind.
 
-Times are medians in milliseconds, of runs that alternate between ours and the peer, so that both see the
-same machine; a ratio is the median over such pairs. *kernels* is what turns sorted splats into a picture
-and back (the baseline's "forward" and "backward"); *whole* is `rasterize(...)` and `backward()`, projection
-and sorting included; *picture* is `rasterize` without gradients. Threads: SPECULARIP_NUM_THREADS for ours,
-numba's own setting for the baseline.
+Times are medians in milliseconds, of runs that alternate between ours and the reference, so that both see the
+same machine; a ratio is the median over such pairs. *kernels* is compositing, forward and backward, from
+sorted splats (the baseline's "forward" and "backward"); *whole* is `rasterize(...)` and `backward()`,
+projection and sorting included; *forward only* is `rasterize` without gradients. Threads:
+SPECULARIP_NUM_THREADS for ours, numba's own setting for the baseline.
 
-The line "ceiling" is what a second thread adds on this machine to a loop that only multiplies in registers.
-Where two "processors" are two threads of one core it is 1.0, and nothing that keeps the core's arithmetic
-busy can be much faster on both.
+The line "ceiling" is the speed-up by a second thread on this machine for a loop that only multiplies in
+registers. If two "processors" are two hardware threads of one core it is 1.0, and no compute-bound kernel can
+be much faster on both.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def body_scene(n: int, resolution: int, seed: int = 0) -> tuple[np.ndarray, ...]
 
 
 class Ours:
-    """Our rasteriser on one scene; `once` times it and sums up its kernels."""
+    """Our rasteriser on one scene; `once` times it and adds up its kernels."""
 
     def __init__(self, scene: tuple[np.ndarray, ...], resolution: int) -> None:
         *splats, viewmat, K = (torch.from_numpy(part.copy()) for part in scene)
@@ -124,7 +124,7 @@ def baseline_once(baseline: ModuleType, scene: tuple[np.ndarray, ...], resolutio
 
 
 def load_baseline(path: Path) -> ModuleType:
-    # By name, not by file: numba's cache wants to import it again.
+    # By name, not by file: numba's cache imports it again.
     sys.path.insert(0, str(path.resolve().parent))
     return importlib.import_module(path.stem)
 
@@ -182,7 +182,7 @@ def _multiply(times, numbers):
 
 
 def ceiling() -> float:
-    """How much more two threads do than one, in pure arithmetic."""
+    """Speed-up of two threads over one, in pure arithmetic."""
     times = 10_000_000
     arrays = [np.ones(96, np.float32) for _ in range(2)]
     _multiply(10, arrays[0])
@@ -213,7 +213,8 @@ def run_cpu(baseline: ModuleType | None, body: Path | None, quick: bool) -> dict
     warm_up()
     results: dict[str, Any] = {"ceiling": ceiling(), "sizes": [], "slope": {}}
     print(f"ceiling: a second thread makes pure arithmetic {results['ceiling']:.2f} times as fast here\n")
-    print("| splats | image | threads | kernels | whole | picture | kernels / baseline | whole / baseline |")
+    columns = "splats, image, threads, kernels, whole, forward only, kernels / baseline, whole / baseline"
+    print(f"| {columns.replace(', ', ' | ')} |")
     print("|---|---|---|---|---|---|---|---|")
     for n, resolution in SIZES[2:3] if quick else SIZES:
         scene = make(n, resolution)
@@ -242,7 +243,8 @@ def run_cpu(baseline: ModuleType | None, body: Path | None, quick: bool) -> dict
 
 
 class OnCuda:
-    """One scene on the GPU, drawn by our door or by gsplat's `rasterization`, both to colour and depth."""
+    """One scene on the GPU, rendered by our `rasterize` or by gsplat's `rasterization`, both with colour and
+    depth."""
 
     def __init__(self, n: int, resolution: int, cameras: int) -> None:
         *arrays, viewmat, K = body_scene(n, resolution)
@@ -302,7 +304,8 @@ def run_cuda() -> dict[str, Any]:
 def alternate(
     function: Callable[[str], None], kinds: tuple[str, ...], rounds: int = 40, repeats: int = 5
 ) -> dict[str, list[float]]:
-    """Milliseconds a call, `rounds` a kind, each the mean of `repeats` calls between two synchronisations."""
+    """Milliseconds per call: `rounds` figures of each kind, each the mean of `repeats` calls between two
+    synchronisations."""
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for index in range(rounds + 3):
         for kind in kinds:
@@ -317,11 +320,11 @@ def alternate(
 
 
 def agreement() -> dict[str, float]:
-    """CUDA against CPU: the largest difference of a pixel where the picture is well defined, the share of
+    """CUDA against CPU: the largest difference of a well-defined pixel, the share of
     such pixels, and the relative difference of each gradient of a loss on them.
 
-    A pixel is well defined if the CPU's own picture hardly changes there when positions move by a few float32
-    roundings. Elsewhere two splats at the same depth may change places, or a threshold be just missed.
+    A pixel is well defined if the CPU's own image hardly changes there when positions change by a few float32
+    roundings. Elsewhere two splats at the same depth may swap order, or a value may lie at a threshold.
     """
     size = 256
     *splats, viewmat, K = (torch.from_numpy(part.copy()) for part in body_scene(20_000, size))
@@ -357,7 +360,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--baseline", type=Path, help="the peer's Python file, with scene() and once()")
+    parser.add_argument("--baseline", type=Path, help="the reference's Python file, with scene() and once()")
     parser.add_argument("--body", type=Path, help="npz with v and f, for the baseline's scene")
     parser.add_argument("--quick", action="store_true", help="50k splats at 512² alone")
     arguments = parser.parse_args()

@@ -22,6 +22,8 @@ asynchronous metrics:
     regional      transformer blocks and resnets compiled one by one; equal ones share code
     plain-ops     ours, with plain-torch operations in place of the Triton kernels
     compiled-ops  ours, with those operations compiled
+    no-graphs     ours, without CUDA graphs
+    no-streams    ours, with UNet and ControlNet one after the other
 
 `--sides` chooses by name. A step's time is the mean wall-clock time of steps from several places of the
 stage; each place is run twice with the same views and noise, and the second run counts. Ours skips
@@ -63,6 +65,7 @@ from specularip.body import HeadEllipsoid, anny_body, phenotype_from_text, skele
 from specularip.cameras import Cameras, orbit_views
 from specularip.diffusion.conditioning import Condition
 from specularip.diffusion.denoiser import DenoiserInputs
+from specularip.diffusion.fast import unet
 from specularip.diffusion.fast.accelerate import accelerate
 from specularip.diffusion.fast.layers import fast_kernels
 from specularip.diffusion.prior import Prior
@@ -376,7 +379,7 @@ def all_sides(backend: str) -> dict[str, Side]:
 
         @contextmanager
         def context() -> Iterator[None]:
-            with empty_compiler_caches(), fast_kernels():
+            with empty_compiler_caches(), fast_kernels(benchmark=True):
                 yield
 
         return Side(prepare, context, all_evaluations=True)
@@ -389,8 +392,15 @@ def all_sides(backend: str) -> dict[str, Side]:
         "ours": Side(accelerate, gib=FULL_GIB, variant=False),
         "plain-ops": Side(accelerate, plain_operations),
         "compiled-ops": Side(accelerate, lambda: compiled_operations(backend)),
+        "no-graphs": Side(lambda prior: accelerate(prior, graphs=False)),
+        "no-streams": Side(accelerate, lambda: patch.object(unet, "run_on_streams", in_sequence)),
         "low-memory": Side(accelerate, gib=LOW_GIB, variant=False),
     }
+
+
+def in_sequence(functions: list[Callable[[], Any]]) -> list[Any]:
+    """`run_on_streams` on one stream."""
+    return [function() for function in functions]
 
 
 def tiny_config() -> Config:

@@ -1,13 +1,13 @@
-"""How long the specular colour takes: the plain tensors of `specular_reference` against the fused kernels.
+"""Time of the specular colour: the plain tensors of `specular_reference` against the fused kernels.
 
     python benchmarks/shading.py [--device cpu|cuda] [--gaussians 100000] [--lights 64] [--cameras 1]
                                  [--share-visible 1.0] [--repeats 30]
 
 Random Gaussians, materials and lights. Forward alone and without a graph, then forward and backward with
-gradients for all inputs, on the calling thread as a fit has it. Rounds of the two alternate; a figure is the
-median over the rounds. A round on CUDA is CALLS calls in a row into an idle device, whose clock is read
-before and after, so that Python's time to start the kernels counts wherever it is longer than theirs. Prints
-milliseconds a call and the ratio; `--share-visible` below 1 gives the fused kernels a mask.
+gradients for all inputs, on the calling thread as in a fit. Rounds of the two alternate; a figure is the
+median over the rounds. A round on CUDA is CALLS consecutive calls on an idle device between two CUDA events,
+so that Python's launch overhead is included where it exceeds the kernels' time. Prints milliseconds per call
+and the ratio; `--share-visible` below 1 gives the fused kernels a mask.
 """
 
 from __future__ import annotations

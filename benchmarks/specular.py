@@ -4,21 +4,21 @@
         [--views all 32] [--iterations 7000] [--points 100000] [--concurrent 3] [--out specular.json]
     python benchmarks/specular.py DATA --speed
 
-`--speed` times each model alone: a training step at the images' size, as `stages/fit.py` takes it; and the
-image of a whole body at 1024², as a viewer would draw it. For that, what depends on no camera is worked out
-before, for all models alike: activations, and for ours what `Avatar.prepare` holds. SH-3 is drawn by gsplat's
+`--speed` times each model alone: a training step at the images' size, as in `fitting/fit.py`; and the
+render of a whole body at 1024², as in a viewer. For that, everything view-independent is precomputed, for all
+models alike: activations, and for ours what `Avatar.prepare` holds. SH-3 is rendered by gsplat's
 own `rasterization`, in its faster layout, the unpacked one.
 
-DATA holds a folder for each scene, in NeRF-synthetic's layout. Every model starts from the same points and
-first colours and goes through the same loop: the same steps, images, losses, moves of Gaussians and number of
-Gaussians; only what gives them their colours differs. 32 views are every third one, from the second.
+DATA holds a folder per scene, in NeRF-synthetic's layout. Every model has the same initial points and
+colours and the same training loop: the same steps, images, losses, relocations and number of
+Gaussians; only the appearance model differs. 32 views are every third one, from the second.
 
 The published network is written from its description (Spec-Gaussian, Yang et al. 2024): a 24-number latent
 per Gaussian, a linear layer to 32 ASGs on fixed frames, evaluated at the mirrored direction, and an MLP of
 3 x 128 on the responses, n·ω_o and ω_o encoded with two frequencies; its RGB is added to a diffuse colour.
-Normals are the shortest axis plus a learned residual. (The code that was published with the paper builds its
-frames around the mirrored direction itself, so that its highlights do not move; this one does what the paper
-says, and is the stronger opponent.)
+Normals are the shortest axis plus a learned residual. (The published code builds its
+frames around the mirrored direction itself, so that its highlights do not move; this one follows the paper,
+and is the stronger baseline.)
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def to_device(appearance: Any, device: torch.device) -> Appearance:
 def begin_fit(
     folder: Path, views: str, appearance: Any, config: FitConfig, device: torch.device, seed: int
 ) -> tuple[Fitting, Tensor, Cameras]:
-    """The fit before its first step, and its images and cameras, on the device."""
+    """The state of the fit before its first step, its images and its cameras, on the device."""
     train = load_posed_images(folder, "train")
     if views != "all":
         train = train.select(range(1, len(train), 3)[: int(views)])
@@ -234,7 +234,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def milliseconds(action: Callable[[], object], device: torch.device, count: int, times: int) -> float:
-    """Of one action: median of `times` runs of `count` in a row, after two that do not count."""
+    """Time of one action: median of `times` runs of `count` calls each, after two warm-up runs."""
     count = count if device.type == "cuda" else 2
     found = []
     for _ in range(times + 2):
@@ -249,7 +249,7 @@ def milliseconds(action: Callable[[], object], device: torch.device, count: int,
 
 @torch.no_grad()
 def renderer(model: str, fitting: Fitting, camera: Cameras) -> Callable[[], object]:
-    """What draws one image, with all that depends on no camera worked out."""
+    """A function that renders one image, with everything view-independent precomputed."""
     fields, appearance = fitting.state.fields, fitting.appearance
     if isinstance(appearance, SpecularAppearance):
         prepared = Avatar(appearance.gaussians(fields), appearance.head, antialiased=True).prepare()
@@ -277,7 +277,7 @@ def renderer(model: str, fitting: Fitting, camera: Cameras) -> Callable[[], obje
 
 
 def speed(folder: Path, models: list[str], config: FitConfig, device: torch.device, seed: int) -> list[dict]:
-    """Each model alone: a training step, and one 1024² image of a whole body, after a short fit."""
+    """Each model alone: a training step, and one 1024² render of a whole body, after a short fit."""
     rows = []
     for model in models:
         appearance = make_appearance(model, config, seed)
@@ -310,7 +310,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def run_all(arguments: argparse.Namespace, jobs: list[list[str]]) -> list[dict[str, Any]]:
-    """Each job in a process of its own, a few at a time; rows in the order of the jobs."""
+    """Run each job in its own process, a few at a time; rows in the order of the jobs."""
     results: dict[int, dict[str, Any]] = {}
     running: dict[int, subprocess.Popen[str]] = {}
     waiting = list(range(len(jobs)))

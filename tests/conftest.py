@@ -10,6 +10,7 @@ import importlib.util
 import os
 import random
 import zlib
+from functools import cache
 
 # Before torch loads: waiting threads sleep soon, as under the command line (see specularip.cli).
 if "OMP_WAIT_POLICY" not in os.environ:
@@ -81,9 +82,15 @@ def missing(devices: int = 1, needs: str | None = None) -> str:
     if torch.cuda.device_count() < devices:
         return f"needs {devices} GPUs"
     if needs == "gsplat":
-        from specularip.raster.cuda import available
-
-        return "" if available() else "needs gsplat's kernels"
+        return "" if gsplat_works() else "needs gsplat's kernels"
     if needs is not None and importlib.util.find_spec(needs) is None:
         return f"needs {needs}"
     return ""
+
+
+@cache
+def gsplat_works() -> bool:
+    """Cached: an attempt to build the kernels may take a minute, and fail."""
+    from specularip.raster.cuda import available
+
+    return available()

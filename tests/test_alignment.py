@@ -12,7 +12,7 @@ from specularip.faces.cascade import find_face
 
 PORTRAIT = os.path.join(os.path.dirname(__file__), "..", "examples", "eileen_collins.jpg")
 EYES = np.array([(203.5, 100.5), (246.5, 101.5)])
-"""Pupils in the portrait, found by eye, good to about 1.5 pixels."""
+"""Pupils in the portrait, located by hand to about 1.5 pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +20,15 @@ def portrait() -> Image.Image:
     return Image.open(PORTRAIT).convert("RGB")
 
 
-def test_portrait_has_one_face_with_eyes_where_they_are(portrait):
+def test_portrait_has_one_face_with_located_eyes(portrait):
     face = find_face(np.asarray(portrait))
     assert face.count == 1 and face.eyes_found
     assert np.abs(np.array(face.eyes) - EYES).max() < 3.0, face.eyes
     assert 85 < face.side < 120
 
 
-def test_every_photo_of_a_face_gives_the_same_crop(portrait, seed):
-    """Size, tilt, place and border in the photo leave the crop nearly as it is."""
+def test_crop_is_independent_of_scale_tilt_and_framing(portrait, seed):
+    """Size, tilt, position and border of the face in the photo hardly change the crop."""
     rng = np.random.default_rng(seed)
     straight = align_face(np.asarray(portrait), find_face(np.asarray(portrait)))
     assert straight.shape == (3, 96, 96) and 0 <= straight.min() and straight.max() <= 1
@@ -48,7 +48,7 @@ def test_every_photo_of_a_face_gives_the_same_crop(portrait, seed):
 
 
 def test_crop_is_framed_as_documented(portrait):
-    """Eyes at 42 % of the height, level and centred: the darkest places of the two eye patches."""
+    """Eyes at 42 % of the height, level and centred: the darkest pixels of two patches."""
     crop = align_face(np.asarray(portrait), find_face(np.asarray(portrait)), size=200).mean(0).numpy()
     for x in (0.5 - 0.128, 0.5 + 0.128):
         rows, columns = slice(76, 92), slice(int((x - 0.05) * 200), int((x + 0.05) * 200))
@@ -76,7 +76,7 @@ def test_largest_of_several_faces(portrait):
     assert face.center[0] > 320 and 125 < face.side < 180
 
 
-def test_small_face_is_refused_with_its_size(portrait):
+def test_small_face_is_rejected_with_its_size(portrait):
     small = portrait.resize((160, 160), Image.Resampling.LANCZOS)
     with pytest.raises(UserError, match=r"only (2\d|3\d) pixels.*48"):
         find_face(np.asarray(small))

@@ -1,4 +1,4 @@
-"""The command line: help without torch, wrong input in one line and exit code 2, progress in a pipe."""
+"""The command line: help without torch, one-line errors with exit code 2, progress in a pipe."""
 
 import io
 import os
@@ -40,7 +40,7 @@ def _python(code: str) -> str:
     ).stdout
 
 
-def test_import_and_help_leave_torch_alone():
+def test_import_and_help_do_not_load_torch():
     loaded = _python("import sys, specularip; print('torch' in sys.modules, 'numpy' in sys.modules)")
     assert loaded == "False False\n"
     code = (
@@ -68,8 +68,8 @@ def test_help_and_version_and_unknown_options():
         assert _run(*arguments).returncode == 2
 
 
-def test_wrong_input_is_one_line(tmp_path):
-    """The other bad photos and folders are in test_photo.py and test_run_folder.py, in one process."""
+def test_input_errors_are_one_line(tmp_path):
+    """One case of each kind; test_photo.py and test_run_folder.py have the others, without a subprocess."""
     out = tmp_path / "out"
     assert "text is empty" in _one_line_error("generate", " \n", "--image", PORTRAIT, "--out", out)
     missing = tmp_path / "none.jpg"
@@ -98,8 +98,8 @@ def test_render_checks_its_options(tmp_path):
     )
 
 
-def test_stopping_and_failing_in_mid_run(tmp_path, monkeypatch, capsys):
-    """The stage is a stand-in: what matters here is what the command makes of its exceptions."""
+def test_stopped_and_failed_runs(tmp_path, monkeypatch, capsys):
+    """How the command handles exceptions of `generate`, which is mocked."""
     from specularip.cli import main
     from specularip.errors import UserError
     from specularip.run_folder import RunFolder
@@ -136,17 +136,15 @@ def test_stopping_and_failing_in_mid_run(tmp_path, monkeypatch, capsys):
     signal.signal(signal.SIGTERM, signal_before)
 
 
-def test_first_line_comes_at_once(tmp_path):
+def test_first_line_names_the_prompt(tmp_path):
     command = [sys.executable, "-m", "specularip", "generate", "a man", "--image", str(PORTRAIT)]
-    start = time.monotonic()
     with subprocess.Popen(
         [*command, "--out", str(tmp_path / "out")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        waited = time.monotonic() - start
         process.kill()
-    assert b"a man" in line and waited < 10, (line, waited)
+    assert b"a man" in line, line
 
 
 def test_progress_without_a_terminal_prints_few_plain_lines(monkeypatch):
@@ -184,7 +182,7 @@ def test_progress_on_a_terminal_draws_bars_with_loss(monkeypatch):
     assert "SEID" in text and "SCR" in text and "loss 0.125" in text and "ETA" in text
 
 
-def test_first_signal_asks_second_stops():
+def test_first_signal_requests_a_stop_and_the_second_interrupts():
     before = signal.getsignal(signal.SIGTERM)
     with stop_on_signal() as stop:
         assert not stop.requested
@@ -206,7 +204,7 @@ def test_first_signal_asks_second_stops():
     assert seen == [False]
 
 
-def test_models_tells_whole_from_broken(tmp_path):
+def test_models_reports_damaged_files(tmp_path):
     import torch
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""`specularip fit`: its arguments reach `stages.fit.fit`, its ends are clean. The fit is a stand-in."""
+"""`specularip fit`: arguments, early checks, stopped and failed runs. The fit itself is mocked."""
 
 import sys
 import types
@@ -14,7 +14,7 @@ from specularip.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Config:
-    """What the command may set of `FitConfig`."""
+    """The fields of `FitConfig` that the command sets."""
 
     iterations: int = 7
     points: int = 8
@@ -39,7 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     return made
 
 
-def test_arguments_arrive(calls, tmp_path, capsys):
+def test_arguments_are_passed_on(calls, tmp_path, capsys):
     main(["fit", "scene", "--out", str(tmp_path / "a")])
     [call] = calls
     assert call["data"] == Path("scene") and call["out"] == tmp_path / "a" and call["config"] == Config()
@@ -79,7 +79,7 @@ def test_the_folder_and_numbers_are_checked_first(calls, tmp_path, capsys):
         ("stop", 130, "continue with: specularip fit stop --out"),
     ],
 )
-def test_stopping_and_failing(calls, tmp_path, capsys, monkeypatch, data, code, words):
+def test_stopped_and_failed_runs(calls, tmp_path, capsys, monkeypatch, data, code, words):
     arguments = ["fit", data, "--out", str(tmp_path / "run"), "--iterations", "9"]
     monkeypatch.setattr(sys, "argv", ["specularip", *arguments])
     with pytest.raises(SystemExit) as stopped:
@@ -95,7 +95,7 @@ def test_stopping_and_failing(calls, tmp_path, capsys, monkeypatch, data, code, 
 
 
 @pytest.mark.parametrize("command", ["fit", "eval"])
-def test_help_tells_the_layout(command, capsys):
+def test_help_describes_the_folder_layout(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
     text = capsys.readouterr().out

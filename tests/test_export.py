@@ -70,7 +70,7 @@ def test_ply_is_the_layout_of_3dgs(seed, tmp_path):
 def foreign_ply(
     path, count=5, order="<", extra=("f_rest_0", "f_rest_1"), spoil=None, kind="float", **changes
 ):
-    """A PLY as other programs write it: more properties, either byte order, perhaps spoilt."""
+    """A PLY as other programs write it: additional properties, either byte order; damaged on request."""
     names = ["x", "y", "z", *extra, *(f"f_dc_{i}" for i in range(3)), "opacity"]
     names += [f"scale_{i}" for i in range(3)] + [f"rot_{i}" for i in range(4)]
     rows = np.random.default_rng(0).normal(size=(count, len(names)))
@@ -85,7 +85,7 @@ def foreign_ply(
 
 
 @pytest.mark.parametrize(("order", "kind"), [("<", "float"), (">", "float"), ("<", "double")])
-def test_foreign_ply_is_read(order, kind, tmp_path):
+def test_ply_of_other_programs_is_read(order, kind, tmp_path):
     rows, names = foreign_ply(tmp_path / "a.ply", order=order, kind=kind)
     cloud = read_ply(tmp_path / "a.ply")
     assert np.allclose(cloud.means.numpy(), rows[:, :3], atol=1e-6)
@@ -93,7 +93,7 @@ def test_foreign_ply_is_read(order, kind, tmp_path):
     assert torch.isfinite(cloud.color_logits).all() and len(cloud) == 5
 
 
-def test_harmonics_go_round(seed, tmp_path):
+def test_harmonics_round_trip(seed, tmp_path):
     gaussians, harmonics = cloud(20), 0.2 * torch.randn(20, 15, 3)
     colors = torch.rand(20, 3)
     write_ply(tmp_path / "a.ply", gaussians, colors, harmonics)
@@ -107,7 +107,7 @@ def test_harmonics_go_round(seed, tmp_path):
         write_ply(tmp_path / "c.ply", gaussians, colors, harmonics[:, :8])
 
 
-def test_foreign_harmonics(tmp_path):
+def test_harmonics_of_other_programs(tmp_path):
     rest = [f"f_rest_{k}" for k in range(9)]
     rows, names = foreign_ply(tmp_path / "a.ply", extra=rest[::-1])
     found = read_harmonics(tmp_path / "a.ply")
@@ -120,14 +120,14 @@ def test_foreign_harmonics(tmp_path):
             read_harmonics(tmp_path / "a.ply")
 
 
-def test_broken_ply_is_one_clear_line(tmp_path):
+def test_damaged_ply_raises_one_line_errors(tmp_path):
     path = tmp_path / "a.ply"
     foreign_ply(path)
     whole = path.read_bytes()
     cases = {
         "not a PLY": b"\x89PNG....",
         "cut short: ": whole[:-7],
-        "does not end": whole[:60],
+        "has no end": whole[:60],
         "binary": whole.replace(b"binary_little_endian", b"ascii"),
         "has no rot_2": whole.replace(b"rot_2", b"spin2"),
         "at least one vertex": whole.replace(b"vertex 5", b"vertex 0"),
@@ -163,7 +163,7 @@ def test_video_plays_in_browsers(tmp_path):
     path = tmp_path / "out" / "a.mp4"
     assert write_video(frames(12, 33, 47), path, fps=24) == 12
     data = path.read_bytes()
-    assert 0 < data.index(b"moov") < data.index(b"mdat"), "the index must stand in front"
+    assert 0 < data.index(b"moov") < data.index(b"mdat"), "the index must come first"
     listing = subprocess.run(
         [imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, text=True
     ).stderr
@@ -173,7 +173,7 @@ def test_video_plays_in_browsers(tmp_path):
     next(reader)
     first = np.frombuffer(next(reader), np.uint8).reshape(34, 48, 3)
     reader.close()
-    assert np.abs(first[5:25, 5:18].astype(int) - (200, 60, 20)).max() < 12, "colours must survive"
+    assert np.abs(first[5:25, 5:18].astype(int) - (200, 60, 20)).max() < 12, "colours must be preserved"
     assert os.listdir(path.parent) == ["a.mp4"]
 
 
@@ -184,7 +184,7 @@ def test_video_errors(tmp_path):
         write_video([np.zeros((8, 8, 3))], tmp_path / "a.mp4")
     with pytest.raises(ValueError, match="one size"):
         write_video([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], tmp_path / "a.mp4")
-    with pytest.raises(UserError, match="ffmpeg says"):
+    with pytest.raises(UserError, match="ffmpeg: "):
         write_video(frames(3, 16, 16), tmp_path / "a.nonsense")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):

@@ -13,7 +13,7 @@ from specularip.errors import UserError
 from specularip.files import atomic_path, to_uint8, write_json, write_png
 
 
-def test_permissions_are_those_of_new_files(tmp_path):
+def test_written_files_have_default_permissions(tmp_path):
     with atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("a")
         temporary.chmod(0o600)
@@ -38,7 +38,7 @@ def test_atomic_path_keeps_the_old_file(tmp_path):
             raise OSError(28, "No space left on device")
 
 
-def test_json_of_everything_a_report_holds(tmp_path):
+def test_json_of_all_types_in_a_report(tmp_path):
     @dataclass
     class Settings:
         steps: int

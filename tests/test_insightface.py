@@ -1,7 +1,7 @@
-"""Finding, aligning and naming faces, with small ONNX models of buffalo_l's layout.
+"""Detection, alignment and embedding of faces, with small ONNX models in the layout of buffalo_l.
 
-The detector made here answers to colour: red is a face, green how large, blue at which stride. So every box
-and point can be computed by hand, and swapped channels, anchors, strides or axes show.
+The detector built here responds to colour: red is a face, green its size, blue its stride. So every box and
+point can be computed by hand, and swapped channels, anchors, strides or axes are detected.
 """
 
 import sys
@@ -27,15 +27,13 @@ from specularip.faces.insightface import (
     non_max_suppression,
 )
 
-onnx = pytest.importorskip(
-    "onnx", reason="the onnx package makes the test's models: pip install 'specularip[dev]'"
-)
+onnx = pytest.importorskip("onnx", reason="the tests build ONNX models: pip install 'specularip[dev]'")
 pytest.importorskip("onnxruntime", reason="faces need onnxruntime: pip install 'specularip[faces]'")
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "eileen_collins.jpg"
 STRIDES = (8, 16, 32)
 BLUE = {8: 0, 16: 128, 32: 255}
-# What the test's detector says of a cell without green, in strides: to the box's left, up, right, down.
+# The test detector's box for a cell without green, in strides: left, up, right, down.
 BOX = np.array([2.0, 3.0, 3.5, 4.0])
 POINTS = np.array([(-1.0, -1.5), (1.5, -1.0), (0.25, 0.5), (-0.75, 1.5), (1.0, 1.25)])
 
@@ -57,10 +55,10 @@ def _save(
 
 
 def make_detector(path: Path, outputs: int = 9) -> None:
-    """det_10g.onnx's input and outputs (names, order, shapes), of 1x1 convolutions on the mean of each cell.
+    """A model with det_10g.onnx's input and outputs (names, order, shapes): 1x1 convolutions on cell means.
 
-    Anchor 0 of a cell is a face where the mean is red and as blue as BLUE says for the stride; its box is BOX
-    plus 2 for full green, its points are POINTS. Anchor 1 is less sure, with a box a third larger.
+    Anchor 0 of a cell is a face if the mean is red, with the blue of BLUE for the stride; its box is BOX plus
+    2 for full green, its points are POINTS. Anchor 1 has a lower score and a box a third larger.
     """
     node = onnx.helper.make_node
     names = {"score": ("448", "471", "494"), "box": ("451", "474", "497"), "point": ("454", "477", "500")}
@@ -101,7 +99,8 @@ def make_detector(path: Path, outputs: int = 9) -> None:
 
 
 def make_recogniser(path: Path, width: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """w600k_r50.onnx's layout: means of 14-pixel squares, then a random layer, which is returned."""
+    """A model in w600k_r50.onnx's layout: means of 14-pixel squares, then a random linear layer, which is
+    returned."""
     node = onnx.helper.make_node
     rng = np.random.default_rng(5)
     weight = rng.normal(size=(width, 192)).astype(np.float32)
@@ -130,7 +129,7 @@ def faces(folder) -> InsightFace:
 
 
 def _photo(height: int, width: int, *marks: tuple[int, int, int, int], zoom: int = 1) -> np.ndarray:
-    """Black, with a face of the test's detector at (x, y) for a stride, so green; all times `zoom`."""
+    """A black image with a face for the test detector at each (x, y, stride, green), scaled up by `zoom`."""
     image = np.zeros((height * zoom, width * zoom, 3), np.uint8)
     for x, y, stride, green in marks:
         rows, columns = (slice(at * zoom, (at + stride) * zoom) for at in (y, x))
@@ -139,7 +138,7 @@ def _photo(height: int, width: int, *marks: tuple[int, int, int, int], zoom: int
 
 
 def _answer(x: int, y: int, stride: int, green: int) -> tuple[np.ndarray, np.ndarray]:
-    """Box [4] and points [5,2] that the detector says for such a mark, by hand."""
+    """Expected box [4] and points [5,2] of the test detector for such a mark."""
     reach = (BOX + 1 + (green - 127.5) / 128) * stride
     return np.array([x, y, x, y]) + reach * (-1, -1, 1, 1), np.array([x, y]) + POINTS * stride
 
@@ -206,18 +205,18 @@ def test_no_face_is_no_error(faces):
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)]
 )
-def test_other_arrays_are_refused(faces, image):
+def test_arrays_that_are_no_images_raise(faces, image):
     with pytest.raises(ValueError, match="uint8"):
         faces.find(image)
 
 
-def test_overlapping_boxes_leave_the_surest():
+def test_non_max_suppression_keeps_the_highest_scores():
     boxes = np.array([(0, 0, 10, 10), (1, 0, 11, 10), (0, 5, 10, 15), (30, 30, 31, 31.0)])
     assert non_max_suppression(boxes, np.array([0.6, 0.9, 0.7, 0.5])) == [1, 2, 3]  # 9/11 shared, then 1/3
     assert non_max_suppression(boxes[:0], np.zeros(0)) == []
 
 
-def test_shrinking_is_bilinear_without_antialiasing(seed):
+def test_downscaling_is_bilinear_without_antialiasing(seed):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (12, 8, 3), dtype=np.uint8)
     assert (insightface._resize(image, 12, 8) == image).all()
@@ -239,19 +238,19 @@ def moved(x: float, y: float) -> np.ndarray:
     return FIVE_POINTS + np.array([x, y])
 
 
-def test_aligned_faces_are_only_cut_out():
+def test_faces_that_match_the_template_are_only_cropped():
     image = np.random.default_rng(1).integers(0, 256, (200, 180, 3), dtype=np.uint8)
     assert (align(image, _face(moved(30, 40))) == image[40:152, 30:142]).all()
-    # A quarter turn: the crop's x runs down the photo, its y to the left.
+    # Rotated by 90 degrees: the crop's x axis points down in the photo, its y axis to the left.
     turned = np.stack([150 - FIVE_POINTS[:, 1], 20 + FIVE_POINTS[:, 0]], 1)
     assert (align(image, _face(turned)) == np.rot90(image[20:132, 39:151])).all()
-    # Twice the size for CLIP: every other pixel is the photo's, as whole coordinates stay whole.
+    # At twice the size, every other pixel is one of the photo's.
     assert (align(image, _face(moved(30, 40)), 224)[::2, ::2] == image[40:152, 30:142]).all()
 
 
 def test_beyond_the_border_is_black():
     image = np.full((100, 100, 3), 255, np.uint8)
-    crop = align(image, _face(moved(-20.25, 30)))  # its column 20 lies a quarter of a pixel outside
+    crop = align(image, _face(moved(-20.25, 30)))  # its column 20 is a quarter of a pixel outside
     assert (crop[:, :20] == 0).all() and (crop[70:] == 0).all()
     assert (abs(crop[:70, 20] - 255 * 0.75) < 1).all() and (crop[:70, 21:] == 255).all()
 
@@ -264,7 +263,7 @@ def test_alignment_is_the_least_squares_similarity(size, seed):
         zoom * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     )
     points = np.float32(points + np.array([400, 300]))
-    # Complex numbers say it in a line: template = a·point + b.
+    # In complex numbers: template = a·point + b.
     point, wanted = (p.astype(float) @ (1, 1j) for p in (points, FIVE_POINTS * size / 112))
     a = np.vdot(point - point.mean(), wanted - wanted.mean()) / np.vdot(
         point - point.mean(), point - point.mean()
@@ -282,11 +281,11 @@ def test_alignment_is_the_least_squares_similarity(size, seed):
     np.testing.assert_allclose(crop[inside][:, 1], at.imag[inside] / 4, atol=1.01, err_msg=str(seed))
 
 
-def test_points_in_one_place_are_refused():
+def test_coincident_points_are_rejected():
     _error(lambda: align(np.zeros((50, 50, 3), np.uint8), _face(np.full((5, 2), 20.0))), "five points")
 
 
-def test_embedding_is_the_recognisers_of_the_crop_at_length_one(faces, tmp_path):
+def test_embedding_is_the_normalised_output_for_the_crop(faces, tmp_path):
     weight, bias = make_recogniser(tmp_path / "same.onnx")
     image = np.random.default_rng(2).integers(0, 256, (180, 200, 3), dtype=np.uint8)
     got = faces.embed(image, _face(moved(31, 17)))
@@ -305,7 +304,7 @@ def test_crop_for_clip_is_rgb_in_0_to_1(faces):
     assert crop.mean((1, 2)).tolist() == pytest.approx([1, 0.4, 0])
 
 
-def test_portrait_takes_the_largest_and_says_so(faces):
+def test_portrait_takes_the_largest_face_and_notes_the_others(faces):
     big, small = (96, 160, 32, 0), (480, 96, 16, 0)
     image = _photo(480, 640, small, big)
     portrait = faces.portrait(image, "us.jpg")
@@ -322,7 +321,7 @@ def test_no_face_and_too_small_a_face(faces):
     _error(lambda: faces.portrait(_photo(480, 640, (320, 200, 8, 0)), "me.jpg"), "me.jpg", "44 pixels", "48")
 
 
-def test_folders_that_insightface_uses(folder):
+def test_parent_folders_of_insightface_are_searched(folder):
     for given in (folder, folder.parent, folder.parent.parent):
         assert find_folder(given) == folder
     assert find_folder(str(folder)) == folder
@@ -336,7 +335,7 @@ def test_the_home_folder_is_the_default(folder, monkeypatch, tmp_path):
     assert find_folder().samefile(folder)
 
 
-def test_missing_files_say_where_to_get_them(folder, tmp_path):
+def test_missing_files_raise_errors_with_the_url(folder, tmp_path):
     both = _error(lambda: InsightFace.load(tmp_path / "nowhere"), DETECTOR, RECOGNISER, insightface.URL)
     assert "non-commercial" in both
     (tmp_path / DETECTOR).write_bytes((folder / DETECTOR).read_bytes())
@@ -357,7 +356,7 @@ def _copy(folder: Path, place: Path) -> Path:
 
 @pytest.mark.parametrize("name", [DETECTOR, RECOGNISER])
 @pytest.mark.parametrize("part", [0.0, 0.5, None])
-def test_half_downloaded_files_are_named(folder, tmp_path, name, part):
+def test_truncated_files_are_named(folder, tmp_path, name, part):
     whole = (_copy(folder, tmp_path) / name).read_bytes()
     (tmp_path / name).write_bytes(
         b"<html>not found</html>" if part is None else whole[: int(len(whole) * part)]
@@ -365,7 +364,7 @@ def test_half_downloaded_files_are_named(folder, tmp_path, name, part):
     _error(lambda: InsightFace.load(tmp_path), str(tmp_path / name))
 
 
-def test_other_models_are_named(folder, tmp_path):
+def test_files_of_other_models_are_named(folder, tmp_path):
     _copy(folder, tmp_path)
     (tmp_path / DETECTOR).write_bytes((folder / RECOGNISER).read_bytes())
     _error(lambda: InsightFace.load(tmp_path), DETECTOR, "1 outputs", "9")
@@ -377,7 +376,7 @@ def test_other_models_are_named(folder, tmp_path):
     _error(lambda: faces.portrait(_photo(480, 640, (96, 160, 32, 0))), RECOGNISER, "256", "512")
 
 
-def test_a_detector_of_other_shapes_is_named():
+def test_detector_outputs_of_wrong_shape_are_named():
     outputs = [np.zeros((2 * (64 // s) ** 2, c), np.float32) for c in (1, 4, 10) for s in STRIDES]
     assert [len(part) for part in decode(outputs, 64, Path("det.onnx"))] == [0, 0, 0]
     batched = [part[None] for part in outputs]
@@ -391,7 +390,7 @@ def test_onnxruntime_is_an_extra(folder, monkeypatch):
     _error(lambda: InsightFace.load(folder), "specularip[faces]")
 
 
-def test_runs_on_the_gpu_that_was_asked_for():
+def test_execution_provider_of_each_device():
     def providers(device: str, *built: str) -> list:
         runtime = types.SimpleNamespace(get_available_providers=lambda: list(built))
         return insightface._providers(runtime, device)
@@ -409,7 +408,7 @@ def test_loads_without_a_gpu(folder):
     )
 
 
-def test_identity_fades_as_the_face_turns_away():
+def test_face_weight_fades_as_the_face_turns_away():
     azimuth = torch.linspace(-180, 180, 73)
     weight = face_weight(azimuth, 0.5)
     assert torch.equal(weight, weight.flip(0)) and weight[azimuth.abs() <= 50].eq(0.5).all()

@@ -1,4 +1,4 @@
-"""LPIPS against its published formula, and its weights' reading."""
+"""LPIPS against its published formula, and reading of its weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def no_installed_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setattr(lpips, "LPIPS_FOLDER", tmp_path / "absent")
 
 
-def test_lpips_is_its_published_formula(
+def test_lpips_matches_its_published_formula(
     generator: torch.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = vgg_state(generator)

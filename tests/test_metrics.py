@@ -1,4 +1,4 @@
-"""Metrics against cases whose true value is known by construction."""
+"""Metrics in cases whose true value is known."""
 
 import json
 import math
@@ -49,7 +49,7 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(autouse=True)
-def no_weights_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_installed_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(lpips_module.LPIPS_VARIABLE, raising=False)
     monkeypatch.setattr(lpips_module, "LPIPS_FOLDER", tmp_path / "absent")
 
@@ -57,7 +57,7 @@ def no_weights_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def noisy_pair(
     rng: np.random.Generator, shape: tuple[int, ...] = (3, 40, 56, 3)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth pictures with flat black parts, as renders have, and noisy copies."""
+    """Smooth images with flat black areas, like renders, and noisy copies."""
     rows, columns = np.meshgrid(np.linspace(0, 6, shape[1]), np.linspace(0, 8, shape[2]), indexing="ij")
     phase = rng.uniform(0, 6, (shape[0], 1, 1, shape[3]))
     first = (np.sin(rows + columns)[None, ..., None] * np.cos(rows)[None, ..., None] + np.sin(phase)).clip(
@@ -67,7 +67,7 @@ def noisy_pair(
     return first.astype(np.float32), second.astype(np.float32)
 
 
-def test_psnr_and_ssim_are_scikit_images(rng):
+def test_psnr_and_ssim_match_scikit_image(rng):
     first, second = noisy_pair(rng)
     settings = {
         "gaussian_weights": True,
@@ -93,13 +93,13 @@ def test_psnr_and_ssim_are_scikit_images(rng):
 
 
 @pytest.mark.parametrize("size", [(11, 11), (12, 40), (33, 17)])
-def test_both_ways_to_blur_agree(size):
-    """The GPU's way, here on the CPU, where ssim takes the other."""
+def test_both_blurs_agree(size):
+    """The one that GPUs use, here on the CPU, against the one that CPUs use."""
     images = torch.rand(2, 6, *size, dtype=torch.float64)
     assert torch.allclose(_blur_by_products(images), _blur(images), atol=1e-12)
 
 
-def test_ssim_has_gradients_to_train_with(rng):
+def test_ssim_is_differentiable(rng):
     target, start = map(torch.from_numpy, noisy_pair(rng, (1, 20, 20, 3)))
     image = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([image], lr=0.02)
@@ -110,10 +110,10 @@ def test_ssim_has_gradients_to_train_with(rng):
     assert float(ssim(image.detach(), target)) > 0.5 * (1 + float(ssim(start, target))), SEED
 
 
-def test_highlight_psnr_looks_at_bright_pixels_only():
+def test_highlight_psnr_compares_bright_pixels_only():
     targets = torch.zeros(2, 16, 16, 3)
     targets[0, 2:6, 2:6] = 0.9
-    targets[1, 8:10, 2:6] = torch.tensor([1.0, 0.0, 0.0])  # red alone is no highlight
+    targets[1, 8:10, 2:6] = torch.tensor([1.0, 0.0, 0.0])  # pure red is not bright enough
     assert float(luminance(targets[1]).max()) == pytest.approx(0.2126)
     images = targets.clone()
     images[:, 12:] = 0.5  # wrong, but dark in the target
@@ -140,7 +140,7 @@ def camera(count: int = 1) -> Cameras:
 
 
 def angle(first: tuple[float, float], second: tuple[float, float]) -> float:
-    """Between the viewing rays through two pixels, by the arc cosine."""
+    """Angle between the viewing rays through two pixels, by the arc cosine."""
     focal = SIZE / 2 / math.tan(math.radians(FOV / 2))
     a, b = (np.array([x - SIZE / 2, y - SIZE / 2, focal]) for x, y in (first, second))
     return math.degrees(math.acos(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
@@ -154,7 +154,7 @@ def drift(images: Tensor, targets: Tensor, alphas: Tensor | None = None):
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (1.0, 0.0), (0.5, -0.25), (3.0, 2.0), (0.0, 7.0)])
 def test_drift_of_a_shifted_spot_is_its_angle(shift):
-    """Up to 2.4 pixels the spots overlap; beyond, they are paired by nearness."""
+    """Up to 2.4 pixels, the spots overlap; beyond, the nearest are matched."""
     where = (100.0, 60.0)
     moved = (where[0] + shift[0], where[1] + shift[1])
     found = drift(spots([moved]), spots([where]))
@@ -164,7 +164,7 @@ def test_drift_of_a_shifted_spot_is_its_angle(shift):
     assert dimmer.mean == pytest.approx(angle(where, moved), abs=0.02)
 
 
-def test_drift_does_not_mind_another_brightness():
+def test_drift_is_independent_of_brightness():
     """A little too dark or too bright all over, uneven patches still have their centres in place; at a fixed
     level they would not."""
     rows, columns = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
@@ -181,7 +181,7 @@ def test_drift_does_not_mind_another_brightness():
     assert angle((120, 80), (120 + moved, 80)) > 1
 
 
-def test_drift_counts_what_has_no_counterpart():
+def test_drift_counts_missed_and_spurious_highlights():
     here, there = (60.0, 60.0), (110.0, 100.0)
     far = (60.0 + 1.3 * REACH_DEG / FOV * SIZE, 60.0)
     found = drift(spots([far, there]), spots([here, there]))
@@ -192,12 +192,12 @@ def test_drift_counts_what_has_no_counterpart():
     assert (nothing.true, nothing.missed, nothing.spurious) == (1, 1, 0) and math.isnan(nothing.mean)
     dark = drift(spots([]), spots([]))
     assert (dark.true, dark.missed, dark.spurious) == (0, 0, 0) and math.isnan(dark.p90)
-    # Outside the silhouette nothing counts, on either side.
+    # Highlights outside the silhouette are not counted in either image.
     alphas = torch.ones(1, SIZE, SIZE, 1)
     alphas[:, :80, :80] = 0
     cut = drift(spots([far, there]), spots([here, there]), alphas)
     assert (cut.true, cut.missed, cut.spurious) == (1, 0, 0)
-    # Nor does a speck, though it may be the counterpart of a real one.
+    # Nor are specks, but they may be the counterpart of a highlight.
     assert SIZE * SIZE * BLOB_SHARE < 4
     speck = spots([]).clone()
     speck[0, 60, 60:63] = 0.9
@@ -205,8 +205,8 @@ def test_drift_counts_what_has_no_counterpart():
     assert drift(speck, spots([here])).missed == 0
 
 
-def test_drift_survives_splitting_and_merging():
-    """A bar that the render breaks in two is still one highlight; of two that it joins, none is missed."""
+def test_split_and_merged_highlights_have_a_counterpart():
+    """A bar that the render splits in two is one highlight; of two that it joins, none is missed."""
     bar = torch.full((1, SIZE, SIZE, 3), 0.2)
     bar[0, 50:54, 40:80] = 0.9
     broken = bar.clone()
@@ -219,7 +219,7 @@ def test_drift_survives_splitting_and_merging():
         assert shifted.mean == pytest.approx(angle((60, 52), (62, 52)), abs=1e-3) and shifted.missed == 0
 
 
-def test_drift_of_many_views_is_mean_and_ninetieth_percentile():
+def test_drift_over_views_has_mean_and_90th_percentile():
     shifts = [0, 1, 2, 3, 4, 0, 1, 2, 3, 6]
     centre = (80.0, 80.0)
     targets = spots([centre]).repeat(10, 1, 1, 1)
@@ -249,7 +249,7 @@ def ball(cameras: Cameras, radius: float = 0.5) -> tuple[Tensor, Tensor, Tensor]
     return tuple(stacks)  # type: ignore[return-value]
 
 
-def test_coherence_of_paint_and_of_what_sticks_to_the_camera():
+def test_coherence_of_patterns_fixed_to_the_surface_and_to_the_image():
     cameras = Cameras.orbit([0.0, 4.0, 90.0, 180.0], 10.0, 2.0, FOV, SIZE, SIZE)
     points, depths, alphas = ball(cameras)
     painted = (0.5 + 0.5 * torch.sin(30 * points)) * alphas
@@ -257,7 +257,7 @@ def test_coherence_of_paint_and_of_what_sticks_to_the_camera():
     found = coherence(painted, depths, alphas, cameras, near)
     assert found.shape == (2,) and (found > 0.99).all(), found
 
-    # The same pattern, fixed to the picture instead of the ball.
+    # The same pattern, fixed to the image instead of the ball.
     locked = painted[:1].expand_as(painted) * alphas
     assert (coherence(locked, depths, alphas, cameras, near) < 0.9).all()
     flicker = painted * torch.tensor([1.0, 0.5, 1.0, 1.0])[:, None, None, None]
@@ -266,7 +266,7 @@ def test_coherence_of_paint_and_of_what_sticks_to_the_camera():
         [2 / 3, 2 / 3], abs=0.01
     )
 
-    # From opposite sides nothing is shared; at right angles only what both see is compared.
+    # Opposite views share nothing; perpendicular ones are compared where both see the ball.
     assert math.isnan(float(coherence(painted, depths, alphas, cameras, ((0, 3),))[0]))
     hidden = painted.clone()
     hidden[0] = torch.where((points[0] @ cameras.positions[2] > 0.2)[..., None], painted[0], 1.0)
@@ -278,7 +278,7 @@ def test_coherence_of_paint_and_of_what_sticks_to_the_camera():
 
 
 def test_coherence_of_rendered_layers():
-    """Gaussians with fixed colours in place of highlights: only the rasteriser's depth tells views apart."""
+    """Gaussians with view-independent colours instead of highlights, and the rasteriser's depth."""
     from dataclasses import replace
 
     from specularip.metrics import _with_neighbour
@@ -345,7 +345,7 @@ def posed_by(avatar: Avatar, count: int = 3, gain: float = 1.0) -> PosedImages:
     return PosedImages(cameras, gain * frame.image, frame.alpha, [str(k) for k in range(count)])
 
 
-def test_evaluate_is_its_parts_and_repeats_itself(network: Lpips) -> None:
+def test_evaluate_combines_the_metrics_and_is_deterministic(network: Lpips) -> None:
     torch.manual_seed(SEED)
     avatar = random_avatar()
     cloud = avatar.gaussians
@@ -379,19 +379,19 @@ def test_evaluate_is_its_parts_and_repeats_itself(network: Lpips) -> None:
     assert perfect["highlight_missed"] == perfect["highlight_spurious"] == 0
 
 
-def test_evaluate_on_nothing_and_on_the_dark():
+def test_evaluate_without_views_and_without_highlights():
     avatar = random_avatar(False)
     cameras = Cameras(torch.empty(0, 4, 4), torch.empty(0, 3, 3), 1, 1)
     nothing = PosedImages(cameras, torch.empty(0, 1, 1, 3), torch.empty(0, 1, 1, 1), [])
     assert evaluate(avatar, nothing) == {"views": 0, "gaussians": len(avatar.gaussians)}
     dark = evaluate(avatar, posed_by(avatar, gain=0.0))
-    assert dark["psnr"] > 0 and dark["coherence"] == 1  # no specular layer: nothing disagrees
+    assert dark["psnr"] > 0 and dark["coherence"] == 1  # no specular layer
     for name in ("highlight_psnr", "highlight_drift_deg", "highlight_missed", "highlight_spurious"):
         assert math.isnan(dark[name]), name
 
 
 def test_frames_per_second_counts_the_median_frame(monkeypatch):
-    """A clock that says 10 ms for most frames and seconds for the first ones and for a hiccup."""
+    """With a clock that shows 10 ms for most frames, and seconds for the first ones and an outlier."""
     durations = iter([5.0, 5.0, 5.0, *[0.01] * 9, 3.0, *[0.01] * 10])
     now = [0.0]
     calls = [0]
@@ -410,7 +410,7 @@ def test_frames_per_second_counts_the_median_frame(monkeypatch):
 def test_eval_prints_a_table_and_json(tmp_path, capsys, monkeypatch):
     from specularip.cli import main
 
-    monkeypatch.setattr(sys, "stdout", sys.stdout)  # rich asks it for its width
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # rich reads its width
     torch.manual_seed(SEED)
     random_avatar().save(tmp_path / "run")
     write(tmp_path / "data", "test")

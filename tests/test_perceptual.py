@@ -28,8 +28,8 @@ def no_installed_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setattr(lpips, "LPIPS_FOLDER", tmp_path / "absent")
 
 
-def test_unet_features_are_those_of_the_whole_unet(generator: torch.Generator) -> None:
-    """The truncated forward pass must match the full one in those blocks."""
+def test_unet_features_match_the_full_forward_pass(generator: torch.Generator) -> None:
+    """In the blocks that are evaluated."""
     prior = pixel_prior(SEED)
     images = torch.rand(2, 4, 16, 16, generator=generator)
     seen: list[Tensor] = []
@@ -51,7 +51,7 @@ def test_unet_features_are_those_of_the_whole_unet(generator: torch.Generator) -
         assert torch.allclose(ours, expected, atol=1e-4), SEED
 
 
-def test_unet_distance_grows_and_pulls(generator: torch.Generator) -> None:
+def test_unet_distance_grows_with_the_error_and_has_gradients(generator: torch.Generator) -> None:
     prior = pixel_prior(SEED)
     perceptual = perceptual_loss(prior)
     assert isinstance(perceptual, UnetFeatures) and perceptual.name == "unet-features"
@@ -73,7 +73,7 @@ def test_unet_distance_grows_and_pulls(generator: torch.Generator) -> None:
     assert all(p.grad is None for p in prior.parameters())
 
 
-def test_latent_priors_have_features_too(generator: torch.Generator, tmp_path: Path) -> None:
+def test_features_of_latent_priors(generator: torch.Generator, tmp_path: Path) -> None:
     prior = latent_prior(tmp_path, SEED)
     image = torch.rand(1, 4, 16, 16, generator=generator, requires_grad=True)  # alpha is ignored
     found = perceptual_loss(prior).features(image)
@@ -82,6 +82,6 @@ def test_latent_priors_have_features_too(generator: torch.Generator, tmp_path: P
     assert image.grad is not None and torch.isfinite(image.grad).all()
 
 
-def test_unet_features_need_alpha_where_the_prior_has_it() -> None:
+def test_unet_features_need_alpha_if_the_prior_has_it() -> None:
     with pytest.raises(ValueError, match="4"):
         perceptual_loss(pixel_prior()).features(torch.rand(1, 3, 16, 16))

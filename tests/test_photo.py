@@ -1,4 +1,4 @@
-"""Reading image files of every kind, and refusing bad ones in one line."""
+"""Reading image files of all formats; invalid ones raise one-line errors."""
 
 import os
 import struct
@@ -20,7 +20,7 @@ def portrait() -> Image.Image:
 
 
 def _pattern(seed: int) -> np.ndarray:
-    """uint8 [60,80,3], smooth, without symmetry: rotations and swapped channels show."""
+    """uint8 [60,80,3], smooth and asymmetric, so that rotations and swapped channels are detected."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(30, 225, (6, 8, 3), dtype=np.uint8))
     return np.asarray(small.resize((80, 60), Image.Resampling.BICUBIC))
@@ -60,7 +60,7 @@ def test_modes_become_rgb(tmp_path, seed):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparency_is_laid_over_grey(tmp_path, mode):
+def test_transparency_is_composited_over_grey(tmp_path, mode):
     pixels = np.full((50, 60, 4), (200, 200, 200, 255), np.uint8)
     pixels[:, 30:, 3] = 0
     image = Image.fromarray(pixels)
@@ -74,7 +74,7 @@ def test_every_exif_orientation_is_undone(tmp_path, seed):
     pixels = _pattern(seed)
     upright = Image.fromarray(pixels)
     turn = Image.Transpose
-    stored_as = {  # how a camera that writes this tag has stored the upright picture
+    stored_as = {  # how the upright image is stored for each tag
         2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM, 5: turn.TRANSPOSE,
         6: turn.ROTATE_90, 7: turn.TRANSVERSE, 8: turn.ROTATE_270,
     }  # fmt: skip
@@ -86,7 +86,7 @@ def test_every_exif_orientation_is_undone(tmp_path, seed):
         assert np.array_equal(got, pixels), f"orientation {tag} seed {seed}"
 
 
-def test_missing_folder_and_foreign_files(tmp_path):
+def test_missing_files_folders_and_other_formats(tmp_path):
     assert "does not exist" in _error(tmp_path / "nowhere.jpg")
     assert "folder" in _error(tmp_path)
     (tmp_path / "words.jpg").write_text("no pixels here")
@@ -94,11 +94,11 @@ def test_missing_folder_and_foreign_files(tmp_path):
     (tmp_path / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n")
     for name in ("words.jpg", "empty.png", "script.eps"):
         assert "not an image" in _error(tmp_path / name)
-    os.mkfifo(tmp_path / "pipe.jpg")  # reading it would wait for ever
+    os.mkfifo(tmp_path / "pipe.jpg")  # opening it would block
     assert "regular file" in _error(tmp_path / "pipe.jpg")
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root can read everything")
 def test_unreadable_file(tmp_path, portrait):
     portrait.save(tmp_path / "locked.png")
     os.chmod(tmp_path / "locked.png", 0)
@@ -106,7 +106,7 @@ def test_unreadable_file(tmp_path, portrait):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_truncated_files_are_refused_wherever_they_end(tmp_path, portrait, suffix, seed):
+def test_truncated_files_are_rejected(tmp_path, portrait, suffix, seed):
     whole = tmp_path / f"whole.{suffix}"
     portrait.save(whole)
     data = whole.read_bytes()
@@ -119,7 +119,7 @@ def test_truncated_files_are_refused_wherever_they_end(tmp_path, portrait, suffi
             pytest.fail(f"accepted {cut} of {len(data)} bytes, seed {seed}")
 
 
-def test_damaged_bytes_never_escape_as_another_error(tmp_path, seed):
+def test_damaged_files_raise_only_user_errors(tmp_path, seed):
     rng = np.random.default_rng(seed)
     for suffix in ("jpg", "png", "tif", "gif", "webp", "bmp"):
         path = tmp_path / f"noise.{suffix}"
@@ -145,7 +145,7 @@ def _png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
 
 
-def test_huge_image_is_refused_from_its_header(tmp_path):
+def test_huge_image_is_rejected_by_its_header(tmp_path):
     limit = Image.MAX_IMAGE_PIXELS
     (tmp_path / "bomb.png").write_bytes(_png_header(30_000, 30_000))
     message = _error(tmp_path / "bomb.png")

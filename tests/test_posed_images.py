@@ -1,10 +1,9 @@
-"""Posed images: what is read is what was written, and whatever is wrong ends in one line."""
+"""Posed images are read as written; any defect raises a one-line error."""
 
 import copy
 import math
 import os
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from captures import HEIGHT, WIDTH, orbit, save, write
 from PIL import Image
 
 from specularip import posed_images
-from specularip.cameras import Cameras
 from specularip.cli import main
 from specularip.errors import UserError
 from specularip.posed_images import (
@@ -23,7 +21,6 @@ from specularip.posed_images import (
     load_points,
     load_posed_images,
     points_inside,
-    random_points,
 )
 
 SEED = 0  # the fixture `seed` sets it
@@ -49,7 +46,7 @@ def error(folder: Path, split: str = "train") -> str:
     return message
 
 
-def test_what_is_read_is_what_was_written(tmp_path):
+def test_images_and_cameras_are_read_as_written(tmp_path):
     table = write(tmp_path, colour="sRGB, premultiplied by alpha, black background")
     posed = load_posed_images(tmp_path, "train")
     assert posed.images.shape == (5, HEIGHT, WIDTH, 3) and posed.alphas.shape == (5, HEIGHT, WIDTH, 1)
@@ -68,7 +65,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert torch.equal(third.images[1], posed.images[3])
     assert torch.equal(third.cameras.viewmats, posed.cameras.viewmats[1::2])
 
-    # A point at the world's up side appears in the upper half of the image: the axes are not flipped.
+    # A point above the origin appears in the upper half of the image: the axes are not flipped.
     pixel, depth = posed.cameras.project(torch.tensor([[0.0, 0.0, 0.2]]))
     assert (depth > 0).all() and (pixel[..., 1] < HEIGHT / 2).all()
     assert table["frames"][0]["file_path"] == "./train/r_0"
@@ -96,7 +93,7 @@ def test_straight_colours_are_multiplied_by_alpha(tmp_path, keys, premultiplied)
     assert any("straight" in note for note in posed.notes) is not premultiplied
 
 
-def test_missing_alpha_is_said(tmp_path):
+def test_missing_alpha_is_noted(tmp_path):
     write(tmp_path)
     for index in range(5):
         file = tmp_path / "train" / f"r_{index}.png"
@@ -112,13 +109,13 @@ def test_missing_alpha_is_said(tmp_path):
     assert float(load_posed_images(tmp_path).images[0].mean()) == pytest.approx(30_000 / 65_535, abs=0.004)
 
 
-def test_intrinsics_in_every_spelling(tmp_path):
+def test_intrinsics_in_all_notations(tmp_path):
     table = write(tmp_path)
     del table["camera_angle_x"]
     cases = [
         ({"fl_x": 30, "fl_y": 32.5, "cx": 11, "cy": 8.5}, (30, 32.5, 11, 8.5)),
         ({"fl_x": 30}, (30, 30, WIDTH / 2, HEIGHT / 2)),
-        # Images scaled down to a quarter of the size that the file speaks of.
+        # Images downscaled to a quarter of the size given in the file.
         ({"fl_x": 120, "cx": 44, "cy": 34, "w": 4 * WIDTH, "h": 4 * HEIGHT}, (30, 30, 11, 8.5)),
         ({"camera_angle_x": 1.0, "fl_x": 30, "k1": 0, "p2": 0.0}, (30, 30, 12, 9)),
         (
@@ -152,7 +149,7 @@ def test_an_empty_or_missing_test_split_is_no_error(tmp_path):
     assert "must be a list" in error(tmp_path, "test")
 
 
-def test_duplicates_suffixes_and_backslashes_do_no_harm(tmp_path):
+def test_duplicates_suffixes_and_backslashes_are_accepted(tmp_path):
     table = write(tmp_path)
     for frame, name in zip(
         table["frames"], ("train/r_0.png", "train\\r_1", ".\\train\\r_2", "train/../train/r_3")
@@ -182,7 +179,7 @@ def scaled(matrix):
 
 
 def sheared(matrix):
-    # One axis leans towards another and keeps its length.
+    # Shear one axis towards another, keeping its length.
     axis = matrix[:3, 0] + 0.1 * matrix[:3, 1]
     matrix[:3, 0] = axis / np.linalg.norm(axis)
     return matrix
@@ -228,20 +225,20 @@ def frame_key(key, value, index=2):
         (frame_key("file_path", "train"), "no image"),
         (frame_key("file_path", "a\0b"), "'a\\x00b'"),
         (frame_key("file_path", "\ud800"), "'\\ud800'"),
-        (frame_key("file_path", "x" * 5000), "no usable file name"),
+        (frame_key("file_path", "x" * 5000), "not a usable file name"),
         (frame_key("file_path", "two\nlines"), "no image 'two\\nlines'"),
         (frame_key("file_path", "../secret.png"), "out of the folder"),
         (frame_key("file_path", "/etc/hostname"), "out of the folder"),
         (frame_key("file_path", "train/../../secret.png"), "out of the folder"),
         (frame_key("fl_x", "30"), "fl_x must be a number"),
-        (frame_key("fl_x", math.nan), "sensible"),
-        (frame_key("fl_x", 10**4000), "sensible"),
+        (frame_key("fl_x", math.nan), "below 1e9"),
+        (frame_key("fl_x", 10**4000), "below 1e9"),
         (frame_key("fl_x", -30), "focal"),
         (frame_key("fl_x", 1e8), "focal"),
         (frame_key("cx", 1e6), "outside"),
         (frame_key("k1", 0.1), "undistort"),
         (frame_key("camera_model", "OPENCV_FISHEYE"), "fisheye"),
-        (lambda t: t.update(w=WIDTH, h=WIDTH), "another shape"),
+        (lambda t: t.update(w=WIDTH, h=WIDTH), "another aspect ratio"),
         (lambda t: t.update(w=-WIDTH, h=HEIGHT), "positive"),
         (lambda t: t.update(camera_angle_x=40.1), "radians"),
         (lambda t: t.update(camera_angle_x=0), "radians"),
@@ -255,7 +252,7 @@ def frame_key(key, value, index=2):
         (lambda t: t["frames"].insert(1, None), "must be an object"),
     ],
 )
-def test_wrong_tables_are_one_line(tmp_path, change, words):
+def test_invalid_tables_raise_one_line_errors(tmp_path, change, words):
     table = write(tmp_path / "data")
     Image.new("RGBA", (WIDTH, HEIGHT)).save(tmp_path / "secret.png")
     change(table)
@@ -264,18 +261,18 @@ def test_wrong_tables_are_one_line(tmp_path, change, words):
     assert words in message and "transforms_train.json" in message, message
 
 
-def test_wrong_files_are_one_line(tmp_path):
+def test_invalid_files_raise_one_line_errors(tmp_path):
     assert "is no folder" in error(tmp_path / "none")
     assert "transforms_train.json is missing" in error(tmp_path)
     path = tmp_path / "transforms_train.json"
     for content, words in (
-        (b"", "no valid JSON"),
+        (b"", "not valid JSON"),
         (b'{"frames": [', "line 1"),
         (b"[1, 2]", "must hold a JSON object"),
         (b'"text"', "must hold a JSON object"),
         (b"\xff\xfe\x00", "UTF-8"),
-        (b"[" * 100_000, "no sensible JSON"),
-        (b'{"frames": ' + b"9" * 10_000 + b"}", "no sensible JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"frames": ' + b"9" * 10_000 + b"}", "not valid JSON"),
     ):
         path.write_bytes(content)
         assert words in error(tmp_path), content[:20]
@@ -283,17 +280,17 @@ def test_wrong_files_are_one_line(tmp_path):
     path.mkdir()
     assert "not a regular file" in error(tmp_path)
     path.rmdir()
-    os.mkfifo(path)  # reading it would wait for ever
+    os.mkfifo(path)  # opening it would block
     assert "not a regular file" in error(tmp_path)
 
 
-def test_wrong_images_are_one_line(tmp_path, monkeypatch):
+def test_invalid_images_raise_one_line_errors(tmp_path, monkeypatch):
     write(tmp_path)
     file = tmp_path / "train" / "r_2.png"
     whole = file.read_bytes()
     for content, words in (
-        (b"", "damaged or no PNG"),
-        (b"%PDF-1.4 nothing", "damaged or no PNG"),
+        (b"", "damaged or not a PNG"),
+        (b"%PDF-1.4 nothing", "damaged or not a PNG"),
         (whole[:40], "damaged"),
         (whole[: len(whole) // 2], "cut short"),
         (whole[:60] + bytes(200) + whole[260:], "damaged"),
@@ -303,7 +300,7 @@ def test_wrong_images_are_one_line(tmp_path, monkeypatch):
         assert words in message and "r_2.png" in message, message
     Image.new("RGBA", (WIDTH + 1, HEIGHT)).save(file)
     assert f"{WIDTH + 1}x{HEIGHT}, but r_0.png is {WIDTH}x{HEIGHT}" in error(tmp_path)
-    # A header of 60000 x 60000 pixels, and one that Pillow itself would only warn of.
+    # A header of 60000 x 60000 pixels, and one for which Pillow itself only warns.
     for side, words in ((60_000, "far too large"), (10_000, "megapixels")):
         bomb = whole[:16] + side.to_bytes(4) * 2 + whole[24:]
         import zlib
@@ -321,7 +318,7 @@ def test_wrong_images_are_one_line(tmp_path, monkeypatch):
     assert "at least 16" in error(tmp_path)
     for index in range(5):
         Image.new("RGBA", (20, 20)).save(tmp_path / "train" / f"r_{index}.png")
-    assert "transparent all over" in error(tmp_path)
+    assert "fully transparent" in error(tmp_path)
     monkeypatch.setattr(posed_images, "_memory_bytes", lambda: 10_000)
     assert "GiB" in error(tmp_path)
 
@@ -336,13 +333,13 @@ def test_camera_inside_the_body(tmp_path):
         matrix[axis][3] = 0.1
     save(tmp_path, table)
     message = error(tmp_path)
-    assert "stands inside the body" in message and "train/r_3.png" in message and "body.npz" in message
+    assert "is inside the body" in message and "train/r_3.png" in message and "body.npz" in message
     (tmp_path / "body.npz").unlink()
     assert len(load_posed_images(tmp_path)) == 5
 
 
-def test_points_inside_a_mesh_with_a_hollow():
-    """An L-shaped prism is not convex: in its notch, inside the bounding box, is outside."""
+def test_points_inside_a_concave_mesh():
+    """The notch of an L-shaped prism is outside, but within the bounding box."""
     vertices, faces = cube(0.5)
     rng = np.random.default_rng(SEED)
     points = rng.uniform(-0.7, 0.7, (300, 3))
@@ -350,7 +347,7 @@ def test_points_inside_a_mesh_with_a_hollow():
     assert (points_inside(points, vertices, faces) == expected).all(), SEED
     assert (points_inside(points, vertices, faces[:, ::-1]) == expected).all(), SEED
     hole = points_inside(np.zeros((1, 3)), vertices, faces[1:])
-    assert hole.all(), "a small hole must not turn the inside out"
+    assert hole.all(), "a small hole must not change the result"
     outer = 0.5 * np.array([[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]])  # an L
     flat = [[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 4, 5]]
     prism = np.concatenate([np.c_[outer, np.zeros(6)], np.c_[outer, np.ones(6)]])
@@ -387,7 +384,7 @@ def test_body_mesh(tmp_path):
         ({"v": vertices, "f": faces + 1}, "from 0"),
         ({"v": vertices, "f": faces - 1}, "from 0"),
         ({"v": vertices, "f": np.full((2, 3), 2**63, np.uint64)}, "from 0"),
-        ({"v": vertices * 0, "f": faces}, "no area"),
+        ({"v": vertices * 0, "f": faces}, "zero area"),
         ({"v": np.array([{"a": 1}], dtype=object), "f": faces}, "plain arrays"),  # would need unpickling
     ]
     for arrays, words in wrong:
@@ -402,7 +399,7 @@ def test_body_mesh(tmp_path):
     path.write_bytes(whole)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(posed_images, "MAX_MESH_BYTES", 100)
-        with pytest.raises(UserError, match="unpacks to more"):
+        with pytest.raises(UserError, match="unpacks to over"):
             load_body_mesh(tmp_path)
 
 
@@ -441,43 +438,6 @@ def test_points(tmp_path):
         load_points(tmp_path)
 
 
-def test_random_points_lie_where_cameras_look_and_masks_carve():
-    cameras = orbit(6)
-    generator = torch.Generator().manual_seed(SEED)
-    points = random_points(cameras, 500, generator)
-    assert points.shape == (500, 3) and points.dtype == torch.float32
-    pixels, depth = cameras.project(points)
-    inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < torch.tensor([WIDTH, HEIGHT])).all(-1)
-    assert (inside.sum(0) >= 3).all(), SEED
-    again = random_points(cameras, 500, torch.Generator().manual_seed(SEED))
-    assert torch.equal(points, again)
-
-    # A ball's silhouettes: what is left is the ball, give or take a pixel.
-    large = cameras.resized(200, 150)
-    alphas = torch.zeros(6, 150, 200, 1)
-    center = torch.tensor([0.1, -0.05, 0.08])
-    rows, columns = torch.meshgrid(torch.arange(150) + 0.5, torch.arange(200) + 0.5, indexing="ij")
-    rays = torch.stack([columns, rows, torch.ones_like(rows)], -1) @ torch.linalg.inv(large.Ks[0]).T
-    rays = torch.nn.functional.normalize(rays, dim=-1)
-    for view in range(6):
-        to_center = large.viewmats[view, :3, :3] @ center + large.viewmats[view, :3, 3]
-        off_axis = (to_center - (rays @ to_center)[..., None] * rays).norm(dim=-1)
-        alphas[view, ..., 0] = (off_axis < 0.2).float()
-    carved = random_points(large, 2000, generator, alphas)
-    distance = (carved - center).norm(dim=-1)
-    assert carved.shape == (2000, 3)
-    # The hull of six views from the side is a ball with low caps above and below.
-    assert float(distance.quantile(0.8)) < 0.21 and float(distance.max()) < 0.35, SEED
-    assert torch.allclose(carved.mean(0), center, atol=0.02), SEED
-
-    outwards = cameras.viewmats.clone()
-    outwards[:, [0, 2]] *= -1  # each turned by 180 degrees about its own vertical
-    outwards = Cameras(outwards, cameras.Ks, WIDTH, HEIGHT)
-    for unusable, masks in ((outwards, None), (large, torch.zeros_like(alphas))):
-        with pytest.raises(UserError, match="one common thing"):
-            random_points(unusable, 10, generator, masks)
-
-
 JUNK = [
     None, True, -1, 0, 1e308, -1e308, 10**400, math.nan, math.inf, "", "x", "\0", "\ud800\n", "../..", ".",
     "/dev/zero", "/dev/stdin", [], [[]], {}, {"frames": []}, [1, 2, 3], [[1.0] * 4] * 4, [[[[]]]],
@@ -509,7 +469,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
         return data[: rng.randrange(len(data))]
     changed = bytearray(data)
     for _ in range(1 if kind == 1 else rng.randrange(1, 20)):
-        # Headers are where lengths and sizes stand: half of the hits go there.
+        # Half of the changes hit the header, which has lengths and sizes.
         at = rng.randrange(min(len(changed), 64)) if rng.random() < 0.5 else rng.randrange(len(changed))
         changed[at] = rng.choice([0, 255, rng.randrange(256)])
     if kind == 3:
@@ -519,7 +479,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def survives(folder: Path) -> bool:
-    """Whether it loads; a UserError of one line is as good, anything else fails the test."""
+    """Whether it loads. A one-line UserError is accepted; any other exception fails the test."""
     try:
         posed = load_posed_images(folder)
         if (folder / "points3d.ply").exists():
@@ -548,14 +508,13 @@ def untouched(tmp_path):
     return tmp_path, table
 
 
-def test_fuzzed_tables_never_trace_back(untouched):
+def test_fuzzed_tables_raise_only_user_errors(untouched):
     folder, table = untouched
     rng = random.Random(SEED)
     path = folder / "transforms_train.json"
     whole = path.read_bytes()
     outcomes = []
-    began = time.monotonic()
-    for round_ in range(700):
+    for round_ in range(200):
         if round_ % 3:
             changed = copy.deepcopy(table)
             for _ in range(rng.randrange(1, 3)):
@@ -564,30 +523,25 @@ def test_fuzzed_tables_never_trace_back(untouched):
         else:
             path.write_bytes(damaged(whole, rng))
         outcomes.append(survives(folder))
-        if time.monotonic() - began > 5 and round_ > 60:
-            break
     assert any(outcomes) and not all(outcomes), SEED
 
 
-def test_fuzzed_files_never_trace_back(untouched):
+def test_fuzzed_files_raise_only_user_errors(untouched):
     folder, _ = untouched
     rng = random.Random(SEED)
     names = ("train/r_0.png", "train/r_1.jpg", "train/r_4.webp", "body.npz", "points3d.ply")
     outcomes = []
-    began = time.monotonic()
-    for round_ in range(900):
+    for round_ in range(300):
         file = folder / names[round_ % len(names)]
         whole = file.read_bytes()
         file.write_bytes(damaged(whole, rng))
         outcomes.append(survives(folder))
         file.write_bytes(whole)
-        if time.monotonic() - began > 5 and round_ > 60:
-            break
     assert any(outcomes) and not all(outcomes), SEED
 
 
-def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
-    """`eval` reads the same data; a PLY avatar stands in, which nothing is drawn with."""
+def test_the_command_line_prints_one_line(tmp_path, capsys):
+    """`eval` reads the data before it renders; the avatar is any PLY."""
     random_avatar(False).save(tmp_path / "avatar.ply")
     table = write(tmp_path / "data", "test")
     rng = random.Random(SEED)

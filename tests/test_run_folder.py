@@ -15,7 +15,7 @@ def _files(path):
     return sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
 
 
-def test_new_and_empty_folders_are_taken(tmp_path):
+def test_new_and_empty_folders_are_accepted(tmp_path):
     RunFolder.check(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists(), "check must not write"
     assert RunFolder.open(tmp_path / "a" / "b").path.is_dir()
@@ -23,7 +23,7 @@ def test_new_and_empty_folders_are_taken(tmp_path):
     RunFolder.open(tmp_path / "empty")
 
 
-def test_occupied_folder_is_refused_resumed_or_overwritten(tmp_path):
+def test_existing_run_needs_resume_or_overwrite(tmp_path):
     run = RunFolder.open(tmp_path / "run")
     run.write_json("report.json", {})
     run.add_metrics({"step": 1})
@@ -42,7 +42,7 @@ def test_occupied_folder_is_refused_resumed_or_overwritten(tmp_path):
     assert _files(run.path) == ["checkpoints/mine.txt", "notes.txt"]
 
 
-def test_foreign_folder_is_never_touched(tmp_path):
+def test_folders_without_a_run_are_never_changed(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for how in ({"resume": True}, {"overwrite": True}):
         with pytest.raises(UserError, match=r"thesis\.tex.*nothing was changed"):
@@ -72,14 +72,14 @@ def test_nothing_to_resume_and_no_folder(tmp_path):
         RunFolder.open(tmp_path / "file" / "below")
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root can write everywhere")
 def test_read_only_folder(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot write"):
         RunFolder.check(tmp_path / "run")
 
 
-def test_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
+def test_full_disk_raises_one_line_and_keeps_the_old_file(tmp_path, monkeypatch):
     run = RunFolder.open(tmp_path / "run")
     run.write_json("report.json", {"old": 1})
     run.save_checkpoint("first", {"x": torch.ones(3)})
@@ -109,7 +109,7 @@ def _same(a, b) -> bool:
     return type(a) is type(b) and a == b
 
 
-def test_training_state_comes_back_and_goes_on_the_same(tmp_path, seed):
+def test_resumed_training_is_bit_exact(tmp_path, seed):
     generator = torch.Generator().manual_seed(seed)
     weights = {name: torch.randn(size, generator=generator) for name, size in (("a", (4, 3)), ("b", (5,)))}
 
@@ -150,10 +150,10 @@ def test_training_state_comes_back_and_goes_on_the_same(tmp_path, seed):
     assert _same(weights, other_weights), f"seed {seed}"
 
 
-def test_checkpoints_keep_two_and_survive_damage(tmp_path):
+def test_two_checkpoints_are_kept_and_damaged_ones_skipped(tmp_path):
     run = RunFolder.open(tmp_path / "run")
     assert run.load_checkpoint() is None and not run.has_checkpoint()
-    for step in (8, 9, 10):  # by serial number: as text, 10 would come before 9
+    for step in (8, 9, 10):  # sorted by number: as text, 10 would come before 9
         run.save_checkpoint(f"step-{step}", {"x": torch.tensor(step)})
     assert len(list((run.path / "checkpoints").iterdir())) == 2 and run.has_checkpoint()
     loaded = run.load_checkpoint()
@@ -164,7 +164,7 @@ def test_checkpoints_keep_two_and_survive_damage(tmp_path):
     assert loaded is not None and loaded.state["x"] == 9
 
 
-def test_metrics_go_back_with_the_checkpoint(tmp_path):
+def test_metrics_are_truncated_to_the_checkpoint(tmp_path):
     run = RunFolder.open(tmp_path / "run")
     run.add_metrics({"step": 1, "loss": torch.tensor(0.5)})
     run.save_checkpoint("one", {})
@@ -175,6 +175,6 @@ def test_metrics_go_back_with_the_checkpoint(tmp_path):
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
-def test_state_of_unknown_type_is_a_programming_error(tmp_path):
+def test_state_of_unknown_type_raises(tmp_path):
     with pytest.raises(ValueError, match=r"state at 'a\.1'"):
         RunFolder.open(tmp_path / "run").save_checkpoint("x", {"a": [1, object()]})

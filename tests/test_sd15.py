@@ -211,14 +211,14 @@ def test_the_whole_run(prior: Prior, tmp_path: Path) -> None:
 
 def test_the_run_from_files_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources, _ = write_sources(tmp_path / "models", SEED)
-    asked: list[str] = []
+    recognised: list[str] = []
 
     class Recogniser:
         """In place of insightface's models: an embedding as long as the small adapter's."""
 
         def portrait(self, photo: np.ndarray, name: str) -> types.SimpleNamespace:
-            asked.append(name)
-            generator = torch.Generator().manual_seed(SEED + len(asked))
+            recognised.append(name)
+            generator = torch.Generator().manual_seed(SEED + len(recognised))
             embedding = torch.nn.functional.normalize(torch.randn(EMBED, generator=generator), dim=0)
             crop = torch.rand(3, 224, 224, generator=generator)
             return types.SimpleNamespace(embedding=embedding, crop=crop, note="2 faces, of which the largest")
@@ -228,7 +228,7 @@ def test_the_run_from_files_as_published(tmp_path: Path, monkeypatch: pytest.Mon
     config = replace(config, prior=replace(config.prior, sources=sources))
     config = with_settings(config, [f"guidance.negative_face={FACE}", "scr.guidance.identity_structure=0.9"])
     generate("A man in a suit", FACE, out=tmp_path / "run", config=config)
-    assert asked == [str(FACE), str(FACE)]
+    assert recognised == [str(FACE), str(FACE)]
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert "2 faces, of which the largest" in report["notes"]
     assert report["settings"]["prior"]["sources"]["vae"] == sources.vae

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from specularip import run_folder
 from specularip.errors import UserError
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.progress import Progress
@@ -120,13 +121,13 @@ def test_a_checkpoint_holds_its_own_step_however_late_it_is_written(
     monkeypatch.setattr(session_module, "CHECKPOINT_SECONDS", 0.0)
     session, _ = make(tmp_path / "run")
     weight, release = torch.zeros(1), threading.Event()
-    save = RunFolder.save_checkpoint
+    write_bytes = run_folder.write_bytes
 
-    def late(*arguments: Any, **options: Any) -> Path:
+    def late(*arguments: Any) -> Path:
         assert release.wait(60)
-        return save(*arguments, **options)
+        return write_bytes(*arguments)
 
-    monkeypatch.setattr(RunFolder, "save_checkpoint", late)
+    monkeypatch.setattr(run_folder, "write_bytes", late)
 
     def step(done: int) -> None:
         weight.fill_(done)
@@ -152,7 +153,7 @@ def test_an_error_of_the_background_thread_ends_the_run(
     def full(*arguments: Any, **options: Any) -> None:
         raise UserError("cannot write x: No space left on device")
 
-    monkeypatch.setattr(RunFolder, "save_checkpoint" if file == "checkpoint" else "write_png", full)
+    monkeypatch.setattr(run_folder, "write_bytes" if file == "checkpoint" else "write_png", full)
     session, _ = make(tmp_path / "run")
     with pytest.raises(UserError, match="No space left"), session:
         train(session, 3)

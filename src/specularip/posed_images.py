@@ -1,12 +1,12 @@
-"""Posed images from a folder in NeRF-synthetic's layout, checked before anything is fitted to them.
+"""Posed images from a folder in the layout of NeRF-synthetic, validated on loading.
 
 transforms_train.json and, optionally, transforms_test.json and transforms_val.json, each with `frames` of
 `file_path` (with or without suffix) and `transform_matrix` (4x4, camera to world, OpenGL axes), and a focal
 length for all frames or each: `camera_angle_x` in radians or `fl_x` (`fl_y`, `cx`, `cy`, `w`, `h`) in pixels.
-Beside them, optionally: body.npz, a triangle mesh to start from; points3d.ply, a point cloud to start from.
+Optionally, a triangle mesh (body.npz) or a point cloud (points3d.ply) to initialise the Gaussians on.
 
-World: right-handed, z up, metres if there is a choice; it is taken as it is. Whatever is wrong ends in one
-UserError that names the file; nothing is unpickled, and no file outside the folder is opened by name.
+World: right-handed, z up, preferably in metres; it is not transformed. Any defect raises a UserError that
+names the file. Nothing is unpickled, and no file_path may lead out of the folder.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ from specularip.export.ply import read_points
 Split = Literal["train", "test", "val"]
 
 MIN_VIEWS = 3
-"""Different training images needed: two leave the depth of most points open."""
+"""Minimum number of different training images: two leave the depth of most points undetermined."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""Tried in this order where `file_path` has none."""
+"""Tried in this order if `file_path` has none."""
 FORMATS = ("PNG", "JPEG", "WEBP")
-"""What Pillow may try; its other readers are never reached."""
+"""Formats that Pillow may try; its other readers are never reached."""
 MIN_SIDE, MAX_PIXELS = 16, 50_000_000
-"""Smallest side and largest area of an image; larger ones are refused from their header."""
+"""Smallest side and largest area of an image; larger ones are rejected by their header."""
 MAX_JSON_BYTES, MAX_MESH_BYTES = 64 << 20, 1 << 30
 MAX_DISTANCE = 1e4
-"""Coordinates beyond this are taken for mistakes; float32 has millimetres up to here."""
+"""Larger coordinates are treated as errors; up to here, float32 resolves millimetres."""
 RIGID_TOLERANCE = 2e-3
-"""How far the rotation part may be from orthonormal: files are rounded, some to three digits."""
+"""Tolerance of the rotation's orthonormality: files are rounded, some to three digits."""
 
-# Lens distortion as the tools that write these files name it. A pinhole rasteriser cannot draw it.
+# Names of lens distortion coefficients in such files. A pinhole rasteriser cannot render distortion.
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
 @dataclass(frozen=True)
 class PosedImages:
-    """V images of one size and the cameras that took them, on the CPU.
+    """V images of one size and their cameras, on the CPU.
 
     images [V,H,W,3] float32 in 0..1, sRGB values, premultiplied by alpha on black. alphas [V,H,W,1].
-    names: the files, relative to the folder. notes: what had to be assumed, a line each, for the user.
+    names: of the files, relative to the folder. notes: assumptions made, one line each, for the user.
     """
 
     cameras: Cameras
@@ -76,10 +76,10 @@ class PosedImages:
 
 
 def load_posed_images(folder: str | os.PathLike[str], split: Split = "train") -> PosedImages:
-    """Read one split. A test or val split that is missing or has no frames comes back with 0 views.
+    """Read one split. A test or val split that is missing or has no frames returns 0 views.
 
-    Colours count as premultiplied where the file's "colour" (or "color") says so, as straight alpha (as in
-    NeRF-synthetic) where it says nothing; images without alpha count as opaque. `notes` tells which.
+    Colours are taken as premultiplied if the file's "colour" (or "color") says so, otherwise as straight
+    alpha, as in NeRF-synthetic; images without alpha are taken as opaque. `notes` lists these assumptions.
 
     Raises UserError for: a missing, unreadable or malformed file; fewer than MIN_VIEWS different training
     images; images that are missing, damaged, too small, too large or of differing size; paths that leave the
@@ -87,7 +87,7 @@ def load_posed_images(folder: str | os.PathLike[str], split: Split = "train") ->
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: give the one that holds transforms_train.json")
+        raise UserError(f"{folder} is no folder: give the one with transforms_train.json")
     path = folder / f"transforms_{split}.json"
     if split != "train" and not path.exists():
         return _no_views(f"there is no {path.name} in {folder}: nothing to evaluate on")
@@ -115,8 +115,8 @@ def load_posed_images(folder: str | os.PathLike[str], split: Split = "train") ->
         if inside.any():
             first = names[int(inside.argmax())]
             raise UserError(
-                f"{path}: the camera of {_show(first)} stands inside the body of {folder / 'body.npz'}: "
-                "bring both to the same axes and units, or remove body.npz"
+                f"{path}: the camera of {_show(first)} is inside the body of {folder / 'body.npz'}: "
+                "convert both to the same axes and units, or remove body.npz"
             )
 
     premultiplied = _says_premultiplied(table)
@@ -132,7 +132,7 @@ def load_posed_images(folder: str | os.PathLike[str], split: Split = "train") ->
         opaque += int(pixels[..., 3].min()) == 255
         visible += int(pixels[..., 3].max()) > 127
     if split == "train" and not visible:
-        raise UserError(f"{path}: every image is transparent all over: there is nothing to fit")
+        raise UserError(f"{path}: all images are fully transparent: there is nothing to fit")
     cameras = Cameras(
         torch.from_numpy(_world_to_camera(poses)).float(), torch.from_numpy(Ks).float(), width, height
     )
@@ -143,7 +143,7 @@ def load_posed_images(folder: str | os.PathLike[str], split: Split = "train") ->
 def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:
     """Vertices [V,3] float32 and triangles [F,3] int64 of body.npz (keys v and f, or vertices and faces).
 
-    None where there is no such file. Raises UserError where it is no mesh.
+    None if there is no such file. Raises UserError if it is not a valid mesh.
     """
     path = Path(folder) / "body.npz"
     if not path.exists():
@@ -152,9 +152,9 @@ def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | No
     try:
         if not path.is_file():
             raise UserError(f"{path} is not a regular file: {hint}")
-        with zipfile.ZipFile(path) as archive:  # sizes first: a small archive may unpack to anything
+        with zipfile.ZipFile(path) as archive:  # check sizes first: a small archive may unpack to any size
             if sum(entry.file_size for entry in archive.infolist()) > MAX_MESH_BYTES:
-                raise UserError(f"{path} unpacks to more than {MAX_MESH_BYTES >> 30} GiB: that is no body")
+                raise UserError(f"{path} unpacks to over {MAX_MESH_BYTES >> 30} GiB, too large for a body")
         with np.load(path, allow_pickle=False) as file:
             v_key, f_key = ("v", "f") if "v" in file else ("vertices", "faces")
             if v_key not in file or f_key not in file:
@@ -162,15 +162,15 @@ def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | No
             vertices, faces = file[v_key], file[f_key]
     except UserError:
         raise
-    except Exception:  # zipfile, zlib and numpy raise nearly anything on damaged data
-        raise UserError(f"{path} is damaged or no .npz of plain arrays: {hint}") from None
+    except Exception:  # zipfile, zlib and numpy raise all kinds of exceptions on damaged data
+        raise UserError(f"{path} is damaged or not an .npz file of plain arrays: {hint}") from None
     if vertices.ndim != 2 or vertices.shape[1] != 3 or vertices.dtype.kind not in "fiu":
         raise UserError(
             f"{path}: {v_key} must be numbers [V,3], got {vertices.dtype} {list(vertices.shape)}: {hint}"
         )
     if faces.ndim != 2 or faces.shape[1] != 3 or len(faces) < 1 or faces.dtype.kind not in "iu":
         raise UserError(
-            f"{path}: {f_key} must be whole numbers [F,3], triangles, "
+            f"{path}: {f_key} must be integers [F,3], triangles, "
             f"got {faces.dtype} {list(faces.shape)}: {hint}"
         )
     with np.errstate(all="ignore"):
@@ -179,20 +179,20 @@ def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | No
             raise UserError(f"{path}: {v_key} holds NaN or coordinates beyond {MAX_DISTANCE:g}: {hint}")
     if int(faces.min()) < 0 or int(faces.max()) >= len(vertices):
         raise UserError(
-            f"{path}: {f_key} must count the {len(vertices)} vertices from 0, "
+            f"{path}: {f_key} must index the {len(vertices)} vertices from 0, "
             f"got {faces.min()} to {faces.max()}: {hint}"
         )
     faces = faces.astype(np.int64)
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     if not np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() > 1e-9:
-        raise UserError(f"{path}: its triangles have no area: {hint}")
+        raise UserError(f"{path}: its triangles have zero area: {hint}")
     return torch.from_numpy(vertices.astype(np.float32)), torch.from_numpy(faces)
 
 
 def load_points(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None] | None:
     """Points [N,3] and colours [N,3] in 0..1 (None if it has none) of points3d.ply; None without the file.
 
-    Raises UserError where it is no point cloud (see `export.ply.read_points`).
+    Raises UserError if it is not a point cloud (see `export.ply.read_points`).
     """
     path = Path(folder) / "points3d.ply"
     if not path.exists():
@@ -203,49 +203,12 @@ def load_points(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None] 
     return points, colors
 
 
-def random_points(
-    cameras: Cameras, count: int, generator: torch.Generator, alphas: Tensor | None = None
-) -> Tensor:
-    """`count` points [count,3] drawn evenly where at least half of the cameras (and at least two) look.
-
-    alphas [V,H,W,1], of the cameras' images: points that fall on an empty pixel of any image are left out, so
-    that what remains fills the silhouettes' visual hull. All on the CPU.
-
-    Raises UserError where there is no such place, as with cameras that look away from each other.
-    """
-    cameras = cameras.to("cpu")
-    center, radius = _common_view(cameras)
-    low, high = center - radius, center + radius
-    needed = max(2, math.ceil(len(cameras) / 2))
-
-    def draw(low: Tensor, high: Tensor, number: int) -> Tensor:
-        points = low + (high - low) * torch.rand(number, 3, generator=generator)
-        return points[_seen(points, cameras, needed, alphas)]
-
-    scout = draw(low, high, 1 << 17)
-    if len(scout) >= 100:
-        # From now on draw where points were found, with room for what was missed.
-        margin = 0.1 * (scout.amax(0) - scout.amin(0)) + 1e-4 * radius
-        low, high = torch.maximum(low, scout.amin(0) - margin), torch.minimum(high, scout.amax(0) + margin)
-    found: list[Tensor] = []
-    have, drawn, batch = 0, 0, max(1 << 16, min(2 * count, 1 << 18))
-    while have < count and (have or drawn < 1 << 19) and drawn < 300 * count + 16 * batch:
-        found.append(draw(low, high, batch))
-        have, drawn = have + len(found[-1]), drawn + batch
-    if have < count:
-        raise UserError(
-            "the cameras do not look at one common thing that their images show: check the transforms, "
-            "or give a body.npz or points3d.ply to start from"
-        )
-    return torch.cat(found)[:count]
-
-
 def points_inside(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Which of points [P,3] lie inside the mesh (vertices [V,3], faces [F,3]), bool [P].
 
-    By the generalised winding number (Jacobson et al. 2013): the solid angle under which all triangles are
-    seen, over 4π, is 1 inside and 0 outside, and stays near that where the mesh has small holes. The sum is
-    exact (Van Oosterom and Strackee 1983). Works for either orientation of the triangles.
+    Uses the generalised winding number (Jacobson et al. 2013): the solid angle of all triangles over 4π is 1
+    inside and 0 outside, and close to these for a mesh with small holes. The sum is exact (Van Oosterom and
+    Strackee 1983). Works for either orientation of the triangles.
     """
     inside = np.zeros(len(points), dtype=bool)
     used = vertices[np.unique(faces)]
@@ -257,7 +220,7 @@ def points_inside(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -
         volume = np.einsum("ij,ij->i", a, np.cross(b, c))
         dots = [np.einsum("ij,ij->i", p, q) for p, q in ((a, b), (b, c), (c, a))]
         solid = 2 * np.arctan2(volume, la * lb * lc + dots[0] * lc + dots[1] * la + dots[2] * lb)
-        inside[index] = abs(solid.sum()) > 2 * np.pi  # half a turn around: winding number 1/2
+        inside[index] = abs(solid.sum()) > 2 * np.pi  # a winding number above 1/2
     return inside
 
 
@@ -272,12 +235,12 @@ def _notes(path: Path, opaque: int, count: int, premultiplied: bool) -> tuple[st
         share = "the images have" if opaque == count else f"{opaque} of {count} images have"
         notes.append(
             f"{path.name}: {share} no alpha (or none below 1): taken as opaque, "
-            "so that their background is fitted too"
+            "so their background is fitted too"
         )
     if opaque < count and not premultiplied:
         notes.append(
-            f"{path.name} does not say how colours go with alpha: taken as straight, as in NeRF-synthetic "
-            '(write "colour": "premultiplied" into it if they are)'
+            f"{path.name} does not say whether colours are premultiplied: taken as straight alpha, as in "
+            'NeRF-synthetic (add "colour": "premultiplied" if they are)'
         )
     return tuple(notes)
 
@@ -288,7 +251,7 @@ def _says_premultiplied(table: dict[str, Any]) -> bool:
 
 
 def _show(value: object) -> str:
-    """A value from a file as a few printable characters on one line."""
+    """A value from a file as at most 60 printable characters on one line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -296,11 +259,11 @@ def _show(value: object) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         if not path.exists():
-            raise UserError(f"{path} is missing: give a folder in NeRF-synthetic's layout, see --help")
+            raise UserError(f"{path} is missing: give a folder in the layout of NeRF-synthetic, see --help")
         if not path.is_file():
             raise UserError(f"{path} is not a regular file")
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise UserError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: that is no list of cameras")
+            raise UserError(f"{path} is over {MAX_JSON_BYTES >> 20} MiB: too large for a list of cameras")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -310,28 +273,28 @@ def _read_json(path: Path) -> dict[str, Any]:
         table = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path} is no valid JSON (line {error.lineno}: {error.msg}): export it again"
+            f"{path} is not valid JSON (line {error.lineno}: {error.msg}): export it again"
         ) from None
-    except (RecursionError, ValueError):  # nested thousands deep; a number of thousands of digits
-        raise UserError(f"{path} is no sensible JSON: export it again") from None
+    except (RecursionError, ValueError):  # thousands of nested levels or digits
+        raise UserError(f"{path} is not valid JSON: export it again") from None
     if not isinstance(table, dict):
         raise UserError(f"{path} must hold a JSON object with 'frames', got {_show(table)}")
     return table
 
 
 def _image_file(folder: Path, path: Path, index: int, frame: object) -> Path:
-    """The file of a frame, as a path inside `folder` that exists."""
+    """The existing file of a frame, as a path inside `folder`."""
     if not isinstance(frame, dict):
         raise UserError(f"{path}: frame {index} must be an object, got {_show(frame)}")
     name = frame.get("file_path")
     if not isinstance(name, str) or not name.strip():
         raise UserError(f"{path}: frame {index} has no file_path (got {_show(name)})")
-    # Tools on Windows write backslashes. Links inside the folder are the user's own and may lead anywhere.
+    # Tools on Windows write backslashes. Symbolic links in the folder are the user's and may lead anywhere.
     base = os.path.normpath(folder)
     joined = os.path.normpath(os.path.join(base, name.replace("\\", "/")))
     try:
         if os.path.commonpath([os.path.abspath(base), os.path.abspath(joined)]) != os.path.abspath(base):
-            raise UserError(f"{path}: frame {index} points out of the folder: {_show(name)}")
+            raise UserError(f"{path}: frame {index} leads out of the folder: {_show(name)}")
         candidates = [Path(joined + suffix) for suffix in ("", *SUFFIXES)]
         for candidate in candidates:
             if candidate.is_file():
@@ -339,7 +302,7 @@ def _image_file(folder: Path, path: Path, index: int, frame: object) -> Path:
             if candidate.exists() and not candidate.is_dir():
                 raise UserError(f"{path}: frame {index}: {_show(name)} is not a regular file")
     except (OSError, ValueError):
-        raise UserError(f"{path}: frame {index}: {_show(name)} is no usable file name") from None
+        raise UserError(f"{path}: frame {index}: {_show(name)} is not a usable file name") from None
     raise UserError(
         f"{path}: frame {index}: there is no image {_show(name)} in {folder} "
         f"(also tried {', '.join(SUFFIXES)})"
@@ -347,7 +310,7 @@ def _image_file(folder: Path, path: Path, index: int, frame: object) -> Path:
 
 
 def _pose(path: Path, index: int, frame: dict[str, Any]) -> np.ndarray:
-    """Camera to world [4,4] float64, OpenGL axes, its rotation made exactly orthonormal."""
+    """Camera to world [4,4] float64, OpenGL axes, its rotation projected to exactly orthonormal."""
     where = f"{path}: frame {index} ({_show(frame['file_path'])}): transform_matrix"
     rows = frame.get("transform_matrix")
     if not (
@@ -372,10 +335,10 @@ def _pose(path: Path, index: int, frame: dict[str, Any]) -> np.ndarray:
     if np.abs(lengths - 1).max() > RIGID_TOLERANCE:
         found = ", ".join(f"{length:.4g}" for length in lengths)
         raise UserError(
-            f"{where} is not rigid: it scales (axes of length {found}); put the scale into the positions"
+            f"{where} is not rigid: it scales (axes of length {found}); apply the scale to the positions"
         )
     if np.abs(rotation.T @ rotation - np.eye(3)).max() > RIGID_TOLERANCE:
-        raise UserError(f"{where} is not rigid: it shears, its axes are not at right angles")
+        raise UserError(f"{where} is not rigid: it shears (the axes are not orthogonal)")
     if np.linalg.det(rotation) < 0:
         raise UserError(
             f"{where} is not rigid: it mirrors (determinant -1); flip one axis, OpenGL's are "
@@ -387,7 +350,7 @@ def _pose(path: Path, index: int, frame: dict[str, Any]) -> np.ndarray:
 
 
 def _world_to_camera(poses: np.ndarray) -> np.ndarray:
-    """OpenCV world-to-camera [V,4,4] of OpenGL camera-to-world [V,4,4]: y and z turn round, then inverse."""
+    """OpenCV world-to-camera [V,4,4] of OpenGL camera-to-world [V,4,4]: flips y and z, then inverts."""
     rotation = np.swapaxes(poses[:, :3, :3] * (1, -1, -1), 1, 2)
     matrices = np.tile(np.eye(4), (len(poses), 1, 1))
     matrices[:, :3, :3] = rotation
@@ -396,7 +359,7 @@ def _world_to_camera(poses: np.ndarray) -> np.ndarray:
 
 
 def _intrinsics(path: Path, index: int, values: dict[str, Any], width: int, height: int) -> np.ndarray:
-    """K [3,3] in pixels of an image of width x height. values: the file's keys under the frame's own."""
+    """K [3,3] in pixels of an image of width x height. values: the file's keys, overridden by the frame's."""
     where = f"{path}: frame {index}"
 
     def number(key: str) -> float | None:
@@ -410,7 +373,7 @@ def _intrinsics(path: Path, index: int, values: dict[str, Any], width: int, heig
         except OverflowError:
             found = math.inf
         if not abs(found) < 1e9:
-            raise UserError(f"{where}: {key} must be a sensible number, got {_show(value)}")
+            raise UserError(f"{where}: {key} must be a number below 1e9, got {_show(value)}")
         return found
 
     model = values.get("camera_model")
@@ -420,10 +383,10 @@ def _intrinsics(path: Path, index: int, values: dict[str, Any], width: int, heig
         if abs(number(key) or 0.0) > 1e-6:
             raise UserError(
                 f"{where}: the lens distorts ({key} is {values[key]:.4g}): undistort the images first "
-                "and leave the coefficients out"
+                "and remove the coefficients"
             )
 
-    # Sizes in the file may be those of the originals of scaled-down images: then K is scaled along.
+    # w and h may be the size before downscaling: then K is scaled too.
     given_width, given_height = number("w"), number("h")
     scale_x = scale_y = 1.0
     if given_width is not None and given_height is not None:
@@ -433,7 +396,7 @@ def _intrinsics(path: Path, index: int, values: dict[str, Any], width: int, heig
         if abs(scale_x / scale_y - 1) > 2 / min(width, height):
             raise UserError(
                 f"{where}: w and h are {given_width:g}x{given_height:g}, "
-                f"but the image is {width}x{height}, of another shape"
+                f"but the image is {width}x{height}, of another aspect ratio"
             )
 
     angle_x, angle_y = number("camera_angle_x"), number("camera_angle_y")
@@ -461,12 +424,12 @@ def _intrinsics(path: Path, index: int, values: dict[str, Any], width: int, heig
     cx = 0.5 * width if cx is None else cx * scale_x
     cy = 0.5 * height if cy is None else cy * scale_y
     if not -width < cx < 2 * width or not -height < cy < 2 * height:
-        raise UserError(f"{where}: cx and cy ({cx:.4g}, {cy:.4g}) lie far outside a {width}x{height} image")
+        raise UserError(f"{where}: cx and cy ({cx:.4g}, {cy:.4g}) are far outside a {width}x{height} image")
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
 
 def _common_size(path: Path, files: Sequence[Path]) -> tuple[int, int]:
-    """Width and height from the headers, before anything is decoded."""
+    """Width and height of all files, from the headers, before anything is decoded."""
     sizes: dict[Path, tuple[int, int]] = {}
     for file in files:
         if file in sizes:
@@ -499,13 +462,13 @@ def _memory_bytes() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return 32 << 30  # not told here: enough for any data set that is meant
+        return 32 << 30  # unknown on this system: assume enough
 
 
 def _open_image(file: Path) -> Image.Image:
     """Parse the header only."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's on large images: the limit here is lower than its error
+        warnings.simplefilter("ignore")  # Pillow's warning for large images: MAX_PIXELS is stricter
         try:
             return Image.open(file, formats=FORMATS)
         except Image.DecompressionBombError:
@@ -515,9 +478,9 @@ def _open_image(file: Path) -> Image.Image:
         except OSError as error:
             if error.errno is not None:
                 raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
-            raise UserError(f"{file} is damaged or no PNG, JPEG or WebP image: export it again") from None
+            raise UserError(f"{file} is damaged or not a PNG, JPEG or WebP image: export it again") from None
         except Exception:  # struct.error, SyntaxError, ValueError on malformed headers
-            raise UserError(f"{file} is damaged or no PNG, JPEG or WebP image: export it again") from None
+            raise UserError(f"{file} is damaged or not a PNG, JPEG or WebP image: export it again") from None
 
 
 def _decode(file: Path) -> np.ndarray:
@@ -526,43 +489,11 @@ def _decode(file: Path) -> np.ndarray:
         warnings.simplefilter("ignore")
         try:
             image.load()
-            if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it at 255
+            if image.mode.startswith("I"):  # 16-bit greyscale: Pillow's own conversion clips at 255
                 image = Image.fromarray(
                     (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
                 )
             return np.array(image.convert("RGBA"))
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
+        except Exception as error:  # Pillow's decoders raise all kinds of exceptions on damaged data
             reason = "cut short" if "truncated" in str(error) else "damaged"
             raise UserError(f"{file} is {reason} and cannot be decoded: export it again") from None
-
-
-def _common_view(cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """The point [3] nearest to all optical axes, and the radius around it that the widest view covers."""
-    positions, forward = cameras.positions.double(), cameras.viewmats[:, 2, :3].double()
-    across = torch.eye(3, dtype=torch.float64) - forward[:, :, None] * forward[:, None, :]
-    # A little pull to a point in front of the cameras settles what parallel axes leave open.
-    system, right = across.sum(0), (across @ positions[..., None]).sum(0)[:, 0]
-    spread = (positions - positions.mean(0)).norm(dim=-1).max().clamp_min(1e-3)
-    guess = (positions + spread * forward).mean(0)
-    pull = 1e-6 * len(cameras)
-    center = torch.linalg.solve(system + pull * torch.eye(3, dtype=torch.float64), right + pull * guess)
-    depth = ((center - positions) * forward).sum(-1).clamp_min(0)
-    half = 0.5 * torch.maximum(cameras.width / cameras.Ks[:, 0, 0], cameras.height / cameras.Ks[:, 1, 1])
-    return center.float(), (depth * half).max().clamp_min(1e-3).float()
-
-
-def _seen(points: Tensor, cameras: Cameras, needed: int, alphas: Tensor | None) -> Tensor:
-    """Indices of points [P,3] that at least `needed` cameras see, and none sees on an empty pixel."""
-    kept = torch.arange(len(points))
-    times = torch.zeros(len(points), dtype=torch.int64)
-    for view in range(len(cameras)):
-        pixels, depth = cameras[view].project(points[kept])
-        x, y = pixels[0].floor().long().unbind(-1)
-        inside = (depth[0] > 1e-3) & (x >= 0) & (x < cameras.width) & (y >= 0) & (y < cameras.height)
-        times[kept] += inside
-        keep = times[kept] + len(cameras) - 1 - view >= needed
-        if alphas is not None:
-            mask = alphas[view, y.clamp(0, cameras.height - 1), x.clamp(0, cameras.width - 1), 0]
-            keep &= ~inside | (mask > 0.1)
-        kept = kept[keep]
-    return kept

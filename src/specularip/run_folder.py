@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -111,10 +111,6 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write {self._metrics_path}: {error.strerror or error}") from error
 
-    def metrics_bytes(self) -> int:
-        """Current length of metrics.jsonl."""
-        return self._metrics_path.stat().st_size if self._metrics_path.exists() else 0
-
     def close(self) -> None:
         """Close metrics.jsonl; the next `add_metrics` opens it again."""
         if (file := self.__dict__.pop("_metrics", None)) is not None:
@@ -128,19 +124,15 @@ class RunFolder:
     def _metrics_path(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    def save_checkpoint(
-        self,
-        name: str,
-        state: Any,
-        meta: Mapping[str, Any] | None = None,
-        metrics_bytes: int | None = None,
-    ) -> Path:
-        """Write a checkpoint and delete all but the newest KEEP. Returns its path.
+    def prepare_checkpoint(
+        self, name: str, state: Any, meta: Mapping[str, Any] | None = None
+    ) -> Callable[[], Path]:
+        """Copy `state` to host memory. The returned function writes the checkpoint, on any thread, and
+        deletes all but the newest KEEP.
 
         state: nested dicts, lists and tuples of tensors, numbers and strings, such as `{"head":
         head.state_dict(), "adam": adam.state_dict(), "rng": generator.get_state()}`; `load_checkpoint`
-        returns the same. Tensors are copied to the CPU. meta: JSON values, readable in the file's header.
-        metrics_bytes: length of metrics.jsonl at this state; None: its current length.
+        returns the same. meta: JSON values, readable in the file's header.
         """
         from safetensors.torch import save
 
@@ -149,14 +141,22 @@ class RunFolder:
             "name": name,
             "meta": json_value(dict(meta or {})),
             "layout": layout,
-            "metrics_bytes": self.metrics_bytes() if metrics_bytes is None else metrics_bytes,
+            "metrics_bytes": self._metrics_path.stat().st_size if self._metrics_path.exists() else 0,
         }
-        serials = [serial for serial, _, _ in self._checkpoints()]
-        target = self.path / CHECKPOINTS / f"{max(serials, default=0) + 1:04d}-{name}.safetensors"
-        write_bytes(target, save(tensors, {"specularip": json.dumps(header)}))
-        for _, _, old in self._checkpoints()[KEEP:]:
-            old.unlink(missing_ok=True)
-        return target
+
+        def write() -> Path:
+            serials = [serial for serial, _, _ in self._checkpoints()]
+            target = self.path / CHECKPOINTS / f"{max(serials, default=0) + 1:04d}-{name}.safetensors"
+            write_bytes(target, save(tensors, {"specularip": json.dumps(header)}))
+            for _, _, old in self._checkpoints()[KEEP:]:
+                old.unlink(missing_ok=True)
+            return target
+
+        return write
+
+    def save_checkpoint(self, name: str, state: Any, meta: Mapping[str, Any] | None = None) -> Path:
+        """`prepare_checkpoint`, and write it."""
+        return self.prepare_checkpoint(name, state, meta)()
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The newest intact checkpoint; None if there is none.

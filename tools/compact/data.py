@@ -37,7 +37,7 @@ class Examples:
 
 
 def face_cameras(dressed: Dressed, generator: torch.Generator, turn_deg: float = 14.0) -> list[Cameras]:
-    """One frontal camera a person, slightly turned, that frames the face as photos are cut."""
+    """One frontal camera per person, slightly rotated, that frames the face as photos are cropped."""
     cameras = []
     for middle, unit in zip(dressed.face_center, dressed.face_unit.tolist()):
         turn = ((torch.rand(2, generator=generator) * 2 - 1) * turn_deg).tolist()
@@ -77,7 +77,7 @@ def render_people(dressed: Dressed, cameras: list[Cameras], background: float = 
 
 
 class Photographer:
-    """Draws people, dresses them and photographs them. Repeatable from its seed."""
+    """Generates random people, dresses and renders them. Deterministic for a seed."""
 
     def __init__(self, device: torch.device, seed: int) -> None:
         self.device = device
@@ -128,7 +128,7 @@ class Photographer:
         return draw_skeleton(repeat(dressed.keypoints), head, joined, SIZE)
 
     def spoil(self, images: Tensor, captions: list[str], share: float = 0.03) -> tuple[Tensor, list[str]]:
-        """A few pictures are made bad and say so, which gives a negative prompt something to mean."""
+        """Degrades a few images and says so in the caption, which gives negative prompts a meaning."""
         images = images.clone()
         for i, caption in enumerate(captions):
             if self.rng.random() > share:
@@ -150,7 +150,8 @@ class Photographer:
 
 
 def disturb_faces(faces: Tensor) -> Tensor:
-    """Face crops [B,3,S,S] as photos differ from renders: light, cast, crop, blur, noise, background."""
+    """Face crops [B,3,S,S], augmented as photos differ from renders: light, cast, crop, blur, noise,
+    background."""
     b, dev = len(faces), faces.device
     r = lambda *shape: torch.rand(b, *shape, device=dev)  # noqa: E731
     scale, shift = 0.88 + 0.24 * r(), (r(2) - 0.5) * 0.16
@@ -170,7 +171,7 @@ def disturb_faces(faces: Tensor) -> Tensor:
         padding_mode="border",
         align_corners=False,
     )
-    # Light from one side, an exposure and a colour cast, all mild: tones are what the identity must carry.
+    # Light from one side, exposure and colour cast, all mild: the identity must encode tones.
     y, x = torch.meshgrid(
         torch.linspace(-1, 1, faces.shape[-2], device=dev),
         torch.linspace(-1, 1, faces.shape[-1], device=dev),
@@ -180,7 +181,7 @@ def disturb_faces(faces: Tensor) -> Tensor:
     ramp = 1 + 0.18 * r()[:, None, None] * (side.cos()[:, None, None] * x + side.sin()[:, None, None] * y)
     gain = (0.90 + 0.2 * r())[:, None, None, None] * (0.96 + 0.08 * r(3))[:, :, None, None]
     out = out * ramp[:, None] * gain
-    # Behind the head a photo shows anything.
+    # The background of a photo is arbitrary.
     corner = (((x / 0.86) ** 2 + ((y + 0.05) / 1.05) ** 2) > 1).float()
     out = out + corner * (r() < 0.6).float()[:, None, None, None] * (r(3)[:, :, None, None] - out) * 0.9
     small = F.avg_pool2d(out, 3, 1, 1)

@@ -1,8 +1,8 @@
 """Clothes, hair and faces on bodies: surface points of dressed people, ready to be shaded and splatted.
 
-Every sample keeps its place on the mesh, so a garment is a rule over places (how far down the arm, how far
-up the torso) decided once on a template body, and wears on any body shape. Cloth that hangs free of the
-body (skirts, coat tails, long hair) is a surface of its own, sized by the body under it.
+Every sample keeps its position on the mesh. So a garment is a rule over positions (how far down the arm, how
+far up the torso), evaluated once on a template body, and fits any body shape. Cloth that hangs away from the
+body (skirts, coat tails, long hair) is a separate surface, sized by the body under it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _limb(points: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
 
 def quats_from_normals(n: Tensor) -> Tensor:
-    """Rotation that takes z to the normal, wxyz."""
+    """Rotation from z to the normal, wxyz."""
     q = torch.stack([1 + n[..., 2], -n[..., 1], n[..., 0], torch.zeros_like(n[..., 0])], -1)
     flipped = torch.zeros_like(q)
     flipped[..., 1] = 1.0
@@ -87,12 +87,12 @@ def quats_from_normals(n: Tensor) -> Tensor:
 
 
 def _hash(x: Tensor) -> Tensor:
-    """Cheap repeatable noise in 0..1."""
+    """Cheap deterministic noise in 0..1."""
     return torch.frac(torch.sin(x * 127.1) * 43758.5453).abs()
 
 
 class Mannequin:
-    """The samples of the template body and everything that is known of their places."""
+    """The samples of the template body and all attributes of their positions."""
 
     def __init__(self, device: torch.device, seed: int = 0) -> None:
         self.device = device
@@ -114,7 +114,7 @@ class Mannequin:
         center = tri.mean(1)
         in_front = head & (center[:, 1] < keypoints[0, 1] + 0.09)
         weight = torch.where(in_front, weight * 3, weight)
-        # Collars and shoulders are seen in head close-ups too.
+        # Head close-ups show collars and shoulders too.
         collar = ~head & (center[:, 2] > keypoints[1, 2] - 0.16) & (center[:, 0].abs() < 0.22)
         weight = torch.where(collar, weight * 2.5, weight)
         pick = torch.multinomial(weight.cpu(), SURFACE, replacement=True, generator=g)
@@ -122,7 +122,7 @@ class Mannequin:
         bary /= bary.sum(-1, keepdim=True)
         self.corner, self.bary = self.faces[pick.to(device)], bary.to(device)
         self.region = model.regions[self.corner[:, 0]]
-        # Spacing of samples from the density that drew them.
+        # Spacing of samples from the sampling density.
         density = SURFACE * weight / weight.sum() / area.clamp_min(1e-12)
         self.spacing = density[pick.to(device)].rsqrt()
         p = self.place = (template[self.corner] * self.bary[..., None]).sum(1)
@@ -163,8 +163,8 @@ class Mannequin:
         return normalize(out, dim=-1)
 
     def _occlusion(self, p: Tensor, n: Tensor, directions: int = 96, grid: int = 200) -> Tensor:
-        """How open each sample is to the room: the cosine-weighted share of directions that see it,
-        from depth maps of the sample cloud. 1 = open."""
+        """Ambient visibility of each sample: the cosine-weighted share of unoccluded directions, from depth
+        maps of the sample cloud. 1 = unoccluded."""
         i = torch.arange(directions, device=p.device) + 0.5
         z, a = 1 - 2 * i / directions, i * math.pi * (3 - 5**0.5)
         ways = torch.stack([(1 - z * z).sqrt() * a.cos(), (1 - z * z).sqrt() * a.sin(), z], -1)
@@ -282,7 +282,7 @@ class Mannequin:
             brow_tone,
             0.8,
         )
-        # The lids of the mesh are nearly shut; the eye is painted on what faces the camera there.
+        # The lids of the mesh are nearly shut; the eye is painted on the surface that faces the camera there.
         eye = (
             head
             & (fy < 1.1)
@@ -505,7 +505,7 @@ class Mannequin:
                 female=female,
             ),
         )
-        # Legs do not show through a skirt, whatever the step.
+        # Legs do not show through a skirt, at any pose.
         under = (hang[0]["opacity"][:, :1] > 0) & (on_leg | (region == REGION["hips"])) & ~covers
         opacity = torch.where(
             under & (p[..., 2] > hang[0]["points"][..., 2].amin(1, True) + 0.02), 0.0, opacity
@@ -677,7 +677,7 @@ class Mannequin:
             opacity=torch.where(curtain, 0.96, 0.0).expand(P, CURTAIN),
             spacing=(span / CURTAIN).sqrt().expand(P, CURTAIN) * 1.2,
         )
-        # A bun: a ball at the back of the crown, made of the last points of the curtain's budget.
+        # A bun: a ball at the back of the crown, made of the last points allotted to the curtain.
         bun = style == HAIR_STYLES.index("bun")
         k = torch.arange(CURTAIN, device=dev) + 0.5
         bz, ba = 1 - 2 * k / CURTAIN, k * 2.399963

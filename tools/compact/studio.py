@@ -1,8 +1,8 @@
-"""One fixed studio: its lights, and how each material answers them.
+"""One fixed studio: its lights, and the reflectance of each material.
 
-Light is summed in linear RGB and written as sRGB. Highlights are GGX with two roughnesses (Burley 2012,
+Light is summed in linear RGB and converted to sRGB. Highlights are GGX with two roughnesses (Burley 2012,
 Walter et al. 2007), softened by the size of each light; the frame's first axis runs along the threads.
-The lights never move, so a highlight has one right place for each surface and camera.
+The lights are fixed, so a highlight has one correct position for each surface and camera.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ AMBIENT_UP, AMBIENT_DOWN = 0.36, 0.20
 
 @dataclass(frozen=True)
 class Material:
-    """f0: reflectance of the highlight; along, across: GGX roughness; tint: how far the highlight takes
-    the cloth's colour; metal: how little is left of the diffuse colour; sheen: glow at grazing angles;
+    """f0: reflectance of the highlight; along, across: GGX roughness; tint: how much the highlight takes
+    the cloth's colour; metal: how much the diffuse colour is reduced; sheen: glow at grazing angles;
     grain: contrast of the weave."""
 
     f0: float
@@ -91,10 +91,10 @@ def shade(
     occlusion: Tensor,
     eye: Tensor,
 ) -> Tensor:
-    """sRGB colours [P,V,N,3] of P people's surface points seen from V cameras each.
+    """sRGB colours [P,V,N,3] of the surface points of P people, each seen from V cameras.
 
     points, normals, threads [P,N,3] (threads: tangent along the weave); albedo [P,N,3] sRGB;
-    material [P,N] codes; occlusion [P,N], 1 = open to the room; eye [P,V,3] camera centres.
+    material [P,N] codes; occlusion [P,N], 1 = unoccluded; eye [P,V,3] camera centres.
     """
     table = material_table(points.device)[material]
     f0, along, across, tint, metal, sheen, _ = (table[..., i : i + 1] for i in range(7))
@@ -111,7 +111,7 @@ def shade(
     color = diffuse[:, None].expand(-1, eye.shape[1], -1, -1).clone()
     view = torch.nn.functional.normalize(eye[:, :, None] - points[:, None], dim=-1)
     nv = (view * normals[:, None]).sum(-1, keepdim=True).abs().clamp_min(0.02)
-    # The room itself mirrors faintly in smooth things: brighter above the horizon than below it.
+    # Smooth surfaces reflect the room faintly: brighter above the horizon than below it.
     mirror_z = 2 * nv * normals[:, None, :, 2:3] - view[..., 2:3]
     room = (
         0.06

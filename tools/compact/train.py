@@ -1,9 +1,9 @@
-"""Train the compact prior on the fly: people are drawn, dressed, rendered and learned from in one loop.
+"""Train the compact prior: people are generated, dressed and rendered on the fly, in the training loop.
 
     python tools/compact/train.py --out RUN --seconds 1000 [--stop-after 500] [--resume]
 
 Needs a CUDA GPU and gsplat. `--seconds` is the length of the whole schedule; `--stop-after` ends this
-process earlier with a checkpoint in RUN, from which `--resume` continues. The finished folder RUN/prior
+process earlier and leaves a checkpoint in RUN, from which `--resume` continues. The finished folder RUN/prior
 (EMA weights, fp16) is what ships in src/specularip/assets/compact.
 """
 
@@ -67,7 +67,8 @@ PROBES = {
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word; words never shown in training become <unk>, so that they can be named to the user."""
+    """One token per word; words that training did not contain become <unk>, so that they can be reported to
+    the user."""
     special = ["<pad>", "<unk>", "<s>", "</s>"]
     words = {word: i for i, word in enumerate([*special, *vocabulary()])}
     core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
@@ -155,7 +156,7 @@ def make_prior(device: torch.device) -> Prior:
 
 
 class Pool:
-    """The latest examples, on the GPU as bytes; training draws from it at random."""
+    """Buffer of the latest examples, on the GPU as uint8; training samples from it at random."""
 
     def __init__(self, capacity: int, per_person: int, device: torch.device) -> None:
         self.images = torch.zeros(capacity, 4, SIZE, SIZE, dtype=torch.uint8, device=device)
@@ -298,7 +299,7 @@ def main() -> None:
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * x
         with torch.autocast("cuda", torch.bfloat16):
             hidden = prior.text_encoder(tokens).last_hidden_state
-            # Views from behind are asked with a small identity scale, or none.
+            # Views from behind have a small identity scale, or none.
             scale = torch.where(
                 torch.rand(len(x), device=device) < 0.12, 0.0, 0.5 + 0.5 * torch.rand(len(x), device=device)
             )
@@ -314,7 +315,8 @@ def main() -> None:
             end = (tokens == 3).int().argmax(1)
             logits = probe(hidden[torch.arange(len(x), device=device), end]).float()
         diffusion = F.mse_loss(v, target)
-        told = (drop > 0.1).float()  # a mean over those whose words were not dropped, without a host sync
+        # Mean over the examples whose text was not dropped, without a host synchronisation.
+        told = (drop > 0.1).float()
         parts = logits.split(list(PROBES.values()), -1)
         classes = sum(
             (told * F.cross_entropy(part, labels[:, i], reduction="none")).sum() / told.sum().clamp_min(1)
@@ -382,7 +384,7 @@ def main() -> None:
         p.data.copy_(e)
     prior.eval()
     save_prior(prior, args.out / "prior")
-    # What made these weights: one entry a run, the runs that they were started from first.
+    # Provenance of these weights: one entry per run, earlier runs first.
     before = json.loads((args.init / "training.json").read_text()) if args.init else []
     entry = {
         "steps": step,
@@ -400,7 +402,7 @@ def main() -> None:
 
 @torch.no_grad()
 def preview(prior: Prior, photographer: Photographer, out: Path, rng: random.Random) -> None:
-    """Samples beside the examples they were asked to be like."""
+    """Samples beside the examples with the same conditioning."""
     examples = photographer.shoot(12, 8)
     device = prior.device
     captions = examples.captions

@@ -1,8 +1,8 @@
-"""Who is drawn and what they wear: random people as plain numbers, and the sentences that describe them.
+"""Random people and their clothes as plain numbers, and the sentences that describe them.
 
-Everything the compact prior can be asked for is a word in this file. `describe` says only part of what is
-true of a person, as people do; what it leaves out falls back to a default (dark trousers, black shoes, a
-garment's usual cloth), so that an unmentioned thing has a likely look instead of an average of all looks.
+The compact prior's vocabulary is the words of this file. `describe` mentions only some attributes of a
+person, as people do; the others have a default (dark trousers, black shoes, a garment's usual cloth), so that
+an unmentioned attribute has a likely look instead of an average of all looks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MATERIALS: dict[str, tuple[str, ...]] = {
 }
 MATERIAL_NAMES = tuple(MATERIALS)
 
-# Bare skin and hair are shaded like materials too; their codes follow the six cloths.
+# Skin and hair are materials too; their codes follow those of the six cloths.
 SKIN, HAIR, SHOE, EYE = 6, 7, 8, 9
 
 TOPS: dict[str, tuple[str, ...]] = {
@@ -96,7 +96,7 @@ class Person:
 
     phenotype: dict[str, float]
     words: dict[str, str]
-    """How `describe` may call them: noun, and sometimes age, build and skin words."""
+    """Words that `describe` may use: noun, and sometimes age, build and skin."""
     skin: tuple[float, float, float]
     hair_style: int
     hair_color: int
@@ -122,7 +122,7 @@ def _near(rng: random.Random, rgb: tuple[float, float, float], spread: float) ->
 
 
 def skin_tone(rng: random.Random) -> tuple[tuple[float, float, float], str]:
-    """A skin colour in sRGB, uniform from pale to very dark, and the word for it."""
+    """A skin colour in sRGB, uniform from pale to very dark, and its word."""
     ramp = (
         (0.95, 0.80, 0.72),
         (0.87, 0.68, 0.56),
@@ -139,7 +139,7 @@ def skin_tone(rng: random.Random) -> tuple[tuple[float, float, float], str]:
 
 
 def held_out(top: int, color: int, material: int) -> bool:
-    """One outfit in eleven is never trained on: benchmarks ask for those."""
+    """One outfit in eleven is held out of training, for the benchmarks."""
     return (top * 7 + color * 5 + material * 3) % 11 == 0
 
 
@@ -343,7 +343,8 @@ def describe(person: Person, rng: random.Random) -> str:
     return lead + sentence + tail + ("." if rng.random() < 0.1 else "")
 
 
-# Words a user is likely to type that carry no look of their own; shown in training so that they do no harm.
+# Words that users are likely to type but that change nothing; in the training captions, so that they do no
+# harm.
 ADJECTIVES = (
     "elegant",
     "beautiful",
@@ -370,7 +371,7 @@ TAILS = (
 
 
 def vocabulary() -> list[str]:
-    """Every word the captions, the views and the fillers are made of, sorted."""
+    """Every word of the captions, view prompts and fillers, sorted."""
     rng = random.Random(0)
     words: set[str] = set()
     phrases = [

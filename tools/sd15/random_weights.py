@@ -1,10 +1,11 @@
-"""The sd15 preset's networks at full size with random weights: as costly as the real ones, and at hand.
+"""The sd15 preset's networks at full size with random weights: for tests and timings without the published
+ones.
 
     python tools/sd15/random_weights.py OUT [--dtype float16] [--seed 0]
 
 writes every source of the preset under OUT with the published files' layout, keys and shapes (about 4.4 GB in
-half precision), and prints the settings that point `specularip generate --preset sd15` at them. What it draws
-is noise. Pictures need the published weights.
+half precision), and prints the settings with which `specularip generate --preset sd15` uses them. Its images
+are noise; meaningful ones need the published weights.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from specularip.diffusion.prior import Prior
 
 FACE_DIM, TOKENS, LORA_RANK = 512, 4, 128
 CONTROL_SCALE = 0.02
-"""Spread of weights that start at zero (ControlNet's exits), so that they count for something."""
+"""Standard deviation of weights that are initialised to zero (ControlNet's outputs), so that they have an
+effect."""
 
 
 def _classes() -> dict[Kind, Callable[..., Any]]:
@@ -56,7 +58,7 @@ def network(kind: Kind, device: torch.device | str = "cpu", **changed: Any) -> n
 
 
 def tokenizer(folder: Path) -> Any:
-    """CLIP's byte-pair tokenizer over a vocabulary of single bytes: a token a letter."""
+    """CLIP's byte-pair tokenizer with a vocabulary of single bytes: one token per letter."""
     from transformers import AutoTokenizer
 
     # The printable alphabet that byte-level BPE maps bytes to (Radford et al., 2019).
@@ -84,8 +86,8 @@ def random_prior(
     dtype: torch.dtype,
     sizes: dict[Kind, dict[str, Any]] | None = None,
 ) -> Prior:
-    """The whole prior in memory but for its image encoder, with an identity adapter that reads embeddings
-    [B,512]; `folder` is scratch. `sizes` replaces settings of networks."""
+    """The whole prior in memory except its image encoder, with an identity adapter whose input is embeddings
+    [B,512]; `folder` is a scratch folder. `sizes` replaces settings of networks."""
     from diffusers import DDIMScheduler
 
     sizes = sizes or {}
@@ -102,7 +104,7 @@ def random_prior(
 
 
 def write(out: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> dict[str, Path]:
-    """All sources under `out`, by their names in `Sd15Sources`. device: where the weights are drawn."""
+    """Write all sources under `out`; keys are their names in `Sd15Sources`. device: where they are drawn."""
     from diffusers import DDIMScheduler
 
     places: dict[Kind, Path] = {

@@ -1,9 +1,9 @@
-"""3DGS's binary PLY, the file that every splat viewer reads.
+"""The binary PLY of 3DGS (Kerbl et al., 2023), which splat viewers read.
 
 Properties in the order of the reference implementation: x y z nx ny nz f_dc_0..2 opacity scale_0..2 rot_0..3,
 all float32, with f_dc = (rgb − 0.5) / 0.28209479177387814, opacity as a logit, scale as a logarithm, rot
-wxyz. The colour of the head's highlights depends on the view in ways that the file cannot say: the caller
-bakes their mean into `colors`, or more of them into harmonics of degree 1 to 3 (`specular.bake`). Those stand
+wxyz. The format cannot hold the specular head: callers bake the mean of its highlights into `colors`, and
+optionally their view dependence into spherical harmonics of degree 1 to 3 (`baking.bake`). These are stored
 between f_dc and opacity as f_rest_0..44: fifteen of red, then of green, then of blue.
 """
 
@@ -39,8 +39,7 @@ TYPES = {
 }
 MAX_HEADER = 1 << 16
 DARKEST = 1 / 512
-"""Colours are kept this far from 0 and 1, where the sigmoid behind `Gaussians.diffuse` has no finite
-logit."""
+"""Colours are clamped this far from 0 and 1, whose logits are infinite."""
 
 
 @torch.no_grad()
@@ -50,10 +49,10 @@ def write_ply(
     colors: Tensor | None = None,
     harmonics: Tensor | None = None,
 ) -> None:
-    """Write the cloud as a 3DGS PLY, atomically. colors [N,3] in 0..1; default: the diffuse colour.
-    harmonics [N,15,3]: coefficients of degree 1 to 3, in 3DGS's order and signs; default: none are written.
+    """Write Gaussians as a 3DGS PLY, atomically. colors [N,3] in 0..1; default: the diffuse colour.
+    harmonics [N,15,3]: coefficients of degree 1 to 3, in 3DGS's order and signs; default: none.
 
-    Raises UserError when the file cannot be written.
+    Raises UserError if the file cannot be written.
     """
     colors = gaussians.diffuse if colors is None else colors
     if colors.shape != (len(gaussians), 3):
@@ -84,8 +83,8 @@ def write_ply(
 def read_ply(path: str | os.PathLike[str], latents: int = 0) -> Gaussians:
     """Read a 3DGS PLY. Other properties (f_rest_*, …) are ignored; colours are clipped to 0..1.
 
-    The Gaussians come back unbound (joint 0, weight 1, region 0) with `latents` zeros as latent.
-    Raises UserError when the file is missing, is no PLY of this layout, is cut short or holds NaN or
+    The Gaussians are bound to joint 0 with weight 1 in region 0; their `latents` latent values are 0.
+    Raises UserError if the file is missing, not a PLY of this layout, truncated, or contains NaN or
     infinity.
     """
     path = Path(path)
@@ -96,10 +95,10 @@ def read_ply(path: str | os.PathLike[str], latents: int = 0) -> Gaussians:
 
     values = columns(*REQUIRED)
     if not bool(values.isfinite().all()):
-        raise UserError(f"{path} holds NaN or infinite values; it cannot be rendered")
+        raise UserError(f"{path} holds NaN or infinite values: it cannot be rendered")
     means, sh, opacity, log_scales, quats = values.split([3, 3, 1, 3, 4], -1)
     if bool((quats.norm(dim=-1) < 1e-8).any()):
-        raise UserError(f"{path} holds rotations of length zero; it is no 3DGS file")
+        raise UserError(f"{path} holds rotations of length zero: it is not a 3DGS file")
     count = len(vertices)
     weights = torch.zeros(count, 4)
     weights[:, 0] = 1
@@ -119,9 +118,9 @@ def read_ply(path: str | os.PathLike[str], latents: int = 0) -> Gaussians:
 
 @torch.no_grad()
 def read_harmonics(path: str | os.PathLike[str]) -> Tensor:
-    """Spherical harmonics [N,16,3] of a 3DGS PLY, f_dc first; degrees that the file lacks are 0.
+    """Spherical harmonics [N,16,3] of a 3DGS PLY, f_dc first; degrees missing from the file are 0.
 
-    Raises UserError as `read_ply` does, and where the number of f_rest_* fits no degree up to 3.
+    Raises UserError as `read_ply` does, and if the number of f_rest_* matches no degree up to 3.
     """
     path = Path(path)
     vertices = _read_vertices(path, REQUIRED, "a 3DGS point cloud")
@@ -132,7 +131,7 @@ def read_harmonics(path: str | os.PathLike[str]) -> Tensor:
     columns = [vertices[name].astype(np.float32) for name in ("f_dc_0", "f_dc_1", "f_dc_2", *rest)]
     values = torch.from_numpy(np.stack(columns, -1))
     if not bool(values.isfinite().all()):
-        raise UserError(f"{path} holds NaN or infinite values; it cannot be rendered")
+        raise UserError(f"{path} holds NaN or infinite values: it cannot be rendered")
     base, higher = values[:, None, :3], values[:, 3:].unflatten(1, (3, -1)).mT
     return F.pad(torch.cat([base, higher], 1), (0, 0, 0, 15 - higher.shape[1]))
 
@@ -140,9 +139,9 @@ def read_harmonics(path: str | os.PathLike[str]) -> Tensor:
 @torch.no_grad()
 def read_points(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None]:
     """Points [N,3] and colours [N,3] in 0..1 of any binary PLY with x, y, z; colours from red, green, blue
-    (0..255 where they are whole numbers) or from f_dc_0..2, else None.
+    (0..255 if they are integers) or from f_dc_0..2, else None.
 
-    Raises UserError when the file is missing, is no such PLY, is cut short or holds NaN or infinity.
+    Raises UserError if the file is missing, not such a PLY, truncated, or contains NaN or infinity.
     """
     path = Path(path)
     vertices = _read_vertices(path, ("x", "y", "z"), "a point cloud")
@@ -158,7 +157,7 @@ def read_points(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None]:
     elif {"f_dc_0", "f_dc_1", "f_dc_2"} <= set(names):
         colors = columns("f_dc_0", "f_dc_1", "f_dc_2") * SH_0 + 0.5
     if not bool(points.isfinite().all()) or (colors is not None and not bool(colors.isfinite().all())):
-        raise UserError(f"{path} holds NaN or infinite values; export it again")
+        raise UserError(f"{path} holds NaN or infinite values: export it again")
     return points, None if colors is None else colors.clamp(0, 1)
 
 
@@ -170,17 +169,17 @@ def _read_vertices(path: Path, required: tuple[str, ...], what: str) -> np.ndarr
         with path.open("rb") as file:
             dtype, count = _read_header(file, path, required, what)
             left = os.fstat(file.fileno()).st_size - file.tell()
-            data = file.read(min(dtype.itemsize * count, left))  # a header may claim more than memory holds
+            data = file.read(min(dtype.itemsize * count, left))  # the header may claim too many
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) < dtype.itemsize * count:
         found = len(data) // dtype.itemsize
-        raise UserError(f"{path} is cut short: {found} of {count} vertices are there")
+        raise UserError(f"{path} is cut short: it has {found} of {count} vertices")
     return np.frombuffer(data, dtype)
 
 
 def _read_header(file: BinaryIO, path: Path, required: tuple[str, ...], what: str) -> tuple[np.dtype, int]:
-    """The vertex record and the number of vertices; leaves the file at the first vertex."""
+    """The record type and the number of vertices; leaves the file position at the first vertex."""
     if file.readline(8).strip() != b"ply":
         raise UserError(f"{path} is not a PLY file")
     order, count, vertex_is_first = "", -1, False
@@ -189,7 +188,7 @@ def _read_header(file: BinaryIO, path: Path, required: tuple[str, ...], what: st
     while True:
         line = file.readline(MAX_HEADER)
         if not line.endswith(b"\n") or file.tell() > MAX_HEADER:
-            raise UserError(f"{path}: the PLY header does not end; the file is cut short or damaged")
+            raise UserError(f"{path}: the PLY header has no end: the file is cut short or damaged")
         words = line.decode("ascii", "replace").split()
         match words:
             case ["end_header"]:
@@ -208,7 +207,7 @@ def _read_header(file: BinaryIO, path: Path, required: tuple[str, ...], what: st
             case ["property", *_] if element == "vertex":
                 raise UserError(f"{path}: cannot read the vertex property {' '.join(words[1:])!r}")
     if not order:
-        raise UserError(f"{path}: only binary PLY is read; convert the file to binary")
+        raise UserError(f"{path}: ASCII PLY is not supported: convert the file to binary")
     if not vertex_is_first or count < 1:
         raise UserError(f"{path}: the PLY must begin with at least one vertex")
     names = [name for name, _ in properties]

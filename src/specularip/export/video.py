@@ -15,12 +15,12 @@ from specularip.files import atomic_path
 
 
 def write_video(frames: Iterable[np.ndarray], path: str | os.PathLike[str], fps: float = 30.0) -> int:
-    """Encode uint8 [H,W,3] RGB frames as H.264 yuv420p in MP4 and return their number. Atomic.
+    """Encode uint8 [H,W,3] RGB frames as H.264 (yuv420p) in MP4, atomically, and return their number.
 
-    Odd sizes are made even by repeating the last row or column. The index stands in front (+faststart), so
-    that a browser starts before it has the whole file. `frames` may be a generator: one frame is held at a
-    time. Raises ValueError for frames of another type or of unequal sizes, UserError when the file cannot be
-    written.
+    Odd sizes are padded by repeating the last row or column. The index comes first (+faststart), so that a
+    browser starts playing before the download ends. `frames` may be a generator: only one frame is in memory
+    at a time. Raises ValueError for no frames, or frames of another type or of different sizes; UserError if
+    the file cannot be written.
     """
     iterator = iter(frames)
     first = next(iterator, None)
@@ -31,23 +31,15 @@ def write_video(frames: Iterable[np.ndarray], path: str | os.PathLike[str], fps:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-nostdin", "-loglevel", "error"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
     command += ["-an", "-c:v", "libx264", "-preset", "medium", "-crf", "18", "-pix_fmt", "yuv420p"]
-    # Say which matrix turned RGB to YUV; players guess otherwise, and colours drift.
+    # Tag the YUV matrix: otherwise players guess, and colours shift.
     command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
-    command += [
-        "-colorspace",
-        "bt709",
-        "-color_primaries",
-        "bt709",
-        "-color_trc",
-        "bt709",
-        "-color_range",
-        "tv",
-    ]
+    command += ["-colorspace", "bt709", "-color_primaries", "bt709"]
+    command += ["-color_trc", "bt709", "-color_range", "tv"]
     command += ["-movflags", "+faststart"]
     count = 0
-    # ffmpeg's words go to a file: a full pipe that nobody reads would stop it.
-    with atomic_path(path) as temporary, tempfile.TemporaryFile() as words:
-        process = subprocess.Popen([*command, str(temporary)], stdin=subprocess.PIPE, stderr=words)
+    # stderr goes to a file: a full pipe that is not read would block ffmpeg.
+    with atomic_path(path) as temporary, tempfile.TemporaryFile() as log:
+        process = subprocess.Popen([*command, str(temporary)], stdin=subprocess.PIPE, stderr=log)
         assert process.stdin is not None
         try:
             frame: np.ndarray | None = first
@@ -66,9 +58,9 @@ def write_video(frames: Iterable[np.ndarray], path: str | os.PathLike[str], fps:
                 process.kill()
                 process.wait()
         if code:
-            words.seek(0)
-            lines = words.read().decode(errors="replace").strip().splitlines() or ["no message"]
-            raise UserError(f"cannot write {path}: ffmpeg says '{lines[-1].strip()}'")
+            log.seek(0)
+            lines = log.read().decode(errors="replace").strip().splitlines() or ["no message"]
+            raise UserError(f"cannot write {path}: ffmpeg: {lines[-1].strip()}")
     return count
 
 
@@ -76,4 +68,4 @@ def _check(frame: np.ndarray, shape: tuple[int, ...]) -> None:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"frames must be uint8 [H,W,3], got {frame.dtype} {list(frame.shape)}")
     if frame.shape != shape:
-        raise ValueError(f"frames must share one size: first {list(shape)}, then {list(frame.shape)}")
+        raise ValueError(f"frames must have one size: first {list(shape)}, then {list(frame.shape)}")

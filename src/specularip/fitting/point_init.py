@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.fitting.accessories import Accessories, find_accessories
+from specularip.fitting.visual_hull import random_points
 from specularip.gaussians import turned_to
-from specularip.posed_images import PosedImages, load_body_mesh, load_points, random_points
+from specularip.posed_images import PosedImages, load_body_mesh, load_points
 
 FLATNESS = (0.7, 0.7, 0.15)
 """Scales of a Gaussian on a surface with a known normal, in units of the spacing."""

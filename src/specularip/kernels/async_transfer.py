@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,32 +54,3 @@ class StepMetrics(Mapping[str, float]):
 
     def __len__(self) -> int:
         return len(self._names) + len(self._known)
-
-
-class HostCopy:
-    """A copy of nested dicts, lists and tuples of tensors in host memory, as they are at this point of the
-    current stream. Copies from a GPU are queued behind its work; `get`, from any thread, waits for them."""
-
-    def __init__(self, value: Any) -> None:
-        self._copied: torch.cuda.Event | None = None
-        self._value = self._copy(value)
-        if self._copied is not None:
-            self._copied.record()
-
-    def get(self) -> Any:
-        if self._copied is not None:
-            self._copied.synchronize()
-        return self._value
-
-    def _copy(self, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if not value.is_cuda:
-                return value.detach().clone()
-            self._copied = self._copied or torch.cuda.Event()
-            host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-            return host.copy_(value.detach(), non_blocking=True)
-        if isinstance(value, Mapping):
-            return {key: self._copy(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(self._copy(item) for item in value)
-        return value

@@ -131,9 +131,8 @@ def signature(*inputs: Tensor | None) -> tuple[Any, ...]:
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Collects garbage, then disables the collector: freeing another graph during a capture may call the
-    driver, which invalidates the capture."""
-    gc.collect()
+    """Disables the garbage collector: freeing another graph during a capture may call the driver, which
+    invalidates the capture."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -2,7 +2,7 @@
 
 A training loop calls `after_step` after every step. The session then records the metrics of the step before,
 whose numbers have arrived from the GPU by now, writes checkpoints and previews when they are due, and ends
-the run when a signal asks for it. Files are written by a background thread.
+the run when a signal requests it. Files are written by a background thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from specularip.errors import UserError
 from specularip.files import json_value
-from specularip.kernels.async_transfer import HostCopy, StepMetrics
+from specularip.kernels.async_transfer import StepMetrics
 from specularip.progress import Progress
 from specularip.run_folder import Checkpoint, RunFolder
 from specularip.stopping import StopRequest
@@ -150,7 +150,7 @@ class Session:
         """To be called after each step; `done` of the phase's steps are done now, and its state is whole.
 
         metrics: to be recorded, with "loss" and perhaps SKIPPED among them; None: none for this step. Raises
-        KeyboardInterrupt after saving a checkpoint if the run was asked to stop, and UserError if training
+        KeyboardInterrupt after saving a checkpoint if a signal requested a stop, and UserError if training
         has diverged or a file cannot be written.
         """
         self._read_metrics()
@@ -175,11 +175,11 @@ class Session:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether this process was asked to stop; `after_step` will save a checkpoint and end the run."""
+        """Whether a signal requested a stop; `after_step` will save a checkpoint and end the run."""
         return self._stop.requested
 
     def check_stop(self, done: int | None = None) -> None:
-        """Raise KeyboardInterrupt if any rank was asked to stop; `done` given: after saving a checkpoint."""
+        """Raise KeyboardInterrupt if any rank requests a stop; `done` given: after saving a checkpoint."""
         if not self.ranks.any(self._stop.requested, self.device):
             return
         if done is not None:
@@ -188,9 +188,11 @@ class Session:
         raise KeyboardInterrupt
 
     def save(self, phase: str, step: int, state: Any) -> None:
-        """Save a checkpoint of `state`, nested tensors, as it is now; the file is written in the background.
+        """Save a checkpoint, to be resumed at `step` of `phase`: copy `state`, nested tensors, to host memory
+        and write it in the background.
 
-        It is resumed at `step` of `phase`.
+        The copy waits for the GPU, some 30 ms every CHECKPOINT_SECONDS: the background thread makes no calls
+        to CUDA, which would invalidate a CUDA graph that is being captured meanwhile.
         """
         self._read_metrics()
         if not self.ranks.is_main:
@@ -200,10 +202,7 @@ class Session:
             timed, began = self._timed
             seconds[timed] = seconds.get(timed, 0.0) + time.perf_counter() - began
         meta = {"format": CHECKPOINT_FORMAT, "step": step, "seconds": seconds, "inputs": self._inputs}
-        copy, metrics_bytes = HostCopy(state), self.folder.metrics_bytes()
-        self._writer.submit(
-            lambda: self.folder.save_checkpoint(phase, copy.get(), meta, metrics_bytes=metrics_bytes)
-        )
+        self._writer.submit(self.folder.prepare_checkpoint(phase, state, meta))
 
     def write_report(self, values: Mapping[str, Any]) -> None:
         """Write report.json: `values`, then what every report holds. Raises UserError if a file before it

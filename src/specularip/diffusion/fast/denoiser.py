@@ -124,9 +124,8 @@ class FastDenoiser(nn.Module):
         )  # fmt: skip
 
         def capture() -> Any:
-            # One graph for each number of evaluations. Timing the convolutions for each takes 1.3 s instead
-            # of 0.3 s and selects the same ones.
-            with fast_kernels(benchmark=False):
+            # One graph for each number of evaluations.
+            with fast_kernels():
                 return graphs.capture(predict, *tensors)
 
         return graphs.get(("denoise", *signature(*tensors)), capture).replay(*tensors).clone()

@@ -1,0 +1,82 @@
+"""Random initial points where the cameras look, within the visual hull of the images' silhouettes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from specularip.cameras import Cameras
+from specularip.errors import UserError
+
+
+def random_points(
+    cameras: Cameras, count: int, generator: torch.Generator, alphas: Tensor | None = None
+) -> Tensor:
+    """`count` points [count,3], uniform over the space that at least half of the cameras (and at least two)
+    see.
+
+    alphas [V,H,W,1] of the cameras' images: points that project to an empty pixel of any image are rejected,
+    so that the rest fills the visual hull of the silhouettes. All on the CPU.
+
+    Raises UserError if there is no such space, as with cameras that face away from each other.
+    """
+    cameras = cameras.to("cpu")
+    center, radius = _common_view(cameras)
+    low, high = center - radius, center + radius
+    needed = max(2, math.ceil(len(cameras) / 2))
+
+    def draw(low: Tensor, high: Tensor, number: int) -> Tensor:
+        points = low + (high - low) * torch.rand(number, 3, generator=generator)
+        return points[_seen(points, cameras, needed, alphas)]
+
+    scout = draw(low, high, 1 << 17)
+    if len(scout) >= 100:
+        # Sample the bounding box of the accepted points from now on, with a margin.
+        margin = 0.1 * (scout.amax(0) - scout.amin(0)) + 1e-4 * radius
+        low, high = torch.maximum(low, scout.amin(0) - margin), torch.minimum(high, scout.amax(0) + margin)
+    found: list[Tensor] = []
+    have, drawn, batch = 0, 0, max(1 << 16, min(2 * count, 1 << 18))
+    while have < count and (have or drawn < 1 << 19) and drawn < 300 * count + 16 * batch:
+        found.append(draw(low, high, batch))
+        have, drawn = have + len(found[-1]), drawn + batch
+    if have < count:
+        raise UserError(
+            "the cameras see no common object in their images: check the transforms, "
+            "or add a body.npz or points3d.ply to initialise from"
+        )
+    return torch.cat(found)[:count]
+
+
+def _common_view(cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """The point [3] nearest to all optical axes in least squares, and the radius that the widest view covers
+    there."""
+    positions, forward = cameras.positions.double(), cameras.viewmats[:, 2, :3].double()
+    across = torch.eye(3, dtype=torch.float64) - forward[:, :, None] * forward[:, None, :]
+    # A weak prior, a point in front of the cameras, makes the system regular for parallel axes.
+    system, right = across.sum(0), (across @ positions[..., None]).sum(0)[:, 0]
+    spread = (positions - positions.mean(0)).norm(dim=-1).max().clamp_min(1e-3)
+    guess = (positions + spread * forward).mean(0)
+    pull = 1e-6 * len(cameras)
+    center = torch.linalg.solve(system + pull * torch.eye(3, dtype=torch.float64), right + pull * guess)
+    depth = ((center - positions) * forward).sum(-1).clamp_min(0)
+    half = 0.5 * torch.maximum(cameras.width / cameras.Ks[:, 0, 0], cameras.height / cameras.Ks[:, 1, 1])
+    return center.float(), (depth * half).max().clamp_min(1e-3).float()
+
+
+def _seen(points: Tensor, cameras: Cameras, needed: int, alphas: Tensor | None) -> Tensor:
+    """Indices of points [P,3] that at least `needed` cameras see and that project to no empty pixel."""
+    kept = torch.arange(len(points))
+    times = torch.zeros(len(points), dtype=torch.int64)
+    for view in range(len(cameras)):
+        pixels, depth = cameras[view].project(points[kept])
+        x, y = pixels[0].floor().long().unbind(-1)
+        inside = (depth[0] > 1e-3) & (x >= 0) & (x < cameras.width) & (y >= 0) & (y < cameras.height)
+        times[kept] += inside
+        keep = times[kept] + len(cameras) - 1 - view >= needed
+        if alphas is not None:
+            mask = alphas[view, y.clamp(0, cameras.height - 1), x.clamp(0, cameras.width - 1), 0]
+            keep &= ~inside | (mask > 0.1)
+        kept = kept[keep]
+    return kept
