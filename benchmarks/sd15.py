@@ -23,7 +23,6 @@ asynchronous metrics:
     plain-ops     ours, with plain-torch operations in place of the Triton kernels
     compiled-ops  ours, with those operations compiled
     no-graphs     ours, without CUDA graphs
-    no-streams    ours, with UNet and ControlNet one after the other
 
 `--sides` chooses by name. A step's time is the mean wall-clock time of steps from several places of the
 stage; each place is run twice with the same views and noise, and the second run counts. Ours skips
@@ -65,7 +64,6 @@ from specularip.body import HeadEllipsoid, anny_body, phenotype_from_text, skele
 from specularip.cameras import Cameras, orbit_views
 from specularip.diffusion.conditioning import Condition
 from specularip.diffusion.denoiser import DenoiserInputs
-from specularip.diffusion.fast import unet
 from specularip.diffusion.fast.accelerate import accelerate
 from specularip.diffusion.fast.layers import fast_kernels
 from specularip.diffusion.prior import Prior
@@ -74,6 +72,7 @@ from specularip.diffusion.refine import refine
 from specularip.diffusion.sds import SdsResult, sds
 from specularip.gaussians import Gaussians
 from specularip.kernels.async_transfer import StepMetrics
+from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.lpips import VGG_CONVOLUTIONS, VGG_WIDTHS, Lpips
 from specularip.machine import FULL_GIB, LOW_GIB
 from specularip.presets import preset_config, with_low_memory
@@ -379,7 +378,8 @@ def all_sides(backend: str) -> dict[str, Side]:
 
         @contextmanager
         def context() -> Iterator[None]:
-            with empty_compiler_caches(), fast_kernels(benchmark=True):
+            autotune = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True)
+            with empty_compiler_caches(), fast_kernels(), autotune:
                 yield
 
         return Side(prepare, context, all_evaluations=True)
@@ -393,14 +393,8 @@ def all_sides(backend: str) -> dict[str, Side]:
         "plain-ops": Side(accelerate, plain_operations),
         "compiled-ops": Side(accelerate, lambda: compiled_operations(backend)),
         "no-graphs": Side(lambda prior: accelerate(prior, graphs=False)),
-        "no-streams": Side(accelerate, lambda: patch.object(unet, "run_on_streams", in_sequence)),
         "low-memory": Side(accelerate, gib=LOW_GIB, variant=False),
     }
-
-
-def in_sequence(functions: list[Callable[[], Any]]) -> list[Any]:
-    """`run_on_streams` on one stream."""
-    return [function() for function in functions]
 
 
 def tiny_config() -> Config:
@@ -532,6 +526,9 @@ class Bench:
         warm, count = (2, 2) if self.arguments.tiny else (20, 200)
         speed = fit_speed(self.config, self.device, warm, count)
         self.add("ours", {"fit steps per second": speed, **memory(self.device, "fit ")})
+        with patch.object(GraphedFunction, "__call__", lambda graphed, *a, **k: graphed.function(*a, **k)):
+            speed = fit_speed(self.config, self.device, warm, count)
+        self.add("ours", {"fit steps per second without CUDA graphs": speed})
 
     def print_table(self) -> None:
         ours = self.results.get("ours", {})

@@ -1,11 +1,10 @@
-"""CUDA graphs give the results of their function for any values, shapes and constants; side streams."""
+"""CUDA graphs give the results of their function for any values, shapes and constants."""
 
 import gc
 
 import pytest
 import torch
 
-from specularip.kernels import streams
 from specularip.kernels.cuda_graphs import GraphCache, GraphedFunction, gc_paused, signature
 
 
@@ -95,29 +94,3 @@ def test_graph_cache_captures_each_key_once():
     cache.clear()
     cache.get(signature(torch.zeros(3)), lambda: captured.append(3))
     assert captured == [3, 5, 3]
-
-
-class FakeStream:
-    """Like a default stream: its handle is 0 on every device."""
-
-    cuda_stream = 0
-
-    def __init__(self, device):
-        self.device = torch.device(device)
-
-
-def test_side_streams_belong_to_the_device_of_their_stream(monkeypatch):
-    monkeypatch.setattr(streams.torch.cuda, "Stream", FakeStream)
-    monkeypatch.setattr(streams, "_SIDE_STREAMS", {})
-    first, second = FakeStream("cuda:0"), FakeStream("cuda:1")
-    sides = [streams.side_stream(stream, number) for stream in (first, second) for number in (1, 2)]
-    assert [side.device.index for side in sides] == [0, 0, 1, 1]
-    assert len(set(sides)) == 4
-    assert streams.side_stream(second, 1) is sides[2]
-
-
-def test_functions_run_in_order_without_a_gpu(monkeypatch):
-    monkeypatch.setattr(streams.torch.cuda, "is_available", lambda: False)
-    order = []
-    assert streams.run_on_streams([lambda n=n: order.append(n) or n for n in range(3)]) == [0, 1, 2]
-    assert order == [0, 1, 2]

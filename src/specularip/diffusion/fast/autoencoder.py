@@ -76,7 +76,7 @@ class FastAutoencoder(nn.Module):
             tape: Tape = []
             return self._encoder.forward(images, tape), tape
 
-        with fast_kernels(benchmark=True):
+        with fast_kernels():
             forward = graphs.capture(encode, images)
             latents, tape = forward.replay(images)
             grad = torch.randn_like(latents)

@@ -1,5 +1,8 @@
 """The Triton kernels of `ops`: float32 arithmetic, the features' own dtype in memory.
 
+A step of SEID takes 52 ms with them on an H200, 97 with the plain operations under torch.compile and 147 with
+these as they are (benchmarks/sd15.py).
+
 Features [B,H,W,C] are treated as images of H·W rows. Sums over rows are written by chunk and reduced by the
 next kernel: without atomics, the same input gives the same bits. Kernels that reread the output of the
 previous one walk it backwards, since what was written last is still in the cache.

@@ -8,9 +8,7 @@ values of all cross-attentions are one matrix product, and so are all time embed
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -43,7 +41,6 @@ from specularip.diffusion.fast.ops import (
     join,
     normalize,
 )
-from specularip.kernels.streams import run_on_streams
 
 
 @dataclass(frozen=True)
@@ -250,19 +247,13 @@ class UNet(Trunk):
     ) -> Tensor:
         """The prediction [E,c,h,w] float32. pose [V,h,w,C]: the result of `ControlNet.embed`, which stands in
         for `inputs.pose`; None: the ControlNet is not run."""
-
-        def own() -> tuple[Features, list[Tensor], Context]:
-            context = self.context(inputs)
-            return *self.down(Features(self.entry(inputs.noisy)), context), context
-
-        functions: list[Callable[[], Any]] = [own]
+        context = self.context(inputs)
+        x, skips = self.down(Features(self.entry(inputs.noisy)), context)
+        value, other = x.x, None
+        residuals: list[Tensor] = []
         if controlnet is not None and pose is not None:
-            functions.append(partial(controlnet, inputs, pose))
-        # The two networks meet in the middle: until then they run side by side.
-        (x, skips, context), *control = run_on_streams(functions)
-        middle, residuals = control[0] if control else (None, [])
-        # The middle and its residual are summed by the first join.
-        value, other = x.x, middle.x if control else None
+            middle, residuals = controlnet(inputs, pose)
+            other = middle.x  # the first join adds it to the middle
         for block, up in zip(self.network.up_blocks, self.up):
             for index in range(len(block.resnets)):
                 skip = Part(skips.pop(), residuals.pop() if residuals else None)
