@@ -17,12 +17,13 @@ these are measured:
 and with `--variants`, to see what our own GPU code gains over torch.compile, all with our renderer, poses and
 asynchronous metrics:
 
-    eager         diffusers' modules
-    compiled      each network compiled as a whole, channels last, with the fastest library kernels
-    regional      transformer blocks and resnets compiled one by one; equal ones share code
-    plain-ops     ours, with plain-torch operations in place of the Triton kernels
-    compiled-ops  ours, with those operations compiled
-    no-graphs     ours, without CUDA graphs
+    eager             diffusers' modules
+    compiled          each network compiled as a whole, channels last, with the fastest library kernels
+    compiled-graphs   the same with the compiler's own CUDA graphs
+    regional          transformer blocks and resnets compiled one by one; equal ones share code
+    plain-ops         ours, with plain-torch operations in place of the Triton kernels
+    compiled-ops      ours, with those operations compiled
+    no-graphs         ours, without CUDA graphs
 
 `--sides` chooses by name. A step's time is the mean wall-clock time of steps from several places of the
 stage; each place is run twice with the same views and noise, and the second run counts. Ours skips
@@ -371,9 +372,9 @@ class Side:
 def all_sides(backend: str) -> dict[str, Side]:
     """By name, in the order in which they run. backend: of torch.compile."""
 
-    def compiled(blocks: bool) -> Side:
+    def compiled(**options: bool) -> Side:
         def prepare(prior: Prior) -> Prior:
-            compile_networks(prior, backend, blocks=blocks)
+            compile_networks(prior, backend, **options)
             return prior
 
         @contextmanager
@@ -387,7 +388,8 @@ def all_sides(backend: str) -> dict[str, Side]:
     return {
         "reference": Side(published=True, all_evaluations=True, variant=False),
         "eager": Side(all_evaluations=True),
-        "compiled": compiled(blocks=False),
+        "compiled": compiled(),
+        "compiled-graphs": compiled(graphs=True),
         "regional": compiled(blocks=True),
         "ours": Side(accelerate, gib=FULL_GIB, variant=False),
         "plain-ops": Side(accelerate, plain_operations),

@@ -43,17 +43,18 @@ def compiled_graphs() -> dict[str, int]:
     return {"compiled graphs": counters["stats"]["unique_graphs"], "graph breaks": breaks}
 
 
-def compile_networks(prior: Prior, backend: str, *, blocks: bool) -> None:
+def compile_networks(prior: Prior, backend: str, *, blocks: bool = False, graphs: bool = False) -> None:
     """Put diffusers' networks into channels-last order and compile them, in place.
 
-    blocks: compile every transformer block and resnet by itself, not each network as a whole.
+    blocks: compile every transformer block and resnet by itself, not each network as a whole. graphs: let the
+    compiler capture CUDA graphs (its mode "reduce-overhead").
     """
     networks = [prior.denoiser.unet, prior.denoiser.controlnet, prior.autoencoder.vae.encoder]  # type: ignore[attr-defined]
     for network in networks:
         network.to(memory_format=torch.channels_last)
         for module in network.modules() if blocks else [network]:
             if not blocks or type(module).__name__ in ("BasicTransformerBlock", "ResnetBlock2D"):
-                module.compile(dynamic=False, backend=backend)
+                module.compile(dynamic=False, backend=backend, mode="reduce-overhead" if graphs else None)
 
 
 @contextmanager
