@@ -1,6 +1,6 @@
 """avatar.safetensors: the file of an avatar, written and read. The header is JSON in the file's metadata.
 
-`save_tensors`, `open_tensors` and `take` serve the file of a baked avatar, too.
+`baking.bake` uses `save_tensors`, `open_tensors` and `take_gaussians` for baked.safetensors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from specularip.gaussians import Binding, Gaussians, field_specs
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 
 FORMAT = 3
-"""Version of avatar.safetensors; raised when an older reader would misread a file."""
+"""Version of avatar.safetensors; incremented when an older reader would misread a file."""
 FILE_NAME = "avatar.safetensors"
 HEADER = "specularip"
 BAKED_HEADER = "specularip_baked"

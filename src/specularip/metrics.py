@@ -179,7 +179,7 @@ class HighlightDrift:
 
 
 def highlight_drift(images: Tensor, targets: Tensor, alphas: Tensor, cameras: Cameras) -> HighlightDrift:
-    """How far highlights lie from where they should be: the angle at the camera between the viewing rays
+    """Displacement of highlights from their true positions: the angle at the camera between the viewing rays
     through the centre of a true highlight and through that of its counterpart.
 
     images, targets [B,H,W,3]; alphas [B,H,W,1] of the targets. A highlight is a connected patch of luminance
