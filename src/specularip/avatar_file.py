@@ -140,7 +140,9 @@ def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarConten
     if not isinstance(header, dict):
         raise DamagedFile("it has no specularip header")
     if header.get("format") in (1, 2):
-        raise DamagedFile("it is from an earlier version with another shading model: make it again")
+        raise DamagedFile(
+            "it is from an earlier version with another shading model: generate or fit it again"
+        )
     if header.get("format") != FORMAT:
         raise DamagedFile(f"format {header.get('format')} is not {FORMAT}, the one this version reads")
     provenance = header.get("provenance", {})

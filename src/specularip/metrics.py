@@ -246,7 +246,7 @@ def coherence(
 @torch.no_grad()
 def frames_per_second(avatar: Avatar, cameras: Cameras, frames: int = 20, warm_up: int = 3) -> float:
     """1 / median seconds of rendering one image with highlights, view after view; the first `warm_up` frames
-    are not counted. As in a viewer, all that does not depend on the camera is prepared once
+    are not counted. As in a viewer, everything independent of the camera is prepared once
     (`Avatar.prepare`); the device is synchronised around each frame."""
     prepared = avatar.prepare()
     cameras = cameras.to(prepared.means.device)

@@ -184,7 +184,7 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         note(f"the text is longer than the prior's token limit; this part is left out: '{cut}'")
     unknown = [word for word in prior.unknown_words(text) if any(c.isalnum() for c in word)]
     if unknown:
-        note(f"the prior does not know these words and ignores them: {', '.join(unknown)}")
+        note(f"words outside the prior's vocabulary, ignored: {', '.join(unknown)}")
     phenotype = phenotype_from_text(inputs.text)
     body = make_body(config, phenotype).to(device)
     face, other = read_faces(prior, faces, inputs, config, note)

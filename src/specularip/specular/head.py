@@ -92,7 +92,7 @@ class SpecularHead(nn.Module):
                 self.attention = MutualAttention(config.token)
 
     def prepare(self, latents: Tensor, diffuse: Tensor) -> PreparedShading:
-        """All that is independent of the view. latents [N,34], see `shading.LATENTS`; diffuse [N,3] in 0..1.
+        """Everything independent of the view. latents [N,34], see `shading.LATENTS`; diffuse [N,3] in 0..1.
 
         Raises ValueError for other shapes.
         """
