@@ -5,4 +5,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=tools/setup.sh
 . tools/setup.sh
 setup dev || { echo "error: the set-up failed; run this again to repair it" >&2; exit 1; }
-exec .venv/bin/python -m pytest "$@"
+# Two processes: most tests use one core.
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

@@ -1,7 +1,7 @@
 """An avatar from a sentence and a photo of a face.
 
 Writes a run folder: avatar.safetensors, avatar.ply, turntable.mp4, preview.png, report.json. Three to fifteen
-minutes on a CPU, by its age; `--quick` changes some settings and makes a very rough one in half a minute.
+minutes, depending on the CPU; `--quick` changes some settings and makes a very rough one in half a minute.
 """
 
 import argparse

@@ -26,7 +26,7 @@ rows = [torch.cat(list(layer.clamp(0, 1)), 1) for layer in (frame.image, frame.s
 args.out.parent.mkdir(parents=True, exist_ok=True)
 Image.fromarray((torch.cat(rows) * 255).byte().numpy()).save(args.out)
 
-# The same by hand, differentiable: the head shades each Gaussian for each camera, then they are drawn.
+# The same step by step, differentiable: the head shades each Gaussian for each camera, then rasterise.
 cloud = avatar.gaussians.requires_grad_()
 colors, specular = shade(cloud, avatar.head, cameras)  # [B,N,3] each
 view = cameras.viewmats, cameras.Ks, cameras.width, cameras.height

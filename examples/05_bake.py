@@ -1,7 +1,7 @@
-"""Bake highlights into plain numbers, and export.
+"""Bake highlights into explicit functions of the view direction, and export.
 
-Writes baked.safetensors (four anisotropic spherical Gaussians, ASGs, per Gaussian: a few lines of shader draw
-them), baked.ply (spherical harmonics to degree 3, for any viewer of 3DGS files) and avatar.ply (diffuse
+Writes baked.safetensors (four anisotropic spherical Gaussians, ASGs, per Gaussian: a few lines of shader
+code), baked.ply (spherical harmonics to degree 3, for any viewer of 3DGS files) and avatar.ply (diffuse
 colours plus the mean highlight). Half a minute on a CPU for the ball, one to two minutes for an avatar.
 """
 

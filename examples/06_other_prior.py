@@ -2,7 +2,7 @@
 
 The folder holds model_index.json, unet/, text_encoder/, tokenizer/ and scheduler/, and optionally vae/,
 controlnet/, image_encoder/ and ip_adapter/; what the prior can do follows from them (docs/models.md).
-As long as 01 with the shipped prior; `--quick` gives a very rough avatar in half a minute.
+With the shipped prior it takes as long as 01; `--quick` gives a very rough avatar in half a minute.
 """
 
 import argparse

@@ -52,7 +52,7 @@ def shade(
     """Colours [B,N,3] (diffuse + specular, not clamped) and the specular part alone [B,N,3], for `rasterize`.
 
     Differentiable in the Gaussians and the head. Positions get no gradient through the view direction: errors
-    of colour should change colours and normals, not move Gaussians. Without a head, or with a gain of 0,
+    in colour should change colours and normals, not move Gaussians. Without a head, or with a gain of 0,
     specular is zero.
     """
     diffuse = gaussians.diffuse
@@ -67,8 +67,8 @@ def shade(
 
 @dataclass(frozen=True)
 class Prepared:
-    """All of an avatar that is independent of the camera, computed once to render many frames (viewer,
-    video). A snapshot, made by `Avatar.prepare`. N Gaussians; no gradients.
+    """Everything about an avatar that is independent of the camera, computed once to render many frames
+    (viewer, video). A snapshot, made by `Avatar.prepare`. N Gaussians; no gradients.
 
     means, scales, diffuse, normals [N,3]; quats [N,4]; opacities [N]; as in `rasterize` and
     `SpecularHead.shade`. head and shading None: diffuse only.

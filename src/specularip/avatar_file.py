@@ -1,6 +1,6 @@
 """avatar.safetensors: the file of an avatar, written and read. The header is JSON in the file's metadata.
 
-`save_tensors`, `open_tensors` and `take` serve the file of a baked avatar, too.
+`baking.bake` uses `save_tensors`, `open_tensors` and `take_gaussians` for baked.safetensors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from specularip.gaussians import Binding, Gaussians, field_specs
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 
 FORMAT = 3
-"""Version of avatar.safetensors; raised when an older reader would misread a file."""
+"""Version of avatar.safetensors; incremented when an older reader would misread a file."""
 FILE_NAME = "avatar.safetensors"
 HEADER = "specularip"
 BAKED_HEADER = "specularip_baked"
@@ -140,7 +140,9 @@ def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarConten
     if not isinstance(header, dict):
         raise DamagedFile("it has no specularip header")
     if header.get("format") in (1, 2):
-        raise DamagedFile("it is from an earlier version with another shading model: make it again")
+        raise DamagedFile(
+            "it is from an earlier version with another shading model: generate or fit it again"
+        )
     if header.get("format") != FORMAT:
         raise DamagedFile(f"format {header.get('format')} is not {FORMAT}, the one this version reads")
     provenance = header.get("provenance", {})

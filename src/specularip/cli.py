@@ -23,8 +23,9 @@ from specularip.version import __version__
 if TYPE_CHECKING:
     from specularip.models.check import Model
 
-# Idle OpenMP threads spin for milliseconds by default, which slows a run down several times if other
-# processes need the cores. Let them sleep sooner. Read when torch loads; the user's own setting wins.
+# By default, idle OpenMP threads spin for milliseconds, which makes a run several times slower when other
+# processes need the cores. A lower spin count lets them sleep sooner. torch reads the variable when it loads;
+# a setting of the user takes precedence.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
@@ -62,7 +63,7 @@ def generate(
             method: it needs an NVIDIA GPU with 16 GB and downloaded models (see `specularip models`).
         seed: Random seed. The same seed gives the same avatar on the same machine.
         photo_weight: Weight of the photo in the loss on the front of the head; 0 leaves the face to the
-            diffusion prior. If omitted, 1 for compact and 0 for sd15, whose prior reproduces faces well.
+            diffusion prior. If omitted, 1 for compact and 0 for sd15, whose prior is conditioned on identity.
         low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Deletes only files that a run writes.
@@ -201,7 +202,7 @@ def evaluate(
     """Evaluate an avatar on posed images: prints a table of metrics, or writes them as JSON.
 
     PSNR, SSIM and LPIPS (if its weights are present) compare whole images; highlight PSNR compares only
-    bright pixels; highlight drift is the angle between highlights and where they should be; coherence is the
+    bright pixels; highlight drift is the angle between rendered and true highlights; coherence is the
     agreement of the specular layer between neighbouring views. docs/metrics.md has the formulas.
 
     Example: specularip eval out/satin --data glossy/satin --out metrics.json
@@ -209,7 +210,7 @@ def evaluate(
     Args:
         avatar: A run folder, or an avatar file (.safetensors, .ply).
         data: Folder with posed images in the layout of NeRF-synthetic, see `fit`.
-        split: Which transforms_*.json of the folder to use: best one that the avatar was not fitted to.
+        split: Which transforms_*.json of the folder to use, preferably one that the avatar was not fitted to.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         out: JSON file for the metrics. A dash (-) prints the JSON instead of the table.
     """
@@ -418,7 +419,7 @@ def models(
 
     Args:
         action: check only reports; fetch downloads.
-        preset: Whose models to check or download.
+        preset: The preset whose models are checked or downloaded.
         quick: Skip the checksums, which read every file completely.
         settings: Change the preset's sources, as for generate: prior.sources.base=/models/realistic_vision.
     """

@@ -6,5 +6,4 @@ class UserError(Exception):
 
 
 class MissingWeights(UserError):
-    """Weights that are not on this machine. The message names them; the caller, who knows how they are
-    downloaded, adds the remedy."""
+    """Weights that are not on this machine. The message names them; the caller adds how to download them."""

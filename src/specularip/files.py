@@ -96,7 +96,7 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray | Tensor) -> Path:
 
 
 def to_uint8(image: np.ndarray | Tensor) -> np.ndarray:
-    """An image of floats in 0..1, array or tensor, as rounded bytes; NaN becomes 0, uint8 stays as it is."""
+    """An image of floats in 0..1, array or tensor, as rounded bytes; NaN becomes 0. uint8 is unchanged."""
     if isinstance(image, np.ndarray):
         if image.dtype == np.uint8:
             return image

@@ -39,14 +39,14 @@ def check_inputs(
 ) -> Inputs:
     """Read the photo, find the face and check that `out` may be used; writes nothing.
 
-    look_for_face: False if a better detector will do so later (`faces.insightface`). Raises UserError for an
-    empty text, a photo without a usable face (see `faces.photo` and `faces.cascade`), or an output folder
+    look_for_face: False if insightface will detect the face later (`faces.insightface`). Raises UserError for
+    an empty text, a photo without a usable face (see `faces.photo` and `faces.cascade`), or an output folder
     that cannot be used (see `RunFolder.check`).
     """
     text = " ".join(text.split())
     if not text:
         raise UserError("the text is empty: describe the person, as in 'A woman in a red satin dress'")
-    folder = RunFolder.check(out, resume, overwrite)  # first, as it is cheapest
+    folder = RunFolder.check(out, resume, overwrite)  # the cheapest check first
     path = Path(image)
     photo = _read_photo(path, _file_version(path))
     if not look_for_face:
@@ -58,7 +58,7 @@ def check_inputs(
 
 @lru_cache(maxsize=1)
 def _read_photo(path: Path, version: tuple[int, ...]) -> np.ndarray:
-    """Cached, as the command line checks the inputs before torch loads and `generate` checks them again."""
+    """Cached: the command line checks the inputs before torch loads, and `generate` checks them again."""
     photo = read_image(path)
     photo.setflags(write=False)
     return photo

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al., 2018), version 0.1 on VGG-16: the network, and where its weights are.
+"""LPIPS (Zhang et al., 2018), version 0.1 on VGG-16: the network, and the location of its weights.
 
 Users download the weights themselves: VGG-16 as torch hub ships it and the five linear heads of LPIPS, as
 .safetensors or plain state dicts. They are read from the folder named by SPECULARIP_LPIPS, or from
@@ -32,7 +32,7 @@ NO_LPIPS = (
     f"LPIPS weights are not in {LPIPS_FOLDER}: download them with specularip models fetch --preset sd15, "
     f"or set {LPIPS_VARIABLE} to their folder"
 )
-"""What to tell the user where `find_lpips` returns None."""
+"""Message for the user when `find_lpips` returns None."""
 
 VGG_CONVOLUTIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 """Indices of VGG-16's convolutions in torch hub's `features`, by block; a max pool separates the blocks."""

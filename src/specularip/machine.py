@@ -1,4 +1,4 @@
-"""Whether the GPU is enough for a run, checked before anything is loaded."""
+"""Checks before anything is loaded that there is a GPU with enough free memory for the run."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ class HighlightDrift:
 
 
 def highlight_drift(images: Tensor, targets: Tensor, alphas: Tensor, cameras: Cameras) -> HighlightDrift:
-    """How far highlights lie from where they should be: the angle at the camera between the viewing rays
+    """Displacement of highlights from their true positions: the angle at the camera between the viewing rays
     through the centre of a true highlight and through that of its counterpart.
 
     images, targets [B,H,W,3]; alphas [B,H,W,1] of the targets. A highlight is a connected patch of luminance
@@ -246,7 +246,7 @@ def coherence(
 @torch.no_grad()
 def frames_per_second(avatar: Avatar, cameras: Cameras, frames: int = 20, warm_up: int = 3) -> float:
     """1 / median seconds of rendering one image with highlights, view after view; the first `warm_up` frames
-    are not counted. As in a viewer, all that does not depend on the camera is prepared once
+    are not counted. As in a viewer, everything independent of the camera is prepared once
     (`Avatar.prepare`); the device is synchronised around each frame."""
     prepared = avatar.prepare()
     cameras = cameras.to(prepared.means.device)

@@ -1,4 +1,4 @@
-"""`generate`: from a sentence and a photo to a finished run folder; what is loaded, the order of stages."""
+"""`generate`: text and a face photo to a finished run folder. Loads everything, then runs the stages."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ from specularip.version import __version__
 
 PHOTO_SIZE = 96
 PREVIEW_SIZE = 192
-"""Pixels a side of each view of the preview while the run goes on; twice as many at its end."""
+"""Side in pixels of each view in preview.png during the run; twice that in the final one."""
 MEMORY_SETTINGS = (
     ("", "low_memory"), ("seid", "views_at_once"), ("scr", "refine_batch"), ("scr", "vae_batch"),
 )  # fmt: skip
-"""Settings that a resumed run may change, as they do not change the result."""
+"""Settings that a resumed run may change, because they do not affect the result."""
 UNET_FEATURES = f"the perceptual loss compares features of the prior's own UNet; {NO_LPIPS}"
 
 
@@ -127,7 +127,7 @@ def _memory_errors(advice: str) -> Iterator[None]:
 
 
 def _run_inputs(inputs: Inputs, config: Config) -> dict[str, Any]:
-    """What a resumed run must share with the one it continues."""
+    """The settings and inputs that must be the same when a run is resumed."""
     settings = asdict(config)
     for part, name in MEMORY_SETTINGS:
         (settings[part] if part else settings).pop(name)
@@ -171,9 +171,9 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         perceptual = find_lpips(device)
         if perceptual is None:
             raise UserError(f"{NO_LPIPS}; --set scr.perceptual_weight=0 does without")
-    # Before the networks, whose loading takes longer: what is missing is reported soon.
+    # Before the prior, which takes longer to load, so that missing models are reported early.
     faces = InsightFace.load(config.prior.faces, device) if config.prior.path == "sd15" else None
-    # May compile; the ETA should not include it.
+    # Compile the kernels now, so that the ETA does not include it.
     raster.warm_up(device)
     specular.warm_up(device)
     prior = load_prior(config, device)
@@ -184,7 +184,7 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         note(f"the text is longer than the prior's token limit; this part is left out: '{cut}'")
     unknown = [word for word in prior.unknown_words(text) if any(c.isalnum() for c in word)]
     if unknown:
-        note(f"the prior does not know these words and ignores them: {', '.join(unknown)}")
+        note(f"words outside the prior's vocabulary, ignored: {', '.join(unknown)}")
     phenotype = phenotype_from_text(inputs.text)
     body = make_body(config, phenotype).to(device)
     face, other = read_faces(prior, faces, inputs, config, note)
@@ -192,7 +192,7 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     for guidance in (config.guidance, config.scr.guidance or config.guidance):
         guide.identity(guidance)
     if device.type == "cuda":
-        prior.image_encoder = None  # a fifth of all weights; the face has been encoded
+        prior.image_encoder = None  # a fifth of all weights, unused once the face is encoded
         torch.cuda.empty_cache()
     photo = None
     if config.photo_weight > 0:
@@ -212,7 +212,8 @@ def read_faces(
 ) -> tuple[EncodedFace, EncodedFace | None]:
     """Features of the photo's face, and of the face in `guidance.negative_face`, if one is set.
 
-    faces: the face recogniser; None: it is loaded if the prior takes embeddings.
+    faces: the face recogniser; None: loaded here if the prior takes embeddings. note: receives lines for the
+    user and the report. Raises UserError if a photo shows no usable face.
     """
     photos = [(inputs.photo, str(inputs.image))]
     if config.guidance.negative_face:
@@ -267,7 +268,7 @@ def _run_stages(session: Session, context: RunContext) -> Avatar:
     if targets is None:
         session.progress.start("SCR views", config.scr.refine_steps * len(orbits(config.scr)))
         with session.timed("refine"):
-            # It takes seconds: a run that is stopped here starts it again from the checkpoint above.
+            # Takes seconds, so it has no checkpoints: a run stopped here resumes from the one above.
             def after_refining(done: int, total: int) -> None:
                 session.progress.step(done)
                 session.check_stop()

@@ -1,4 +1,4 @@
-"""Views of a finished avatar for people: framing, preview image, turntable frames."""
+"""Presentation of an avatar: framing, preview image, turntable frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The output folder of a run: whether it may be used, its files, its checkpoints.
+"""The output folder of a run: check, create, write files, save and load checkpoints.
 
 avatar.safetensors  avatar.ply  turntable.mp4  preview.png  report.json  metrics.jsonl  checkpoints/
 """

@@ -1,3 +1,3 @@
-"""The version of the package, apart from its public names so that any module can report it."""
+"""The version of the package, in a module without imports so that any other can import it."""
 
 __version__ = "0.1.0"

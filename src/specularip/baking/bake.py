@@ -65,7 +65,7 @@ BLUR_DEG = 6.0
 """Kernel width of the interpolation of contributions between those images, a third of the angle between
 them."""
 UNSEEN = 1e-3
-"""Weight of a direction that a Gaussian is never seen from, relative to the mean: keeps it sane there."""
+"""Weight, relative to the mean, of a direction that a Gaussian is never seen from: bounds the fit there."""
 ROUGH = 1e-4
 """Pull of a harmonic of degree l towards 0, times l (l + 1)."""
 

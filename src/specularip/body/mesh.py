@@ -90,7 +90,7 @@ class Body:
         """n samples with density proportional to `region_weights` (by name with default 1, or all ten in
         order).
 
-        Stratified along the cumulative area, so that no part of the surface is missed. The same generator
+        Stratified along the cumulative area, so that samples are even. The same generator
         state gives the same samples. Raises ValueError for n < 1 or weights that leave no surface.
         """
         if n < 1:

@@ -36,7 +36,7 @@ COLORS = (
 STICK = 4.0
 """Half-width of a limb and radius of a joint, in pixels of a 512² image."""
 THINNEST = 0.7
-"""Lower limit of that in pixels of the image: limbs of small drawings must not fade."""
+"""Lower limit of STICK in pixels of the drawing, so that limbs stay opaque in small ones."""
 CORE = 0.88
 """Scale of the occluding ellipsoid relative to the head's: ears and nose lie outside."""
 BURIED = 0.35

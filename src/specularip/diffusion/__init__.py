@@ -1,1 +1,1 @@
-"""The diffusion prior: a folder of weights, score distillation from it, and multi-view refinement with it."""
+"""The diffusion prior: networks, conditioning, guidance, score distillation, multi-view refinement."""

@@ -1,4 +1,4 @@
-"""Identity adapters: face embeddings to identity tokens, the plain IP-Adapter and FaceID-PlusV2.
+"""Identity adapters, which map face embeddings to identity tokens: plain IP-Adapter and FaceID-PlusV2.
 
 FaceID-PlusV2 is IP-Adapter's published variant for faces (Ye et al., IP-Adapter, 2023, and its FaceID
 releases). Tokens made from a face recogniser's embedding attend to CLIP's features of the face crop (a

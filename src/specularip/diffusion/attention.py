@@ -179,10 +179,10 @@ def attend_shared(
 
 
 def shares_keys(name: str) -> bool:
-    """Whether an attention, by its name in diffusers, takes part in mutual self-attention.
+    """Whether an attention, by its name in diffusers, shares keys and values in mutual self-attention.
 
     Those are `attn1` of every up block but the first: the coarsest features determine the layout, and sharing
-    them would turn one view into another; the finer ones carry colour and texture.
+    them would copy one view into another; the finer ones carry colour and texture.
     """
     block = re.match(r"up_blocks\.(\d+)\..*\.attn1\.processor$", name)
     return block is not None and int(block[1]) >= 1

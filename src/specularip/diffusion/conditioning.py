@@ -18,7 +18,7 @@ from specularip.diffusion.prompts import PromptBook, view_prompts
 def face_weight(azimuth_deg: Tensor, weight: float, hidden: float = 0.0) -> Tensor:
     """Identity scale of each view, [V]: from `weight` with the face in full view to `hidden` from behind.
 
-    A prior whose identity tokens also carry skin and hair needs some of them from behind: `hidden` > 0.
+    Identity tokens that also carry skin and hair need `hidden` > 0: those are visible from behind too.
     """
     return hidden + (weight - hidden) * visible_face(azimuth_deg)
 

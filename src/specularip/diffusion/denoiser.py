@@ -40,12 +40,12 @@ class PoseFeatures:
 
 
 Pose = Tensor | PoseFeatures | None
-"""Of V views: pose images [V,P,S,S] in 0..1, black where nothing is drawn; their features; or no pose."""
+"""Of V views: pose images [V,P,S,S] in 0..1, on black; their features; or no pose."""
 
 
 @dataclass(frozen=True)
 class DenoiserInputs:
-    """Inputs of the denoiser for V views and B >= V evaluations.
+    """Inputs of the denoiser for V noisy images (views) and B >= V evaluations.
 
     noisy [V,C,h,w]; timesteps [V]; text [B,T,D] embeddings; pose of V views; identity [B,n,D]: identity
     tokens, or None; identity_scale [B]: their weight, 0 where the face is hidden (None: 1); key_views: keys
@@ -83,9 +83,9 @@ class Denoiser(Protocol):
         """The network's prediction (ε or v), [B,C,h,w] float32. Raises ValueError for unsuitable poses."""
 
     def encode_pose(self, pose: Pose, latent_size: int) -> Pose:
-        """Whatever can be computed once for a pose that is used at several steps.
+        """Precompute pose features [V,h,w,C] for several calls, for latents of side `latent_size`.
 
-        Returned in the place of `pose`, for latents of `latent_size`².
+        Returns what to pass as `DenoiserInputs.pose`: features, or `pose` unchanged.
         """
 
     def release_graphs(self) -> None:

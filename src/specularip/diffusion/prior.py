@@ -116,7 +116,7 @@ class Prior(nn.Module):
     @property
     def alphas_cumprod(self) -> Tensor:
         """The schedule's cumulative products, ᾱ [T] float32, on the UNet's device."""
-        # Kept there: copying it to a GPU would block on all queued work, several times a step.
+        # Cached on the device: each copy from the host would block on all queued work.
         known = self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)
         # The floor keeps 1/sqrt(alpha) finite under a zero-terminal-SNR schedule.
         return known.float().clamp(min=1e-8)

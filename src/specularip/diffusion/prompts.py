@@ -1,6 +1,6 @@
-"""View-dependent prompts: the text plus words for the framing and the side that a view shows.
+"""View-dependent prompts: the text plus phrases for framing and view direction.
 
-The tool that trains the compact prior writes its captions with `view_prompt` too, so that they match.
+`tools/compact` also uses `view_prompt` for the training captions, so that they match.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 class _AverageBlocks(Function):
-    """F.avg_pool2d of whole blocks. The library's backward pass takes ten times as long as a plain copy."""
+    """F.avg_pool2d of whole blocks. torch's backward pass takes ten times as long as a plain copy."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, block: tuple[int, int]) -> Tensor:

@@ -113,7 +113,7 @@ def _in_batches(
 
 
 class _WithGradient(torch.autograd.Function):
-    """A value that is known together with its gradient on `images`."""
+    """A scalar whose gradient on `images` was computed with it in the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, gradient: Tensor, value: Tensor) -> Tensor:

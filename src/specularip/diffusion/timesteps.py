@@ -1,7 +1,7 @@
 """AHDS, Adaptive Human Distillation Sampling: the schedule of timesteps over an optimisation.
 
-Plain score distillation draws its timesteps uniformly at every step. But large timesteps shape the whole
-figure and small ones its details, so small ones early and large ones late are wasted. AHDS draws timesteps
+Plain score distillation draws its timesteps uniformly at every step. But large timesteps determine the
+overall shape and small ones details, so small ones early and large ones late are wasted. AHDS draws timesteps
 below an upper *bound* that falls from 800 to 0 and spends its steps where they matter for a person: the share
 of steps whose bound lies in an interval is the mass there of a density over 0 <= t < 800 that is flat between
 350 and 450 with Gaussian tails on either side. With the widths below, 0.41 of the steps have a bound below
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 TOP = 800
-"""Timesteps from here on are never used: so much noise leaves nothing of the render."""
+"""Timesteps from here on are never used: their noise hides the render completely."""
 PLATEAU = (350.0, 450.0)
 WIDTHS = (160.0, 145.0)
 """Standard deviations below and above the plateau, which give the masses stated above."""
@@ -33,7 +33,7 @@ def ahds_bounds(steps: int, *, top: int = TOP, bottom: int = 0) -> Tensor:
     """The upper bound of each step's timesteps, int64 [steps], falling from `top` to `bottom`.
 
     A `top` other than 800 stretches the density: neighbouring pixels are redundant and survive more noise
-    than latents do, so a prior on pixels needs larger timesteps to move the figure. `bottom` truncates the
+    than latents do, so a prior on pixels needs larger timesteps to change the shape. `bottom` truncates the
     density, so that a short run does not end on steps that hardly change anything. Raises ValueError for
     steps < 1 and for a bottom outside 0..top-1.
     """

@@ -2,7 +2,7 @@
 
 Properties in the order of the reference implementation: x y z nx ny nz f_dc_0..2 opacity scale_0..2 rot_0..3,
 all float32, with f_dc = (rgb − 0.5) / 0.28209479177387814, opacity as a logit, scale as a logarithm, rot
-wxyz. The format cannot hold the specular head: callers bake the mean of its highlights into `colors`, and
+wxyz. The format cannot hold the specular head: callers add the mean of its highlights to `colors`, and
 optionally their view dependence into spherical harmonics of degree 1 to 3 (`baking.bake`). These are stored
 between f_dc and opacity as f_rest_0..44: fifteen of red, then of green, then of blue.
 """

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from specularip.errors import UserError
 
 MAX_PIXELS = 100_000_000
-"""Larger images are refused by their header, before anything is decoded."""
+"""Larger images are rejected by their header, before anything is decoded."""
 MIN_FACE = 48
 """Width of the smallest usable face in pixels, and so the smallest usable photo."""
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")

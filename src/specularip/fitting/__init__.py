@@ -1,1 +1,1 @@
-"""The parts of fitting Gaussians to posed images: where they start, what colours them, where they move."""
+"""`fit`: Gaussians optimised on posed images. Initial points and shading, appearance model, training loop."""

@@ -28,7 +28,7 @@ INNER, SURFACE = 64, 24
 """Neighbours for estimates of normals (voxels inside) and curvature (surface points), within about 7 mm."""
 MAX_STRETCH = 3.0
 MIN_SEEDS = 32
-"""Fewer are noise."""
+"""With fewer seeds, they are treated as noise and no accessories are added."""
 BARE_SIZE = 400
 """Largest side in pixels of the masks of the mesh alone."""
 CHUNK = 1 << 15
@@ -55,7 +55,7 @@ class Accessories:
 
 def find_accessories(points: Tensor, normals: Tensor, posed: PosedImages) -> Accessories:
     """The surface of the visual hull where it reaches farther from the mesh than clothes do, and where enough
-    images show it beside the mesh, not in front of it or behind.
+    images show it beside the mesh rather than in front of it or behind it.
 
     points and normals [N,3] float32, of the mesh, on the CPU. Images without an empty pixel are ignored.
     """
@@ -98,7 +98,7 @@ def _none() -> Accessories:
 def _render_mesh(
     points: Tensor, normals: Tensor, cameras: Cameras, views: list[int], tree: cKDTree
 ) -> Tensor:
-    """What the mesh alone covers, [T,1,h,w] in 0..1, small, for each of the T views."""
+    """Alpha of the mesh alone, [T,1,h,w] in 0..1, at reduced size, for each of the T views."""
     spacing = float(np.median(tree.query(points.numpy(), 4, workers=-1)[0][:, 1:]))
     scale = min(1.0, BARE_SIZE / max(cameras.width, cameras.height))
     width, height = (max(1, round(side * scale)) for side in (cameras.width, cameras.height))

@@ -1,4 +1,4 @@
-"""`fit`: posed images to an avatar. The loop of SCR's second half, for captured or generated views."""
+"""`fit`: optimises an avatar on posed images, captured or generated."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def fit(
         for line in (*train.notes, *test.notes):
             session.note(line)
         if place.type == "cpu":
-            # May compile; the ETA should not include it.
+            # Compile the kernels now, so that the ETA does not include it.
             raster.warm_up()
             specular.warm_up()
         fitting = _start(Path(data), train, config, seed, session)
@@ -140,8 +140,8 @@ def resolved(config: FitConfig, device: torch.device) -> FitConfig:
 class Fitting:
     """One fit in progress, and all that a checkpoint must hold for a resumed one to take the same steps.
 
-    near [N,8]: indices of neighbours, for the penalty on differences between them. order: the views still to
-    come in this epoch. spacing: typical distance of the initial points in metres. source: see `PointInit`.
+    near [N,8]: indices of neighbours, for the penalty on differences between them. order: the remaining
+    views of this epoch. spacing: typical distance of the initial points in metres. source: see `PointInit`.
     """
 
     state: TrainState[Any]
@@ -221,7 +221,7 @@ def train_step(fitting: Fitting, images: Tensor, cameras: Cameras, config: FitCo
     loss = fitting.image_loss(drawn.image, target, ssim_weight=config.ssim_weight)
     if fitting.near.shape[1]:
         loss = loss + fitting.appearance.penalty(fields, fitting.near[:, step % fitting.near.shape[1]])
-    with torch.autograd.set_multithreading_enabled(False):  # switching to autograd's thread takes longer
+    with torch.autograd.set_multithreading_enabled(False):  # avoids a costly switch to autograd's thread
         loss.backward()
     if drawn.means2d.grad is not None:
         state.screen_gradients.accumulate(drawn.means2d.grad, drawn.radii)
@@ -289,7 +289,7 @@ def _optimise(fitting: Fitting, train: PosedImages, config: FitConfig, session: 
 
 
 def _avatar(fitting: Fitting) -> Avatar:
-    """The present avatar; its head is the one in training."""
+    """The current avatar; it shares the head that is being trained."""
     assert isinstance(fitting.appearance, SpecularAppearance)
     gaussians = fitting.appearance.gaussians(fitting.state.fields)
     return Avatar(gaussians, fitting.appearance.head, antialiased=True)

@@ -1,9 +1,10 @@
-"""Initial light and materials, fitted before anything is rasterised.
+"""Initial light and materials, fitted without rasterising.
 
-The initial points have positions and normals, and the images show them from many sides. So the shading
-formula alone is fitted to observed colours, a random batch per step: one light, and one material for each
-cluster of points of similar colours, from several initial roughnesses at once. From a poor roughness the full
-fit does not recover within thousands of steps; from this one it starts with highlights in the right places.
+The initial points have positions and normals, and are visible in images from many sides. So the shading
+formula alone is fitted to their observed colours, a random batch per step: one light, and one material for
+each cluster of points of similar colours, from several initial roughnesses at once. From a poor roughness the
+full fit does not recover within thousands of steps; from this one it starts with highlights in the right
+places.
 """
 
 from __future__ import annotations

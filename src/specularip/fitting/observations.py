@@ -1,4 +1,4 @@
-"""What the training images show of each point, before anything is optimised."""
+"""The colours of each initial point in the training images, and in which of them it is visible."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def observe(
 
 @torch.no_grad()
 def quantile_colors(observations: Observations, share: float, points: Tensor) -> Tensor:
-    """The quantile `share` (0..1) of each point's observed colours [N,3], per channel. A point that no image
-    shows takes the colour of the nearest one that an image shows, or grey if there is none."""
+    """The quantile `share` (0..1) of each point's observed colours [N,3], per channel. Points visible in no
+    image get the colour of the nearest visible one, or grey if there is none."""
     counts = observations.seen.sum(0)
     rank = (share * (counts - 1).clamp_min(0)).round().long()
     channels = []

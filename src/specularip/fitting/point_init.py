@@ -22,11 +22,11 @@ FLATNESS = (0.7, 0.7, 0.15)
 """Scales of a Gaussian on a surface with a known normal, in units of the spacing."""
 OPACITY_LOGIT = 2.0
 ACCESSORY_RAYS = 40_000
-"""About how many points of the mesh are followed outwards to find accessories."""
+"""Approximate number of mesh points from which accessories are searched, along the normals."""
 ACCESSORY_DENSITY, ACCESSORY_SHARE, ACCESSORY_OPACITY_LOGIT = 2.5, 0.3, 0.0
-"""How many times closer points lie on accessories than on the mesh, as thin round shapes reflect all of the
-room within millimetres; and their largest share of all points. They start half transparent, because the
-visual hull is too wide where the body is concave."""
+"""Points on accessories: how many times closer they lie than on the mesh, because thin round shapes reflect
+the whole environment within millimetres; their largest share of all points; and their initial opacity, 0.5,
+because the visual hull is too wide where the body is concave."""
 
 
 @dataclass
@@ -84,11 +84,11 @@ def init_points(
         own = len(given[0])
         order = torch.randperm(own, generator=generator)[torch.arange(count) % own]
         distances = torch.from_numpy(neighbour_distances(given[0].numpy())).float()
-        # Copies share the room of one point: their own distances would be 0.
+        # Copies share the area of one point: the distance between them would be 0.
         local = distances[order] * min(1.0, own / count) ** 0.5
         repeated = torch.arange(count) >= own
         shift = 0.5 * distances[order][:, None] * torch.randn(count, 3, generator=generator)
-        # Copies in one place have equal gradients and would never part.
+        # Copies at one position have equal gradients and would never separate.
         points = given[0][order] + repeated[:, None] * shift
     else:
         points = random_points(posed.cameras, count, generator, posed.alphas)

@@ -24,6 +24,6 @@ class FitConfig:
     ssim_weight: float = 0.2
     """Weight of 1 - SSIM in the loss; L1 has the rest."""
     relocate_every: int = 100
-    """Steps between relocations of useless Gaussians to where they are needed."""
+    """Steps between relocations of useless Gaussians (`training.relocate`)."""
     relocate_until: float = 0.75
     """Fraction of the steps after which Gaussians are no longer relocated."""

@@ -1,4 +1,4 @@
-"""Random initial points where the cameras look, within the visual hull of the images' silhouettes."""
+"""Random initial points in the common field of view, within the visual hull of the silhouettes."""
 
 from __future__ import annotations
 

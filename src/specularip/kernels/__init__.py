@@ -1,1 +1,1 @@
-"""Shared by all kernels: compilation and threads (numba), launches (Triton), CUDA graphs, transfers."""
+"""Infrastructure of all kernels: numba (compilation, threads, SIMD), Triton launches, CUDA graphs, copies."""

@@ -1,4 +1,4 @@
-"""CUDA graphs: many small kernels captured once and launched as one, where a step would wait for Python.
+"""CUDA graphs: many small kernels captured once and launched as one, where Python's overhead dominates.
 
 A step of SEID takes 52 ms with them on an H200 and 142 without (benchmarks/sd15.py).
 
@@ -66,7 +66,7 @@ class GraphedFunction(Generic[Result]):
             for tensor in tensors
         )  # fmt: skip
         with warnings.catch_warnings(), gc_paused():
-            # torch warms up on one stream and captures on another, and warns about its own doing.
+            # torch warms up on one stream and captures on another; the warning is about that.
             warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
             captured: Any = torch.cuda.make_graphed_callables(function, inputs)
         return captured
@@ -84,7 +84,7 @@ class CapturedGraph:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), torch.no_grad():
-            # Warm-up: kernels are compiled and convolutions autotuned before the capture.
+            # Warm-up: kernels are compiled and libraries initialised before the capture.
             function(*self.inputs)
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
@@ -109,7 +109,7 @@ class GraphCache:
         self._pool: Any = None
 
     def get(self, key: Any, capture: Callable[[], Result]) -> Result:
-        """What `capture()` returned for `key`, which it is called for once."""
+        """The cached value of `key`; on first use, the result of `capture()`."""
         if key not in self._captured:
             self._captured[key] = capture()
         return self._captured[key]

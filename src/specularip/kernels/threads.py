@@ -62,7 +62,7 @@ def share_out(kernel: Callable[..., Any], *arguments: Any, most: int = 1 << 30) 
         work()
     finally:
         for job in jobs:
-            # A job that has not started yet has nothing left to do.
+            # All shares are taken, so jobs that have not started are cancelled.
             if not job.cancel():
                 job.result()
 

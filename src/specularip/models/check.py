@@ -34,8 +34,8 @@ PUBLISHED_FILES = {
     ),
     **insightface.PUBLISHED,
 }
-"""Size in bytes and SHA-256 of files with a single published version, by name. The hub's cache holds those of
-its files."""
+"""Size in bytes and SHA-256 of files with a single published version, by name. For other files from the hub,
+the cache itself records the SHA-256 (see `published`)."""
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 """Endings of weight files; .ckpt is among them to be rejected with a reason."""

@@ -56,7 +56,7 @@ def _fetch_repository(
     if inside.endswith(".ckpt"):
         raise UserError(f"{model.source} is a .ckpt pickle, which could run code: name a .safetensors")
     try:
-        # huggingface_hub takes a damaged file for complete, so it is deleted first, with what it links to.
+        # huggingface_hub treats a damaged file as complete, so it is deleted first, with its link target.
         for file in model.files:
             if file.problem and file.path.is_file():
                 file.path.resolve().unlink()

@@ -64,7 +64,7 @@ def rasterize(
 def warm_up(device: torch.device | str = "cpu") -> None:
     """Compile the kernels of `device`, or load them from their cache: render one splat, forward and backward.
 
-    Raises UserError where something that they need is not installed.
+    Raises UserError if gsplat (CUDA) is not installed or numba has no writable cache folder.
     """
     one = torch.ones(1, 3, device=device, requires_grad=True)
     quats, opacities = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).to(one), torch.full((1,), 0.5).to(one)
@@ -75,7 +75,7 @@ def warm_up(device: torch.device | str = "cpu") -> None:
 
 
 def _background_only(scene: Scene) -> Raster:
-    """No splats or no cameras: the background, still connected to the graph so that `backward()` works."""
+    """No splats or no cameras: the background, connected to the autograd graph so that `backward()` works."""
     means, viewmats, background = scene.means, scene.viewmats, scene.background
     count, channels = len(viewmats), scene.colors.shape[-1]
     # Sums over nothing: 0 whatever the values are, and part of the graph.

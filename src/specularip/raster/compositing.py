@@ -5,8 +5,8 @@ leaves few lanes idle. Front to back, with gsplat's rules: alpha = min(0.999, pe
 1/255, and a pixel stops before the splat that would bring its transmittance to 1e-4 or less.
 
 A *feature* is a colour channel or, the last one, depth. A tile's scratch holds one row of 256 pixels per
-feature, block by block, and one more for alpha. A splat's *record* holds all that compositing reads of it in
-as few cache lines as possible: 6 numbers of geometry, then its features.
+feature, block by block, and one more for alpha. A splat's *record* holds everything that compositing reads of
+it in as few cache lines as possible: 6 numbers of geometry, then its features.
 """
 # numba's stubs show the intrinsics of simd.py with the typing context, which numba supplies.
 # mypy: disable-error-code="call-arg, var-annotated"

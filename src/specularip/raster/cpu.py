@@ -1,7 +1,7 @@
 """The CPU path: two autograd functions around the numba kernels.
 
-Projection and compositing are separate so that the pixel positions between them are a tensor of the graph:
-density control reads its gradient.
+Projection and compositing are separate so that the pixel positions between them are a tensor of the autograd
+graph: density control reads its gradient.
 """
 
 from __future__ import annotations

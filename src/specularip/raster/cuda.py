@@ -4,7 +4,7 @@ gsplat's own `rasterization` spends more time in Python and in small kernels tha
 Calling its kernels directly saves that time and leaves room for the test for finite values, which gsplat
 lacks. We use gsplat's unpacked layout: `benchmarks/raster.py` measures both, and the packed one is slower
 where most splats are in view, as an avatar's are. One host synchronisation remains, inside `intersect_tile`,
-which must know the number of splat-tile pairs before it can allocate them.
+which reads the number of splat-tile pairs to allocate memory for them.
 
 The kernels are private to gsplat, so the extra `cuda` pins its version.
 """
@@ -219,7 +219,7 @@ def _kernels() -> Any:
     try:
         found = version("gsplat")
     except PackageNotFoundError:
-        found = None  # perhaps a copy that pip does not know
+        found = None  # perhaps a copy without package metadata
     if found is not None and found.split("+")[0] != GSPLAT:
         raise UserError(
             f"Rendering on a GPU needs gsplat {GSPLAT}, not {found}: pip install 'specularip[cuda]'."

@@ -1,7 +1,7 @@
 """Reference implementation: the same image in plain float64 torch, dense over splats and pixels, with
 autograd.
 
-Memory grows as N x H x W. It serves as the oracle of tests on small scenes, and shows what the fast kernels
+Memory grows as N x H x W. It is the reference of tests on small scenes, and documents what the fast kernels
 compute.
 """
 

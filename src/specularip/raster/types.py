@@ -1,4 +1,4 @@
-"""What goes into the rasteriser and what comes out of it."""
+"""Arguments and results of the rasteriser."""
 
 from __future__ import annotations
 

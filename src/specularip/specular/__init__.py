@@ -1,5 +1,4 @@
-"""The specular branch: one light shared by all Gaussians, a material per Gaussian, and the shading
-formula."""
+"""The specular branch: a light shared by all Gaussians, a material per Gaussian, the shading formula."""
 
 from specularip.specular.culling import in_view
 from specularip.specular.dispatch import warm_up

@@ -48,7 +48,7 @@ def warm_up(device: torch.device | str = "cpu") -> None:
     """Compile the kernels of `device`, or load them from their cache: shade one Gaussian, forward and
     backward.
 
-    Raises UserError where something that they need is not installed.
+    Raises UserError if Triton (CUDA) is not installed or numba has no writable cache folder.
     """
     up, one = torch.tensor([[0.0, 0.0, 1.0]]).to(device), torch.ones(1, device=device)
     latents = torch.zeros(1, LATENTS, device=device, requires_grad=True)

@@ -21,8 +21,8 @@ from specularip.specular.mutual_attention import MutualAttention
 from specularip.specular.shading import LATENTS, REFLECTANCE, Light, Surface, harmonics
 
 PACE = 3.0
-"""Log widths and log colours are parameters times PACE: at the learning rate that turns an axis by half a
-degree a step, a lobe can become twenty times as bright within a hundred steps."""
+"""Log widths and log colours are parameters times PACE. So one learning rate suits all parameters: where it
+turns an axis by half a degree a step, a lobe can become twenty times as bright in a hundred steps."""
 WIDTH = 0.64
 """Sum of all initial lobe widths: K evenly spaced lobes just overlap, as mirrored by a surface of
 ROUGHNESS."""
@@ -92,7 +92,7 @@ class SpecularHead(nn.Module):
                 self.attention = MutualAttention(config.token)
 
     def prepare(self, latents: Tensor, diffuse: Tensor) -> PreparedShading:
-        """All that is independent of the view. latents [N,34], see `shading.LATENTS`; diffuse [N,3] in 0..1.
+        """Everything independent of the view. latents [N,34], see `shading.LATENTS`; diffuse [N,3] in 0..1.
 
         Raises ValueError for other shapes.
         """

@@ -41,8 +41,8 @@ class MutualAttention(nn.Module):
     def forward(self, latents: Tensor, diffuse: Tensor) -> Tensor:
         attended = attend(latents, diffuse, self._projection())
         weight = torch.cat([self.answer.weight, self.answer.bias[:, None]], 1)
-        # Divided by the number of inputs: as a sum, at the one learning rate, the output layer would outpace
-        # the latents and give all Gaussians one material.
+        # Divided by the number of inputs: otherwise, at the one learning rate of the head, the output layer
+        # would learn faster than the latents and give all Gaussians one material.
         residual: Tensor = _Product.apply(attended.T, weight.T / self.answer.in_features)
         return residual
 

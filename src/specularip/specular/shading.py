@@ -1,4 +1,4 @@
-"""The shading formula in plain tensors: what the fused kernels compute, and the oracle of their tests.
+"""The shading formula in plain tensors, the reference for the fused kernels and their tests.
 
 One light for all Gaussians, one material each. The light is K lobes (direction, width, colour) and a smooth
 ambient; the material is an anisotropic spherical Gaussian (ASG) over half vectors. A light lobe widens the
@@ -34,8 +34,8 @@ angle from the horizontal; 3-5 logits of the reflectance at normal incidence, re
 logit of the visibility, constant and linear in the mirrored direction; 10-33 residual, eight numbers per
 channel."""
 ROUGHNESS, REFLECTANCE, VISIBILITY = 0.12, 0.08, 3.0
-"""The material of a zero latent. A start that is too rough never sharpens; one that is too sharp does
-widen."""
+"""The material of a zero latent. Optimisation does not sharpen an initial lobe that is too rough, but does
+widen one that is too sharp."""
 MIN_ROUGHNESS, MAX_ROUGHNESS = 0.01, 1.5
 RESIDUAL_SCALE = 0.03
 SHOULDER = 0.05

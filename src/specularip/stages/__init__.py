@@ -1,1 +1,1 @@
-"""The two stages of the method, SEID and SCR, and what they share."""
+"""The stages of `generate`, SEID and SCR: settings, views, guidance, photo anchor, perceptual loss."""

@@ -1,4 +1,4 @@
-"""The prior conditioned on one person, for any view; and the renders that it reads."""
+"""The prior conditioned on one person (text, face, body) for any view, and renders in its format."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class Guide:
 
     @cached_property
     def _skeleton(self) -> tuple[Tensor, HeadEllipsoid]:
-        """Keypoints and skull, on the CPU, which projects so few points faster than a GPU."""
+        """Keypoints [18,3] and head ellipsoid, on the CPU: 18 points project faster there than on a GPU."""
         return self.body.keypoints.cpu(), self.body.head.to("cpu")
 
     def condition(
         self, views: Views, guidance: GuidanceConfig | None = None, size: int | None = None
     ) -> Condition:
         """The conditioning for V views: view-dependent prompts, pose images [V,3,size,size] (None: of the
-        prior's own size), and face tokens with a weight [V] by how far each view shows the face."""
+        prior's own size), and face tokens with a weight [V] that falls with the visibility of the face."""
         guidance = guidance or self.config.guidance
         pose = None
         if self.prior.pose_channels:
@@ -105,7 +105,7 @@ def draw(
 
 
 def as_images(raster: Raster, channels: int) -> Tensor:
-    """The renders as the prior takes them, [B,channels,H,W]: RGB over the background, and alpha if there are
-    four channels."""
+    """Renders as images for the prior, [B,channels,H,W]: RGB over the background, plus alpha if channels is
+    4."""
     image = raster.image if channels == 3 else torch.cat([raster.image, raster.alpha], -1)
     return image.permute(0, 3, 1, 2)

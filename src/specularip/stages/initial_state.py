@@ -1,4 +1,4 @@
-"""The state before the first step: flat grey Gaussians on the skin of the body, under a dim light."""
+"""The state before the first step: flat grey Gaussians on the body surface, and a dim light."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from specularip.training.state import TrainState
 REGION_WEIGHTS = {"head": 6.0, "neck": 1.6, "hand": 1.3, "foot": 1.2}
 """Samples per area, relative to the rest of the body: close-up views show the head."""
 RADIANCE = 0.1
-"""Of each lobe of the initial light. With a bright one, highlights are the first thing that SEID learns."""
+"""Initial radiance of the light (`SpecularConfig.radiance`). With a bright light, SEID fits highlights before
+the diffuse colours."""
 
 
 AvatarState = TrainState[SpecularHead]
@@ -28,8 +29,8 @@ def initial_state(
 ) -> AvatarState:
     """`config.points` Gaussians, and a specular head of `config.lights` lobes as the shared module.
 
-    The ties are the other fields of `Gaussians`, and "anchors" [N,3]: where on the body each Gaussian, or its
-    ancestor, started.
+    The ties are the other fields of `Gaussians`, and "anchors" [N,3]: the initial position of each Gaussian
+    or, for a copy, of its ancestor.
     """
     generator = torch.Generator().manual_seed(seed)
     points = config.points
@@ -55,5 +56,5 @@ def initial_state(
 
 
 def new_head(config: SeidConfig, seed: int) -> SpecularHead:
-    """The specular head as it is before the first step, on the CPU."""
+    """The specular head before the first step, on the CPU."""
     return SpecularHead(SpecularConfig(config.lights, attention=True, radiance=RADIANCE), seed)

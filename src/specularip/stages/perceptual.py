@@ -1,7 +1,7 @@
 """The perceptual loss of SCR, between renders and refined views.
 
-It is LPIPS where its weights have been downloaded. Otherwise the first layers of the prior's own UNet replace
-VGG: they were trained on images of people, and are in memory anyway.
+LPIPS where its weights are downloaded. Otherwise the first layers of the prior's UNet replace VGG: they were
+trained on images of people and are already loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from specularip.diffusion.prior import Prior
 from specularip.lpips import feature_distance, find_lpips, unit_channels
 
 UNET_TIMESTEP = 50
-"""Timestep of the UNet's features: late in denoising, when they describe surface rather than layout."""
+"""Timestep of the UNet's features: little noise, where they describe surface rather than layout."""
 UNET_BLOCKS = 3
 """Down blocks that are evaluated; deeper ones cost little, but describe pose more than appearance."""
 
@@ -24,7 +24,7 @@ UNET_BLOCKS = 3
 class Perceptual(Protocol):
     """A distance between images, computed from the deep features of a network.
 
-    name: of the network, as report.json has it. Features of fixed targets can be computed once and kept.
+    name: of the network, for report.json. Features of fixed targets need computing only once.
     """
 
     name: str

@@ -15,19 +15,20 @@ from specularip.raster import rasterize
 from specularip.specular import SpecularHead, facing, shading_normals
 
 PHOTO_WEIGHT = 2.0
-"""Of the photo's loss, times the anchor's own weight."""
+"""Weight of the photo's loss, multiplied by that of the anchor."""
 REFLECTANCE_WEIGHT = 0.01
-"""Small: Adam turns any steady gradient on a latent into full steps, and the shared weights are not meant."""
+"""Weight of the reflectance penalty. Small, because Adam takes full steps on any steady gradient, and because
+the gradient also reaches the head's shared weights, which it should hardly change."""
 
 
 @dataclass
 class PhotoAnchor:
-    """The photo owns the diffuse colours of the front of the head.
+    """The photo as target for the diffuse colours of the front of the head.
 
-    If the prior and the photo both determined the face, the result would be a blur or a mess of highlights.
-    So the Gaussians that the photo shows follow it alone: `ownership` fades out all other gradients there
-    (`training.step.take_step`). Their geometry stays the body's, because one photo under unknown light says
-    little about shape.
+    Optimising the face for both prior and photo gave blurred faces or spurious highlights. So Gaussians that
+    are visible in the photo are optimised for it alone: `ownership` fades out all other gradients there
+    (`training.step.take_step`). Their geometry stays that of the body, because one photo under unknown light
+    does not determine shape.
 
     camera: one frontal camera. target [S,S,3] and mask [S,S,1], in 0..1. behind: the world y coordinate
     behind which there is no face.
@@ -67,8 +68,8 @@ class PhotoAnchor:
 
     @torch.no_grad()
     def ownership(self, gaussians: Gaussians) -> Tensor:
-        """How far the photo owns each Gaussian, [N] in 0..1: inside the mask, in front, and facing the
-        camera."""
+        """Weight of the photo for each Gaussian, [N] in 0..1: 1 where only the photo determines it, that is
+        inside the mask, in front, and facing the camera."""
         xy, _ = self.camera.project(gaussians.means)
         grid = xy / xy.new_tensor([self.camera.width, self.camera.height]) * 2 - 1
         inside = F.grid_sample(
@@ -82,13 +83,13 @@ class PhotoAnchor:
 
 def make_photo_anchor(body: Body, photo: Tensor, mask: Tensor, weight: float) -> PhotoAnchor:
     """An anchor on the device of the body. photo [3,S,S] and mask [1,S,S], in 0..1: the aligned face and its
-    mask (`faces.photo.align_face` and `face_mask`). weight 1: the photo owns the face entirely."""
+    mask (`faces.alignment.align_face` and `face_mask`). weight 1: the photo alone determines the face."""
     device = body.keypoints.device
     eyes = body.keypoints[14:16]
     camera = face_camera(eyes.mean(0), float((eyes[0] - eyes[1]).norm()), photo.shape[-1]).to(device)
-    # The ears lie where the face ends.
+    # The face ends at the ears.
     behind = float(body.keypoints[16:18, 1].mean()) - 0.01
-    # A narrow border: where both the prior and the photo act for long, colours blur.
+    # A narrow soft border: colours blur where both the prior and the photo contribute.
     mask = ((mask - 0.3) / 0.3).clamp(0, 1)
     photo, mask = (x.permute(1, 2, 0).float().to(device) for x in (photo, mask))
     return PhotoAnchor(camera, photo, mask, weight, behind)

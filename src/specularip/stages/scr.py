@@ -2,8 +2,8 @@
 
 Renders of an orbit are refined by the same prior with little noise, where mutual self-attention ties each
 group of views to its key views (`diffusion.refine`). The refined views are then fixed targets: a photometric
-and a perceptual loss fit the Gaussians *and* the specular head to all of them at once. What no single set of
-diffuse colours can explain from all sides, the specular head must.
+and a perceptual loss fit the Gaussians *and* the specular head to all of them at once. The specular head has
+to explain what diffuse colours cannot: differences between views.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SLOWDOWN = {
     **dict.fromkeys(("means", "quats", "log_scales", "opacity_logits"), 0.25),
     **dict.fromkeys(("latents", "normal_residuals", SHARED), 0.5),
 }
-"""Factors of learning rates relative to SEID. Geometry: the targets are sharper, not different. The specular
-branch: with few views, fast latents memorise them."""
+"""Factors of the learning rates relative to SEID. Lower for the geometry, because the targets are sharper but
+show the same shape; lower for the specular branch, because fast latents overfit to few views."""
 RATE_DECAY = 0.9
 """Learning rates fall linearly by this share over the fit."""
 
@@ -53,9 +53,11 @@ class Targets:
     height: int
 
     def cameras(self, rows: Tensor) -> Cameras:
+        """The cameras of the views at the indices `rows` [n]."""
         return Cameras(self.viewmats[rows], self.Ks[rows], self.width, self.height)
 
     def pack(self) -> dict[str, Any]:
+        """The fields as a dict, for a checkpoint."""
         return dict(vars(self))
 
     @staticmethod
@@ -215,7 +217,7 @@ def comparison(targets: Targets, perceptual: Perceptual | None) -> Comparison:
         wanted = [feature[rows] for feature in target_features]
         return photometric, perceptual.distance(perceptual.features(images), wanted)
 
-    # The features of a prior's UNet are captured in a CUDA graph already.
+    # UnetFeatures is not captured: the fast autoencoder that it calls replays CUDA graphs of its own.
     return compare if isinstance(perceptual, UnetFeatures) else GraphedFunction(compare)
 
 

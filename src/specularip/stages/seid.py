@@ -2,9 +2,9 @@
 
 Gaussians that start on the body's skin are optimised by score distillation from a prior conditioned on text,
 face and pose, with density control. Each step renders a few views (full body, close-ups of the upper body,
-the legs and the head) and takes the gradient of `diffusion.sds` at them. Timesteps fall over the stage with
-the bounds of AHDS. The specular branch joins early with a growing gain, so that view-dependent appearance
-does not end up in the diffuse colours.
+the legs and the head) and backpropagates the loss of `diffusion.sds`. Timesteps fall over the stage with the
+bounds of AHDS. The specular branch is switched on early with a rising gain, so that view-dependent appearance
+is not baked into the diffuse colours.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from specularip.training.parallel import SINGLE_RANK, Ranks
 from specularip.training.step import take_step
 
 SKIN_FACTOR = 25.0
-"""The specular penalty is this much stronger on head, neck and hands, which are skin and hair: highlights
-there would mostly explain away differences between the photo and the prior."""
+"""Factor of the specular penalty on head, neck and hands (skin and hair), where highlights would mostly
+absorb differences between the photo and the prior."""
 RATE_DECAY = 0.67
 """Learning rates fall linearly by this share over the stage; that of the specular head is constant."""
 
@@ -53,8 +53,8 @@ def seid(
     after_step(done, metrics) is called after every step; it may save `state`, or raise to end the stage. Each
     of `ranks` renders its share of the views.
 
-    On a GPU, only the rasteriser synchronises with the step before, to read the number of pairs of Gaussians
-    and tiles. By then the conditioning and the shading of this step have been launched.
+    On a GPU, the rasteriser is the only host synchronisation: it reads the number of Gaussian-tile pairs. By
+    then the conditioning and the shading of this step have been launched.
     """
     config, body, prior = guide.config.seid, guide.body, guide.prior
     background = guide.config.background

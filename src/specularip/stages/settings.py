@@ -13,7 +13,8 @@ from specularip.diffusion.loading.settings import PriorConfig
 from specularip.diffusion.settings import GuidanceConfig
 
 PUBLISHED_HEIGHT = 1.5
-"""The method's close-ups are centred at 0.65, which is 0.435 body heights above the middle of the body."""
+"""Body height in the method's unit: its close-ups are centred 0.65 above the middle of the body, which is
+0.435 body heights."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,11 @@ class SeidConfig:
     densify_until: float = 0.7
     densify_every: int = 40
     prune_until: float = 0.85
-    """Fraction of the steps up to which Gaussians are pruned, after `densify_until` only pruned."""
+    """Fraction of the steps up to which Gaussians are pruned; after `densify_until` none are added."""
     prune_every: int = 40
     grad_threshold: float = 0.0
     """Mean screen-space gradient above which a Gaussian may be densified. For this and the next four
-    settings see `training.density`."""
+    settings see `training.densify.DensityConfig`."""
     grow_share: float = 0.08
     split_scale: float = 0.012
     min_opacity: float = 0.02
@@ -129,7 +130,7 @@ class ScrConfig:
     close_ups: bool = True
     """Adds half as many views of the upper body, the legs and the head."""
     distance: float = 1.42
-    """Of the cameras of full-body views, in body heights."""
+    """Distance of the full-body cameras, in body heights."""
     fov_y_deg: float = 45.0
     elevation_deg: float = 10.0
     render_size: int = 0
@@ -184,5 +185,5 @@ class Config:
 
     @property
     def detects_face(self) -> bool:
-        """Whether the shipped face detector runs. Beside insightface's, only the photo's loss needs it."""
+        """Whether the shipped face detector runs. With insightface (sd15), only the photo's loss needs it."""
         return self.prior.path != "sd15" or self.photo_weight > 0

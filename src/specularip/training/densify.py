@@ -1,4 +1,4 @@
-"""Density control: clone and split Gaussians with large screen-space gradients, prune the useless ones.
+"""Density control: clone and split Gaussians with large screen-space gradients, prune useless ones.
 
 Kerbl et al. 2023, section 5.2. The opacity of copies follows Rota Bulò et al. 2024, 1 - sqrt(1 - alpha), so
 that two copies in one place composite to the opacity of the original.
@@ -33,7 +33,7 @@ class DensityConfig:
     """Mean screen-space gradient (per half image, as in 3DGS) above which a Gaussian may densify."""
     grow_share: float = 0.08
     """At most this share of all Gaussians densifies at once, the largest gradients first. The gradients of
-    score distillation have no natural scale, so that this share is the effective limit there."""
+    score distillation have no natural scale: there, this share is the effective limit."""
     split_scale: float = 0.012
     """Gaussians whose longest axis exceeds this are split in two; the others are cloned."""
     min_opacity: float = 0.02
@@ -59,8 +59,8 @@ def densify_and_prune(state: TrainState[Any], config: DensityConfig, surface: Te
     """Prune, then clone and split the remaining Gaussians with the largest screen-space gradients, changing
     `state` in place.
 
-    Survivors keep their Adam moments, new Gaussians start with none, and the screen-space gradients start
-    again at zero. New positions are drawn with the state's generator. surface [S,3]: points for
+    Survivors keep their Adam moments, new Gaussians start with none, and the screen-space gradients are
+    reset to zero. New positions are drawn with the state's generator. surface [S,3]: points for
     `distance_limit`. Never exceeds `max_points` by densifying. Raises UserError if no Gaussian would be left.
     """
     params = state.params
@@ -99,7 +99,7 @@ def densify_and_prune(state: TrainState[Any], config: DensityConfig, surface: Te
 
 @torch.no_grad()
 def prune(state: TrainState[Any], config: DensityConfig, surface: Tensor | None = None) -> Change:
-    """Only remove; otherwise as `densify_and_prune`."""
+    """Prune without adding Gaussians; otherwise as `densify_and_prune`."""
     before = len(state)
     parents = _useful(state, config, surface).nonzero()[:, 0]
     _select(state, parents, torch.zeros_like(parents, dtype=torch.bool), {})
@@ -113,7 +113,9 @@ def _select(state: TrainState[Any], parents: Tensor, fresh: Tensor, new: dict[st
 
 
 def _useful(state: TrainState[Any], config: DensityConfig, surface: Tensor | None) -> Tensor:
-    """Which Gaussians stay, [N] bool: finite, opaque enough, small enough, near the surface and not alone."""
+    """The Gaussians to keep, [N] bool: finite, opaque and small enough, near the surface, not isolated.
+
+    Raises UserError if there are none."""
     params = state.params
     finite = torch.stack([t.reshape(len(state), -1).isfinite().all(-1) for t in params.values()])
     keep = finite.all(0) & (params["opacity_logits"].sigmoid() >= config.min_opacity)

@@ -1,4 +1,4 @@
-"""Screen-space gradients: how strongly the images pull at each Gaussian's projected mean."""
+"""Screen-space gradients: the loss gradient with respect to each Gaussian's projected mean, accumulated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from specularip.training.parallel import SINGLE_RANK, Ranks
 @dataclass
 class ScreenGradients:
     """Since the last change of the Gaussians: the summed length of their screen-space gradients [N] and the
-    number of views that drew them [N]."""
+    number of views that rendered them [N]."""
 
     grad_sum: Tensor
     views: Tensor
@@ -23,7 +23,7 @@ class ScreenGradients:
         return cls(torch.zeros(count, device=device), torch.zeros(count, device=device))
 
     def mean(self) -> Tensor:
-        """Mean length over the views that drew each Gaussian [N]; 0 where none did."""
+        """Mean length [N] over the views that rendered each Gaussian; 0 where none did."""
         return self.grad_sum / self.views.clamp_min(1)
 
     @torch.no_grad()
@@ -37,7 +37,7 @@ class ScreenGradients:
         """Add the gradients of one step, in place, with those of all ranks.
 
         means2d_grad [B,N,2]: the gradient of the loss with respect to positions in pixels, the `.grad` of
-        `Raster.means2d`. radii [B,N]: 0 where a Gaussian is not drawn. size (width, height): lengths count
+        `Raster.means2d`. radii [B,N]: 0 where a Gaussian is culled. size (width, height): lengths count
         per half image, as in 3DGS, so that render sizes compare; None: per pixel. Gradients that are not
         finite do not count. Raises ValueError for shapes that do not match.
         """

@@ -1,7 +1,7 @@
 """Adam over Gaussians: one named group per parameter, and surgery on its state when rows change.
 
-Parameters are a dict of leaf tensors with a row for each Gaussian. The operations here know nothing of when
-or why Gaussians are cloned, split, removed or moved: that is the policy of `densify` and `relocate`.
+Parameters are a dict of leaf tensors with a row for each Gaussian. These operations are independent
+of the policy: `densify` and `relocate` decide which Gaussians are cloned, split, removed or moved.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def select_rows(
 
 @torch.no_grad()
 def zero_rows(params: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, rows: Tensor) -> None:
-    """Zero Adam's moments of these rows of every parameter: they describe what was there before."""
+    """Zero Adam's moments of the rows [M] of every parameter, after their values were replaced."""
     for tensor in params.values():
         for _, value in _per_row(optimizer.state.get(tensor, {}), len(tensor)):
             value[rows] = 0

@@ -70,7 +70,7 @@ class Ranks:
         return bool(count)
 
     def barrier(self) -> None:
-        """Wait until all ranks have come here."""
+        """Wait until all ranks have reached this call."""
         if self.world_size > 1:
             dist.barrier()
 

@@ -1,7 +1,7 @@
-"""Relocation: useless Gaussians move to where the images pull hardest; their number stays.
+"""Relocation: useless Gaussians move to where screen-space gradients are largest; N stays constant.
 
-The moves of 3DGS-MCMC (Kheradmand et al. 2024, section 4), with places drawn by screen-space gradient in
-place of opacity.
+As in 3DGS-MCMC (Kheradmand et al. 2024, section 4), with targets drawn by screen-space gradient instead of
+opacity.
 """
 
 from __future__ import annotations

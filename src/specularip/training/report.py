@@ -1,4 +1,4 @@
-"""What every report.json says about the machine and the libraries."""
+"""The part of report.json that describes the machine and the libraries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "numba", "numpy", "scikit-ima
 
 
 def machine_report(device: torch.device) -> dict[str, Any]:
-    """Peak memory in GiB (null where the system does not tell), device, threads, versions."""
+    """Peak memory in GiB (None where unavailable), device, threads, versions."""
     host, gpu = peak_memory_gib(), peak_gpu_gib(device)
     return {
         "peak_memory_gib": None if host is None else round(host, 3),

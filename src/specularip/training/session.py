@@ -1,8 +1,8 @@
 """The session of one run: its folder, phases, checkpoints, previews, metrics, stop requests and report.
 
 A training loop calls `after_step` after every step. The session then records the metrics of the step before,
-whose numbers have arrived from the GPU by now, writes checkpoints and previews when they are due, and ends
-the run when a signal requests it. Files are written by a background thread.
+whose numbers have been copied from the GPU by then, writes checkpoints and previews when they are due, and
+ends the run when a signal requests it. Files are written by a background thread.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from specularip.training.writer import BackgroundWriter
 CHECKPOINT_SECONDS, PREVIEW_SECONDS = 45.0, 8.0
 """Least time between two checkpoints, and between two previews."""
 PREVIEW_SHARE = 0.02
-"""Previews take at most about this share of the time: the more one takes, the later comes the next."""
+"""Previews take at most about this share of the time: the longer one takes, the later the next."""
 STOP_CHECK_EVERY = 8
 """Steps between two checks for a stop request where there are several ranks: each is an all-reduce."""
 SKIPPED = "skipped"
 """The metric that counts consecutive non-finite steps. It is not recorded; at MAX_SKIPPED the run ends."""
 CHECKPOINT_FORMAT = 2
-"""Of the state in a checkpoint; others are not resumed."""
+"""Version of the state in a checkpoint; a run with another version cannot be resumed."""
 
 
 class Session:
     """One run in its folder. Use it in a `with` block, which waits for files in flight at its end.
 
-    inputs: JSON values that a resumed run must share with the one it continues, by the names that the user
-    knows them by. seconds: how long each phase took so far, resumed runs included. Only the main one of
+    inputs: JSON values that a resumed run must share with the one it continues, by names for the error
+    message. seconds: how long each phase took so far, resumed runs included. Only the main one of
     `ranks` writes files.
     """
 
@@ -80,7 +80,7 @@ class Session:
         try:
             self._writer.close()
         except Exception:
-            if kind is None:  # else the error that ends the block matters more
+            if kind is None:  # otherwise keep the error that ended the block
                 raise
         finally:
             self.folder.close()
@@ -147,7 +147,7 @@ class Session:
         self._writer.join()
 
     def after_step(self, done: int, metrics: StepMetrics | None) -> None:
-        """To be called after each step; `done` of the phase's steps are done now, and its state is whole.
+        """Call this after each step; `done` of the phase's steps are finished, and its state is consistent.
 
         metrics: to be recorded, with "loss" and perhaps SKIPPED among them; None: none for this step. Raises
         KeyboardInterrupt after saving a checkpoint if a signal requested a stop, and UserError if training
@@ -163,7 +163,7 @@ class Session:
         # Only steps whose metrics are known to be finite are saved.
         if metrics is not None and time.monotonic() >= self._next_checkpoint:
             self._read_metrics()
-            if not self._skipped:  # else a run that has diverged would keep only checkpoints too late
+            if not self._skipped:  # else a diverging run would overwrite its good checkpoints
                 self.save(self._phase, done, self._snapshot())
                 self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
         elif time.monotonic() >= self._next_preview and done < self._steps and self._preview is not None:

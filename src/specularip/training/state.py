@@ -1,4 +1,4 @@
-"""What a run optimises, and what a checkpoint must hold for a resumed run to take the same steps."""
+"""The training state: parameters, optimizer, random generator; all that a bit-exact resume needs."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from specularip.training.state import TrainState
 MAX_SKIPPED = 3
 """Consecutive non-finite steps after which a run has diverged."""
 PHOTO_PARAMETERS = ("color_logits", "latents")
-"""Parameters that the photo's loss moves; the others stay fixed where the photo owns a Gaussian."""
+"""Parameters that the photo's loss optimises. On Gaussians with ownership 1 the others stay fixed."""
 
 
 def take_step(

@@ -1,4 +1,4 @@
-"""Files written in the background, so that training does not wait for serialisation and disks."""
+"""Background file writing, so that training does not wait for serialisation and disks."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The denoiser and autoencoder of Stable Diffusion 1, faster on a GPU."""
+"""GPU implementations of the denoiser and autoencoder protocols, for Stable Diffusion 1's networks."""

@@ -16,7 +16,7 @@ from specularip.kernels.cuda_graphs import CapturedGraph, GraphCache, signature
 
 
 class FastAutoencoder(nn.Module):
-    """Up to rounding what `plain` computes, whose weights it reorders in place and uses.
+    """`Autoencoder` with the results of `plain` up to rounding. Shares its weights, reordered in place.
 
     Encoding has a gradient on the images; decoding with gradients goes to `plain`. graphs: where encoding
     with a gradient is captured; None: nothing is captured. With graphs, the backward pass of `encode` must
@@ -30,11 +30,11 @@ class FastAutoencoder(nn.Module):
         self._build()
 
     def _build(self) -> None:
-        """Pack the weights, from wherever `plain` has them now."""
+        """Pack the weights of `plain`, on their current device."""
         self._encoder, self._decoder = Encoder(self.plain.vae), Decoder(self.plain.vae)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FastAutoencoder:
-        """Of nn.Module, behind `.to()`: moved weights are packed again."""
+        """Hook of nn.Module, called by `.to()`: moved weights are packed again."""
         super()._apply(fn, recurse)
         self.release_graphs()
         self._build()

@@ -20,7 +20,7 @@ POSES_AT_ONCE = 4
 
 
 class FastDenoiser(nn.Module):
-    """Without gradients up to rounding what `plain` computes, whose weights it reorders in place and uses.
+    """`Denoiser` with the results of `plain` up to rounding. Shares its weights, reordered in place.
 
     Calls that need gradients go to `plain`. What the branches of guidance share is computed once. graphs:
     where calls without key views are captured; None: nothing is captured.
@@ -32,14 +32,14 @@ class FastDenoiser(nn.Module):
         self._build()
 
     def _build(self) -> None:
-        """Pack the weights, from wherever `plain` has them now."""
+        """Pack the weights of `plain`, on their current device."""
         device = next(self.plain.unet.parameters()).device
         self._unet = UNet(self.plain.unet)
         self._controlnet = None if self.plain.controlnet is None else ControlNet(self.plain.controlnet)
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FastDenoiser:
-        """Of nn.Module, behind `.to()`: moved weights are packed again."""
+        """Hook of nn.Module, called by `.to()`: moved weights are packed again."""
         super()._apply(fn, recurse)
         self.release_graphs()
         self._build()
@@ -82,7 +82,7 @@ class FastDenoiser(nn.Module):
             return torch.cat([self._controlnet.embed(part) for part in pose.split(POSES_AT_ONCE)])
 
     def forward(self, inputs: DenoiserInputs) -> Tensor:
-        """As `Denoiser.__call__`. Raises ValueError too for pose features of other views or sizes."""
+        """See `Denoiser.__call__`. Also raises ValueError for pose features of other views or sizes."""
         if torch.is_grad_enabled() and self._needs_gradient(inputs):
             return self.plain(inputs)
         identity = inputs.identity if self.plain.has_identity else None

@@ -1,4 +1,4 @@
-"""Data of the memory-bound operations: features with their channel sums, and group norms.
+"""Data types of `ops`: features with their channel sums, and group norms.
 
 Features are [B,H,W,C], contiguous: the layout that tensor cores read.
 """

@@ -55,7 +55,7 @@ def pack(network: nn.Module) -> None:
 
 
 def concatenated(weights: list[Tensor]) -> Tensor:
-    """Parameters concatenated along the first axis; they become views of the result, not held twice."""
+    """Parameters concatenated along the first axis; they become views of the result, to share its memory."""
     whole = torch.cat([w.data for w in weights])
     for weight, piece in zip(weights, whole.split([len(w) for w in weights])):
         weight.data = piece
@@ -71,7 +71,7 @@ def convolve(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int | None 
 def mirrored(weight: Tensor) -> Tensor:
     """The weight with which `convolve` computes the input gradient of a stride-1 convolution.
 
-    The library's backward kernels are two to five times slower than its forward ones.
+    cuDNN's backward kernels are two to five times slower than its forward ones.
     """
     return weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=torch.channels_last)
 

@@ -1,8 +1,8 @@
 """Memory-bound operations of a Stable Diffusion network, each in as few passes over its data as possible.
 
 All operate on features [B,H,W,C], contiguous: the layout that tensor cores read, with no transposes in
-between. Convolutions are the library's; what lies between two of them (bias, residual, time embedding, group
-norm, SiLU) is computed here: on CUDA by the Triton kernels of `triton_ops`, elsewhere by plain torch.
+between. Convolutions are cuDNN's; the operations between two of them (bias, residual, time embedding, group
+norm, SiLU) are here: on CUDA by the Triton kernels of `triton_ops`, elsewhere by plain torch.
 
 Group norm takes three steps. `join` writes a sum or a concatenation and accumulates each channel's sum and
 sum of squares on the way. `coefficients` turns those sums into a scale and an offset for every channel: a

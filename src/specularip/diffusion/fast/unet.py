@@ -45,7 +45,7 @@ from specularip.diffusion.fast.ops import (
 
 @dataclass(frozen=True)
 class Context:
-    """What every block reads besides the features.
+    """Inputs of every block besides the features: time shifts, keys and values.
 
     shifts: by resnet block, its projected time embedding plus first bias, [V,D] float32. text, identity: by
     transformer block, keys and values [E,T,2C] of E evaluations. identity_scale [E] float32.
@@ -129,7 +129,7 @@ class Transformer:
 
 
 class Trunk:
-    """What UNet and ControlNet share: time embedding, text, and the blocks down to the middle."""
+    """The part common to UNet and ControlNet: time embedding, text, down blocks and middle."""
 
     def __init__(self, network: Any) -> None:
         pack(network)

@@ -1,8 +1,8 @@
 """The VAE of Stable Diffusion, frozen: encoding with a gradient on the images only, and decoding.
 
-A frozen network's backward pass needs less than autograd saves. A convolution needs only its weights and is
-itself a convolution with mirrored weights; a group norm needs its input. So encoding saves the inputs of its
-norms and the attention's probabilities, and the backward pass is written out below.
+A frozen network's backward pass needs fewer tensors than autograd saves. A convolution needs only its weights
+and is itself a convolution with mirrored weights; a group norm needs its input. So encoding saves the inputs
+of its norms and the attention's probabilities, and the backward pass is written by hand below.
 """
 
 from __future__ import annotations

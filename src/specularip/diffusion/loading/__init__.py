@@ -1,1 +1,1 @@
-"""Loading a prior: finding its files, reading weights, building networks, attaching the identity adapter."""
+"""Loading a prior: locate files, read weights, build networks, attach the identity adapter."""

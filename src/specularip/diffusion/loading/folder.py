@@ -1,4 +1,4 @@
-"""A prior as a folder in diffusers' layout: reading and writing it. No code in the folder is ever run.
+"""Reads and writes a prior as a folder in diffusers' layout. No code in the folder is ever run.
 
 - `model_index.json` lists the components.
 - `unet/`, `scheduler/`, `text_encoder/`, `tokenizer/` are required.

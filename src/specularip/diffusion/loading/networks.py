@@ -1,8 +1,8 @@
-"""The networks of a prior, each from a folder or a single weight file, and checks that they belong together.
+"""Reads and builds the networks of a prior, each from a folder or a single file, and checks that they match.
 
-Reading takes two halves. `reading` starts threads that read weights and move them to the device;
+This takes two halves. `reading` starts threads that read weights and move them to the device;
 `build_network` makes a network without weights and assigns them. Importing diffusers and transformers takes
-longer than reading the files, and both go on at the same time.
+longer than reading the files, and both happen at the same time.
 """
 
 from __future__ import annotations
@@ -119,13 +119,13 @@ _RECOGNISED: dict[Kind, str] = {
     "text_encoder": "a text encoder",
     "image_encoder": "a CLIP vision tower",
 }
-"""What `weights.recognise` calls them."""
+"""The names of these kinds in the results of `weights.recognise`."""
 _OLD_VAE_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A network as read from disk: its config, its tensors, and how the file calls the network's keys.
+    """A network as read from disk: its config, its tensors, and the names of the network's keys in the file.
 
     source: the file or config to name in errors about the config; weights: the (first) weight file.
     """

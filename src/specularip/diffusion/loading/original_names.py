@@ -74,6 +74,7 @@ def _unet_path(path: str, blocks: int) -> str:
 
 
 def unet_name(key: str) -> tuple[str, ...]:
+    """The name of a UNet's key, in a tuple of one as for the other networks."""
     path, leaf = _split(key)
     return (f"model.diffusion_model.{_unet_path(path, 4)}{leaf}",)
 
@@ -111,5 +112,6 @@ def vae_name(key: str, blocks: int = 4) -> tuple[str, ...]:
 
 
 def text_name(key: str) -> tuple[str, ...]:
+    """The name of a text encoder's key, which may lack the prefix of newer transformers versions."""
     key = key if key.startswith("text_model.") else f"text_model.{key}"
     return (f"cond_stage_model.transformer.{key}",)

@@ -1,4 +1,4 @@
-"""Where weights are: on disk or in the Hugging Face hub's local cache. Free of torch and of the network.
+"""Locates weights on disk or in the Hugging Face hub's local cache. Free of torch; no network access.
 
 A source is a repository on the hub (already downloaded), a folder in diffusers' layout, or a file of weights.
 """
@@ -65,7 +65,7 @@ def repository_folder(repository: str) -> Path:
 
 def cached(repository: str) -> Path | None:
     """The folder of a repository's current snapshot in the hub's local cache, which may be incomplete; None
-    if nothing of it is there.
+    if there is none.
 
     Follows the cache's documented layout: huggingface_hub's own look-up requires every file of a repository,
     and only some are needed here.

@@ -1,4 +1,4 @@
-"""Weight files: read without running code from them, and given to a network key by key.
+"""Weight files: read without running code from them, and assigned to a network key by key.
 
 The libraries' own loaders are not used: they skip keys of the wrong shape, fill missing ones with random
 numbers, and each reports it in its own way. Here every key of the file and of the network is accounted for.
@@ -225,9 +225,10 @@ def fill(
 ) -> None:
     """Assign the tensors of a file to a network, without copies and in their dtype and on their device.
 
-    names: what the file calls the network's keys. ignore: pattern of keys in the file that are known and not
-    needed. path: the file, for the error. itself: what `recognise` calls this kind of network. The network
-    may be on the meta device. Raises UserError unless every key is accounted for and has the right shape.
+    names: maps a key of the network to its possible names in the file. ignore: pattern of keys in the file
+    that are not needed. path: the file, for the error. itself: the result of `recognise` for this kind. The
+    network may be on the meta device. Raises UserError unless every key is accounted for and has the right
+    shape.
     """
     wanted = model.state_dict()
     found: dict[str, Tensor] = {}
@@ -262,7 +263,7 @@ def fill(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the libraries' progress bars and warnings; `check_keys` raises what matters of them."""
+    """Silence the libraries' progress bars and warnings; `check_keys` raises errors instead."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
