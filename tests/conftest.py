@@ -16,6 +16,11 @@ from functools import cache
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One thread each: workers that share the cores slow each other down.
+    for variable in ("OMP_NUM_THREADS", "SPECULARIP_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+
 import pytest
 import torch
 from hypothesis import settings

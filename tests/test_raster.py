@@ -188,7 +188,11 @@ def test_thread_count_respects_container_quotas(monkeypatch, tmp_path, text, mos
 def test_compilation_is_logged_once(tmp_path):
     """With an empty cache the line appears once; with a filled one it does not."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    code = "from specularip.raster import warm_up; warm_up(); warm_up()"
+    code = (
+        "import torch; from specularip.raster import rasterize;"
+        "one = torch.ones(1, 3); eye = torch.eye(4)[None];"
+        "[rasterize(one, eye[0, :1], one, one[:, 0], one, eye, eye[:, :3, :3], 8, 8) for _ in range(2)]"
+    )
     logs = [
         subprocess.run(
             [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
