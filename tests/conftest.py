@@ -43,7 +43,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     count = config.getoption("--fresh-seeds")
-    config.stash[SEEDS] = [random.SystemRandom().randrange(2**32) for _ in range(count)]
+    if count and not hasattr(config, "workerinput"):
+        # Once for all of pytest-xdist's workers, which inherit the environment: they must agree on the tests.
+        os.environ["FRESH_SEEDS"] = " ".join(
+            str(random.SystemRandom().randrange(2**32)) for _ in range(count)
+        )
+    config.stash[SEEDS] = [int(seed) for seed in os.environ["FRESH_SEEDS"].split()] if count else []
     settings.register_profile("tests", derandomize=not count, deadline=None)
     settings.load_profile("tests")
 
