@@ -11,6 +11,7 @@ import os
 import random
 import zlib
 from functools import cache
+from pathlib import Path
 
 # Before torch loads: waiting threads sleep soon, as under the command line (see specularip.cli).
 if "OMP_WAIT_POLICY" not in os.environ:
@@ -68,6 +69,20 @@ def seed(request: pytest.FixtureRequest) -> int:
     if hasattr(request.module, "SEED"):
         request.module.SEED = value
     return value
+
+
+@pytest.fixture
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def no_installed_lpips(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """LPIPS weights of this machine are not found."""
+    from specularip import lpips
+
+    monkeypatch.delenv(lpips.LPIPS_VARIABLE, raising=False)
+    monkeypatch.setattr(lpips, "LPIPS_FOLDER", tmp_path / "absent")
 
 
 @pytest.fixture(autouse=True)

@@ -14,18 +14,7 @@ from specularip.errors import UserError
 from specularip.lpips import Lpips, find_lpips
 
 SEED = 0  # the fixture `seed` sets it
-pytestmark = pytest.mark.usefixtures("seed")
-
-
-@pytest.fixture
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(SEED)
-
-
-@pytest.fixture(autouse=True)
-def no_installed_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(lpips.LPIPS_VARIABLE, raising=False)
-    monkeypatch.setattr(lpips, "LPIPS_FOLDER", tmp_path / "absent")
+pytestmark = pytest.mark.usefixtures("seed", "no_installed_lpips")
 
 
 def test_lpips_matches_its_published_formula(

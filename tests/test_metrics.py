@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from lpips_weights import random_lpips
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from specularip import lpips as lpips_module
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
 from specularip.lpips import Lpips
@@ -39,19 +37,13 @@ from specularip.metrics import (
 from specularip.posed_images import PosedImages
 
 SEED = 0  # the fixture `seed` sets it
-pytestmark = pytest.mark.usefixtures("seed")
+pytestmark = pytest.mark.usefixtures("seed", "no_installed_lpips")
 SIZE, FOV = 160, 40.0
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(SEED)
-
-
-@pytest.fixture(autouse=True)
-def no_installed_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(lpips_module.LPIPS_VARIABLE, raising=False)
-    monkeypatch.setattr(lpips_module, "LPIPS_FOLDER", tmp_path / "absent")
 
 
 def noisy_pair(

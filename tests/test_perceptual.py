@@ -9,23 +9,11 @@ import torch
 from tiny_prior import latent_prior, pixel_prior
 from torch import Tensor
 
-from specularip import lpips
 from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.stages.perceptual import UNET_BLOCKS, UNET_TIMESTEP, UnetFeatures, perceptual_loss
 
 SEED = 0  # the fixture `seed` sets it
-pytestmark = pytest.mark.usefixtures("seed")
-
-
-@pytest.fixture
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(SEED)
-
-
-@pytest.fixture(autouse=True)
-def no_installed_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(lpips.LPIPS_VARIABLE, raising=False)
-    monkeypatch.setattr(lpips, "LPIPS_FOLDER", tmp_path / "absent")
+pytestmark = pytest.mark.usefixtures("seed", "no_installed_lpips")
 
 
 def test_unet_features_match_the_full_forward_pass(generator: torch.Generator) -> None:

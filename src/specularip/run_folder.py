@@ -124,6 +124,9 @@ class RunFolder:
     def _metrics_path(self) -> Path:
         return self.path / "metrics.jsonl"
 
+    def _metrics_bytes(self) -> int:
+        return self._metrics_path.stat().st_size if self._metrics_path.exists() else 0
+
     def prepare_checkpoint(
         self, name: str, state: Any, meta: Mapping[str, Any] | None = None
     ) -> Callable[[], Path]:
@@ -141,7 +144,7 @@ class RunFolder:
             "name": name,
             "meta": json_value(dict(meta or {})),
             "layout": layout,
-            "metrics_bytes": self._metrics_path.stat().st_size if self._metrics_path.exists() else 0,
+            "metrics_bytes": self._metrics_bytes(),
         }
 
         def write() -> Path:
@@ -173,9 +176,8 @@ class RunFolder:
                 state = unflatten_state(tensors, header["layout"])
             except (SafetensorError, OSError, KeyError, ValueError):
                 continue  # damaged, for example by a power cut: try the previous one
-            metrics = self.path / "metrics.jsonl"
-            if metrics.exists() and metrics.stat().st_size > header["metrics_bytes"]:
-                os.truncate(metrics, header["metrics_bytes"])
+            if self._metrics_bytes() > header["metrics_bytes"]:
+                os.truncate(self._metrics_path, header["metrics_bytes"])
             return Checkpoint(name, state, header["meta"])
         return None
 
