@@ -1,0 +1,192 @@
+"""How far a picture of an avatar is from the true one: pure functions of images, masks and labels.
+
+Images are float32 [V,H,W,3], sRGB in 0..1 over the same grey on both sides; alphas [V,H,W] in 0..1; labels
+[V,H,W] int64, the part of the true person that each pixel shows, -1 outside. Colours are compared in CIELAB
+(D65): by CIEDE2000 where a difference is reported, by plain distance where the nearest of several is wanted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from skimage.color import deltaE_ciede2000, rgb2lab
+from skimage.measure import perimeter_crofton
+from torch import Tensor
+
+SHADES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Quantiles of luminance whose colours stand for a surface under the studio's light, dark side to highlight."""
+SMOOTH = 1 / 240
+"""Standard deviation of the blur that `fray` compares with, as a share of the image's side: 3 pixels of 720."""
+
+
+def lab(srgb: Tensor | np.ndarray) -> np.ndarray:
+    """CIELAB [...,3] of sRGB colours [...,3] in 0..1."""
+    return rgb2lab(np.asarray(srgb, np.float64))
+
+
+def ciede2000(a: Tensor, b: Tensor) -> float:
+    """CIEDE2000 of two sRGB colours [3]."""
+    return float(deltaE_ciede2000(lab(a), lab(b)))
+
+
+def nearest(srgb: Tensor, palette: Tensor) -> int:
+    """Index of the colour of `palette` [K,3] that is nearest to `srgb` [3] in CIELAB; -1 for NaN."""
+    distance = np.linalg.norm(lab(palette) - lab(srgb), axis=-1)
+    return -1 if np.isnan(distance).any() else int(distance.argmin())
+
+
+def silhouette_iou(alpha: Tensor, truth: Tensor) -> Tensor:
+    """Intersection over union of alpha > 0.5 in each view, [V]; 1 where both are empty."""
+    a, b = (alpha > 0.5).flatten(1), (truth > 0.5).flatten(1)
+    union = (a | b).sum(1)
+    return torch.where(union > 0, (a & b).sum(1) / union.clamp_min(1), torch.ones(len(a), device=a.device))
+
+
+def body_psnr(image: Tensor, truth: Tensor, alpha: Tensor) -> float:
+    """PSNR in dB over the pixels of all views that the true person covers: alpha [V,H,W] > 0.5."""
+    return float(-10 * torch.log10((image - truth)[alpha > 0.5].square().mean()))
+
+
+def eroded(mask: Tensor, pixels: int) -> Tensor:
+    """Masks [V,H,W] without the pixels within `pixels` (in rows and columns) of their border. The image's own
+    border counts as inside."""
+    if pixels == 0:
+        return mask
+    outside = torch.nn.functional.max_pool2d((~mask).float()[:, None], 2 * pixels + 1, 1, pixels)
+    return outside[:, 0] < 0.5
+
+
+def median_color(image: Tensor, mask: Tensor) -> Tensor:
+    """Median colour [3] of the pixels in `mask`; NaN if there are none."""
+    pixels = image[mask]
+    return pixels.median(0).values if len(pixels) else image.new_full((3,), torch.nan)
+
+
+def lit_palette(image: Tensor, mask: Tensor) -> np.ndarray:
+    """CIELAB [5,3] of the pixels in `mask`: for each quantile of `SHADES`, the mean colour of the tenth of the
+    pixels whose lightness is nearest to it."""
+    colors = lab(image[mask].cpu())
+    colors = colors[colors[:, 0].argsort(kind="stable")]
+    half = max(1, len(colors) // 20)
+    middles = (round(q * (len(colors) - 1)) for q in SHADES)
+    return np.stack([colors[max(0, m - half) : m + half + 1].mean(0) for m in middles])
+
+
+def bare_share(image: Tensor, cloth: Tensor, cloth_colors: np.ndarray, skin_colors: np.ndarray) -> float:
+    """Share of the pixels in the mask `cloth` whose colour is nearer to skin than to the garment; both as
+    `lit_palette`s. NaN for an empty mask."""
+    pixels = lab(image[cloth].cpu())
+    if not len(pixels):
+        return float("nan")
+    to_cloth, to_skin = (
+        np.linalg.norm(pixels[:, None] - colors, axis=-1).min(1) for colors in (cloth_colors, skin_colors)
+    )
+    return float((to_skin < to_cloth).mean())
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What is wrong with the silhouettes of V views.
+
+    specks: mean number of pieces besides the largest, speck_share: their share of all covered pixels. holes:
+    mean number of enclosed background patches. fray: length of the outline over that of the smoothed outline,
+    mean over views; 1 for a smooth one.
+    """
+
+    specks: float
+    speck_share: float
+    holes: float
+    fray: float
+
+
+def edges(alpha: Tensor) -> Edges:
+    """Faults of the silhouettes alpha > 0.5, alpha [V,H,W]. Pieces are connected by edges or corners, patches
+    of background by edges."""
+    specks, holes, loose, covered, frays = 0, 0, 0, 0, []
+    for mask in (alpha > 0.5).cpu().numpy():
+        pieces, count = ndimage.label(mask, np.ones((3, 3)))
+        sizes = np.bincount(pieces.ravel())[1:]
+        if not count:
+            frays.append(float("nan"))
+            continue
+        specks += count - 1
+        loose += int(sizes.sum() - sizes.max())
+        covered += int(sizes.sum())
+        holes += ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)[1]
+        frays.append(fray(mask))
+    views = len(alpha)
+    return Edges(specks / views, loose / max(1, covered), holes / views, float(np.mean(frays)))
+
+
+def fray(mask: np.ndarray) -> float:
+    """Length of a silhouette's outline over that of the outline of the same silhouette blurred, bool [H,W]."""
+    smooth = ndimage.gaussian_filter(mask.astype(np.float64), SMOOTH * len(mask)) > 0.5
+    length = perimeter_crofton(smooth, directions=4)
+    return float(perimeter_crofton(mask, directions=4) / length) if length else float("nan")
+
+
+# Recognition of garments
+
+
+@dataclass(frozen=True)
+class Recognizer:
+    """Nearest neighbours among examples, by Mahalanobis distance.
+
+    examples [n,d] are features times `whitening` [D,d]; labels [n] int64 index `names`.
+    """
+
+    names: tuple[str, ...]
+    examples: np.ndarray
+    labels: np.ndarray
+    whitening: np.ndarray
+    neighbours: int = 5
+
+    @staticmethod
+    def learn(features: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Recognizer:
+        """From features [n,D] and labels [n]. Distances are whitened by the covariance within classes, shrunk
+        by a tenth towards its diagonal."""
+        means = np.stack([features[labels == k].mean(0) for k in range(len(names))])
+        inside = features - means[labels]
+        covariance = inside.T @ inside / max(1, len(features) - len(names))
+        diagonal = np.diag(covariance.diagonal() + 1e-3 * covariance.diagonal().mean() + 1e-12)
+        values, vectors = np.linalg.eigh(0.9 * covariance + 0.1 * diagonal)
+        whitening = vectors / np.sqrt(values)
+        # Only the differences between classes count: project on their span.
+        spread = (means - means.mean(0)) @ whitening
+        _, strength, axes = np.linalg.svd(spread, full_matrices=False)
+        whitening = whitening @ axes[strength > 1e-6 * strength.max()].T
+        return Recognizer(names, features @ whitening, labels, whitening)
+
+    def classify(self, features: np.ndarray) -> np.ndarray:
+        """Labels [m] of features [m,D]: a vote of the nearest examples, weighted by 1/distance."""
+        return self._vote(features @ self.whitening)
+
+    def _vote(self, points: np.ndarray) -> np.ndarray:
+        distance = np.linalg.norm(points[:, None] - self.examples, axis=-1)
+        order = distance.argsort(1, kind="stable")[:, : self.neighbours]
+        weight = 1 / (np.take_along_axis(distance, order, 1) + 1e-9)
+        votes = np.zeros((len(points), len(self.names)))
+        np.add.at(votes, (np.arange(len(points))[:, None], self.labels[order]), weight)
+        return votes.argmax(1)
+
+
+def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
+    """Share of the examples of class i that were taken for class j, [classes,classes]; rows sum to 1."""
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (truth, found), 1)
+    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+
+def alike(shares: np.ndarray, limit: float = 0.15) -> list[set[int]]:
+    """Groups of classes that cannot be told apart: chains of pairs of which each is taken for the other in more
+    than `limit` of the cases, on average of both directions. shares: see `confusion`."""
+    linked = (shares + shares.T) / 2 > limit
+    groups: list[set[int]] = []
+    for k in range(len(shares)):
+        near = {k, *np.flatnonzero(linked[k]).tolist()}
+        joined = [g for g in groups if g & near]
+        groups = [g for g in groups if not g & near] + [near.union(*joined)]
+    return sorted(groups, key=min)
