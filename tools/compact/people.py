@@ -1,13 +1,14 @@
 """Random people and their clothes as plain data: what `dressing` builds and `captions` describes.
 
-Tables first, then the drawing. An attribute that a caption leaves out should have a likely look instead of an
-average of all looks: so trousers and shoes are often plain dark ones, cloth is mostly a garment's usual cloth,
-and such usual attributes are those that captions leave out (`is_plain`, `Garment.colors`).
+Tables first, then the drawing. An attribute that a caption leaves out should have a likely look instead of
+an average of all looks: so trousers and shoes are often plain dark ones, cloth is mostly a garment's usual
+cloth, and such usual attributes are those that captions leave out (`is_plain`, `Garment.colors`).
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 RGB = tuple[float, float, float]
@@ -169,7 +170,7 @@ AGES: dict[str, tuple[float, tuple[float, float]]] = {
 
 @dataclass
 class Piece:
-    """One garment. rgb: its sRGB colour, drawn around `COLORS[color]` or one of its `SHADES`. cut: `CUTS`, 0..1."""
+    """One garment. rgb: its sRGB colour, around `COLORS[color]` or one of its `SHADES`. cut: `CUTS`, 0..1."""
 
     garment: str
     color: str
@@ -208,7 +209,7 @@ class Person:
 
 
 def held_out(garment: str, color: str, material: str) -> bool:
-    """One outfit in eleven is held out of training, for the benchmarks. (Of tops, coats and whole outfits.)"""
+    """One outfit in eleven is held out of training, for the benchmarks: of tops, coats and whole outfits."""
     g, c, m = GARMENT_NAMES.index(garment), COLOR_NAMES.index(color), MATERIALS.index(material)
     return (g * 7 + c * 5 + m * 3) % 11 == 0
 
@@ -220,7 +221,7 @@ def is_plain(piece: Piece) -> bool:
 
 
 def near(rng: random.Random, rgb: RGB, spread: float) -> RGB:
-    """A colour around `rgb`: `spread` is the deviation of its lightness, and 2.5 times that of each channel."""
+    """A colour around `rgb`. spread: the deviation of its lightness, 2.5 times that of each channel."""
     light = rng.gauss(0, spread)
     r, g, b = (min(0.98, max(0.02, c + light + rng.gauss(0, spread * 0.4))) for c in rgb)
     return r, g, b
@@ -248,11 +249,11 @@ def make_piece(rng: random.Random, garment: str, color: str, material: str) -> P
 
 
 def draw_piece(rng: random.Random, garment: str) -> Piece:
-    """A garment in a random colour and material: the usual ones more often, never an outfit that is held out."""
+    """A garment in a random colour and material, the usual ones more often; never one that is held out."""
     kind = GARMENTS[garment]
     bound = kind.slot in ("top", "outer", "whole")
     while True:
-        if kind.colors and rng.random() < 0.4:
+        if kind.colors and rng.random() < (0.7 if kind.slot == "extra" else 0.4):
             color = rng.choice(kind.colors)
         else:
             color = rng.choice(BASIC if rng.random() < 0.78 else COLOR_NAMES[12:])
@@ -316,8 +317,8 @@ def draw_outfit(rng: random.Random, male: bool, age: str) -> list[Piece]:
     return pieces + [draw_piece(rng, name) for name in chosen]
 
 
-def draw_shoes(rng: random.Random, pick, worn: str) -> list[Piece]:  # noqa: ANN001
-    """Shoes that go with the garment `worn`, mostly; or none."""
+def draw_shoes(rng: random.Random, pick: Callable[..., str], worn: str) -> list[Piece]:
+    """Shoes that go with the garment `worn`, mostly; or none. pick: the kind of shoe, see `draw_outfit`."""
     if rng.random() < 0.03:
         return []
     if worn == "ski suit":
@@ -360,7 +361,7 @@ def draw_body(rng: random.Random, sex: str, age: str) -> tuple[dict[str, float],
 
 
 def draw_skin(rng: random.Random) -> tuple[float, RGB]:
-    """A place on the skin ramp, 0 pale to 5 very dark, uniform whatever sex and age; and its colour in sRGB."""
+    """A place on the skin ramp, 0 pale to 5 very dark, whatever sex and age; and its colour in sRGB."""
     t = rng.random() * (len(SKIN_RAMP) - 1)
     i = min(int(t), len(SKIN_RAMP) - 2)
     r, g, b = (a + (t - i) * (b - a) for a, b in zip(SKIN_RAMP[i], SKIN_RAMP[i + 1]))
