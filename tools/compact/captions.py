@@ -76,6 +76,15 @@ def color_word(rng: random.Random, piece: Piece) -> str:
     return word.replace("coloured", "colored") if rng.random() < 0.5 else word
 
 
+def misspelt(rng: random.Random, text: str) -> str:
+    """One typing error: two neighbouring letters swapped, or one lost, inside a word."""
+    places = [i for i in range(1, len(text) - 2) if text[i - 1 : i + 3].isalpha()]
+    if not places:
+        return text
+    i = rng.choice(places)
+    return text[:i] + (text[i + 1] + text[i] if rng.random() < 0.6 else text[i]) + text[i + 2 :]
+
+
 def garment_words(rng: random.Random, piece: Piece) -> tuple[str, bool, bool]:
     """A name of the garment, and whether it already tells the colour and the cloth."""
     special = [
@@ -119,7 +128,8 @@ def garment_phrase(rng: random.Random, piece: Piece, article: bool = True) -> st
         core = with_article(core)
     elif article and piece.slot in ("bottom", "feet") and rng.random() < 0.08:
         core = f"a pair of {core}"
-    return f"{core} {back}" if back else core
+    phrase = f"{core} {back}" if back else core
+    return misspelt(rng, phrase) if rng.random() < 0.008 else phrase
 
 
 def mentioned(rng: random.Random, person: Person) -> list[Piece]:
@@ -141,7 +151,7 @@ def mentioned(rng: random.Random, person: Person) -> list[Piece]:
             chosen.append(piece)
     chosen = chosen or pieces[:1]
     chosen.sort(key=lambda piece: ranks.index(piece.slot))
-    if rng.random() < 0.12:
+    if rng.random() < 0.08:
         chosen = chosen[:1]
     if rng.random() < 0.15:
         rng.shuffle(chosen)
@@ -326,15 +336,6 @@ _FORMS = (_sentence, _statement, _tags, _whose, _clothes_first, _clothes_only)
 _SHARES = (0.46, 0.16, 0.17, 0.09, 0.08, 0.04)
 
 
-def _misspelt(rng: random.Random, text: str) -> str:
-    """One typing error: two neighbouring letters swapped, or one lost, inside a word."""
-    places = [i for i in range(1, len(text) - 2) if text[i - 1 : i + 3].isalpha()]
-    if not places:
-        return text
-    i = rng.choice(places)
-    return text[:i] + (text[i + 1] + text[i] if rng.random() < 0.6 else text[i]) + text[i + 2 :]
-
-
 def describe(person: Person, rng: random.Random) -> str:
     """A caption of `person`. Two calls give two captions."""
     form = rng.choices(_FORMS, _SHARES)[0]
@@ -351,8 +352,6 @@ def describe(person: Person, rng: random.Random) -> str:
         text += f", {pick(rng, TAILS)}"
     if rng.random() < 0.05:  # as in a search box
         text = re.sub(r"\b(a|an) ", "", text, flags=re.IGNORECASE)
-    if rng.random() < 0.015:
-        text = _misspelt(rng, text)
     style = rng.random()
     if style < 0.45:
         text = re.sub(r"(^|[.] )([a-z])", lambda m: m[1] + m[2].upper(), text)

@@ -389,7 +389,9 @@ def draw_hair(rng: random.Random, sex: str, age: str, t: float, ancestry: str) -
     """Style and colour of the hair, by sex, age, skin (its place on the ramp) and ancestry."""
     male = {"bald": 12, "short": 64, "bob": 2, "long": 7, "ponytail": 4, "braid": 1, "afro": 7, "bun": 3}
     female = {"bald": 1, "short": 13, "bob": 20, "long": 28, "ponytail": 14, "braid": 9, "afro": 6, "bun": 9}
-    weights = dict(male if sex == "male" or (sex == "neutral" and rng.random() < 0.5) else female)
+    weights: dict[str, float] = dict(
+        male if sex == "male" or (sex == "neutral" and rng.random() < 0.5) else female
+    )
     weights["afro"] *= 2.5 if t > 3 else 0.8
     weights["bald"] *= 0 if age in ("child", "teen") else 2 if age == "old" else 1
     style = rng.choices(list(weights), list(weights.values()))[0]

@@ -338,6 +338,8 @@ PLACES = (
     "beach, summer, winter, the mountains, a museum, the evenings, front of a window, a station, the "
     "kitchen, Buenos Aires, the rain"
 )
+VIEWS_OF_LOW_QUALITY = ("blurry", "noisy", "low quality", "blurry, noisy, low quality")
+"""Captions of views that were spoilt on purpose, for negative prompts."""
 GIVEN_NAMES: dict[str, str] = {
     "male": (
         "Tomas, Liam, Kofi, Hiroshi, Pedro, Ahmed, Piotr, David, Samuel, Raj, Erik, John, Paulo, Mehmet"
