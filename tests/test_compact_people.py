@@ -33,7 +33,8 @@ from vocabulary import COLOR_WORDS, TEST_WORDS
 
 COUNT = 3000
 OWNERS = {
-    "jeans": ("jeans",), "shorts": ("shorts",), "leggings": ("leggings",), "gloves": ("gloves", "long gloves"),
+    "jeans": ("jeans",), "shorts": ("shorts",), "leggings": ("leggings",),
+    "gloves": ("gloves", "long gloves"),
     "skirt": ("skirt", "mini skirt", "long skirt"), "blouse": ("blouse",), "hoodie": ("hoodie",),
     "sweater": ("sweater",), "cardigan": ("jacket",), "blazer": ("blazer",), "overcoat": ("coat",),
     "raincoat": ("raincoat",), "gilet": ("vest",), "gown": ("gown",), "tuxedo": ("suit",),
