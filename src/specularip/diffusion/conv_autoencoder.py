@@ -8,6 +8,7 @@ nothing but a last, light layer runs at full resolution. That layer removes the 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -137,6 +138,13 @@ class ConvAutoencoder(nn.Module):
 
     def release_graphs(self) -> None:
         """There are none."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ConvAutoencoder:
+        """A network without trained weights. Raises TypeError or ValueError for unsuitable values."""
+        values: dict[str, Any] = {k: v for k, v in config.items() if not k.startswith("_")}
+        values |= {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+        return cls(ConvAutoencoderConfig(**values))
 
     def to_config(self) -> dict[str, Any]:
         """What `config.json` holds."""
