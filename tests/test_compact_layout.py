@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_prior import WORDS, compact_prior
+from tiny_prior import compact_prior
 
 from specularip.diffusion.conv_autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from specularip.diffusion.loading.folder import load_prior, save_prior
@@ -176,10 +176,3 @@ def test_latents_are_normalised(prior: Prior) -> None:
         assert torch.allclose(autoencoder.decode(autoencoder.encode(images)), raw.clamp(0, 1), atol=1e-4)
     assert torch.allclose(latents.mean(1), torch.zeros(16), atol=1e-3), SEED
     assert torch.allclose(latents.std(1), torch.ones(16), atol=1e-3), SEED
-
-
-def test_words_are_those_of_the_list(prior: Prior) -> None:
-    assert prior.vocabulary is not None and prior.vocabulary.words < set(WORDS)
-    assert prior.unknown_words("Two women's red dresses, and shirts of cotton!") == prior.unknown_words(
-        "two women"
-    )

@@ -2,7 +2,7 @@
 
 A sub-word tokenizer has tokens for any word, so that what a prior knows is not seen from its tokens. Here a
 word is known if training captions had it, or a form of it, or a word of nearly the same meaning by the text
-encoder: "cardigan" where training had "sweater".
+encoder: "moustache" where training had "beard".
 """
 
 from __future__ import annotations
@@ -20,7 +20,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CLOSE = 0.5
-"""Cosine of two words' directions from which they are taken to mean nearly the same."""
+"""Least cosine of the directions of two words that are taken to mean nearly the same.
+
+Measured with all-MiniLM-L6-v2 on 107 names of clothes, colours, cloths and people that no caption had, and on
+104 words for other things: together with `OTHERS`, 61 % of the former are taken as known and 12 % of the
+latter, so that a word is rather named to the user in vain than passed over. Without `OTHERS`, these are 62 %
+and 25 %.
+"""
+OTHERS = tuple(
+    """animal cat bird weapon knife rifle tool building house room tree mountain sea weather moon
+    planet emotion laughing crying calm job engineer sailor warrior prince goddess monster ghost
+    machine vehicle car music song film art drawing painting drawn sketch quality style history
+    ancient modern food fruit holding walking standing jumping sleeping pattern printed sign letter
+    word screen computer furniture chair country India party war time morning spring speed idea good
+    bad pretty bag sack jewel eyewear shadow fire water smoke spell feather fin blood
+    number""".split()
+)
+"""Other things that texts may ask for: a word that is closer to one of these is not known."""
 FUNCTION_WORDS = frozenset(
     """a an the this that these those and or but as of in on at to by for from with without who whose which
     is are was be been being am has have had having he she they it his her hers him their them its i you my
@@ -96,5 +112,7 @@ class Vocabulary:
         if not new:
             return []
         content = sorted(word for word in self.words - FUNCTION_WORDS if word.isalpha() and len(word) > 2)
-        cosines = embed([word.lower() for word in new]) @ embed(content).T
-        return [word for word, cosine in zip(new, cosines.amax(1).tolist()) if cosine < CLOSE]
+        directions = embed([word.lower() for word in new])
+        known, other = ((directions @ embed(some).T).amax(1) for some in (content, list(OTHERS)))
+        close = ((known >= CLOSE) & (known >= other)).tolist()
+        return [word for word, is_close in zip(new, close) if not is_close]

@@ -285,7 +285,7 @@ def fill(
             shapes.append(f"{name} is {list(tensor.shape)}, must be {list(value.shape)}")
         if not tensor.is_floating_point():
             raise UserError(
-                f"{path}: {name} is {tensor.dtype}: quantised weights are not supported, but for int8 with {SCALE}"
+                f"{path}: {name} is {tensor.dtype}: only int8 with its {SCALE} is a quantised weight here"
             )
         found[key] = tensor
     extra = sorted(k for k in state.keys() - used if ignore is None or not re.match(ignore, k))
