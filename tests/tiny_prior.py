@@ -1,4 +1,5 @@
-"""Small random priors in both shapes: pixels with pose channels, and Stable-Diffusion-like latents."""
+"""Small random priors in three shapes: pixels with pose channels, Stable-Diffusion-like latents, and latents
+of five-channel images as the compact prior has them."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DCondi
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
+    BertConfig,
+    BertModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPVisionConfig,
@@ -22,9 +25,11 @@ from specularip.cameras import FRAMINGS, Cameras, Views
 from specularip.diffusion.adapter import attach_identity
 from specularip.diffusion.autoencoder import PixelAutoencoder, VaeAutoencoder
 from specularip.diffusion.conditioning import Condition, condition_views, face_weight
+from specularip.diffusion.conv_autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from specularip.diffusion.denoiser import UNetDenoiser
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook
+from specularip.diffusion.vocabulary import Vocabulary
 
 WORDS = """a an the in of with and , . - woman man person red green blue dress shirt satin cotton front side
 back
@@ -208,6 +213,93 @@ def latent_prior(folder: Path, seed: int = 0, *, size: int = 8, identity: bool =
         scheduler,
         image_encoder,
         projection,
+    )
+    return _randomize(prior, seed)
+
+
+def piece_tokenizer(words: list[str], max_length: int = 32) -> PreTrainedTokenizerFast:
+    """BERT's word-piece tokenizer over some words and single letters, so that it has tokens for any word."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = [prefix + c for prefix in ("", "##") for c in "abcdefghijklmnopqrstuvwxyz0123456789"]
+    vocab = {word: i for i, word in enumerate(dict.fromkeys([*special, *letters, *words]))}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def compact_prior(seed: int = 0, *, size: int = 8, identity: bool = True) -> Prior:
+    """The compact prior's layout: latents [16,size,size] of RGB, alpha and depth, a body map of four channels
+    folded 2x2 into 16 input channels, BERT with word pieces, a list of known words, v-prediction."""
+    torch.manual_seed(seed)
+    tokenizer = piece_tokenizer(WORDS)
+    unet = UNet2DConditionModel(
+        sample_size=size,
+        in_channels=32,
+        out_channels=16,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=24,
+        attention_head_dim=2,
+    )
+    text_encoder = BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=24,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+            pad_token_id=0,
+        ),
+        add_pooling_layer=False,
+    )
+    autoencoder = ConvAutoencoder(ConvAutoencoderConfig(encoder_widths=(8, 16), decoder_widths=(8, 16)))
+    with torch.no_grad():
+        autoencoder.normalise(autoencoder.encoder(torch.rand(4, 5, 8 * size, 8 * size) * 2 - 1))
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+    )  # fmt: skip
+    image_encoder = projection = None
+    if identity:
+        image_encoder = CLIPVisionModelWithProjection(
+            CLIPVisionConfig(
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                image_size=16,
+                patch_size=8,
+                projection_dim=12,
+            )
+        )
+        projection = attach_identity(unet, 2, 12)
+    prior = Prior(
+        UNetDenoiser(unet),
+        autoencoder,
+        text_encoder,
+        tokenizer,
+        scheduler,
+        image_encoder,
+        projection,
+        (0.5, 0.5, 0.5),
+        (0.5, 0.5, 0.5),
+        Vocabulary(frozenset(word for word in WORDS if word.isalpha())),
     )
     return _randomize(prior, seed)
 

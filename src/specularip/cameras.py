@@ -153,12 +153,19 @@ def face_camera(
 
 @dataclass(frozen=True)
 class Views:
-    """Training views: the cameras, their azimuths and elevations [B], and the framing of each."""
+    """Training views: the cameras, their azimuths and elevations [B], the framing of each, and the point
+    [B,3] that each camera looks at."""
 
     cameras: Cameras
     azimuth_deg: Tensor
     elevation_deg: Tensor
     framings: list[Framing]
+    targets: Tensor
+
+    @property
+    def distances(self) -> Tensor:
+        """Distance [B] of each camera from its target."""
+        return (self.cameras.positions - self.targets).norm(dim=-1)
 
 
 def sample_views(
@@ -198,7 +205,7 @@ def sample_views(
     target[:, 2] = torch.tensor([f.target_z for f in framings]) * body_height
     fov = torch.tensor([f.fov_y_deg for f in framings])
     cameras = Cameras.orbit(azimuth, elevation, distance * body_height, fov, size, size, target)
-    return Views(cameras, azimuth, elevation, framings)
+    return Views(cameras, azimuth, elevation, framings, target)
 
 
 def view_name(azimuth_deg: float, elevation_deg: float, overhead_deg: float = 60.0) -> str:
@@ -218,7 +225,7 @@ def orbit_views(
     target = torch.tensor([0.0, 0.0, framing.target_z * body_height])
     distance = framing.distance * body_height
     cameras = Cameras.orbit(azimuth, elevation, distance, framing.fov_y_deg, size, size, target)
-    return Views(cameras, azimuth, elevation, [framing] * count)
+    return Views(cameras, azimuth, elevation, [framing] * count, target.expand(count, 3))
 
 
 def visible_face(azimuth_deg: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from specularip.diffusion.fast.accelerate import accelerate, supports
 from specularip.diffusion.loading import folder as prior_folder
 from specularip.diffusion.loading.sd15 import load_sd15
 from specularip.diffusion.loading.weights import pick_dtype
+from specularip.diffusion.one_person import one_standing_person
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
 from specularip.errors import MissingWeights, UserError
@@ -177,14 +178,7 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     raster.warm_up(device)
     specular.warm_up(device)
     prior = load_prior(config, device)
-    suffix = view_prompt("", "head", "overhead")
-    cut = prior.truncated(inputs.text, suffix)
-    text = inputs.text[: len(inputs.text) - len(cut)].strip() if cut else inputs.text
-    if cut:
-        note(f"the text is longer than the prior's token limit; this part is left out: '{cut}'")
-    unknown = [word for word in prior.unknown_words(text) if any(c.isalnum() for c in word)]
-    if unknown:
-        note(f"words outside the prior's vocabulary, ignored: {', '.join(unknown)}")
+    text = readable(prior, inputs.text, note)
     phenotype = phenotype_from_text(inputs.text)
     body = make_body(config, phenotype).to(device)
     face, other = read_faces(prior, faces, inputs, config, note)
@@ -205,6 +199,26 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         if isinstance(perceptual, UnetFeatures) and bottom - top != right - left:
             raise UserError("scr.crop must be square without LPIPS weights: the prior reads square images")
     return RunContext(inputs, guide, photo, perceptual, phenotype, notes)
+
+
+def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
+    """The part of a text that the prior reads. note: receives lines for the user about the rest."""
+    if prior.vocabulary is not None:
+        rest, beyond = one_standing_person(text)
+        text = rest or text
+        if beyond:
+            quoted = ", ".join(f"'{phrase}'" for phrase in beyond)
+            note(f"this prior draws one standing person on grey; ignored: {quoted}")
+    cut = prior.truncated(text, view_prompt("", "head", "overhead"))
+    if cut:
+        text = text[: len(text) - len(cut)].strip()
+        note(f"the text is longer than the prior's token limit; this part is left out: '{cut}'")
+    unknown = [word for word in prior.unknown_words(text) if any(c.isalnum() for c in word)]
+    if unknown and prior.vocabulary is None:
+        note(f"words outside the prior's vocabulary, ignored: {', '.join(unknown)}")
+    elif unknown:
+        note(f"words that the prior was not trained on, which may do little: {', '.join(unknown)}")
+    return text
 
 
 def read_faces(

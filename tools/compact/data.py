@@ -1,152 +1,114 @@
-"""Training examples for the compact prior: views of dressed people with captions, pose drawings and faces."""
+"""Training examples for the compact prior: views of dressed people with captions, body maps and faces."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
-from dressing import Dressed, Mannequin
-from studio import shade
+from assets import Assets
+from dressing import PersonMesh, dress
+from mesh_render import Renderer
+from people import Person, describe, draw_person
 from torch import Tensor
-from wardrobe import VIEWS_OF_LOW_QUALITY, Person, describe, draw_person
 
-from specularip.body.skeleton import draw_skeleton
 from specularip.cameras import Cameras, Views, face_camera, sample_views, view_name
 from specularip.diffusion.prompts import view_prompt
-from specularip.raster import rasterize
 
-SIZE, SUPERSAMPLE = 64, 2
-BACKGROUND = 0.6
-FRAMING_WEIGHTS = (0.36, 0.22, 0.15, 0.27)
+SIZE = 256
+MAP_SIZE = 64
+FACE_SIZE = 64
+FRAMING_WEIGHTS = (0.44, 0.19, 0.13, 0.24)
+CAPTIONS = 3
+"""Sentences about each person."""
 
 
 @dataclass
 class Examples:
-    """images [M,4,S,S] (RGB over grey, alpha) and poses [M,3,S,S] in 0..1; person [M] indexes faces
-    [P,3,S,S]; captions [M]."""
+    """P people in V views: images [P,V,4,S,S] uint8 (RGB over grey, alpha), depth [P,V,S,S] float16 (see
+    `mesh_render`), maps [P,V,4,M,M] uint8, faces [P,3,F,F] uint8, tokens [P,C,V,T] int16: the captions."""
 
     images: Tensor
-    poses: Tensor
-    person: Tensor
+    depth: Tensor
+    maps: Tensor
     faces: Tensor
-    captions: list[str]
-    views: list[Views]
-    people: list[Person]
+    tokens: Tensor
+
+    @staticmethod
+    def join(parts: list[Examples]) -> Examples:
+        return Examples(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Examples)))
 
 
-def face_cameras(dressed: Dressed, generator: torch.Generator, turn_deg: float = 14.0) -> list[Cameras]:
+def face_cameras(meshes: list[PersonMesh], generator: torch.Generator, turn_deg: float = 14.0) -> list[Cameras]:
     """One frontal camera per person, slightly rotated, that frames the face as photos are cropped."""
     cameras = []
-    for middle, unit in zip(dressed.face_center, dressed.face_unit.tolist()):
+    for mesh in meshes:
         turn = ((torch.rand(2, generator=generator) * 2 - 1) * turn_deg).tolist()
-        cameras.append(face_camera(middle, unit, SIZE * SUPERSAMPLE, turn[0], 2 + 0.5 * turn[1]))
+        cameras.append(face_camera(mesh.face_center, mesh.face_unit, 2 * FACE_SIZE, turn[0], 2 + 0.5 * turn[1]))
     return cameras
 
 
-def render_people(dressed: Dressed, cameras: list[Cameras], background: float = BACKGROUND) -> Tensor:
-    """RGB over grey and alpha [P*V,4,S,S] of every person through their own V cameras."""
-    eye = torch.stack([c.positions for c in cameras]).to(dressed.points.device)
-    colors = shade(
-        dressed.points,
-        dressed.normals,
-        dressed.threads,
-        dressed.albedo,
-        dressed.material,
-        dressed.occlusion,
-        eye,
-    )
-    out = []
-    for i, camera in enumerate(cameras):
-        camera = camera.to(dressed.points.device)
-        image = rasterize(
-            dressed.points[i],
-            dressed.quats[i],
-            dressed.scales[i],
-            dressed.opacity[i],
-            colors[i],
-            camera.viewmats,
-            camera.Ks,
-            camera.width,
-            camera.height,
-            torch.full((3,), background, device=eye.device),
+def captions(person: Person, views: Views, rng: random.Random) -> list[str]:
+    """One sentence about the person, with the words that name each view."""
+    sentence = describe(person, rng)
+    return [
+        view_prompt(sentence, framing.name, view_name(azimuth, elevation))
+        for framing, azimuth, elevation in zip(
+            views.framings, views.azimuth_deg.tolist(), views.elevation_deg.tolist()
         )
-        out.append(torch.cat([image.image, image.alpha], -1))
-    return F.avg_pool2d(torch.cat(out).permute(0, 3, 1, 2), SUPERSAMPLE).clamp(0, 1)
+    ]
 
 
 class Photographer:
     """Generates random people, dresses and renders them. Deterministic for a seed."""
 
-    def __init__(self, device: torch.device, seed: int) -> None:
-        self.device = device
-        self.mannequin = Mannequin(device)
+    def __init__(self, assets: Assets, tokenizer, device: torch.device | str, seed: int) -> None:
+        self.assets, self.tokenizer, self.device = assets, tokenizer, device
+        self.renderer = Renderer(assets, device)
         self.rng = random.Random(seed)
         self.generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
     def shoot(self, people: int, views: int) -> Examples:
-        return self.shoot_people([draw_person(self.rng) for _ in range(people)], views)
+        return self.shoot_people([draw_person(self.rng) for _ in range(people)], views)[0]
 
     @torch.no_grad()
-    def shoot_people(self, persons: list[Person], views: int) -> Examples:
-        dressed = self.mannequin.dress(persons)
-        size = SIZE * SUPERSAMPLE
+    def shoot_people(self, persons: list[Person], views: int) -> tuple[Examples, list[Views], list[list[str]]]:
+        """The examples, the views of each person, and the V captions of each person's first sentence."""
+        meshes = dress(persons, self.assets)
         sampled = [
             sample_views(
-                views, size=size, body_height=float(h), weights=FRAMING_WEIGHTS, generator=self.generator
+                views, size=SIZE, body_height=m.height, weights=FRAMING_WEIGHTS, generator=self.generator
             )
-            for h in dressed.heights.cpu()
+            for m in meshes
         ]
-        images = render_people(dressed, [v.cameras for v in sampled])
-        faces = render_people(dressed, face_cameras(dressed, self.generator))[:, :3]
-        poses = self.poses(dressed, [v.cameras for v in sampled])
-        captions = []
-        for person, v in zip(persons, sampled):
-            for framing, azimuth, elevation in zip(
-                v.framings, v.azimuth_deg.tolist(), v.elevation_deg.tolist()
-            ):
-                captions.append(
-                    view_prompt(describe(person, self.rng), framing.name, view_name(azimuth, elevation))
-                )
-        images, captions = self.spoil(images, captions)
-        person = torch.arange(len(persons), device=self.device).repeat_interleave(views)
-        return Examples(images, poses, person, faces, captions, sampled, persons)
+        cameras, targets = [v.cameras for v in sampled], [v.targets for v in sampled]
+        images = self.renderer.images(meshes, cameras, targets, SIZE)
+        maps = self.renderer.body_maps(meshes, cameras, targets, MAP_SIZE)
+        close = face_cameras(meshes, self.generator)
+        centers = [m.face_center[None].cpu() for m in meshes]
+        faces = F.avg_pool2d(self.renderer.images(meshes, close, centers, 2 * FACE_SIZE)[:, :3], 2)
+        sentences = [[captions(p, v, self.rng) for _ in range(CAPTIONS)] for p, v in zip(persons, sampled)]
+        flat = [caption for person in sentences for sentence in person for caption in sentence]
+        tokens = self.tokenizer(
+            flat, padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length
+        ).input_ids
+        p = len(persons)
+        byte = lambda x: (x * 255).round().clamp(0, 255).byte()  # noqa: E731
+        examples = Examples(
+            byte(images[:, :4]).unflatten(0, (p, views)),
+            images[:, 4].half().unflatten(0, (p, views)),
+            byte(maps).unflatten(0, (p, views)),
+            byte(faces),
+            torch.tensor(tokens, dtype=torch.int16, device=self.device).reshape(p, CAPTIONS, views, -1),
+        )
+        return examples, sampled, [person[0] for person in sentences]
 
-    def poses(self, dressed: Dressed, cameras: list[Cameras]) -> Tensor:
-        views = len(cameras[0])
-        joined = Cameras(
-            torch.cat([c.viewmats for c in cameras]).to(self.device),
-            torch.cat([c.Ks for c in cameras]).to(self.device),
-            cameras[0].width,
-            cameras[0].height,
-        ).resized(SIZE, SIZE)
-        head = self.mannequin.model.head(dressed.vertices)
-        repeat = lambda x: x.repeat_interleave(views, 0)  # noqa: E731
-        head = type(head)(**{k: repeat(v) for k, v in vars(head).items()})
-        return draw_skeleton(repeat(dressed.keypoints), head, joined, SIZE)
 
-    def spoil(self, images: Tensor, captions: list[str], share: float = 0.03) -> tuple[Tensor, list[str]]:
-        """Degrades a few images and says so in the caption, which gives negative prompts a meaning."""
-        images = images.clone()
-        for i, caption in enumerate(captions):
-            if self.rng.random() > share:
-                continue
-            word = self.rng.choice(VIEWS_OF_LOW_QUALITY)
-            picture = images[i : i + 1]
-            if "blurry" in word or word == "low quality":
-                small = self.rng.choice((16, 20, 24))
-                picture = F.interpolate(
-                    F.interpolate(picture, size=small, mode="area"), size=SIZE, mode="bilinear"
-                )
-            if "noisy" in word or word == "low quality":
-                picture = picture + 0.08 * torch.randn(picture.shape, generator=self.generator).to(
-                    self.device
-                )
-            images[i] = picture[0].clamp(0, 1)
-            captions[i] = word if self.rng.random() < 0.5 else f"{caption}, {word}"
-        return images, captions
+def as_images(images: Tensor, depth: Tensor) -> Tensor:
+    """Five channels [N,5,S,S] in 0..1 from `Examples.images` [N,4,S,S] and depth [N,S,S]."""
+    return torch.cat([images.float() / 255, depth.float()[:, None]], 1)
 
 
 def disturb_faces(faces: Tensor) -> Tensor:

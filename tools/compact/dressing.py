@@ -1,692 +1,539 @@
-"""Clothes, hair and faces on bodies: surface points of dressed people, ready to be shaded and splatted.
+"""Dressed people as triangle meshes: body, eyes, hair and clothes of a `Person`, ready to be rendered.
 
-Every sample keeps its position on the mesh. So a garment is a rule over positions (how far down the arm, how
-far up the torso), evaluated once on a template body, and fits any body shape. Cloth that hangs away from the
-body (skirts, coat tails, long hair) is a separate surface, sized by the body under it.
+Everything is fitted to the unposed body: skin, MakeHuman's clothes and hair (`assets`), garments drawn by program
+(`garments`). Layers are then kept in order, from the skin outwards, by a height field on the skin: a vertex of a
+layer may not lie below the highest point of the layers inside it. Last, all is bent together by linear blend
+skinning, so cloth follows the arms.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 
 import torch
+from assets import Assets, Fitted
+from garments import DRAWN, BodyFrame, build
+from people import HATS, Person, Piece
 from torch import Tensor
 from torch.nn.functional import normalize
-from wardrobe import (
-    BOTTOM_NAMES,
-    COLOR_NAMES,
-    COLORS,
-    EYE,
-    HAIR,
-    HAIR_STYLES,
-    SHOE,
-    SHOE_NAMES,
-    SKIN,
-    TOP_NAMES,
-    Person,
-)
 
-from specularip.body.anny import PHENOTYPE_NAMES, AnnyModel
-from specularip.body.regions import NAMES
+from specularip.body.anny import PHENOTYPE_NAMES
+from specularip.body.mesh import vertex_normals
 
-SURFACE, HEAD_SHARE, SKIRT, CURTAIN = 30_000, 0.30, 6_000, 4_000
-SPLAT = 0.72, 0.22
-"""Standard deviations of a splat along and across the surface, in spacings of the samples."""
-REGION = {name: i for i, name in enumerate(NAMES)}
-BLACK, WHITE = (0.06, 0.06, 0.065), (0.92, 0.92, 0.90)
+RGB = tuple[float, float, float]
+
+NAKED_GAP, CLOTH_GAP, HIGHEST_LIFT = 0.0015, 0.0035, 0.03
+"""Metres that cloth keeps from skin and from cloth under it; and the farthest it is ever moved for that."""
+SUNKEN = 0.004
+"""Metres that skin at the rim of hidden skin sinks under the cloth."""
+WHITE: RGB = (0.93, 0.93, 0.92)
+FULL_BEARD = 0.45
+"""From this `Person.beard` on, a beard has a volume; below it is stubble."""
+FEET = ("shoes", "boots", "sneakers", "high heels", "sandals")
+SLIM = ("leggings", "jeans")
+"""What boots are worn over."""
+BARE_LEGS = ("shorts", "skirt", "mini skirt", "dress", "mini dress")
+SHIRTS = ("shirt", "blouse")
+OPEN_FRONTS = {"jacket": "jacket", "leather jacket": "jacket", "blazer": "blazer", "suit": "blazer"}
+"""Garments that files show open, and the files' name of theirs."""
+GRAINS = {"sweater": "knit", "beanie": "knit", "scarf": "knit", "jeans": "twill", "dungarees": "twill", "suit": "twill"}
 
 
 @dataclass
-class Dressed:
-    """P people of N points each. All [P,N,...]: points, normals, threads [3]; albedo [3] sRGB; material
-    codes; occlusion, opacity; scales [3] and quats [4] of their Gaussians."""
+class Part:
+    """How the triangles of one part of a person look.
 
-    points: Tensor
-    normals: Tensor
-    threads: Tensor
-    albedo: Tensor
-    material: Tensor
-    occlusion: Tensor
-    opacity: Tensor
-    scales: Tensor
-    quats: Tensor
-    keypoints: Tensor
+    name: "skin", "eye", "lash", "brow", "hair", "beard", or the garment. kind: "skin", "eye", "hair" (lash, brow,
+    beard too) or "cloth". material: a key of studio.MATERIALS or "skin", "hair", "shoe", "eye". texture, normal_map:
+    rows of the Assets, -1 for none. median: linear RGB of the texture's typical texel. rgb: the sRGB colour that
+    this texel becomes; None keeps the texture's colours. keep: how much of the texture's differences of hue stays,
+    0..1. alpha_test: holes where the texture's alpha is low. grain: "", "knit" or "twill", a fine pattern.
+    """
+
+    name: str
+    kind: str
+    material: str
+    texture: int = -1
+    normal_map: int = -1
+    median: RGB = (1.0, 1.0, 1.0)
+    rgb: RGB | None = None
+    keep: float = 0.0
+    alpha_test: bool = False
+    grain: str = ""
+
+
+@dataclass
+class PersonMesh:
+    """One person of n vertices and m triangles, in the world: metres, z up, facing -y.
+
+    vertices, normals, tangents (threads and strands, downwards or along the limb) [n,3]; faces [m,3] int64; uv [m,3,2]
+    of their corners, v up; part [m], indices of parts; body [12488,3], the bare body in the order of AnnyModel, posed
+    alike; height of the body; face_center [3] between the eyes, face_unit the distance of the eyes.
+    """
+
     vertices: Tensor
-    heights: Tensor
+    normals: Tensor
+    faces: Tensor
+    uv: Tensor
+    part: Tensor
+    parts: list[Part]
+    tangents: Tensor
+    body: Tensor
+    height: float
     face_center: Tensor
-    """[P,3] midpoint of the eyes."""
-    face_unit: Tensor
-    """[P] distance between the eyes, metres: the unit of the face."""
+    face_unit: float
 
 
-def phenotypes(people: list[Person], device: torch.device) -> Tensor:
-    return torch.tensor(
-        [[p.phenotype.get(name, 0.5) for name in PHENOTYPE_NAMES] for p in people], device=device
+@dataclass
+class _Layer:
+    """A mesh on the unposed body. vertices [n,3]; faces [m,3]; uv [m,3,2]. Vertex i moves with base vertices base[i]
+    by shares share[i], both [n,k]; near [n]: the base vertex of the skin below it; hidden: base vertices it hides."""
+
+    part: Part
+    vertices: Tensor
+    faces: Tensor
+    uv: Tensor
+    base: Tensor
+    share: Tensor
+    near: Tensor
+    hidden: Tensor
+    tangents: Tensor | None = None
+
+
+@dataclass
+class _Figure:
+    """One person's unposed body: base vertices [B,3], skin normals [B,3], joints [J,3]; frame for drawn garments;
+    bend [B,3,4]: the pose of each base vertex; along [B,3]: the limb's direction."""
+
+    base: Tensor
+    normals: Tensor
+    bend: Tensor
+    along: Tensor
+    frame: BodyFrame
+
+
+@torch.no_grad()
+def dress(persons: list[Person], assets: Assets) -> list[PersonMesh]:
+    """The meshes of people, on the device of the assets."""
+    model = assets.model
+    device = assets.mean.device
+    phenotypes = torch.tensor([[p.phenotype.get(k, 0.5) for k in PHENOTYPE_NAMES] for p in persons], device=device)
+    base, joints = assets.bodies(phenotypes)
+    skin_normals = vertex_normals(base, assets.skin_faces)
+    normals = vertex_normals(base[:, assets.package], model.faces)
+    poses = torch.tensor([p.pose for p in persons], device=device)
+    bend = pose_transforms(joints, poses, model.joint_names, model.joint_parents)
+    bend = torch.einsum("bj,pjrc->pbrc", assets.skinning, bend)
+    along = assets.skinning @ limb_directions(joints, model.joint_names)
+    meshes = []
+    for k, person in enumerate(persons):
+        body = base[k, assets.package]
+        height = float(body[:, 2].max() - body[:, 2].min())
+        frame = BodyFrame(body, normals[k], model.faces, model.regions, joints[k], model.joint_names, height)
+        figure = _Figure(base[k], skin_normals[k], bend[k], along[k], frame)
+        meshes.append(_assemble(person, figure, assets))
+    return meshes
+
+
+def pose_transforms(joints: Tensor, poses: Tensor, names: tuple[str, ...], parents: tuple[int, ...]) -> Tensor:
+    """Joints [P,J,3] and `Person.pose` [P,7] -> transforms [P,J,3,4] of the rest pose."""
+    arm_left, arm_right, elbow_left, elbow_right, legs, turn, tilt = (poses * math.pi / 180).unbind(1)
+    sideways, upwards = joints.new_tensor([0.0, 1.0, 0.0]), joints.new_tensor([0.0, 0.0, 1.0])
+    forwards = joints.new_tensor([0.0, -1.0, 0.0])
+
+    def elbow_axis(side: str) -> Tensor:
+        forearm = joints[:, names.index(f"wrist.{side}")] - joints[:, names.index(f"lowerarm01.{side}")]
+        return normalize(torch.linalg.cross(forearm, forwards.expand_as(forearm)), dim=-1)
+
+    turns = {
+        "upperarm01.L": -arm_left[:, None] * sideways,
+        "upperarm01.R": arm_right[:, None] * sideways,
+        "lowerarm01.L": elbow_left.abs()[:, None] * elbow_axis("L"),
+        "lowerarm01.R": elbow_right.abs()[:, None] * elbow_axis("R"),
+        "upperleg01.L": -legs[:, None] * sideways,
+        "upperleg01.R": legs[:, None] * sideways,
+        "neck02": 0.5 * (turn[:, None] * upwards + tilt[:, None] * sideways),
+        "head": 0.5 * (turn[:, None] * upwards + tilt[:, None] * sideways),
+    }
+    result: list[Tensor] = []
+    rest = torch.eye(3, 4, device=joints.device).expand(len(joints), 3, 4)
+    for k, (name, parent) in enumerate(zip(names, parents)):
+        above = result[parent] if parent >= 0 else rest
+        if name in turns:
+            rotation = rotations(turns[name])
+            shift = joints[:, k] - (rotation @ joints[:, k, :, None])[..., 0]
+            above = torch.cat([above[..., :3] @ rotation, above[..., 3:] + above[..., :3] @ shift[..., None]], -1)
+        result.append(above)
+    return torch.stack(result, 1)
+
+
+def rotations(vectors: Tensor) -> Tensor:
+    """Rotation vectors [P,3] -> matrices [P,3,3]."""
+    zero = torch.zeros_like(vectors[:, 0])
+    x, y, z = vectors.unbind(1)
+    return torch.matrix_exp(torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).unflatten(1, (3, 3)))
+
+
+def limb_directions(joints: Tensor, names: tuple[str, ...]) -> Tensor:
+    """Unit directions [P,J,3] down each limb; of the trunk and head, downwards."""
+    down = joints.new_tensor([0.0, 0.0, -1.0])
+    result = down.expand_as(joints).clone()
+    for side in "LR":
+        ends = {"upperarm": ("upperarm01", "lowerarm01"), "lowerarm": ("lowerarm01", "wrist"),
+                "wrist": ("lowerarm01", "wrist"), "upperleg": ("upperleg01", "lowerleg01"),
+                "lowerleg": ("lowerleg01", "foot")}  # fmt: skip
+        for k, name in enumerate(names):
+            if name.endswith(side) and name.rstrip(".LR0123456789") in ends:
+                a, b = (names.index(f"{end}.{side}") for end in ends[name.rstrip(".LR0123456789")])
+                result[:, k] = normalize(joints[:, b] - joints[:, a], dim=-1)
+    return result
+
+
+def _assemble(person: Person, figure: _Figure, assets: Assets) -> PersonMesh:
+    rng = random.Random(person.seed)
+    clothes = _clothes(person, figure, assets)
+    covered = _stack(clothes, figure, assets)
+    layers = [*_skin(person, figure, assets, covered, rng), *_head(person, figure, assets, rng)]
+    hats = [layer for layer in clothes if layer.part.name in HATS]
+    for layer in layers:
+        if hats and layer.part.name == "hair":
+            _under_hat(layer, hats, figure, assets)
+    return _posed([*layers, *clothes], figure, assets)
+
+
+# --- Clothes -------------------------------------------------------------------------------------------------------
+
+
+def _clothes(person: Person, figure: _Figure, assets: Assets) -> list[_Layer]:
+    """The layers of all pieces, inner first."""
+    worn = [piece.garment for piece in person.pieces]
+    female = person.phenotype.get("gender", 0.5) > 0.5
+    plan = {id(piece): _source(piece, female, worn, assets) for piece in person.pieces}
+    # The shirt under an open front from a file is only the part that shows.
+    fronts = {
+        name
+        for piece in person.pieces
+        for name in (OPEN_FRONTS.get(piece.garment),)
+        if name and plan[id(piece)] is not None
+    }
+    layers: list[_Layer] = []
+    for piece in sorted(person.pieces, key=lambda piece: _rank(piece, worn)):
+        source = plan[id(piece)]
+        if fronts and piece.garment in SHIRTS:
+            front = assets.fitted[f"{next(iter(fronts))}:shirt"][0]
+            layers.append(_fitted(front, figure, replace(_cloth(piece), keep=0.6)))
+        elif source is None:
+            layers.extend(_drawn(piece, figure, assets))
+        else:
+            part = _cloth(piece)
+            layers.extend(_fitted(mesh, figure, part) for mesh in source)
+            sock = assets.fitted.get(f"{piece.garment}:sock")
+            if sock and any(name in BARE_LEGS for name in worn) and not (female and piece.garment == "shoes"):
+                mesh = next(mesh for mesh in sock if mesh.source == source[0].source)
+                layers.append(_fitted(mesh, figure, Part("shoes", "cloth", "cotton", rgb=WHITE, grain="knit")))
+    return layers
+
+
+def _rank(piece: Piece, worn: list[str]) -> int:
+    """Shoes are under trousers, boots over slim ones; else the order of the pieces stays."""
+    if piece.garment == "boots" and any(name in SLIM for name in worn):
+        return 2
+    return 0 if piece.garment in FEET else 1
+
+
+def _source(piece: Piece, female: bool, worn: list[str], assets: Assets) -> list[Fitted] | None:
+    """The meshes of a piece from the files, or None where it is to be drawn."""
+    name = OPEN_FRONTS.get(piece.garment, piece.garment)
+    choices: list[list[Fitted]] = [[mesh] for mesh in assets.fitted.get(name, [])]
+    ours = [c for c in choices if c[0].source.startswith("female" if female else "male") or name in ("shoes", "hat")]
+    choices = ours or choices
+    if piece.garment == "suit":
+        trousers = [mesh for mesh in assets.fitted["trousers"] if mesh.source == "male_elegantsuit01"]
+        choices = [[*trousers, *choice] for choice in choices]
+    if piece.garment in DRAWN:
+        alone = name in OPEN_FRONTS.values() and not any(shirt in worn for shirt in SHIRTS)
+        if alone or not choices:
+            return None
+        pick = int(piece.cut["variant"] * 7 % 1 * (len(choices) + 1))
+        return choices[pick] if pick < len(choices) else None
+    if not choices:
+        raise KeyError(f"nothing to wear as {piece.garment}")
+    return choices[int(piece.cut["variant"] * 7 % 1 * len(choices))]
+
+
+def _cloth(piece: Piece) -> Part:
+    keep = 0.35 if piece.garment in ("jeans", "dungarees") else 0.1
+    grain = GRAINS.get(piece.garment, "knit" if piece.material == "wool" else "")
+    return Part(piece.garment, "cloth", piece.material, rgb=piece.rgb, keep=keep, grain=grain)
+
+
+def _fitted(mesh: Fitted, figure: _Figure, part: Part) -> _Layer:
+    """A mesh of the files on a body."""
+    axes = torch.arange(3, device=mesh.base.device)
+    span = (figure.base[mesh.scale[:, 0], axes] - figure.base[mesh.scale[:, 1], axes]).abs()
+    vertices = (figure.base[mesh.base] * mesh.weights[..., None]).sum(1) + mesh.offsets * span
+    part = replace(part, texture=mesh.texture, normal_map=mesh.normal_map, median=mesh.median)
+    return _Layer(part, vertices, mesh.faces, mesh.uv, mesh.base, mesh.weights, mesh.near, mesh.hidden)
+
+
+def _drawn(piece: Piece, figure: _Figure, assets: Assets) -> list[_Layer]:
+    """A garment drawn by program on a body."""
+    layers = []
+    for mesh in build(piece, figure.frame):
+        part = _cloth(piece)
+        part = replace(part, rgb=mesh.rgb_override or part.rgb, material=mesh.material_override or part.material)
+        base = assets.package[torch.stack([mesh.anchors, mesh.other_anchors], 1)]
+        share = torch.stack([1 - mesh.other_share, mesh.other_share], 1)
+        hidden = assets.package[mesh.hidden]
+        near = assets.package[_closest(mesh.vertices, mesh.anchors, figure.frame.vertices)]
+        layers.append(
+            _Layer(part, mesh.vertices, mesh.faces, mesh.uv, base, share, near, hidden, mesh.tangents)
+        )
+    return layers
+
+
+def _closest(vertices: Tensor, anchors: Tensor, body: Tensor, far: float = 0.03) -> Tensor:
+    """The body vertex [n] closest to each of vertices [n,3]: its anchor, unless that is far away."""
+    result = anchors.clone()
+    hanging = ((vertices - body[anchors]).norm(dim=-1) > far).nonzero()[:, 0]
+    for some in hanging.split(2048):
+        result[some] = torch.cdist(vertices[some], body).argmin(1)
+    return result
+
+
+def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> Tensor:
+    """Keep each layer outside those before it; drop what later layers hide. Returns which base vertices [B] are
+    hidden by any."""
+    height = torch.zeros(len(figure.base), device=figure.base.device)
+    for garment in _garments(layers):
+        # Meshes of one garment (a coat and its buttons) move together: as its first mesh must.
+        moved: Tensor | None = None
+        top = height
+        for layer in garment:
+            normal = figure.normals[layer.near]
+            above = ((layer.vertices - figure.base[layer.near]) * normal).sum(-1)
+            gap = torch.where(height > 0, CLOTH_GAP, NAKED_GAP)
+            lift = ((height + gap)[layer.near] - above).clamp(0, HIGHEST_LIFT)
+            if moved is None:
+                moved = _smooth(_spread(layer, lift, assets), assets)
+            lift = torch.maximum(lift, moved[layer.near])
+            layer.vertices = layer.vertices + lift[:, None] * normal
+            top = torch.maximum(top, _spread(layer, above + lift, assets))
+        height = top
+    covered = torch.zeros_like(height, dtype=torch.bool)
+    for garment in reversed(_garments(layers)):
+        inside = _interior(covered, assets)
+        for layer in garment:
+            shown = ~inside[layer.near][layer.faces].all(1)
+            layer.faces, layer.uv = layer.faces[shown], layer.uv[shown]
+        for layer in garment:
+            covered[layer.hidden] = True
+    return covered
+
+
+def _garments(layers: list[_Layer]) -> list[list[_Layer]]:
+    """Layers of the same garment together, in their order."""
+    groups: list[list[_Layer]] = []
+    for layer in layers:
+        if groups and groups[-1][0].part.name == layer.part.name:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+    return groups
+
+
+def _spread(layer: _Layer, above: Tensor, assets: Assets, rings: int = 3) -> Tensor:
+    """A layer's height above the skin, on base vertices [B]: as large as that of any vertex nearby."""
+    height = torch.full((len(assets.mean),), -1.0, device=above.device)
+    height.scatter_reduce_(0, layer.near, above, "amax")
+    for _ in range(rings):
+        highest = height[assets.skin_faces].amax(1, keepdim=True).expand(-1, 3)
+        grown = height.scatter_reduce(0, assets.skin_faces.flatten(), highest.flatten(), "amax")
+        height = torch.where(height < 0, grown, height)
+    return height.clamp_min(0)
+
+
+def _smooth(values: Tensor, assets: Assets, rounds: int = 8) -> Tensor:
+    """Values [B] of the skin, averaged with their neighbours."""
+    corners = assets.skin_faces.flatten()
+    count = torch.bincount(corners, minlength=len(values)).clamp_min(1)
+    for _ in range(rounds):
+        mean = values[assets.skin_faces].mean(1, keepdim=True).expand(-1, 3).flatten()
+        values = torch.zeros_like(values).index_add_(0, corners, mean) / count
+    return values
+
+
+def _interior(covered: Tensor, assets: Assets) -> Tensor:
+    """Those of the base vertices [B] marked in `covered` all of whose neighbours are marked."""
+    rim = assets.skin_faces[~covered[assets.skin_faces].all(1)].flatten()
+    result = covered.clone()
+    result[rim] = False
+    return result
+
+
+def _under_hat(hair: _Layer, hats: list[_Layer], figure: _Figure, assets: Assets) -> None:
+    """Press hair into a hat."""
+    for hat in hats:
+        normal = figure.normals[hat.near]
+        above = ((hat.vertices - figure.base[hat.near]) * normal).sum(-1)
+        ceiling = -_spread_low(hat, -above, assets)
+        normal = figure.normals[hair.near]
+        own = ((hair.vertices - figure.base[hair.near]) * normal).sum(-1)
+        sink = (own - (ceiling[hair.near] - 0.004).clamp_min(0.001)).clamp_min(0)
+        hair.vertices = hair.vertices - sink[:, None] * normal
+
+
+def _spread_low(layer: _Layer, below: Tensor, assets: Assets) -> Tensor:
+    """As _spread, of negative heights; -1 where the layer is not."""
+    height = torch.full((len(assets.mean),), -1.0, device=below.device)
+    height.scatter_reduce_(0, layer.near, below, "amax")
+    for _ in range(2):
+        highest = height[assets.skin_faces].amax(1, keepdim=True).expand(-1, 3)
+        grown = height.scatter_reduce(0, assets.skin_faces.flatten(), highest.flatten(), "amax")
+        height = torch.where(height <= -1, grown, height)
+    return height
+
+
+# --- Skin, eyes, hair ----------------------------------------------------------------------------------------------
+
+
+def _skin(person: Person, figure: _Figure, assets: Assets, covered: Tensor, rng: random.Random) -> list[_Layer]:
+    """The visible skin and the eyes."""
+    hidden = _interior(covered, assets)
+    visible = ~hidden[assets.skin_faces].all(1)
+    vertices = figure.base - SUNKEN * (covered & ~hidden)[:, None] * figure.normals
+    texture = assets.texture(skin_texture(person, assets, rng))
+    part = Part("skin", "skin", "skin", texture, median=_median(assets, texture), rgb=person.skin, keep=1.0)
+    eyes = person.eyes
+    if eyes == "brownlight" and rng.random() < (0.9 if luminance(person.skin) < 0.2 else 0.6):
+        eyes = "brown"
+    eye = Part("eye", "eye", "eye", assets.texture(f"eye/{eyes}"))
+    return [
+        _shell(part, vertices, assets.skin_faces[visible], assets.skin_uv[visible], assets),
+        _shell(eye, figure.base, assets.eye_faces, assets.eye_uv, assets),
+    ]
+
+
+def _median(assets: Assets, texture: int) -> RGB:
+    r, g, b = assets.medians[texture].tolist()
+    return r, g, b
+
+
+def skin_texture(person: Person, assets: Assets, rng: random.Random) -> str:
+    """A skin of the person's age and sex: a dark one for dark men; of women there are light ones only."""
+    family, _, sex = person.skin_texture.partition("_")
+    skins = [name for name in assets.texture_names if "skinned" in name and name.split("_")[2] == sex]
+    if luminance(person.skin) < 0.22:
+        skins = [name for name in skins if "dark" in name] or skins
+    else:
+        skins = [name for name in skins if "light" in name]
+    ages = {"young": ("young",), "middleage": ("middleage",), "old": ("old", "middleage")}[family]
+    for age in ages:
+        if chosen := [name for name in skins if name.startswith(age)]:
+            return rng.choice(chosen)
+    return rng.choice(skins)
+
+
+def luminance(rgb: RGB) -> float:
+    """Linear luminance of an sRGB colour."""
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def _shell(part: Part, vertices: Tensor, faces: Tensor, uv: Tensor, assets: Assets) -> _Layer:
+    """Triangles of the base mesh itself; vertices [B,3]."""
+    used, inverse = torch.unique(faces, return_inverse=True)
+    share = torch.ones(len(used), 1, device=used.device)
+    return _Layer(part, vertices[used], inverse, uv, used[:, None], share, used, used[:0])
+
+
+def _head(person: Person, figure: _Figure, assets: Assets, rng: random.Random) -> list[_Layer]:
+    """Hair, brows, lashes and beard."""
+    female = person.phenotype.get("gender", 0.5) > 0.5
+    dark = tuple(c * 0.8 for c in person.hair_rgb)
+    hair = Part("hair", "hair", "hair", rgb=person.hair_rgb, keep=0.15, alpha_test=True)
+    layers = []
+
+    def fitted(name: str, part: Part) -> None:
+        layers.append(_fitted(rng.choice(assets.fitted[name]), figure, part))
+
+    def grown(texture: str, part: Part, chosen: Tensor, lift: float) -> None:
+        row = assets.texture(texture)
+        part = replace(part, texture=row, median=_median(assets, row))
+        vertices = figure.base + lift * figure.normals
+        layers.append(_shell(part, vertices, assets.skin_faces[chosen], assets.skin_uv[chosen], assets))
+
+    if person.hair_style != "bald":
+        grown("scalp", hair, assets.scalp, 0.0008)
+        fitted(f"hair/{person.hair_style}", hair)
+    fitted(f"brow/{person.brows}", replace(hair, name="brow", rgb=dark))
+    lash = rng.choice((2, 3, 4)) if female else 1
+    fitted(f"lash/{lash}", replace(hair, name="lash", rgb=(0.05, 0.04, 0.04)))
+    if person.beard > 0:
+        beard = replace(hair, name="beard", rgb=dark)
+        grown("stubble" if person.beard < FULL_BEARD else "beard", beard, assets.beard, 0.0008)
+        if person.beard >= FULL_BEARD:
+            for shell in range(1, 4):
+                grown("beard", beard, assets.beard, 0.012 * (person.beard - FULL_BEARD + 0.15) * shell / 2)
+    return layers
+
+
+# --- Pose ----------------------------------------------------------------------------------------------------------
+
+
+def _posed(layers: list[_Layer], figure: _Figure, assets: Assets) -> PersonMesh:
+    """Bend all layers and join them."""
+    vertices, tangents, normals, faces, uv, part = [], [], [], [], [], []
+    first = 0
+    skull = figure.base[assets.eye_faces.flatten()].mean(0) + figure.base.new_tensor([0.0, 0.07, 0.0])
+    for k, layer in enumerate(layers):
+        bend = (figure.bend[layer.base] * layer.share[..., None, None]).sum(1)
+        along = (figure.along[layer.base] * layer.share[..., None]).sum(1)
+        if layer.tangents is not None:
+            along = layer.tangents
+        elif layer.part.kind == "hair" and layer.part.texture >= 0:
+            along = strand_directions(layer.vertices, layer.faces, layer.uv)
+        normal = vertex_normals(layer.vertices, layer.faces)
+        if layer.part.name == "hair":
+            # Cards of hair are seen from both sides: their normals point away from the head, rounded like it.
+            away = normalize(layer.vertices - skull, dim=-1)
+            side = (normal * away).sum(-1, keepdim=True).sign()
+            normal = normalize(normal * side + 0.9 * away, dim=-1)
+        rotation = bend[..., :3]
+        vertices.append((rotation @ layer.vertices[..., None])[..., 0] + bend[..., 3])
+        normals.append(normalize((rotation @ normal[..., None])[..., 0], dim=-1))
+        tangents.append(normalize((rotation @ along[..., None])[..., 0], dim=-1))
+        faces.append(layer.faces + first)
+        uv.append(layer.uv)
+        part.append(torch.full((len(layer.faces),), k, device=figure.base.device))
+        first += len(layer.vertices)
+    bend = figure.bend[assets.package]
+    body = (bend[..., :3] @ figure.frame.vertices[..., None])[..., 0] + bend[..., 3]
+    right, left = (body[row].mean(0) for row in assets.model.eyeballs)
+    return PersonMesh(
+        vertices=torch.cat(vertices),
+        normals=torch.cat(normals),
+        faces=torch.cat(faces),
+        uv=torch.cat(uv),
+        part=torch.cat(part),
+        parts=[layer.part for layer in layers],
+        tangents=torch.cat(tangents),
+        body=body,
+        height=figure.frame.height,
+        face_center=(left + right) / 2,
+        face_unit=float((left - right).norm()),
     )
 
 
-def _along(points: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Position of points along the segment a-b: 0 at a, 1 at b."""
-    d = b - a
-    return ((points - a) @ d) / (d @ d)
-
-
-def _limb(points: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """0 at joint a, 1 at b, 2 at c, following the bones."""
-    first, second = _along(points, a, b), _along(points, b, c)
-    return torch.where(first < 1.0, first, 1.0 + second.clamp_min(0.0))
-
-
-def quats_from_normals(n: Tensor) -> Tensor:
-    """Rotation from z to the normal, wxyz."""
-    q = torch.stack([1 + n[..., 2], -n[..., 1], n[..., 0], torch.zeros_like(n[..., 0])], -1)
-    flipped = torch.zeros_like(q)
-    flipped[..., 1] = 1.0
-    return normalize(torch.where(q.norm(dim=-1, keepdim=True) < 1e-3, flipped, q), dim=-1)
-
-
-def _hash(x: Tensor) -> Tensor:
-    """Cheap deterministic noise in 0..1."""
-    return torch.frac(torch.sin(x * 127.1) * 43758.5453).abs()
-
-
-class Mannequin:
-    """The samples of the template body and all attributes of their positions."""
-
-    def __init__(self, device: torch.device, seed: int = 0) -> None:
-        self.device = device
-        model = self.model = AnnyModel.load(device)
-        self.faces = model.faces.long()
-        template = model.vertices(torch.full((1, len(PHENOTYPE_NAMES)), 0.5, device=device).clone())[0]
-        self.template = template
-        keypoints = model.keypoints(template[None])[0]
-        g = torch.Generator(device="cpu").manual_seed(seed)
-        tri = template[self.faces]
-        area = torch.linalg.cross(tri[:, 1] - tri[:, 0], tri[:, 2] - tri[:, 0]).norm(dim=-1)
-        face_region = model.regions[self.faces[:, 0]]
-        head = face_region == REGION["head"]
-        head |= face_region == REGION["neck"]
-        weight = torch.where(
-            head, area * HEAD_SHARE / area[head].sum(), area * (1 - HEAD_SHARE) / area[~head].sum()
-        )
-        # Of the head, the face itself gets three times the points of the skull.
-        center = tri.mean(1)
-        in_front = head & (center[:, 1] < keypoints[0, 1] + 0.09)
-        weight = torch.where(in_front, weight * 3, weight)
-        # Head close-ups show collars and shoulders too.
-        collar = ~head & (center[:, 2] > keypoints[1, 2] - 0.16) & (center[:, 0].abs() < 0.22)
-        weight = torch.where(collar, weight * 2.5, weight)
-        pick = torch.multinomial(weight.cpu(), SURFACE, replacement=True, generator=g)
-        bary = torch.empty(SURFACE, 3).exponential_(generator=g)
-        bary /= bary.sum(-1, keepdim=True)
-        self.corner, self.bary = self.faces[pick.to(device)], bary.to(device)
-        self.region = model.regions[self.corner[:, 0]]
-        # Spacing of samples from the sampling density.
-        density = SURFACE * weight / weight.sum() / area.clamp_min(1e-12)
-        self.spacing = density[pick.to(device)].rsqrt()
-        p = self.place = (template[self.corner] * self.bary[..., None]).sum(1)
-        self.height = float(template[:, 2].max() - template[:, 2].min())
-
-        r_sho, r_elb, r_wri, l_sho, l_elb, l_wri = keypoints[2:8]
-        r_hip, r_knee, r_ank, l_hip, l_knee, l_ank = keypoints[8:14]
-        left = p[:, 0] > 0
-        self.arm = torch.where(left, _limb(p, l_sho, l_elb, l_wri), _limb(p, r_sho, r_elb, r_wri))
-        self.leg = torch.where(left, _limb(p, l_hip, l_knee, l_ank), _limb(p, r_hip, r_knee, r_ank))
-        hip_z, shoulder_z = (r_hip[2] + l_hip[2]) / 2, (r_sho[2] + l_sho[2]) / 2
-        self.torso_height = float(shoulder_z - hip_z)
-        self.torso = (p[:, 2] - hip_z) / (shoulder_z - hip_z)  # 0 at the hip joints, 1 at the shoulder joints
-        self.vertex_torso = (template[:, 2] - hip_z) / (shoulder_z - hip_z)
-        self.across = p[:, 0] / self.height
-        eyes = keypoints[14:16]
-        self.unit = float((eyes[0] - eyes[1]).norm())
-        self.eye_mid = eyes.mean(0)
-        f = (p - self.eye_mid) / self.unit
-        self.fx, self.fy, self.fz = f[:, 0], f[:, 1], f[:, 2]
-        self.is_head = self.region == REGION["head"]
-        normal = self.vertex_normals(template[None])[0]
-        n = normalize((normal[self.corner] * self.bary[..., None]).sum(1), dim=-1)
-        self.front = n[:, 1] < -0.1
-        self.template_normal = n
-        self.occlusion = self._occlusion(p, n)
-        eyeball = torch.zeros(len(template), dtype=torch.bool, device=device)
-        eyeball[model.eyeballs.flatten()] = True
-        self.eyeball = eyeball[self.corner].all(1)
-
-    def vertex_normals(self, vertices: Tensor) -> Tensor:
-        """Vertex normals [B,V,3]."""
-        tri = vertices[:, self.faces]
-        cross = torch.linalg.cross(tri[:, :, 1] - tri[:, :, 0], tri[:, :, 2] - tri[:, :, 0])
-        out = torch.zeros_like(vertices)
-        for k in range(3):
-            out.index_add_(1, self.faces[:, k], cross)
-        return normalize(out, dim=-1)
-
-    def _occlusion(self, p: Tensor, n: Tensor, directions: int = 96, grid: int = 200) -> Tensor:
-        """Ambient visibility of each sample: the cosine-weighted share of unoccluded directions, from depth
-        maps of the sample cloud. 1 = unoccluded."""
-        i = torch.arange(directions, device=p.device) + 0.5
-        z, a = 1 - 2 * i / directions, i * math.pi * (3 - 5**0.5)
-        ways = torch.stack([(1 - z * z).sqrt() * a.cos(), (1 - z * z).sqrt() * a.sin(), z], -1)
-        seen, total = torch.zeros(len(p), device=p.device), torch.zeros(len(p), device=p.device)
-        cell = self.height / grid
-        for way in ways:
-            cos = (n @ way).clamp_min(0)
-            right = normalize(torch.linalg.cross(way, way.new_tensor([0.3, 0.5, 0.8])), dim=-1)
-            up = torch.linalg.cross(right, way)
-            u = ((p @ right) / cell + grid).long().clamp(0, 2 * grid - 1)
-            v = ((p @ up) / cell + grid).long().clamp(0, 2 * grid - 1)
-            key, depth = u * 2 * grid + v, p @ way
-            nearest = torch.full((4 * grid * grid,), -9.0, device=p.device).scatter_reduce(
-                0, key, depth, "amax"
-            )
-            seen += cos * (depth > nearest[key] - 2.2 * cell)
-            total += cos
-        return (0.25 + 0.75 * (seen / total.clamp_min(1e-6))).clamp(0.25, 1)
-
-    @torch.no_grad()
-    def dress(self, people: list[Person]) -> Dressed:
-        """Bodies, faces, hair and outfits of `people`."""
-        dev, P = self.device, len(people)
-
-        def per(values: list, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=dev)[:, None]
-
-        vertices = self.model.vertices(phenotypes(people, dev))
-        heights = vertices[..., 2].amax(1) - vertices[..., 2].amin(1)
-        size = (heights / self.height)[:, None]
-        keypoints = self.model.keypoints(vertices)
-        vertex_normals = self.vertex_normals(vertices)
-        p = (vertices[:, self.corner] * self.bary[None, ..., None]).sum(2)
-        n = normalize((vertex_normals[:, self.corner] * self.bary[None, ..., None]).sum(2), dim=-1)
-        N = p.shape[1]
-
-        cut = {k: per([q.cut[k] for q in people]) for k in people[0].cut}
-        top = per([q.top for q in people], torch.long)
-        bottom = per([q.bottom for q in people], torch.long)
-        style = per([q.hair_style for q in people], torch.long)
-        top_rgb = per([COLORS[COLOR_NAMES[q.top_color]][0] for q in people])
-        bottom_rgb = per([COLORS[COLOR_NAMES[q.bottom_color]][0] for q in people])
-        shoe_rgb = per([COLORS[COLOR_NAMES[q.shoe_color]][0] for q in people])
-        skin = per([q.skin for q in people])
-        hair_rgb = per([q.hair_rgb for q in people])
-        female = per([q.phenotype["gender"] > 0.5 for q in people], torch.bool)
-        beard = per([q.beard for q in people])
-        top_material = per([q.top_material for q in people], torch.long)
-        bottom_material = per([q.bottom_material for q in people], torch.long)
-
-        def is_top(*names: str) -> Tensor:
-            return sum((top == TOP_NAMES.index(x) for x in names), torch.zeros_like(top, dtype=torch.bool))
-
-        def is_bottom(name: str) -> Tensor:
-            return bottom == BOTTOM_NAMES.index(name)
-
-        region, arm, leg, torso, x = (
-            self.region[None],
-            self.arm[None],
-            self.leg[None],
-            self.torso[None],
-            self.across[None],
-        )
-        fx, fy, fz, front = self.fx[None], self.fy[None], self.fz[None], self.front[None]
-        neck_base = (region == REGION["neck"]) & (torso < torch.where(front, 1.12, 1.20))
-        on_torso = (region == REGION["torso"]) | (region == REGION["hips"]) | neck_base
-        on_arm = (region == REGION["upper_arm"]) | (region == REGION["lower_arm"])
-        on_hand, on_foot = region == REGION["hand"], region == REGION["foot"]
-        on_leg = (region == REGION["upper_leg"]) | (region == REGION["lower_leg"])
-        head, neck = region == REGION["head"], region == REGION["neck"]
-
-        dress, suit, ski, coat = is_top("dress"), is_top("suit"), is_top("ski suit"), is_top("coat")
-        jacket, shirt, tank, tee = is_top("jacket"), is_top("shirt"), is_top("tank top"), is_top("t-shirt")
-        sweater, hoodie = is_top("sweater"), is_top("hoodie")
-        open_front = jacket | suit
-
-        # --- skin and face -------------------------------------------------------------------------------
-        albedo = skin.expand(P, N, 3).clone()
-        material = torch.full((P, N), SKIN, device=dev)
-        offset = torch.zeros(P, N, device=dev)
-        threads = p.new_tensor([0.0, 0.0, 1.0]).expand(P, N, 3).clone()
-
-        def paint(mask: Tensor, color: Tensor, blend: float | Tensor = 1.0) -> None:
-            nonlocal albedo
-            weight = mask.float()[..., None] * (blend if isinstance(blend, float) else blend[..., None])
-            albedo = albedo + weight * (color - albedo)
-
-        face = head & (fy < 1.1) & ~self.eyeball[None]
-        paint(
-            face & (((fx.abs() - 0.72) / 0.42) ** 2 + ((fz + 0.62) / 0.35) ** 2 < 1),
-            skin * skin.new_tensor([1.0, 0.80, 0.78]),
-            0.35,
-        )
-        lip_shape = (fx / 0.37) ** 2 + ((fz + 1.17) / 0.14) ** 2
-        lip_tone = torch.where(
-            female[..., None],
-            skin * skin.new_tensor([0.88, 0.50, 0.50]) + 0.02,
-            skin * skin.new_tensor([0.86, 0.70, 0.67]),
-        )
-        paint(face & (lip_shape < 1), lip_tone, 0.9)
-        paint(face & ((fz + 1.165).abs() < 0.035) & (fx.abs() < 0.36), skin * 0.32)
-        paint(face & ((fx.abs() - 0.13) ** 2 + (fz + 0.66) ** 2 < 0.075**2), skin * 0.45)
-        socket = ((fx.abs() - 0.5) / 0.34) ** 2 + ((fz - 0.01) / 0.20) ** 2
-        paint(face & (socket < 1.3), skin * 0.66, 0.5)
-        paint(face & (socket < 1.3) & (fz > 0.10) & (fz < 0.20), skin * 0.18, 0.9)
-        brow_tone = torch.where(style == 0, skin[..., 0] * 0.4, hair_rgb[..., 0] * 0.7)[
-            ..., None
-        ] * hair_rgb.new_tensor([1, 0.85, 0.75])
-        arch = 0.36 + 0.05 * (1 - ((fx.abs() - 0.55) / 0.33) ** 2)
-        paint(
-            face
-            & ((fz - arch).abs() < torch.where(female, 0.055, 0.085))
-            & (fx.abs() > 0.2)
-            & (fx.abs() < 0.84),
-            brow_tone,
-            0.8,
-        )
-        # The lids of the mesh are nearly shut; the eye is painted on the surface that faces the camera there.
-        eye = (
-            head
-            & (fy < 1.1)
-            & (self.eyeball[None] | (((fx.abs() - 0.5) / 0.29) ** 2 + ((fz - 0.01) / 0.135) ** 2 < 1))
-        )
-        eye = eye.expand(P, N)
-        iris = ((fx.abs() - 0.5) ** 2 + fz**2).sqrt()
-        iris_rgb = torch.tensor([(0.22, 0.12, 0.06), (0.20, 0.35, 0.55), (0.20, 0.33, 0.18)], device=dev)
-        dark_skin = skin[..., 0] < 0.6
-        choice = torch.where(dark_skin, torch.zeros_like(top), (_hash(cut["phase"]) * 3).long().clamp(0, 2))
-        paint(eye, torch.full((1, 1, 3), 0.90, device=dev))
-        paint(eye & (iris < 0.145), iris_rgb[choice[:, 0]][:, None])
-        paint(eye & (iris < 0.075), torch.full((1, 1, 3), 0.02, device=dev))
-        material = torch.where(eye, EYE, material)
-        old = per([q.phenotype["age"] > 0.85 for q in people])
-        paint(
-            face & ((fx.abs() - (0.55 + 0.25 * (-0.4 - fz))).abs() < 0.05) & (fz < -0.4) & (fz > -1.0),
-            skin * 0.72,
-            0.7 * old,
-        )
-        chin = face & (fz < -0.72) & (lip_shape > 1.1) & ((fz < -0.95) | (fx.abs() > 0.55) | (fz > -1.0))
-        hairy = (chin & (fz < -0.78)) | (
-            head & (fx.abs() > 0.95) & (fy > 0.4) & (fy < 1.2) & (fz < -0.2) & (fz > -1.6)
-        )
-        paint(hairy, hair_rgb * 0.85, 0.65 * beard.expand(P, N))
-        material = torch.where(hairy & (beard > 0), HAIR, material)
-
-        # --- hair on the skull ---------------------------------------------------------------------------
-        ear = head & (fx.abs() > 1.27) & (fy > 0.75) & (fy < 2.2) & (fz > -0.75) & (fz < 0.32)
-        line = 1.02 + 0.10 * (cut["fringe"] - 0.5) - 0.16 * (fx.abs() / 1.1) ** 2
-        fringe = (cut["fringe"] > 0.7) & female
-        line = torch.where(fringe, 0.62 + 0.0 * fx, line)
-        scalp = (
-            head
-            & ~ear
-            & (((fz > line) & (fy < 1.0)) | ((fy > 0.95) & (fz > 0.12)) | ((fy > 1.75) & (fz > -1.0)))
-        )
-        scalp = scalp & (style != HAIR_STYLES.index("bald"))
-        volume = torch.tensor([0.0, 0.006, 0.016, 0.013, 0.010, 0.034], device=dev)[style] * size
-        paint(scalp, hair_rgb)
-        material = torch.where(scalp, HAIR, material)
-        bumps = (
-            0.6
-            + 0.8 * _hash(torch.floor(self.place[:, 0] * 60) + 7 * torch.floor(self.place[:, 2] * 60))[None]
-        )
-        curly = style == HAIR_STYLES.index("curly")
-        offset = torch.where(scalp, volume * torch.where(curly, bumps, torch.ones_like(bumps)), offset)
-        threads = torch.where(scalp[..., None], threads + 0.3 * n, threads)
-
-        # --- the outfit ----------------------------------------------------------------------------------
-        one = torch.ones_like(cut["sleeve"])
-        long_sleeve = 1.93 * one
-        short_sleeve = 0.45 + 0.35 * cut["sleeve"]
-        dress_sleeve = torch.where(
-            cut["sleeve"] < 0.55, -0.05 * one, torch.where(cut["sleeve"] < 0.8, short_sleeve, long_sleeve)
-        )
-        sleeve = torch.where(
-            tee, short_sleeve, torch.where(tank, -0.02 * one, torch.where(dress, dress_sleeve, long_sleeve))
-        )
-        hem = torch.where(
-            open_front | ski,
-            -0.16 + 0.1 * cut["hem"],
-            torch.where(tank | tee, 0.12 + 0.14 * cut["hem"], 0.02 + 0.18 * cut["hem"]),
-        )
-        hem = torch.where(dress | coat, -0.05 * one, hem)
-        # The neck opening: an ellipse around the front of the throat; deeper for dresses and tank tops.
-        depth = torch.where(
-            dress | tank, 0.20 + 0.20 * cut["neck"], torch.where(tee, 0.14 + 0.06 * cut["neck"], 0.11 * one)
-        )
-        width = torch.where(dress | tank, 0.058 + 0.02 * cut["neck"], 0.045 * one)
-        throat = ((x / width) ** 2 + ((torso - 1.14) / torch.where(front, depth + 0.10, 0.07 * one)) ** 2) < 1
-        covers = (on_torso & ~throat & (torso > hem)) | (on_arm & (arm < sleeve))
-        bare_shoulder = (dress & (cut["sleeve"] < 0.25)) & (torso > 0.88)
-        covers = covers & ~(bare_shoulder & (x.abs() > 0.055)) & ~(tank & (torso > 0.80) & (x.abs() > 0.082))
-        covers = covers | (on_leg & (torso > hem) & (leg < 0.5))
-        covers = (
-            covers | (neck & (torso < 1.28) & (sweater | ski | coat) & (cut["neck"] > 0.35)) | (ski & on_hand)
-        )
-        collar = neck & (torso < 1.22) & (shirt | suit | hoodie | coat | jacket)
-
-        pants = is_bottom("trousers") | is_bottom("leggings")
-        leg_end = torch.where(
-            is_bottom("shorts"), 0.62 + 0.3 * cut["length"], torch.where(pants, 1.93 * one, -1.0 * one)
-        )
-        below = (on_leg & (leg < leg_end)) | ((region == REGION["hips"]) | (on_torso & (torso < 0.42)))
-        below = below & ~covers & (pants | is_bottom("shorts") | is_bottom("skirt")) & ~dress
-        below = below & (on_leg | (torso < 0.42))
-
-        paint(below, bottom_rgb)
-        material = torch.where(below, bottom_material, material)
-        loose = torch.where(
-            is_bottom("leggings"),
-            0.002 * one,
-            torch.where(suit | ski, 0.010 * one, 0.006 + 0.006 * cut["flare"]),
-        )
-        drape = loose * (1 + 1.3 * (leg / 2).clamp(0, 1) * (~is_bottom("leggings")))
-        folds = (
-            0.003
-            * torch.sin(self.place[:, 2][None] * (60 + 40 * cut["folds"]) + 9 * fx + 6 * cut["phase"])
-            * (leg / 2).clamp(0, 1)
-        )
-        offset = torch.where(below, (drape + folds) * size, offset)
-        waistband = below & (torso > 0.36) & (torso < 0.42)
-        paint(waistband, bottom_rgb * 0.55)
-        seam = below & on_leg & (x.abs() > 0.0) & ((leg - leg_end).abs() < 0.05)
-        paint(seam, bottom_rgb * 0.75)
-
-        dressed = covers | collar
-        paint(dressed, top_rgb)
-        material = torch.where(dressed, top_material, material)
-        thickness = torch.where(
-            ski,
-            0.022 * one,
-            torch.where(
-                coat, 0.014 * one, torch.where(hoodie | sweater | open_front, 0.010 * one, 0.005 * one)
-            ),
-        )
-        wrinkle = (
-            0.0035
-            * torch.sin(torso * (16 + 12 * cut["folds"]) + 14 * x + 7 * cut["phase"])
-            * ((1 - torso).clamp(0, 1) + 0.3)
-        )
-        sleeve_folds = 0.003 * torch.sin(arm * (18 + 8 * cut["folds"]) + 5 * cut["phase"])
-        grow = thickness + torch.where(on_arm, sleeve_folds, wrinkle) * (thickness > 0.004)
-        quilt = 0.006 * torch.cos(torch.where(on_arm, arm * 16, torso * 22))
-        grow = grow + torch.where(ski, quilt, torch.zeros_like(quilt))
-        offset = torch.where(dressed, grow * size + torch.where(collar, 0.008 * one, 0 * one) * size, offset)
-        paint(dressed & (collar | ((torso - hem).abs() < 0.03) & ~dress & ~coat), top_rgb * 0.82)
-        paint(dressed & on_arm & ((arm - sleeve).abs() < 0.06), top_rgb * 0.80)
-        # Fronts: a placket with buttons, an open jacket over a shirt, a suit's lapels and tie, a zip.
-        chest = covers & on_torso & front
-        paint(chest & (shirt | (coat & (cut["inner"] > 0.3))) & (x.abs() < 0.0035), top_rgb * 0.62)
-        button = (torch.frac(torso * 6.5) - 0.5).abs() < 0.11
-        paint(chest & (shirt | coat) & button & (x.abs() < 0.0055), top_rgb * 0.35 + 0.1)
-        paint(chest & ski & (x.abs() < 0.005), torch.full((1, 1, 3), 0.12, device=dev))
-        accent = torch.where(top_rgb.mean(-1, keepdim=True) > 0.45, top_rgb * 0.30, top_rgb * 0.5 + 0.45)
-        paint(
-            covers
-            & ski
-            & ((on_arm & ((arm - 0.75).abs() < 0.10)) | (on_torso & ((torso - 0.80).abs() < 0.035))),
-            accent,
-            0.9,
-        )
-        paint(
-            hoodie & chest & ((x.abs() - 0.02).abs() < 0.0035) & (torso > 0.72),
-            torch.full((1, 1, 3), 0.85, device=dev),
-        )
-        paint(hoodie & chest & ((torso - 0.36).abs() < 0.012) & (x.abs() < 0.065), top_rgb * 0.6)
-        gap = 0.010 + 0.055 * ((torso - 0.48) * 1.7).clamp(0, 1)
-        gap = torch.where(jacket & (cut["inner"] < 0.6), 0.022 + 0.020 * torso.clamp(0, 1), gap)
-        inside = chest & open_front & (x.abs() < gap) & (torch.where(suit, torso > 0.46, torso > hem))
-        inner_rgb = torch.where(
-            (suit | (cut["inner"] > 0.45))[..., None], skin.new_tensor(WHITE), skin.new_tensor(BLACK)
-        )
-        lapel = (
-            chest
-            & open_front
-            & (x.abs() >= gap)
-            & (x.abs() < gap + 0.018 + 0.012 * torso.clamp(0, 1))
-            & (torso > 0.5)
-        )
-        paint(lapel, top_rgb * 0.72)
-        paint(inside | (suit & collar & front), inner_rgb)
-        material = torch.where(inside, 0, material)
-        offset = torch.where(inside, 0.003 * size, torch.where(lapel, offset + 0.005 * size, offset))
-        tie_rgb = torch.tensor([(0.45, 0.05, 0.08), (0.07, 0.09, 0.25), (0.06, 0.06, 0.06)], device=dev)[
-            (cut["tie"][:, 0] * 2.99).long()
-        ][:, None]
-        tie = inside & suit & ~female & (x.abs() < 0.011) | (
-            suit & ~female & neck & front & (x.abs() < 0.012) & (torso < 1.2)
-        )
-        paint(tie, tie_rgb)
-        belt = (dress & (cut["tie"] > 0.55)) & dressed & ((torso - 0.46).abs() < 0.035)
-        paint(belt, top_rgb * 0.45)
-
-        boots = per([SHOE_NAMES[q.shoe] == "boots" for q in people], torch.bool) | ski
-        shod = on_foot | (boots & on_leg & (leg > torch.where(pants, 1.85 * one, 1.55 + 0.2 * cut["length"])))
-        paint(shod, torch.where(ski[..., None], torch.full_like(shoe_rgb, 0.08), shoe_rgb * 0.9))
-        sole = on_foot & (self.place[:, 2][None] < self.place[:, 2].min() + 0.022)
-        sneaker = per([SHOE_NAMES[q.shoe] == "sneakers" for q in people], torch.bool)
-        paint(sole, torch.where(sneaker[..., None], skin.new_tensor(WHITE), skin.new_tensor(BLACK)))
-        material = torch.where(shod, SHOE, material)
-        offset = torch.where(shod, 0.006 * size, offset)
-        paint(ski & on_hand, skin.new_tensor(BLACK))
-
-        # Weave, denim's mottling and strands of hair.
-        grain = torch.tensor([0.03, 0.12, 0.09, 0.03, 0.0, 0.0, 0.012, 0.14, 0.02, 0.0], device=dev)[material]
-        noise = _hash(torch.arange(N, device=dev).float() * 0.731)[None] - 0.5
-        albedo = (albedo * (1 + 2 * grain[..., None] * noise[..., None])).clamp(0.01, 0.98)
-
-        p = p + n * offset[..., None]
-        # Normals follow the larger folds.
-        tilt = (
-            0.25
-            * torch.cos(torso * (16 + 12 * cut["folds"]) + 14 * x + 7 * cut["phase"])
-            * ((1 - torso).clamp(0, 1) + 0.2)
-        )[..., None]
-        soft = (dressed & on_torso & ~ski)[..., None] * tilt
-        n = normalize(n - soft * n.new_tensor([0.25, 0.0, 1.0]) * 0.5, dim=-1)
-        spacing = self.spacing[None].expand(P, N) * size * (1 + (offset > 0.008).float() * 0.12)
-        occlusion = self.occlusion[None].expand(P, N)
-        opacity = torch.full((P, N), 0.97, device=dev)
-
-        hang = self._hanging(
-            people,
-            vertices,
-            size,
-            keypoints,
-            dict(
-                dress=dress,
-                coat=coat,
-                skirt=is_bottom("skirt") & ~dress & ~suit & ~ski,
-                top_rgb=top_rgb,
-                bottom_rgb=bottom_rgb,
-                top_material=top_material,
-                bottom_material=bottom_material,
-                style=style,
-                hair_rgb=hair_rgb,
-                cut=cut,
-                female=female,
-            ),
-        )
-        # Legs do not show through a skirt, at any pose.
-        under = (hang[0]["opacity"][:, :1] > 0) & (on_leg | (region == REGION["hips"])) & ~covers
-        opacity = torch.where(
-            under & (p[..., 2] > hang[0]["points"][..., 2].amin(1, True) + 0.02), 0.0, opacity
-        )
-        parts = [
-            dict(
-                points=p,
-                normals=n,
-                threads=threads,
-                albedo=albedo,
-                material=material,
-                occlusion=occlusion,
-                opacity=opacity,
-                spacing=spacing,
-            ),
-            *hang,
-        ]
-        merged = {k: torch.cat([part[k] for part in parts], 1) for k in parts[0]}
-        spacing = merged.pop("spacing")
-        scales = torch.stack([spacing * SPLAT[0], spacing * SPLAT[0], spacing * SPLAT[1]], -1)
-        return Dressed(
-            **merged,
-            scales=scales,
-            quats=quats_from_normals(merged["normals"]),
-            keypoints=keypoints,
-            vertices=vertices,
-            heights=heights,
-            face_center=keypoints[:, 14:16].mean(1),
-            face_unit=(keypoints[:, 14] - keypoints[:, 15]).norm(dim=-1),
-        )
-
-    def _band(self, vertices: Tensor, low: float, high: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Half-width, front, back and mean height of the trunk between two torso heights, each [P,1]."""
-        region = self.model.regions
-        trunk = (region == REGION["torso"]) | (region == REGION["hips"]) | (region == REGION["upper_leg"])
-        pick = trunk & (self.vertex_torso > low) & (self.vertex_torso < high)
-        v = vertices[:, pick]
-        return (
-            v[..., 0].abs().amax(1, True),
-            v[..., 1].amin(1, True),
-            v[..., 1].amax(1, True),
-            v[..., 2].mean(1, True),
-        )
-
-    def _hanging(
-        self, people: list[Person], vertices: Tensor, size: Tensor, keypoints: Tensor, o: dict
-    ) -> list[dict[str, Tensor]]:
-        """Skirts, coat tails and long hair."""
-        dev, P, cut = self.device, len(people), o["cut"]
-        i = torch.arange(SKIRT, device=dev)
-        v = ((i + 0.5) / SKIRT).sqrt()[None]  # more points where the skirt is wide
-        theta = (i * 2.399963)[None] + 0 * size
-        has = o["dress"] | o["coat"] | o["skirt"]
-        bands = [
-            self._band(vertices, a, b) for a, b in ((0.36, 0.48), (0.12, 0.24), (-0.12, 0.04), (-0.42, -0.28))
-        ]
-        ankle_z = keypoints[:, [10, 13], 2].mean(1)[:, None]
-        knee_z = keypoints[:, [9, 12], 2].mean(1)[:, None]
-        start = bands[0][3]
-        reach = torch.where(
-            o["dress"],
-            0.15 + 1.35 * cut["length"] ** 1.3,
-            torch.where(o["coat"], 0.75 + 0.35 * cut["length"], 0.05 + 1.2 * cut["length"] ** 1.5),
-        )
-        thigh_z = bands[3][3]
-        end = torch.where(
-            reach < 1, thigh_z + (knee_z - thigh_z) * reach, knee_z + (ankle_z - knee_z) * (reach - 1) * 1.6
-        )
-        z = start + (end - start) * v
-        # Ease from the waist over the hips; below them the cone opens by its flare.
-        levels = torch.stack([b[3] for b in bands], -1)  # [P,1,4] falling
-        half = torch.stack([b[0] for b in bands], -1)
-        mid = torch.stack([(b[1] + b[2]) / 2 for b in bands], -1)
-        deep = torch.stack([(b[2] - b[1]) / 2 for b in bands], -1)
-        half[..., 3] = torch.maximum(half[..., 3], half[..., 2])
-        deep[..., 3] = torch.maximum(deep[..., 3], deep[..., 2] * 0.9)
-
-        def at(table: Tensor) -> Tensor:
-            out = table[..., 0].expand_as(z)
-            for k in range(3):
-                t = ((levels[..., k] - z) / (levels[..., k] - levels[..., k + 1]).clamp_min(1e-3)).clamp(0, 1)
-                out = out + t * (table[..., k + 1] - table[..., k])
-            return out
-
-        flare = torch.where(o["coat"], 0.05 + 0.08 * cut["flare"], 0.04 + 0.40 * cut["flare"] ** 1.5)
-        drop = (bands[2][3] - z).clamp_min(0)
-        ease = torch.where(o["coat"], 0.022 * size, 0.012 * size)
-        waves, amount = (
-            7 + (cut["folds"] * 6).floor(),
-            (0.010 + 0.035 * cut["folds"]) * (drop / 0.4).clamp(0, 1.3),
-        )
-        fold = 1 + amount * torch.cos(waves * theta + 6 * cut["phase"]) * 1.0
-        rx, ry = (at(half) + ease + flare * drop) * fold, (at(deep) + ease + flare * drop * 0.9) * fold
-        points = torch.stack([rx * theta.sin(), at(mid) - ry * theta.cos(), z], -1)
-        slope = amount * waves * -torch.sin(waves * theta + 6 * cut["phase"])
-        radial = torch.stack([theta.sin() / rx, -theta.cos() / ry, flare / rx * 1.0 + 0 * z], -1)
-        along = torch.stack([theta.cos(), theta.sin(), 0 * theta], -1)
-        normals = normalize(normalize(radial, dim=-1) - slope[..., None] * along * 0.8, dim=-1)
-        wear_top = o["dress"] | o["coat"]
-        rgb = torch.where(wear_top[..., None], o["top_rgb"], o["bottom_rgb"]).expand(P, SKIRT, 3).clone()
-        valley = 1 - 0.16 * (1 - torch.cos(waves * theta + 6 * cut["phase"])) * 0.5 * (amount > 0.01)
-        rgb = torch.where((v > 0.975)[..., None], rgb * 0.75, rgb)
-        waist = (v < 0.05)[..., None] & o["skirt"][..., None]
-        rgb = torch.where(waist, rgb * 0.6, rgb)
-        split = o["coat"] & (((theta + math.pi) % (2 * math.pi) - math.pi).abs() < 0.05)
-        rgb = torch.where(split[..., None], rgb * 0.5, rgb)
-        circumference = 2 * math.pi * (rx + ry) / 2 * (start - end)
-        spacing = (circumference / SKIRT).clamp_min(1e-6).sqrt() * 1.15
-        skirt = dict(
-            points=points,
-            normals=normals,
-            threads=along.expand_as(points).contiguous(),
-            albedo=rgb.clamp(0.01, 0.98),
-            material=torch.where(wear_top, o["top_material"], o["bottom_material"]).expand(P, SKIRT),
-            occlusion=valley.clamp(0.4, 1) * (1 - 0.10 * v),
-            opacity=torch.where(has, 0.97, 0.0).expand(P, SKIRT),
-            spacing=spacing,
-        )
-        # Long hair: a curtain from temple around the back to the other temple.
-        j = torch.arange(CURTAIN, device=dev)
-        w = ((j + 0.5) / CURTAIN)[None]
-        phi = (math.pi * (-0.06 + 1.12 * torch.frac(j * 0.754877666)))[None]
-        style = o["style"]
-        unit = (keypoints[:, 14] - keypoints[:, 15]).norm(dim=-1)[:, None]
-        eye = keypoints[:, 14:16].mean(1)
-        top_z, low_z = (
-            eye[:, 2:3] + 1.3 * unit,
-            eye[:, 2:3]
-            - unit
-            * torch.where(
-                style == HAIR_STYLES.index("bob"), 1.3 + 0.7 * cut["length"], 3.6 + 3.2 * cut["length"]
-            ),
-        )
-        hz = top_z + (low_z - top_z) * w
-        skull = self.model.regions == REGION["head"]
-        sv = vertices[:, skull]
-        up = (sv[..., 2] > eye[:, None, 2] - 0.3 * unit).unsqueeze(-1)
-        body = torch.where(up, sv, eye[:, None])
-        half_x = (body[..., 0].abs().amax(1, True)) * 0.92
-        back_y = body[..., 1].amax(1, True)
-        ear_y = keypoints[:, 16:18, 1].mean(1)[:, None]
-        fall = (w - 0.3).clamp_min(0)
-        bulge = torch.sin((w * 1.4).clamp(0, 1) * math.pi) * 0.12
-        crown = ((w / 0.22).clamp(0, 1)).sqrt()
-        hx = half_x * (0.62 + 0.38 * crown + bulge + 0.08 * fall) * phi.cos()
-        hy = (
-            ear_y
-            - 0.1 * unit
-            + (back_y - ear_y + 0.25 * unit) * (0.62 + 0.38 * crown + 0.3 * bulge) * phi.sin()
-        )
-        strands = 1 + 0.03 * torch.cos(phi * 23 + 5 * cut["phase"])
-        hair_points = torch.stack([hx * strands, hy, hz], -1)
-        hair_normals = normalize(
-            torch.stack(
-                [phi.cos() + 0 * hx, phi.sin() * 0.9 + 0.1 + 0 * hx, 0.45 * (1 - crown) + 0 * hx], -1
-            ),
-            dim=-1,
-        )
-        curtain = (style == HAIR_STYLES.index("bob")) | (style == HAIR_STYLES.index("long"))
-        tone = (1 + 0.30 * (_hash(torch.floor(phi * 14)) - 0.5))[..., None] * o["hair_rgb"]
-        span = math.pi * 1.12 * half_x * (top_z - low_z)
-        hair = dict(
-            points=hair_points,
-            normals=hair_normals,
-            threads=hair_points.new_tensor([0, 0, 1.0]).expand_as(hair_points),
-            albedo=tone.clamp(0.02, 0.98),
-            material=torch.full((P, CURTAIN), HAIR, device=dev),
-            occlusion=torch.full((P, CURTAIN), 0.9, device=dev),
-            opacity=torch.where(curtain, 0.96, 0.0).expand(P, CURTAIN),
-            spacing=(span / CURTAIN).sqrt().expand(P, CURTAIN) * 1.2,
-        )
-        # A bun: a ball at the back of the crown, made of the last points allotted to the curtain.
-        bun = style == HAIR_STYLES.index("bun")
-        k = torch.arange(CURTAIN, device=dev) + 0.5
-        bz, ba = 1 - 2 * k / CURTAIN, k * 2.399963
-        ball = torch.stack([(1 - bz * bz).sqrt() * ba.cos(), (1 - bz * bz).sqrt() * ba.sin(), bz], -1)[None]
-        center = torch.cat([0 * back_y, back_y + 0.1 * unit, eye[:, 2:3] + 1.0 * unit], -1)[:, None]
-        radius = (0.75 + 0.25 * cut["length"]) * unit
-        pick = bun[..., None]
-        hair["points"] = torch.where(pick, center + ball * radius[..., None], hair["points"])
-        hair["normals"] = torch.where(pick, ball.expand_as(hair["normals"]), hair["normals"])
-        hair["opacity"] = torch.where(bun, 0.97, hair["opacity"])
-        hair["spacing"] = torch.where(bun, (4 * math.pi * radius**2 / CURTAIN).sqrt() * 1.2, hair["spacing"])
-        return [skirt, hair]
+def strand_directions(vertices: Tensor, faces: Tensor, uv: Tensor) -> Tensor:
+    """Unit directions [n,3] of falling v: textures of hair are painted with their strands upright."""
+    a, b, c = vertices[faces].unbind(1)
+    (u1, v1), (u2, v2) = (uv[:, 1] - uv[:, 0]).unbind(1), (uv[:, 2] - uv[:, 0]).unbind(1)
+    determinant = u1 * v2 - u2 * v1
+    direction = (u2[:, None] * (b - a) - u1[:, None] * (c - a)) * determinant.sign()[:, None]
+    total = torch.zeros_like(vertices)
+    for k in range(3):
+        total.index_add_(0, faces[:, k], normalize(direction, dim=-1))
+    return normalize(total + 1e-6, dim=-1)

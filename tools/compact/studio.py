@@ -1,8 +1,8 @@
 """One fixed studio: its lights, and the reflectance of each material.
 
-Light is summed in linear RGB and converted to sRGB. Highlights are GGX with two roughnesses (Burley 2012,
-Walter et al. 2007), softened by the size of each light; the frame's first axis runs along the threads.
-The lights are fixed, so a highlight has one correct position for each surface and camera.
+Light is summed in linear RGB. Highlights are GGX with two roughnesses (Burley 2012, Walter et al. 2007),
+softened by the size of each light; the frame's first axis runs along the threads. The lights are fixed, so a
+highlight has one correct position for each surface and camera.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from wardrobe import EYE, HAIR, MATERIAL_NAMES, SHOE, SKIN
 
 
 def _direction(azimuth_deg: float, elevation_deg: float) -> list[float]:
@@ -35,7 +35,7 @@ AMBIENT_UP, AMBIENT_DOWN = 0.36, 0.20
 class Material:
     """f0: reflectance of the highlight; along, across: GGX roughness; tint: how much the highlight takes
     the cloth's colour; metal: how much the diffuse colour is reduced; sheen: glow at grazing angles;
-    grain: contrast of the weave."""
+    scatter: light that enters the surface and leaves it beyond the shadow's edge, red farther than blue."""
 
     f0: float
     along: float
@@ -43,32 +43,32 @@ class Material:
     tint: float = 0.0
     metal: float = 0.0
     sheen: float = 0.0
-    grain: float = 0.0
+    scatter: float = 0.0
 
 
 MATERIALS = {
-    "cotton": Material(0.012, 0.8, 0.8, grain=0.03),
-    "wool": Material(0.006, 0.9, 0.9, sheen=0.16, grain=0.12),
-    "denim": Material(0.015, 0.7, 0.7, grain=0.09),
-    "leather": Material(0.10, 0.22, 0.22, grain=0.03),
+    "cotton": Material(0.012, 0.8, 0.8),
+    "wool": Material(0.006, 0.9, 0.9, sheen=0.16),
+    "denim": Material(0.015, 0.7, 0.7),
+    "leather": Material(0.10, 0.22, 0.22),
     "satin": Material(0.34, 0.14, 0.42, tint=0.45, sheen=0.03),
     "metallic": Material(0.80, 0.15, 0.20, tint=0.85, metal=0.72),
 }
 BODY_MATERIALS = {
-    SKIN: Material(0.018, 0.45, 0.45),
-    HAIR: Material(0.05, 0.5, 0.16, tint=0.3, grain=0.12),
-    SHOE: Material(0.05, 0.3, 0.3),
-    EYE: Material(0.06, 0.12, 0.12),
+    "skin": Material(0.022, 0.40, 0.40, scatter=0.28),
+    "hair": Material(0.05, 0.50, 0.16, tint=0.3),
+    "shoe": Material(0.05, 0.30, 0.30),
+    "eye": Material(0.08, 0.05, 0.05),
 }
-_TABLE = [MATERIALS[name] for name in MATERIAL_NAMES] + [
-    BODY_MATERIALS[code] for code in (SKIN, HAIR, SHOE, EYE)
-]
-FIELDS = ("f0", "along", "across", "tint", "metal", "sheen", "grain")
+FIELDS = ("f0", "along", "across", "tint", "metal", "sheen", "scatter")
+SCATTER_COLOR = (1.0, 0.42, 0.28)
+"""How far light of each colour spreads in skin, relative to red (Jensen et al. 2001)."""
 
 
-def material_table(device: torch.device | str) -> Tensor:
-    """[materials, 7], columns as FIELDS."""
-    return torch.tensor([[getattr(m, f) for f in FIELDS] for m in _TABLE], device=device)
+def material_row(name: str) -> list[float]:
+    """The fields of a material of cloth or body, in the order of FIELDS."""
+    material = MATERIALS.get(name) or BODY_MATERIALS[name]
+    return [getattr(material, field) for field in FIELDS]
 
 
 def to_linear(srgb: Tensor) -> Tensor:
@@ -83,58 +83,60 @@ def to_srgb(linear: Tensor) -> Tensor:
 
 
 def shade(
-    points: Tensor,
     normals: Tensor,
     threads: Tensor,
+    view: Tensor,
     albedo: Tensor,
-    material: Tensor,
+    materials: Tensor,
     occlusion: Tensor,
-    eye: Tensor,
+    lit: Tensor,
 ) -> Tensor:
-    """sRGB colours [P,V,N,3] of the surface points of P people, each seen from V cameras.
+    """Linear RGB [N,3] of N surface points.
 
-    points, normals, threads [P,N,3] (threads: tangent along the weave); albedo [P,N,3] sRGB;
-    material [P,N] codes; occlusion [P,N], 1 = unoccluded; eye [P,V,3] camera centres.
+    normals, view [N,3]: unit, the view direction towards the camera; threads [N,3]: a tangent along the
+    weave; albedo [N,3] linear; materials [N,7], columns as FIELDS; occlusion [N]: the share of open sky;
+    lit [N,L]: the share of each of LIGHTS that arrives.
     """
-    table = material_table(points.device)[material]
-    f0, along, across, tint, metal, sheen, _ = (table[..., i : i + 1] for i in range(7))
-    base = to_linear(albedo)
-    tangent = torch.nn.functional.normalize(
-        threads - normals * (threads * normals).sum(-1, keepdim=True) + 1e-6, dim=-1
-    )
+    f0, along, across, tint, metal, sheen, scatter = materials[..., None].unbind(1)
+    tangent = F.normalize(threads - normals * (threads * normals).sum(-1, keepdim=True) + 1e-6, dim=-1)
     bitangent = torch.linalg.cross(normals, tangent)
-    shade_ = occlusion[..., None]
-    up = normals[..., 2:3] * 0.5 + 0.5
-    light = shade_ * (AMBIENT_DOWN + (AMBIENT_UP - AMBIENT_DOWN) * up)
-    diffuse = base * (1 - metal) * light
-    specular_color = f0 * (tint * base / base.amax(-1, keepdim=True).clamp_min(0.05) + (1 - tint))
-    color = diffuse[:, None].expand(-1, eye.shape[1], -1, -1).clone()
-    view = torch.nn.functional.normalize(eye[:, :, None] - points[:, None], dim=-1)
-    nv = (view * normals[:, None]).sum(-1, keepdim=True).abs().clamp_min(0.02)
+    open_ = occlusion[:, None]
+    diffuse = albedo * (1 - metal)
+    up = normals[:, 2:3] * 0.5 + 0.5
+    color = diffuse * _between_surfaces(open_, diffuse) * (AMBIENT_DOWN + (AMBIENT_UP - AMBIENT_DOWN) * up)
+    specular_color = f0 * (tint * albedo / albedo.amax(-1, keepdim=True).clamp_min(0.05) + (1 - tint))
+    nv = (view * normals).sum(-1, keepdim=True).abs().clamp_min(0.02)
     # Smooth surfaces reflect the room faintly: brighter above the horizon than below it.
-    mirror_z = 2 * nv * normals[:, None, :, 2:3] - view[..., 2:3]
+    mirror_z = 2 * nv * normals[:, 2:3] - view[:, 2:3]
     room = (
         0.06
         + 0.50 * torch.sigmoid(9 * (mirror_z - 0.05))
         + 0.12 * torch.exp(-((mirror_z + 0.75) ** 2) / 0.05)
     )
-    fresnel = specular_color[:, None] + (1 - specular_color[:, None]) * (1 - nv) ** 5 * (
-        f0[:, None] * 6
-    ).clamp_max(0.5)
-    color += shade_[:, None] * fresnel * room * (0.10 + 0.90 * metal[:, None])
-    color += shade_[:, None] * sheen[:, None] * (1 - nv) ** 2 * (0.35 + 0.65 * base[:, None])
-    for direction, rgb, size in LIGHTS:
-        l = points.new_tensor(direction)
-        power = points.new_tensor(rgb)
-        nl = (normals * l).sum(-1, keepdim=True)
-        wrapped = (0.85 * nl + 0.15).clamp_min(0) * shade_ * 0.46
-        color += (base * (1 - metal) * wrapped * power)[:, None]
-        half = torch.nn.functional.normalize(view + l, dim=-1)
-        a, b = (along**2 + size**2).sqrt()[:, None], (across**2 + size**2).sqrt()[:, None]
-        ht, hb, hn = ((half * axis[:, None]).sum(-1, keepdim=True) for axis in (tangent, bitangent, normals))
+    fresnel = specular_color + (1 - specular_color) * (1 - nv) ** 5 * (f0 * 6).clamp_max(0.5)
+    color += open_ * fresnel * room * (0.10 + 0.90 * metal)
+    color += open_ * sheen * (1 - nv) ** 2 * (0.35 + 0.65 * albedo)
+    wrap = 0.15 + scatter * normals.new_tensor(SCATTER_COLOR)
+    for i, (direction, rgb, size) in enumerate(LIGHTS):
+        toward, power = normals.new_tensor(direction), normals.new_tensor(rgb)
+        nl = (normals * toward).sum(-1, keepdim=True)
+        shadow = lit[:, i : i + 1]
+        # Within skin, light bleeds into the edge of a shadow: red first.
+        soft = shadow ** (1 - 0.5 * scatter * 3 * normals.new_tensor(SCATTER_COLOR)).clamp_min(0.3)
+        color += diffuse * (((1 - wrap) * nl + wrap).clamp_min(0) * soft * (0.5 + 0.5 * open_) * 0.46 * power)
+        half = F.normalize(view + toward, dim=-1)
+        a, b = (along**2 + size**2).sqrt(), (across**2 + size**2).sqrt()
+        ht, hb, hn = ((half * axis).sum(-1, keepdim=True) for axis in (tangent, bitangent, normals))
         d = 1 / (math.pi * a * b * ((ht / a) ** 2 + (hb / b) ** 2 + hn**2) ** 2)
-        nl_pos = nl[:, None].clamp_min(0)
-        visibility = 0.25 / ((nl_pos + 0.15) * (nv + 0.15)).clamp_min(0.05)
-        strength = (d * visibility * nl_pos).clamp_max(8.0) * shade_[:, None] ** 2
-        color += specular_color[:, None] * strength * power * 1.9
-    return to_srgb(color)
+        lambert = nl.clamp_min(0)
+        visibility = 0.25 / ((lambert + 0.15) * (nv + 0.15)).clamp_min(0.05)
+        strength = (d * visibility * lambert).clamp_max(8.0) * shadow * open_
+        color += specular_color * strength * power * 1.9
+    return color
+
+
+def _between_surfaces(open_: Tensor, albedo: Tensor) -> Tensor:
+    """The share of ambient light in creases, which bright surfaces reflect among each other (Jimenez et al.
+    2016, "Practical Realtime Strategies for Accurate Indirect Occlusion")."""
+    a, b, c = 2.0404 * albedo - 0.3324, -4.7951 * albedo + 0.6417, 2.7552 * albedo + 0.6903
+    return torch.maximum(open_, ((open_ * a + b) * open_ + c) * open_)

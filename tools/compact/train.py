@@ -1,426 +1,563 @@
-"""Train the compact prior: people are generated, dressed and rendered on the fly, in the training loop.
+"""Train the compact prior on one or several GPUs of a machine.
 
-    python tools/compact/train.py --out RUN --seconds 1000 [--stop-after 500] [--resume]
+    torchrun --nproc-per-node GPUS tools/compact/train.py --assets assets.npz --text-encoder FOLDER --out DIR
 
-Needs a CUDA GPU and gsplat. `--seconds` is the length of the whole schedule; `--stop-after` ends this
-process earlier and leaves a checkpoint in RUN, from which `--resume` continues. The finished folder RUN/prior
-(EMA weights, fp16) is what ships in src/specularip/assets/compact.
+Four stages, each with its share of the time (see the options): every rank renders its own people; the
+autoencoder learns the images; they are encoded, and the denoiser learns the latents; then a student learns
+the guided prediction of the denoiser, so that one evaluation does for two. `--stop-after` ends the process
+earlier with its state in DIR/work; the same command continues. Look at DIR/*.png before trusting anything.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
 import random
-import shutil
-import sys
 import time
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from assets import Assets
+from data import SIZE, Examples, Photographer, as_images, disturb_faces
+from networks import make_prior
+from people import draw_person
 from PIL import Image
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-    PreTrainedTokenizerFast,
-)
 
-sys.path.insert(0, str(Path(__file__).parent))
-from data import SIZE, Examples, Photographer, disturb_faces
-from wardrobe import (
-    BOTTOM_NAMES,
-    COLOR_NAMES,
-    HAIR_COLOR_NAMES,
-    HAIR_STYLES,
-    MATERIAL_NAMES,
-    TOP_NAMES,
-    vocabulary,
-)
-
-from specularip.diffusion.adapter import attach_identity
-from specularip.diffusion.autoencoder import PixelAutoencoder
-from specularip.diffusion.conditioning import Condition
-from specularip.diffusion.denoiser import UNetDenoiser
-from specularip.diffusion.loading.folder import load_prior, save_prior
+from specularip.diffusion.attention import KeyViews
 from specularip.diffusion.prior import Prior
-from specularip.diffusion.sample import sample
 
-TEXT, TOKENS, FACE_TOKENS = 256, 48, 4
-PROBES = {
-    "top": len(TOP_NAMES),
-    "top_color": len(COLOR_NAMES),
-    "top_material": len(MATERIAL_NAMES),
-    "bottom": len(BOTTOM_NAMES),
-    "bottom_color": len(COLOR_NAMES),
-    "hair_color": len(HAIR_COLOR_NAMES),
-    "hair_style": len(HAIR_STYLES),
-}
+VIEWS = 8
+"""Views of each person that are rendered."""
+TOGETHER = 6
+"""Views of a person that are denoised together."""
+GUIDANCE = 2.5
+"""Scale of the classifier-free guidance that the student learns."""
+RESCALE = 0.5
+"""How far the guided estimate's standard deviation is pulled back (Lin et al., 2024)."""
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word; words that training did not contain become <unk>, so that they can be reported to
-    the user."""
-    special = ["<pad>", "<unk>", "<s>", "</s>"]
-    words = {word: i for i, word in enumerate([*special, *vocabulary()])}
-    core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), behavior="removed", invert=True)
-    core.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        model_max_length=TOKENS,
-    )
+@dataclass
+class Run:
+    """What all stages share. share of the work: `rank` of `ranks`."""
+
+    out: Path
+    work: Path
+    device: torch.device
+    rank: int
+    ranks: int
+    ends: float
+    """When this process must have saved its state, by time.monotonic."""
+
+    def say(self, text: str) -> None:
+        if self.rank == 0:
+            print(f"[{time.monotonic() - BEGAN:6.1f} s] {text}", flush=True)
+
+    def over(self, deadline: float) -> bool:
+        """Whether `deadline` or the end of the process has come, for any rank."""
+        late = torch.tensor(float(time.monotonic() > min(deadline, self.ends)), device=self.device)
+        if self.ranks > 1:
+            dist.all_reduce(late)
+        return bool(late > 0)
+
+    def average(self, parameters: list[nn.Parameter]) -> None:
+        """Average the gradients over the ranks."""
+        if self.ranks == 1:
+            return
+        grads = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        flat /= self.ranks
+        torch._foreach_copy_(grads, [x.view_as(g) for x, g in zip(flat.split([g.numel() for g in grads]), grads)])
 
 
-def make_prior(device: torch.device) -> Prior:
-    """The compact networks with fresh weights."""
-    tokenizer = make_tokenizer()
-    unet = UNet2DConditionModel(
-        sample_size=SIZE,
-        in_channels=7,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(64, 128, 160, 192),
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        cross_attention_dim=TEXT,
-        attention_head_dim=4,
-        norm_num_groups=16,
-    )
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT,
-            intermediate_size=512,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=TOKENS,
-            hidden_act="gelu",
-            bos_token_id=2,
-            eos_token_id=3,
-            pad_token_id=0,
-            projection_dim=TEXT,
+BEGAN = time.monotonic()
+
+
+class Trainer:
+    """AdamW with warm-up and cosine decay, gradient averaging and clipping, and an average of the weights
+    (EMA). The schedule follows the share of the stage's time that has passed."""
+
+    def __init__(self, run: Run, module: nn.Module, rate: float, seconds: float, decay: float = 0.9995) -> None:
+        self.run, self.rate, self.seconds, self.decay = run, rate, seconds, decay
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=run.device.type == "cuda"
         )
-    )
-    vision = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            image_size=SIZE,
-            patch_size=8,
-            hidden_act="gelu",
-            projection_dim=128,
-        )
-    )
-    scheduler = DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=True,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-    )
-    projection = attach_identity(unet, FACE_TOKENS, 128)
-    prior = Prior(
-        UNetDenoiser(unet),
-        PixelAutoencoder(4),
-        text,
-        tokenizer,
-        scheduler,
-        image_encoder=vision,
-        image_projection=projection,
-        face_mean=(0.5,) * 3,
-        face_std=(0.5,) * 3,
-    )
-    return prior.to(device)
+        self.ema = [p.detach().clone() for p in self.parameters]
+        self.steps, self.spent, self.smooth = 0, 0.0, 0.0
+        self.clock = time.monotonic()
 
+    @property
+    def elapsed(self) -> float:
+        return self.spent + time.monotonic() - self.clock
 
-class Pool:
-    """Buffer of the latest examples, on the GPU as uint8; training samples from it at random."""
-
-    def __init__(self, capacity: int, per_person: int, device: torch.device) -> None:
-        self.images = torch.zeros(capacity, 4, SIZE, SIZE, dtype=torch.uint8, device=device)
-        self.poses = torch.zeros(capacity, 3, SIZE, SIZE, dtype=torch.uint8, device=device)
-        self.faces = torch.zeros(capacity // per_person, 3, SIZE, SIZE, dtype=torch.uint8, device=device)
-        self.tokens = torch.zeros(capacity, TOKENS, dtype=torch.long, device=device)
-        self.labels = torch.zeros(capacity // per_person, len(PROBES), dtype=torch.long, device=device)
-        self.per_person, self.capacity, self.at, self.filled = per_person, capacity, 0, 0
-
-    def add(self, examples: Examples, tokens: Tensor) -> None:
-        count = len(examples.images)
-        rows = (torch.arange(count, device=self.images.device) + self.at) % self.capacity
-        self.images[rows] = (examples.images * 255).round().byte()
-        self.poses[rows] = (examples.poses * 255).round().byte()
-        self.tokens[rows] = tokens.to(self.tokens)
-        people = rows[:: self.per_person] // self.per_person
-        self.faces[people] = (examples.faces * 255).round().byte()
-        self.labels[people] = torch.tensor(
-            [[getattr(p, name) for name in PROBES] for p in examples.people], device=people.device
-        )
-        self.at = (self.at + count) % self.capacity
-        self.filled = min(self.capacity, self.filled + count)
-
-    def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        rows = torch.randint(self.filled, (count,), device=self.images.device)
-        people = rows // self.per_person
-        scale = lambda x: x.float() / 255  # noqa: E731
-        return (
-            scale(self.images[rows]),
-            scale(self.poses[rows]),
-            scale(self.faces[people]),
-            self.tokens[rows],
-            self.labels[people],
-        )
-
-
-def save_sheet(path: Path, images: Tensor, columns: int) -> None:
-    grid = images[:, :3].float().cpu().clamp(0, 1)
-    rows = len(grid) // columns
-    grid = (
-        grid[: rows * columns]
-        .reshape(rows, columns, 3, SIZE, SIZE)
-        .permute(0, 3, 1, 4, 2)
-        .reshape(rows * SIZE, columns * SIZE, 3)
-    )
-    Image.fromarray((grid.numpy() * 255).astype(np.uint8)).resize((columns * SIZE * 2, rows * SIZE * 2)).save(
-        path
-    )
-
-
-def networks(prior: Prior) -> list[tuple[str, nn.Parameter]]:
-    return [(name, p) for name, p in prior.named_parameters() if p.requires_grad]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=1000)
-    parser.add_argument("--stop-after", type=float, default=math.inf)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument(
-        "--init", type=Path, help="a finished prior folder to start from, with a fresh optimiser"
-    )
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--rate", type=float, default=6e-4)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.manual_seed(args.seed + int(args.resume))
-    if args.init:
-        prior = load_prior(args.init, device=device, dtype=torch.float32).requires_grad_(True)
-    else:
-        prior = make_prior(device)
-    named = networks(prior)
-    weights = [p for _, p in named]
-    probe = nn.Linear(TEXT, sum(PROBES.values())).to(device)
-    sizes = {
-        k: sum(p.numel() for n, p in named if n.startswith(k)) / 1e6
-        for k in ("denoiser", "text_encoder", "image_encoder", "image_projection")
-    }
-    print("parameters, millions:", {k: round(v, 2) for k, v in sizes.items()}, flush=True)
-    optimizer = torch.optim.AdamW(
-        [{"params": weights}, {"params": list(probe.parameters())}],
-        lr=args.rate,
-        betas=(0.9, 0.99),
-        weight_decay=0.01,
-        fused=True,
-    )
-    ema = [p.detach().clone() for p in weights]
-    step, spent = 0, 0.0
-    state_path = args.out / "state.pt"
-    if args.resume:
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        prior.load_state_dict(state["prior"])
-        probe.load_state_dict(state["probe"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema, step, spent = state["ema"], state["step"], state["spent"]
-    photographer = Photographer(device, seed=args.seed + 1000 * step)
-    views, people = 8, 16
-    pool = Pool(65_536, views, device)
-
-    def refill(rounds: int) -> None:
-        for _ in range(rounds):
-            examples = photographer.shoot(people, views)
-            tokens = prior.tokenizer(
-                examples.captions,
-                padding="max_length",
-                truncation=True,
-                max_length=TOKENS,
-                return_tensors="pt",
-            ).input_ids
-            pool.add(examples, tokens)
-
-    began = time.perf_counter()
-    refill(160 if args.seconds > 200 else 16)
-    torch.cuda.synchronize()
-    print(f"first {pool.filled} examples in {time.perf_counter() - began:.1f} s", flush=True)
-    if not args.resume:
-        save_sheet(args.out / "data.png", pool.images[:128] / 255, 16)
-        save_sheet(args.out / "poses.png", pool.poses[:128] / 255, 16)
-        save_sheet(args.out / "faces.png", pool.faces[:64] / 255, 16)
-        save_sheet(args.out / "faces_disturbed.png", disturb_faces(pool.faces[:64] / 255), 16)
-    empty = prior.tokenizer(
-        "", padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
-    ).input_ids.to(device)
-    alphas = prior.alphas_cumprod
-
-    def loss_of(
-        images: Tensor, poses: Tensor, embeds_in: Tensor, tokens: Tensor, labels: Tensor, drop: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        x = images * 2 - 1
-        t = torch.randint(0, 1000, (len(x),), device=device)
-        noise = torch.randn_like(x)
-        alpha = alphas[t][:, None, None, None]
-        noisy = alpha.sqrt() * x + (1 - alpha).sqrt() * noise
-        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * x
-        with torch.autocast("cuda", torch.bfloat16):
-            hidden = prior.text_encoder(tokens).last_hidden_state
-            # Views from behind have a small identity scale, or none.
-            scale = torch.where(
-                torch.rand(len(x), device=device) < 0.12, 0.0, 0.5 + 0.5 * torch.rand(len(x), device=device)
-            )
-            face = prior.image_encoder((embeds_in - 0.5) / 0.5).image_embeds * (drop < 0.88)[:, None]
-            identity = prior.image_projection(face)
-            v = prior.denoiser.unet(
-                torch.cat([noisy, poses], 1).to(memory_format=torch.channels_last),
-                t,
-                hidden,
-                cross_attention_kwargs={"identity": identity, "identity_scale": scale},
-                return_dict=False,
-            )[0].float()
-            end = (tokens == 3).int().argmax(1)
-            logits = probe(hidden[torch.arange(len(x), device=device), end]).float()
-        diffusion = F.mse_loss(v, target)
-        # Mean over the examples whose text was not dropped, without a host synchronisation.
-        told = (drop > 0.1).float()
-        parts = logits.split(list(PROBES.values()), -1)
-        classes = sum(
-            (told * F.cross_entropy(part, labels[:, i], reduction="none")).sum() / told.sum().clamp_min(1)
-            for i, part in enumerate(parts)
-        )
-        return diffusion, classes
-
-    unet = prior.denoiser.unet
-    unet.to(memory_format=torch.channels_last)
-    forward = unet.forward
-    unet.forward = torch.compile(forward, dynamic=False)
-    smooth = torch.zeros((), device=device)
-    started = time.perf_counter()
-    prior.train()
-    while True:
-        now = time.perf_counter()
-        elapsed = spent + now - started
-        share = elapsed / args.seconds
-        if share >= 1 or now - started > args.stop_after:
-            break
-        rate = (
-            args.rate
-            * min(1, (step + 1) / 300)
-            * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, share))))
-        )
-        for group in optimizer.param_groups:
+    def step(self, loss: Tensor) -> None:
+        loss.backward()
+        self.run.average(self.parameters)
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        share = min(1.0, self.elapsed / self.seconds)
+        rate = self.rate * min(1, (self.steps + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-        if step % 8 == 0:
-            refill(1)
-        images, poses, faces, tokens, labels = pool.draw(args.batch)
-        drop = torch.rand(args.batch, device=device)  # < .1 no text, > .88 no face, a tenth of each also both
-        tokens = torch.where((drop < 0.1)[:, None] | (drop > 0.98)[:, None], empty, tokens)
-        diffusion, classes = loss_of(images, poses, disturb_faces(faces), tokens, labels, drop)
-        (diffusion + 0.01 * classes).backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        decay = min(0.9995, (step + 1) / (step + 30))
-        torch._foreach_mul_(ema, decay)
-        torch._foreach_add_(ema, [p.detach() for p in weights], alpha=1 - decay)
-        smooth = smooth * 0.98 + 0.02 * diffusion.detach()
-        step += 1
-        if step % 250 == 0 or step in (5, 50):
-            torch.cuda.synchronize()
-            now = time.perf_counter()
-            print(
-                f"step {step} at {spent + now - started:.0f} s, "
-                f"loss {float(smooth):.4f}, probes {float(classes.detach()):.3f}",
-                flush=True,
-            )
-    spent += time.perf_counter() - started
-    unet.forward = forward
-    state = {
-        "prior": prior.state_dict(),
-        "probe": probe.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "ema": ema,
-        "step": step,
-        "spent": spent,
-    }
-    temporary = state_path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, state_path)
-    for p, e in zip(weights, ema):
-        p.data.copy_(e)
-    prior.eval()
-    save_prior(prior, args.out / "prior")
-    # Provenance of these weights: one entry per run, earlier runs first.
-    before = json.loads((args.init / "training.json").read_text()) if args.init else []
-    entry = {
-        "steps": step,
-        "batch": args.batch,
-        "rate": args.rate,
-        "seconds": round(spent),
-        "loss": round(float(smooth), 4),
-    }
-    entry["gpu"] = torch.cuda.get_device_name()
-    (args.out / "prior" / "training.json").write_text(json.dumps([*before, entry], indent=1) + "\n")
-    shutil.copy(Path(__file__).with_name("MODEL_CARD.md"), args.out / "prior")
-    print(f"saved at step {step}, {spent:.0f} s", flush=True)
-    preview(prior, photographer, args.out, random.Random(5))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        decay = min(self.decay, (self.steps + 1) / (self.steps + 20))
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
+        self.steps += 1
+        if self.steps % 100 == 0 or self.steps in (1, 10):
+            value = float(loss.detach())
+            self.smooth = value if self.steps <= 10 else 0.7 * self.smooth + 0.3 * value
+            if self.steps % 500 == 0 or self.steps <= 100:
+                self.run.say(f"  step {self.steps}, {self.elapsed:.0f} of {self.seconds:.0f} s, loss {self.smooth:.4f}")
+
+    def finish(self) -> None:
+        """Put the averaged weights into the module."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, self.ema)
+
+    def state(self) -> dict:
+        return {
+            "parameters": [p.detach() for p in self.parameters],
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema,
+            "steps": self.steps,
+            "spent": self.elapsed,
+        }
+
+    def load(self, state: dict) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, state["parameters"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema, self.steps, self.spent = state["ema"], state["steps"], state["spent"]
+        self.clock = time.monotonic()
+
+
+# Stage 1: people
+
+
+def render(run: Run, photographer: Photographer, seconds: float, most: int) -> Examples:
+    """Up to `most` people, rendered for `seconds`."""
+    deadline = time.monotonic() + seconds
+    parts: list[Examples] = []
+    while len(parts) * 16 < most and time.monotonic() < deadline:
+        parts.append(photographer.shoot(16, VIEWS))
+    examples = Examples.join(parts)
+    run.say(f"rendered {len(examples.images)} people in {VIEWS} views on each rank")
+    if run.rank == 0:
+        rows = as_images(examples.images[:12].flatten(0, 1), examples.depth[:12].flatten(0, 1))
+        save_sheet(run.out / "data.png", rows[:, :3], 16, 128)
+        save_sheet(run.out / "depth.png", rows[:, 4:].expand(-1, 3, -1, -1), 16, 128)
+        save_sheet(run.out / "maps.png", examples.maps[:12].flatten(0, 1)[:, :3] / 255, 16, 64)
+        save_sheet(run.out / "faces.png", examples.faces[:64] / 255, 16, 64)
+        save_sheet(run.out / "disturbed.png", disturb_faces(examples.faces[:64].float() / 255), 16, 64)
+    return examples
+
+
+# Stage 2: autoencoder
+
+
+def degraded(images: Tensor) -> Tensor:
+    """Some of the images [B,5,S,S] as renders of unfinished Gaussians may look: blurred, noisy, tinted."""
+    b = len(images)
+    small = F.interpolate(F.avg_pool2d(images, 4), scale_factor=4, mode="bilinear")
+    noise = F.interpolate(torch.randn(b, 5, SIZE // 4, SIZE // 4, device=images.device), scale_factor=4)
+    pick = torch.rand(b, 1, 1, 1, device=images.device)
+    images = torch.where(pick < 0.08, small, images)
+    images = torch.where((pick > 0.92) & (pick < 0.97), images + 0.05 * noise, images)
+    gain = 0.8 + 0.4 * torch.rand(b, 3, 1, 1, device=images.device)
+    tinted = torch.cat([images[:, :3] * gain, images[:, 3:]], 1)
+    return torch.where(pick > 0.95, tinted, images).clamp(0, 1)
+
+
+def autoencoder_loss(autoencoder: nn.Module, images: Tensor) -> Tensor:
+    """images [B,5,S,S] in 0..1. Noise on the latents keeps the decoder smooth; edges count more."""
+    with torch.autocast(images.device.type, torch.bfloat16):
+        latents = autoencoder.encoder((images * 2 - 1).contiguous(memory_format=torch.channels_last))
+    latents = latents.float()
+    spread = latents.std((0, 2, 3), keepdim=True).detach()
+    with torch.autocast(images.device.type, torch.bfloat16):
+        out = autoencoder.decoder(latents + 0.06 * spread * torch.randn_like(latents))
+    difference = out.float() - (images * 2 - 1)
+    weights = torch.ones_like(images)
+    weights[:, 3:4] = 0.7
+    weights[:, 4:5] = 0.5 + 5 * images[:, 3:4]
+    error = (weights * difference.abs()).mean()
+    for axis in (2, 3):  # differences of neighbouring pixels
+        error = error + 0.5 * (difference.diff(dim=axis).abs() * weights.narrow(axis, 1, SIZE - 1)).mean()
+    pull = (latents.mean((0, 2, 3)).square() + (latents.std((0, 2, 3)) - 1).square()).mean()
+    return error + 1e-3 * pull
+
+
+def train_autoencoder(run: Run, prior: Prior, examples: Examples, seconds: float, batch: int) -> None:
+    autoencoder = prior.autoencoder.to(memory_format=torch.channels_last)
+    loss_of = torch.compile(autoencoder_loss, dynamic=False) if run.device.type == "cuda" else autoencoder_loss
+    trainer = Trainer(run, autoencoder, 1.2e-3, seconds, decay=0.999)
+    count = len(examples.images) * VIEWS
+    images, depth = examples.images.flatten(0, 1), examples.depth.flatten(0, 1)
+    deadline = time.monotonic() + seconds
+    while trainer.steps % 20 or not run.over(deadline):
+        rows = torch.randint(count, (batch,), device=run.device)
+        trainer.step(loss_of(autoencoder, degraded(as_images(images[rows], depth[rows]))))
+    trainer.finish()
+    autoencoder.eval()
+    with torch.no_grad():
+        rows = torch.randint(count, (256,), device=run.device)
+        wanted = as_images(images[rows], depth[rows])
+        latents = autoencoder.encoder(wanted * 2 - 1)
+        statistics = torch.stack([latents.mean((0, 2, 3)), latents.square().mean((0, 2, 3))])
+        if run.ranks > 1:
+            dist.all_reduce(statistics)
+            statistics /= run.ranks
+        autoencoder.shift.copy_(statistics[0][None, :, None, None])
+        autoencoder.scale_.copy_((statistics[1] - statistics[0].square()).sqrt()[None, :, None, None])
+        got = autoencoder.decode(autoencoder.encode(wanted))
+    inside = wanted[:, 3:4] > 0.5
+    psnr = -10 * torch.log10(((got - wanted)[:, :3].square() * inside).sum() / inside.sum() / 3)
+    depth_error = ((got - wanted)[:, 4:].abs() * inside).sum() / inside.sum()
+    run.say(f"autoencoder: {trainer.steps} steps, PSNR on people {psnr:.2f} dB, depth {depth_error:.4f}")
+    if run.rank == 0:
+        pairs = torch.stack([wanted[:24, :3], got[:24, :3]], 1).flatten(0, 1)
+        save_sheet(run.out / "autoencoder.png", pairs, 12, 192)
 
 
 @torch.no_grad()
-def preview(prior: Prior, photographer: Photographer, out: Path, rng: random.Random) -> None:
-    """Samples beside the examples with the same conditioning."""
-    examples = photographer.shoot(12, 8)
-    device = prior.device
-    captions = examples.captions
-    face = prior.encode_face(examples.faces[examples.person])
-    empty = prior.encode_text([""]).expand(len(captions), -1, -1)
-    condition = Condition(
-        positive=prior.encode_text(captions),
-        negative=empty,
-        null=empty,
-        pose=examples.poses,
-        identity=prior.identity_tokens(face),
-        null_identity=prior.identity_tokens(prior.null_face(len(face))),
-        identity_scale=torch.ones(len(face), device=device),
-    )
-    x = sample(prior, condition, scale=3.0, steps=30, generator=torch.Generator().manual_seed(1), batch=96)
-    rows = torch.cat([torch.cat([examples.images[i : i + 16], x[i : i + 16]]) for i in range(0, len(x), 16)])
-    save_sheet(out / "samples.png", rows, 16)
-    (out / "samples.txt").write_text("\n".join(captions) + "\n")
+def encode_all(prior: Prior, examples: Examples) -> Tensor:
+    """Latents [P,V,16,32,32] float16."""
+    parts = []
+    for images, depth in zip(examples.images.split(16), examples.depth.split(16)):
+        with torch.autocast(images.device.type, torch.bfloat16):
+            latents = prior.autoencoder.encode(as_images(images.flatten(0, 1), depth.flatten(0, 1)))
+        parts.append(latents.half().unflatten(0, images.shape[:2]))
+    return torch.cat(parts)
+
+
+# Stage 3: denoiser
+
+
+@dataclass
+class Batch:
+    """G people in V views, flat views first: latents [G*V,16,32,32], maps [G*V,4,64,64] in 0..1, faces [G,3,F,F],
+    tokens [G*V,T]."""
+
+    latents: Tensor
+    maps: Tensor
+    faces: Tensor
+    tokens: Tensor
+
+
+@dataclass
+class Latents:
+    """Encoded examples of one rank: see `Examples`, with latents in place of images."""
+
+    latents: Tensor
+    maps: Tensor
+    faces: Tensor
+    tokens: Tensor
+
+    def draw(self, people: int, views: int) -> Batch:
+        device = self.latents.device
+        rows = torch.randint(len(self.latents), (people,), device=device)
+        columns = torch.rand(people, VIEWS, device=device).argsort(1)[:, :views]
+        sentence = torch.randint(self.tokens.shape[1], (people, 1), device=device)
+        at = rows[:, None]
+        return Batch(
+            self.latents[at, columns].float().flatten(0, 1),
+            self.maps[at, columns].flatten(0, 1).float() / 255,
+            self.faces[rows].float() / 255,
+            self.tokens[at, sentence, columns].long().flatten(0, 1),
+        )
+
+
+def draw_timesteps(people: int, views: int, device: torch.device) -> Tensor:
+    """Timesteps [people*views]: mostly the same for all views of a person, as in sampling; sometimes a few
+    views are clean (0), which guide the others; sometimes all differ."""
+    together = torch.randint(0, 1000, (people, 1), device=device).expand(people, views)
+    kind = torch.rand(people, 1, device=device)
+    clean = torch.rand(people, views, device=device) < torch.rand(people, 1, device=device) * 0.8
+    timesteps = torch.where((kind < 0.3) & clean, 0, together)
+    apart = torch.randint(0, 1000, (people, views), device=device)
+    return torch.where(kind > 0.9, apart, timesteps).flatten()
+
+
+class DenoiserTask(nn.Module):
+    """Everything that the third stage trains, and its loss."""
+
+    def __init__(self, prior: Prior, people: int) -> None:
+        super().__init__()
+        self.prior, self.people = prior, people
+        self.unet, self.projection, self.faces = prior.denoiser.unet, prior.image_projection, prior.image_encoder
+        self.text = prior.text_encoder
+        self.null = prior.tokenizer("", padding="max_length", max_length=prior.max_tokens, return_tensors="pt").input_ids
+
+    def conditions(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Text embeddings, identity tokens and their weights, some of them dropped."""
+        device, views = batch.latents.device, len(batch.latents) // self.people
+        drop = torch.rand(self.people, 1, device=device).expand(-1, views).reshape(-1)
+        tokens = torch.where((drop < 0.1)[:, None], self.null.to(device), batch.tokens)
+        text = self.prior.embed_tokens(tokens)
+        face = self.faces((disturb_faces(batch.faces) - 0.5) / 0.5).image_embeds
+        face = face.repeat_interleave(views, 0) * ((drop > 0.02) & (drop < 0.92))[:, None]
+        scale = torch.where(torch.rand_like(drop) < 0.1, 0.0, 0.5 + 0.5 * torch.rand_like(drop))
+        return text, self.projection(face), scale
+
+    def noised(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Timesteps, noisy latents, v targets and weights of the loss (none for clean views)."""
+        timesteps = draw_timesteps(self.people, len(batch.latents) // self.people, batch.latents.device)
+        alpha = self.prior.alphas(timesteps)
+        noise = torch.randn_like(batch.latents)
+        noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * noise
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * batch.latents
+        return timesteps, noisy, target, (timesteps > 4).float()[:, None, None, None]
+
+    def loss(self, batch: Batch) -> Tensor:
+        timesteps, noisy, target, weight = self.noised(batch)
+        with torch.autocast(noisy.device.type, torch.bfloat16):
+            v = predict(self.unet, noisy, batch.maps, timesteps, *self.conditions(batch), self.people)
+        return (weight * (v.float() - target).square()).mean()
+
+
+def predict(
+    unet: nn.Module,
+    noisy: Tensor,
+    maps: Tensor,
+    timesteps: Tensor,
+    text: Tensor,
+    identity: Tensor,
+    scale: Tensor,
+    people: int,
+) -> Tensor:
+    """The network's v [B,16,32,32]; the B / people views of each person attend to each other."""
+    sample = torch.cat([noisy, F.pixel_unshuffle(maps, 2)], 1).contiguous(memory_format=torch.channels_last)
+    attention = {
+        "identity": identity,
+        "identity_scale": scale,
+        "key_views": KeyViews(people, together=True),
+    }
+    return unet(sample, timesteps, text, cross_attention_kwargs=attention, return_dict=False)[0]
+
+
+def train_denoiser(run: Run, prior: Prior, data: Latents, seconds: float, people: int, rate: float) -> bool:
+    """Returns whether the stage is complete."""
+    prior.denoiser.unet.to(memory_format=torch.channels_last)
+    task = DenoiserTask(prior, people)
+    trainer = Trainer(run, prior, rate, seconds)
+    state = run.work / "denoiser.pt"
+    if state.exists():
+        trainer.load(torch.load(state, map_location=run.device, weights_only=True))
+    for p in trainer.parameters:  # the ranks start alike
+        if run.ranks > 1:
+            dist.broadcast(p.data, 0)
+    loss_of = torch.compile(task.loss, dynamic=False) if run.device.type == "cuda" else task.loss
+    deadline = time.monotonic() + seconds - trainer.spent
+    while trainer.steps % 20 or not run.over(deadline):
+        trainer.step(loss_of(data.draw(people, TOGETHER)))
+    run.say(f"denoiser: {trainer.steps} steps of {people * TOGETHER * run.ranks} views, loss {trainer.smooth:.4f}")
+    complete = trainer.elapsed >= seconds - 2
+    if run.rank == 0:
+        torch.save(trainer.state(), state)
+    trainer.finish()
+    return complete
+
+
+# Stage 4: guidance, distilled
+
+
+def train_student(run: Run, prior: Prior, data: Latents, seconds: float, people: int, rate: float) -> nn.Module:
+    """A copy of the UNet that predicts what guidance makes of two predictions of the UNet."""
+    teacher = prior.denoiser.unet.eval()
+    student = copy.deepcopy(teacher).train().requires_grad_(True)
+    prior.requires_grad_(False)
+    student.requires_grad_(True)
+    task = DenoiserTask(prior, people)
+    null = prior.embed_tokens(task.null.to(run.device))
+
+    def loss_of(batch: Batch) -> Tensor:
+        timesteps, noisy, _, weight = task.noised(batch)
+        with torch.no_grad(), torch.autocast(noisy.device.type, torch.bfloat16):
+            views = len(noisy) // people
+            text = prior.embed_tokens(batch.tokens)
+            face = task.faces((disturb_faces(batch.faces) - 0.5) / 0.5).image_embeds.repeat_interleave(views, 0)
+            identity = task.projection(face)
+            scale = 0.5 + 0.5 * torch.rand(len(noisy), device=noisy.device)
+            with_text = predict(teacher, noisy, batch.maps, timesteps, text, identity, scale, people).float()
+            empty = null.expand(len(noisy), -1, -1)
+            without = predict(teacher, noisy, batch.maps, timesteps, empty, identity, scale, people).float()
+        alpha = prior.alphas(timesteps)
+        clean = [alpha.sqrt() * noisy - (1 - alpha).sqrt() * v for v in (with_text, without)]
+        guided = clean[1] + GUIDANCE * (clean[0] - clean[1])
+        ratio = clean[0].std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
+        guided = guided * (RESCALE * ratio + 1 - RESCALE)
+        target = (alpha.sqrt() * noisy - guided) / (1 - alpha).sqrt()
+        with torch.autocast(noisy.device.type, torch.bfloat16):
+            v = predict(student, noisy, batch.maps, timesteps, text, identity, scale, people)
+        return (weight * (v.float() - target).square()).mean()
+
+    trainer = Trainer(run, student, rate, seconds, decay=0.998)
+    compiled = torch.compile(loss_of, dynamic=False) if run.device.type == "cuda" else loss_of
+    deadline = time.monotonic() + seconds
+    while trainer.steps % 20 or not run.over(deadline):
+        trainer.step(compiled(data.draw(people, TOGETHER)))
+    trainer.finish()
+    run.say(f"student: {trainer.steps} steps, loss {trainer.smooth:.4f}")
+    return student.eval()
+
+
+# Looking at it
+
+
+@torch.no_grad()
+def preview(run: Run, prior: Prior, unet: nn.Module, photographer: Photographer, name: str, scale: float) -> None:
+    """Samples of new people below the true renders; scale 1: without guidance."""
+    rng = random.Random(900_000)
+    examples, _, sentences = photographer.shoot_people([draw_person(rng) for _ in range(6)], VIEWS)
+    maps = examples.maps.flatten(0, 1).float() / 255
+    text = prior.embed_tokens(examples.tokens[:, 0].long().flatten(0, 1))
+    face = prior.image_encoder((examples.faces.float() / 255 - 0.5) / 0.5).image_embeds
+    identity = prior.image_projection(face).repeat_interleave(VIEWS, 0)
+    ones = torch.ones(len(maps), device=run.device)
+    empty = prior.embed_tokens(
+        prior.tokenizer("", padding="max_length", max_length=prior.max_tokens, return_tensors="pt")
+        .input_ids.to(run.device)
+    ).expand(len(maps), -1, -1)
+    noisy = torch.randn(len(maps), 16, 32, 32, generator=torch.Generator().manual_seed(3)).to(run.device)
+    timesteps = prior.ddim_timesteps(24).tolist()
+    for t, previous in zip(timesteps, [*timesteps[1:], -1]):
+        at = torch.full((len(maps),), t, device=run.device)
+        alpha = prior.alphas(at)
+        with torch.autocast(run.device.type, torch.bfloat16):
+            v = predict(unet, noisy, maps, at, text, identity, ones, 6).float()
+            if scale != 1:
+                v0 = predict(unet, noisy, maps, at, empty, identity, ones, 6).float()
+                v = v0 + scale * (v - v0)
+        noise = alpha.sqrt() * v + (1 - alpha).sqrt() * noisy
+        noisy = prior.ddim_step(noisy, noise, t, previous)
+    got = prior.decode(noisy)
+    truth = as_images(examples.images.flatten(0, 1), examples.depth.flatten(0, 1))
+    rows = torch.stack([truth.unflatten(0, (6, VIEWS)), got.unflatten(0, (6, VIEWS))], 1).flatten(0, 2)
+    save_sheet(run.out / f"{name}.png", rows[:, :3], VIEWS, 192)
+    (run.out / "samples.txt").write_text("\n".join(s[0] for s in sentences) + "\n")
+
+
+def save_sheet(path: Path, images: Tensor, columns: int, size: int) -> None:
+    images = F.interpolate(images.float().cpu(), size=(size, size), mode="area").clamp(0, 1)
+    rows = len(images) // columns
+    grid = images[: rows * columns].unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2)
+    pixels = (grid.reshape(rows * size, columns * size, -1).numpy() * 255).round().astype(np.uint8)
+    Image.fromarray(pixels).save(path.with_suffix(".jpg"), quality=88)
+
+
+def save_parts(out: Path, name: str, tensors: dict[str, Tensor], limit: int = 15 << 20) -> None:
+    """Tensors in files of at most `limit` bytes, NAME-0.safetensors and so on: matrices as int8 with a scale
+    for each row (KEY.scale), the others as float16."""
+    part: dict[str, Tensor] = {}
+    index = 0
+    for key, value in tensors.items():
+        value = value.detach().float().cpu().contiguous()
+        packed = {key: value.half()}
+        if value.ndim > 1 and value.numel() > 4096:
+            rows = value.flatten(1).abs().amax(1).clamp_min(1e-8) / 127
+            scaled = value / rows.view(-1, *[1] * (value.ndim - 1))
+            packed = {key: scaled.round().to(torch.int8).contiguous(), f"{key}.scale": rows.half()}
+        if part and sum(x.nbytes for x in (*part.values(), *packed.values())) > limit:
+            save_file(part, out / f"{name}-{index}.safetensors")
+            part, index = {}, index + 1
+        part |= packed
+    save_file(part, out / f"{name}-{index}.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--text-encoder", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, help="fast local folder for data and state (default: OUT/work)")
+    parser.add_argument("--render-seconds", type=float, default=200)
+    parser.add_argument("--people", type=int, default=12_000, help="most people of each rank")
+    parser.add_argument("--autoencoder-seconds", type=float, default=150)
+    parser.add_argument("--denoiser-seconds", type=float, default=800)
+    parser.add_argument("--student-seconds", type=float, default=150)
+    parser.add_argument("--stop-after", type=float, default=math.inf)
+    parser.add_argument("--batch", type=int, default=48, help="people in a batch of each rank")
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    if ranks > 1:
+        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    work = args.work or args.out / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    run = Run(args.out, work, device, local, ranks, BEGAN + args.stop_after)
+    torch.manual_seed(args.seed)
+    prior = make_prior(args.text_encoder, device)
+    run.say(f"{sum(p.numel() for p in prior.denoiser.unet.parameters()) / 1e6:.1f} M parameters in the UNet")
+    torch.manual_seed(args.seed + 1 + local)
+    assets = Assets.load(args.assets, device)
+    photographer = Photographer(assets, prior.tokenizer, device, args.seed * 1000 + local)
+    autoencoder_path, latents_path = work / "autoencoder.pt", work / f"latents-{local}.pt"
+    if not latents_path.exists():
+        examples = render(run, photographer, args.render_seconds, args.people)
+        torch.manual_seed(args.seed)
+        if ranks > 1:
+            for p in prior.autoencoder.parameters():
+                dist.broadcast(p.data, 0)
+        torch.manual_seed(args.seed + 1 + local)
+        train_autoencoder(run, prior, examples, args.autoencoder_seconds, 64 if cuda else 2)
+        data = Latents(encode_all(prior, examples), examples.maps, examples.faces, examples.tokens)
+        del examples
+        torch.save({f.name: getattr(data, f.name) for f in fields(Latents)}, latents_path)
+        if local == 0:
+            torch.save(prior.autoencoder.state_dict(), autoencoder_path)
+            save_parts(args.out, "autoencoder", prior.autoencoder.state_dict())
+        run.say("encoded and saved")
+    else:
+        data = Latents(**torch.load(latents_path, map_location=device, weights_only=True))
+        prior.autoencoder.load_state_dict(torch.load(autoencoder_path, map_location=device, weights_only=True))
+        run.say("data loaded")
+    prior.autoencoder.requires_grad_(False).eval()
+    complete = train_denoiser(run, prior, data, args.denoiser_seconds, args.batch, args.rate)
+    prior.eval()
+    if local == 0:
+        unet = prior.denoiser.unet
+        others = {k: v for k, v in prior.state_dict().items() if k.startswith(("image_", "text_encoder.encoder.layer."))}
+        kept = {f"text_encoder.encoder.layer.{i}." for i in (4, 5)}
+        others = {k: v for k, v in others.items() if k.startswith("image_") or any(k.startswith(x) for x in kept)}
+        if not complete or args.student_seconds == 0:
+            save_parts(args.out, "unet", unet.state_dict())
+            save_parts(args.out, "others", others)
+        preview(run, prior, unet, photographer, "teacher-1", 1.0)
+        preview(run, prior, unet, photographer, "teacher-2.5", 2.5)
+        run.say("previews written")
+    if ranks > 1:
+        dist.barrier()
+    if complete and args.student_seconds:
+        student = train_student(run, prior, data, args.student_seconds, args.batch, args.rate * 0.3)
+        if local == 0:
+            save_parts(args.out, "student", student.state_dict())
+            save_parts(args.out, "others", others)
+            preview(run, prior, student, photographer, "student", 1.0)
+    if local == 0:
+        entry = {"ranks": ranks, "gpu": torch.cuda.get_device_name() if cuda else "cpu", **vars(args)}
+        (args.out / "training.json").write_text(json.dumps(entry, indent=1, default=str) + "\n")
+    run.say("done")
+    if ranks > 1:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ class KeyViews:
     - `record` adds this batch's own keys and values to the store, after the views already there;
     - `joined` [B] int64 lets view b attend to itself and to stored view joined[b] in one softmax;
     - `neighbours` [B,m] int64 with `weights` [B,m] gives view b the sum of separate attentions:
-      (1 - sum of its weights) of its own and weights[b,j] of stored view neighbours[b,j].
+      (1 - sum of its weights) of its own and weights[b,j] of stored view neighbours[b,j];
+    - `together` lets all B views of a branch attend to each other, in every layer. For a prior that was
+      trained so: its views then show one person. It excludes the others.
 
     `record` combines with `joined`: diagonal views attend to front or back and then serve as key views.
     """
@@ -41,6 +43,7 @@ class KeyViews:
     joined: Tensor | None = None
     neighbours: Tensor | None = None
     weights: Tensor | None = None
+    together: bool = False
     store: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """By layer: keys and values, each [G,K,T,C]."""
 
@@ -146,7 +149,10 @@ class SharedSelfAttention:
     ) -> Tensor:
         """hidden_states [B,T,C] -> [B,T,C]; `identity` and `identity_scale` are ignored."""
         query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
-        if key_views is None or self.layer is None:
+        if key_views is not None and key_views.together:
+            joint = (x.unflatten(0, (key_views.branches, -1)).flatten(1, 2) for x in (query, key, value))
+            out = plain_attention(*joint, attn.heads).reshape(query.shape)
+        elif key_views is None or self.layer is None:
             mask = _mask(attn, attention_mask, hidden_states.shape[1], len(hidden_states))
             out = plain_attention(query, key, value, attn.heads, mask)
         else:

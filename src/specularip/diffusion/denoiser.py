@@ -6,10 +6,12 @@ everything; `fast.denoiser.FastDenoiser` is its GPU implementation without gradi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from specularip.diffusion.attention import KeyViews, for_branches, identity_layers, install_attention
@@ -38,6 +40,8 @@ class PoseFeatures:
     def __getitem__(self, index: Tensor | slice | list[int]) -> PoseFeatures:
         return PoseFeatures(self.get()[index])
 
+
+BODY_MAP_CHANNELS = 4
 
 Pose = Tensor | PoseFeatures | None
 """Of V views: pose images [V,P,S,S] in 0..1, on black; their features; or no pose."""
@@ -97,8 +101,9 @@ class UNetDenoiser(nn.Module):
 
     unet: UNet2DConditionModel, with the identity attention of `adapter.attach_identity` or its loader, if
     any; without it, the attention processors are replaced by those of `attention` here. controlnet:
-    ControlNetModel; without one, the pose is concatenated to the noisy image if the UNet has input channels
-    for it.
+    ControlNetModel, for drawings of the skeleton; without one, the pose is a body map, concatenated to the
+    latents if the UNet has input channels for it: 4 n² of them for a map of n times the latents' side, of
+    which n x n pixels are folded into channels.
     """
 
     def __init__(self, unet: Any, controlnet: Any = None) -> None:
@@ -112,13 +117,17 @@ class UNetDenoiser(nn.Module):
     def pose_channels(self) -> int:
         if self.controlnet is not None:
             return int(self.controlnet.config.conditioning_channels)
+        return min(BODY_MAP_CHANNELS, self._map_channels)
+
+    @property
+    def _map_channels(self) -> int:
         return int(self.unet.config.in_channels) - int(self.unet.config.out_channels)
 
     @property
     def pose_scale(self) -> int:
         """Side of a pose image over that of the noisy image."""
         if self.controlnet is None:
-            return 1
+            return math.isqrt(self._map_channels // BODY_MAP_CHANNELS)
         # Each layer of the ControlNet's embedding after the first one halves the image.
         return 2 ** (len(self.controlnet.config.conditioning_embedding_out_channels) - 1)
 
@@ -151,7 +160,7 @@ class UNetDenoiser(nn.Module):
                 down, mid = self.controlnet(sample, timesteps, text, pose, return_dict=False)
                 residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
             else:
-                sample = torch.cat([sample, pose], 1)
+                sample = torch.cat([sample, F.pixel_unshuffle(pose, self.pose_scale)], 1)
         attention: dict[str, Any] = {}
         if self.has_identity and inputs.identity is not None:
             identity, scale = inputs.identity, inputs.identity_scale

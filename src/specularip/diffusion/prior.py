@@ -18,6 +18,7 @@ from specularip.diffusion.attention import for_branches, identity_layers
 from specularip.diffusion.autoencoder import Autoencoder
 from specularip.diffusion.denoiser import Denoiser, DenoiserInputs, Pose
 from specularip.diffusion.resizing import resize
+from specularip.diffusion.vocabulary import Vocabulary
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -29,7 +30,8 @@ class Prior(nn.Module):
     An nn.Module, so that `.parameters()`, `.to()` and `.state_dict()` reach every network in it. The noise
     schedule is computed in float32 whatever the dtype of the weights.
 
-    denoiser, autoencoder: see their modules. text_encoder: CLIPTextModel with its tokenizer; scheduler:
+    denoiser, autoencoder: see their modules. text_encoder: CLIPTextModel or BertModel with its tokenizer;
+    vocabulary: the words it was trained on, unless those with a token in a vocabulary of words. scheduler:
     DDIMScheduler, of which the betas, `prediction_type` (epsilon or v_prediction), `clip_sample` and timestep
     spacing are used. image_encoder (CLIPVisionModelWithProjection) and image_projection are optional; the
     kind of image_projection decides what a face is encoded as (see `encode_face`). face_mean, face_std:
@@ -50,12 +52,14 @@ class Prior(nn.Module):
         image_projection: ImageProjection | FaceIdProjection | None = None,
         face_mean: tuple[float, ...] = CLIP_MEAN,
         face_std: tuple[float, ...] = CLIP_STD,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         super().__init__()
         self.denoiser, self.autoencoder = denoiser, autoencoder
         self.text_encoder, self.tokenizer, self.scheduler = text_encoder, tokenizer, scheduler
         self.image_encoder, self.image_projection = image_encoder, image_projection
         self.face_mean, self.face_std = tuple(face_mean), tuple(face_std)
+        self.vocabulary = vocabulary
         if image_projection is not None and not identity_layers(denoiser.unet):
             raise ValueError("unet has no identity attention for image_projection: use attach_identity")
         prediction = self.scheduler.config.prediction_type
@@ -133,10 +137,33 @@ class Prior(nn.Module):
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """Embeddings [B,T,D] of every token, padded to T. Differentiable in the text encoder's weights."""
+        return self.embed_tokens(self.tokenize(texts))
+
+    def tokenize(self, texts: list[str], pad: str = "max_length") -> Tensor:
+        """Token ids [B,T] of the texts, truncated. pad: to `max_tokens`, or with "longest" only as needed."""
         tokens = self.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            texts, padding=pad, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
-        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        return tokens.input_ids
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Embeddings [B,T,D] of token ids [B,T].
+
+        BERT reads a text in both directions, so that padding is masked in it, and is 0 in the result: the
+        denoiser's attention then sees the same nothing whatever the text's length. CLIP reads from left to
+        right and is used as published, with padding.
+        """
+        ids = ids.to(self.device)
+        if self.text_encoder.config.model_type != "bert":
+            return self.text_encoder(ids).last_hidden_state
+        mask = ids != self.text_encoder.config.pad_token_id
+        return self.text_encoder(ids, attention_mask=mask).last_hidden_state * mask[..., None]
+
+    @torch.no_grad()
+    def embed_words(self, words: list[str]) -> Tensor:
+        """Directions [n,D] of words or phrases, of length 1: means over tokens, as sentence encoders of
+        BERT's kind are trained to compare (Reimers & Gurevych, 2019)."""
+        return F.normalize(self.embed_tokens(self.tokenize(words, "longest")).float().sum(1), dim=-1)
 
     def _spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of the untruncated text and the span of characters of each."""
@@ -146,7 +173,10 @@ class Prior(nn.Module):
         return encoding["input_ids"], [(int(a), int(b)) for a, b in encoding["offset_mapping"]]
 
     def unknown_words(self, text: str) -> list[str]:
-        """Distinct words without a token, in order; [] for byte-pair vocabularies."""
+        """Distinct words that mean nothing to the prior, in order: those that its `vocabulary` does not know,
+        else those without a token; [] for byte-pair vocabularies."""
+        if self.vocabulary is not None:
+            return self.vocabulary.unknown(text, self.embed_words)
         unknown = self.tokenizer.unk_token_id
         ids, spans = self._spans(text)
         return list(dict.fromkeys(text[a:b] for i, (a, b) in zip(ids, spans) if i == unknown and b > a))

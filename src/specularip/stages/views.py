@@ -49,13 +49,15 @@ def orbit_step(
     target = torch.tensor([0.0, 0.0, height * body_height])
     size = config.render_size
     cameras = Cameras.orbit(azimuth, elevation, distance * body_height, fov, size, size, target)
-    return Views(cameras, azimuth, elevation, [framing] * count)
+    return Views(cameras, azimuth, elevation, [framing] * count, target.expand(count, 3))
 
 
 def select_views(views: Views, rows: Tensor) -> Views:
     """The views at the indices `rows` [n]."""
     framings = [views.framings[row] for row in rows.tolist()]
-    return Views(views.cameras[rows], views.azimuth_deg[rows], views.elevation_deg[rows], framings)
+    return Views(
+        views.cameras[rows], views.azimuth_deg[rows], views.elevation_deg[rows], framings, views.targets[rows]
+    )
 
 
 def full_body(distance: float, fov_y_deg: float) -> Framing:

@@ -2,12 +2,15 @@
 
 - `model_index.json` lists the components.
 - `unet/`, `scheduler/`, `text_encoder/`, `tokenizer/` are required.
-- `vae/`: without it the UNet works on pixels.
+- `vae/`, or `autoencoder/` with a `ConvAutoencoder`: without either the UNet works on pixels.
+- `text_encoder/`: a CLIPTextModel or a BertModel.
 - `controlnet/`: the pose ControlNet, unless pose is among the UNet's input channels.
 - `image_encoder/`: a CLIPVisionModelWithProjection, with its `preprocessor_config.json`.
 - `ip_adapter/`: one .safetensors (or published .bin) with `image_proj.*` and `ip_adapter.N.*`, plain or
   FaceID-PlusV2.
+- `known_words.txt`: the words that the prior was trained on, one a line.
 
+Weights may be int8 with a scale for each row (see `weights.quantise`).
 Networks published in several places are read by `sd15.py`.
 """
 
@@ -27,17 +30,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from specularip.diffusion.attention import identity_layers
-from specularip.diffusion.autoencoder import PixelAutoencoder, VaeAutoencoder
+from specularip.diffusion.autoencoder import Autoencoder, PixelAutoencoder, VaeAutoencoder
+from specularip.diffusion.conv_autoencoder import ConvAutoencoder
 from specularip.diffusion.denoiser import UNetDenoiser
 from specularip.diffusion.loading.adapter import load_identity
 from specularip.diffusion.loading.networks import Kind, build_network, check_together, reading
 from specularip.diffusion.loading.sources import PRIOR_PARTS
-from specularip.diffusion.loading.weights import first_line, pick_dtype, read_json
+from specularip.diffusion.loading.weights import first_line, pick_dtype, quantise, read_json
 from specularip.diffusion.prior import CLIP_MEAN, CLIP_STD, Prior
+from specularip.diffusion.vocabulary import Vocabulary
 from specularip.errors import UserError
 
-WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
-NETWORKS: tuple[Kind, ...] = ("unet", "text_encoder", "vae", "controlnet", "image_encoder")
+WEIGHTS = {
+    "diffusers": "diffusion_pytorch_model.safetensors",
+    "transformers": "model.safetensors",
+    "specularip": "model.safetensors",
+}
+"""By the library of a network's class."""
+NETWORKS: tuple[Kind, ...] = ("unet", "text_encoder", "vae", "autoencoder", "controlnet", "image_encoder")
+KNOWN_WORDS = "known_words.txt"
 
 
 def load_prior(
@@ -59,9 +70,11 @@ def load_prior(
             raise UserError(f"prior {root} has no {part}/ folder")
     for part, value in index.items():
         # Published pipelines also list safety checkers and feature extractors, which are not used here.
-        used = part in ("vae", "controlnet", "image_encoder", "ip_adapter")
+        used = part in ("vae", "autoencoder", "controlnet", "image_encoder", "ip_adapter")
         if used and isinstance(value, list) and value[0] and not (root / part).is_dir():
             raise UserError(f"prior {root}: model_index.json lists {part}, but there is no {part}/ folder")
+    if (root / "vae").is_dir() and (root / "autoencoder").is_dir():
+        raise UserError(f"prior {root} has both vae/ and autoencoder/: only one can be used")
     adapter = None
     if (root / "ip_adapter").is_dir():
         if not (root / "image_encoder").is_dir():
@@ -71,7 +84,8 @@ def load_prior(
     places = {kind: root / kind for kind in NETWORKS if (root / kind).is_dir()}
     with reading(places, device, dtype) as files:
         tokenizer = load_tokenizer(root / "tokenizer")
-        scheduler = load_scheduler(root / "scheduler", clip_sample="vae" not in places)
+        pixels = "vae" not in places and "autoencoder" not in places
+        scheduler = load_scheduler(root / "scheduler", clip_sample=pixels)
         networks: dict[Kind, Any] = {kind: None for kind in NETWORKS}
         networks |= {kind: build_network(file.result()) for kind, file in files.items()}
     check_together(networks, {kind: str(place) for kind, place in places.items()})
@@ -84,6 +98,7 @@ def load_prior(
         lora_merged=True,
         device=device,
         dtype=dtype,
+        vocabulary=Vocabulary.read(root / KNOWN_WORDS) if (root / KNOWN_WORDS).is_file() else None,
     )
 
 
@@ -97,6 +112,7 @@ def assemble(
     lora_merged: bool,
     device: torch.device | str,
     dtype: torch.dtype,
+    vocabulary: Vocabulary | None = None,
 ) -> Prior:
     """A prior from its networks: identity adapter attached, frozen, in eval mode, channels last.
 
@@ -115,10 +131,14 @@ def assemble(
     std: tuple[float, ...] = CLIP_STD
     if encoder is not None and (image_encoder / "preprocessor_config.json").is_file():
         mean, std = read_normalisation(image_encoder / "preprocessor_config.json")
-    vae = networks["vae"]
+    autoencoder: Autoencoder = PixelAutoencoder(int(unet.config.out_channels))
+    if networks["vae"] is not None:
+        autoencoder = VaeAutoencoder(networks["vae"])
+    elif networks.get("autoencoder") is not None:
+        autoencoder = networks["autoencoder"]
     prior = Prior(
         UNetDenoiser(unet, networks["controlnet"]),
-        PixelAutoencoder(int(unet.config.out_channels)) if vae is None else VaeAutoencoder(vae),
+        autoencoder,
         networks["text_encoder"],
         tokenizer,
         scheduler,
@@ -126,6 +146,7 @@ def assemble(
         projection,
         mean,
         std,
+        vocabulary,
     )
     prior.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return prior.eval().requires_grad_(False)
@@ -200,8 +221,16 @@ def find_adapter(folder: Path) -> Path:
     return files[0]
 
 
-def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = torch.float16) -> None:
+def save_prior(
+    prior: Prior,
+    folder: str | PathLike[str],
+    dtype: torch.dtype = torch.float16,
+    *,
+    int8: bool = False,
+) -> None:
     """Write `prior` as a folder that `load_prior` reads, weights in `dtype`. An existing prior is replaced.
+
+    int8: store matrices and kernels as int8 with a scale for each row (see `weights.quantise`).
 
     It is written to a temporary folder first and then renamed, so that a crash leaves no partial prior. A
     merged LoRA is saved as part of the UNet. Raises UserError if `folder` exists and is not a prior.
@@ -218,6 +247,7 @@ def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = t
         for part, library, model in (
             ("unet", "diffusers", prior.denoiser.unet),
             ("vae", "diffusers", prior.autoencoder.vae),
+            ("autoencoder", "specularip", _conv_autoencoder(prior)),
             ("controlnet", "diffusers", prior.denoiser.controlnet),
             ("text_encoder", "transformers", prior.text_encoder),
             ("image_encoder", "transformers", prior.image_encoder),
@@ -228,13 +258,8 @@ def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = t
             index[part] = [library, type(model).__name__]
             state = {k: v for k, v in model.state_dict().items() if ".processor." not in k}
             (work / part).mkdir()
-            _save_tensors(state, work / part / WEIGHTS[library], dtype)
-            config = model.config
-            config = config.to_dict() if library == "transformers" else dict(config)
-            config = {k: v for k, v in config.items() if k not in ("_name_or_path", "dtype", "torch_dtype")}
-            if library == "diffusers":
-                config["_class_name"] = type(model).__name__
-            _write_json(config, work / part / "config.json")
+            _save_tensors(state, work / part / WEIGHTS[library], dtype, int8)
+            _write_json(_config(library, model), work / part / "config.json")
         index["tokenizer"] = ["transformers", type(prior.tokenizer).__name__]
         prior.tokenizer.save_pretrained(str(work / "tokenizer"))
         index["scheduler"] = ["diffusers", "DDIMScheduler"]
@@ -248,7 +273,9 @@ def save_prior(prior: Prior, folder: str | PathLike[str], dtype: torch.dtype = t
             for name, layer in identity_layers(prior.denoiser.unet).items():
                 state |= {f"{name}.{k}": v for k, v in layer.state_dict().items()}
             (work / "ip_adapter").mkdir()
-            _save_tensors(state, work / "ip_adapter" / "ip_adapter.safetensors", dtype)
+            _save_tensors(state, work / "ip_adapter" / "ip_adapter.safetensors", dtype, int8)
+        if prior.vocabulary is not None:
+            prior.vocabulary.write(work / KNOWN_WORDS)
         _write_json(index, work / "model_index.json")
         if target.exists():
             shutil.rmtree(target)
@@ -262,9 +289,26 @@ def _write_json(value: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _save_tensors(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
+def _config(library: str, model: Any) -> dict[str, Any]:
+    """What the `config.json` of a network holds, with the name of its class."""
+    if library == "specularip":
+        return model.to_config() | {"_class_name": type(model).__name__}
+    if library == "diffusers":
+        config = dict(model.config) | {"_class_name": type(model).__name__}
+    else:
+        config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+    return {k: v for k, v in config.items() if k not in ("_name_or_path", "dtype", "torch_dtype")}
+
+
+def _conv_autoencoder(prior: Prior) -> Any:
+    """The prior's `ConvAutoencoder`; None if it has another autoencoder."""
+    bare = getattr(prior.autoencoder, "_orig_mod", prior.autoencoder)
+    return bare if isinstance(bare, ConvAutoencoder) else None
+
+
+def _save_tensors(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype, int8: bool) -> None:
     tensors = {}
-    for key, value in state.items():
+    for key, value in (quantise(state) if int8 else state).items():
         value = value.detach().cpu().contiguous()
         tensors[key] = value.to(dtype) if value.is_floating_point() else value
     save_file(tensors, str(path), metadata={"format": "pt"})

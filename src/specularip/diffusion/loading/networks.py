@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from specularip.diffusion.conv_autoencoder import ConvAutoencoder
 from specularip.diffusion.loading import original_names as original
 from specularip.diffusion.loading.weights import (
     Names,
@@ -32,15 +33,17 @@ from specularip.diffusion.loading.weights import (
 )
 from specularip.errors import UserError
 
-Kind = Literal["unet", "vae", "controlnet", "text_encoder", "image_encoder"]
+Kind = Literal["unet", "vae", "autoencoder", "controlnet", "text_encoder", "image_encoder"]
 
-CLASSES: dict[Kind, str] = {
-    "unet": "UNet2DConditionModel",
-    "vae": "AutoencoderKL",
-    "controlnet": "ControlNetModel",
-    "text_encoder": "CLIPTextModel",
-    "image_encoder": "CLIPVisionModelWithProjection",
+CLASSES: dict[Kind, tuple[str, ...]] = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "autoencoder": ("ConvAutoencoder",),
+    "controlnet": ("ControlNetModel",),
+    "text_encoder": ("CLIPTextModel", "BertModel"),
+    "image_encoder": ("CLIPVisionModelWithProjection",),
 }
+"""The classes that a network may be of; the first one if its config names none."""
 
 PUBLISHED: dict[Kind, dict[str, Any]] = {
     "unet": {
@@ -108,13 +111,14 @@ _ORIGINAL: dict[Kind, str] = {
 
 _POSITIONS = r"(.*\.)?embeddings\.position_ids$"  # older checkpoints store these constants
 _IGNORE: dict[Kind, str] = {
-    "text_encoder": rf"text_projection\.|{_POSITIONS}",
+    "text_encoder": rf"text_projection\.|pooler\.|{_POSITIONS}",
     # laion's file holds both towers of CLIP.
     "image_encoder": rf"text_model\.|text_projection\.|logit_scale$|{_POSITIONS}",
 }
 _RECOGNISED: dict[Kind, str] = {
     "unet": "a UNet",
     "vae": "a VAE",
+    "autoencoder": "a VAE",
     "controlnet": "a ControlNet",
     "text_encoder": "a text encoder",
     "image_encoder": "a CLIP vision tower",
@@ -210,6 +214,8 @@ def _names(kind: Kind) -> Names:
         return (key,)
 
     def text(key: str) -> tuple[str, ...]:
+        if key.startswith("encoder.layer."):  # BERT's; CLIP's are encoder.layers
+            return (key,)
         bare = key.removeprefix("text_model.")
         return f"text_model.{bare}", bare
 
@@ -238,13 +244,19 @@ def _read_config(kind: Kind, path: Path) -> dict[str, Any]:
         # CLIP has one projection_dim; the tower's own may be an outdated default.
         shared = {key: config[key] for key in ("projection_dim",) if key in config}
         return (inner if isinstance(inner, dict) else {}) | shared
-    wanted = CLASSES[kind]
-    named = config.get("architectures")
-    given = config.get("_class_name") or (named[0] if isinstance(named, list) and named else wanted)
-    # CLIP's towers are published with and without projection.
-    if str(given).replace("WithProjection", "") != wanted.replace("WithProjection", ""):
-        raise UserError(f"{path} is the config of {given}; {wanted} is needed here")
+    given, wanted = _class_name(kind, config), CLASSES[kind]
+    if given not in wanted:
+        raise UserError(f"{path} is the config of {given}; {' or '.join(wanted)} is needed here")
     return config
+
+
+def _class_name(kind: Kind, config: Mapping[str, Any]) -> str:
+    """The class that a config names, in the spelling of `CLASSES`."""
+    named = config.get("architectures")
+    given = config.get("_class_name") or (named[0] if isinstance(named, list) and named else CLASSES[kind][0])
+    # CLIP's towers are published with and without projection.
+    bare = str(given).replace("WithProjection", "")
+    return next((name for name in CLASSES[kind] if name.replace("WithProjection", "") == bare), str(given))
 
 
 def _build(kind: Kind, config: dict[str, Any], path: Path) -> Any:
@@ -253,17 +265,23 @@ def _build(kind: Kind, config: dict[str, Any], path: Path) -> Any:
     import diffusers
     import transformers
 
+    name = _class_name(kind, config)
     try:
         with quiet(), torch.device("meta"):
+            if name == "ConvAutoencoder":
+                return ConvAutoencoder.from_config(config)
+            if name == "BertModel":
+                bert = transformers.BertConfig.from_dict(config)
+                return transformers.BertModel(bert, add_pooling_layer=False)
             if kind == "text_encoder":
                 return transformers.CLIPTextModel(transformers.CLIPTextConfig.from_dict(config))
             if kind == "image_encoder":
                 return transformers.CLIPVisionModelWithProjection(
                     transformers.CLIPVisionConfig.from_dict(config)
                 )
-            return getattr(diffusers, CLASSES[kind]).from_config(config)
+            return getattr(diffusers, name).from_config(config)
     except Exception as error:  # the libraries raise many types; whichever it is, the config is the cause
-        raise UserError(f"cannot build a {CLASSES[kind]} from {path}: {first_line(error)}") from error
+        raise UserError(f"cannot build a {name} from {path}: {first_line(error)}") from error
 
 
 def check_together(networks: Mapping[Kind, Any], names: Mapping[Kind, str]) -> None:
@@ -275,6 +293,13 @@ def check_together(networks: Mapping[Kind, Any], names: Mapping[Kind, str]) -> N
         raise UserError(
             f"{names['text_encoder']} is a text encoder of another model: its width is {width}, and the "
             f"UNet in {names['unet']} needs {context}"
+        )
+    autoencoder = networks.get("autoencoder")
+    if autoencoder is not None and autoencoder.config.latent_channels != int(unet.config.out_channels):
+        raise UserError(
+            f"{names['autoencoder']} is the autoencoder of another model: it has "
+            f"{autoencoder.config.latent_channels} latent channels, and the UNet in {names['unet']} predicts "
+            f"{unet.config.out_channels}"
         )
     if vae is not None and int(vae.config.latent_channels) != int(unet.config.out_channels):
         raise UserError(

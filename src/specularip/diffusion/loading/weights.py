@@ -126,7 +126,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     check_file(path)
     if path.suffix == ".safetensors":
         try:
-            return load_file(str(path))
+            return dequantise(load_file(str(path)), path)
         except (SafetensorError, OSError) as error:
             raise UserError(
                 f"{path} is not a complete safetensors file: {first_line(error)}; download it again"
@@ -147,6 +147,44 @@ def read_weights(path: Path) -> dict[str, Any]:
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise UserError(f"{path} holds no tensors by name")
+    return state
+
+
+SCALE = ".scale"
+"""Ending of the key with the scales of an int8 tensor."""
+QUANTISED_ABOVE = 4096
+"""Smaller tensors stay in floating point."""
+
+
+def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels as int8 with one float16 scale for each row, that is, each output channel: the
+    largest magnitude of a row is 127 times its scale `<name>.scale` [rows]. All else is unchanged."""
+    small: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if value.ndim < 2 or value.numel() <= QUANTISED_ABOVE or not value.is_floating_point():
+            small[key] = value
+            continue
+        rows = value.detach().float().flatten(1)
+        scale = (rows.abs().amax(1) / 127).half()
+        # Divided by the scale as stored, so that its own rounding is made up for.
+        steps = (rows / scale.float().clamp_min(1e-12)[:, None]).round().clamp(-127, 127)
+        small[key], small[key + SCALE] = steps.to(torch.int8).reshape(value.shape), scale
+    return small
+
+
+def dequantise(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The inverse of `quantise`, in float16. Raises UserError for scales that do not fit, naming the file."""
+    for key in [key for key, value in state.items() if value.dtype == torch.int8]:
+        value, scale = state[key], state.pop(key + SCALE, None)
+        if scale is not None:  # else `fill` refuses the tensor
+            if scale.shape != value.shape[:1] or not scale.is_floating_point():
+                raise UserError(
+                    f"{path}: {key}{SCALE} is {list(scale.shape)} of {scale.dtype}, must be one float for "
+                    f"each row of {key} {list(value.shape)}"
+                )
+            if not bool(scale.isfinite().all()):
+                raise UserError(f"{path}: {key}{SCALE} is not finite: download the file again")
+            state[key] = value.half() * scale.half().reshape(-1, *[1] * (value.ndim - 1))
     return state
 
 
@@ -183,7 +221,7 @@ def recognise(state: Mapping[str, Any]) -> str:
         "a UNet": any_key(r"^(up_blocks|output_blocks)\.\d+\.(attentions|1\.)"),
         "a VAE": any_key(r"^(decoder|first_stage_model)\."),
         "a CLIP vision tower": any_key(r"^vision_model\."),
-        "a text encoder": any_key(r"^text_model\."),
+        "a text encoder": any_key(r"^text_model\.|^encoder\.layer\.\d+\.attention\.self\."),
     }
     return next((kind for kind, found in kinds.items() if found), "")
 
@@ -246,7 +284,9 @@ def fill(
         if tensor.shape != value.shape:
             shapes.append(f"{name} is {list(tensor.shape)}, must be {list(value.shape)}")
         if not tensor.is_floating_point():
-            raise UserError(f"{path}: {name} is {tensor.dtype}: quantised weights are not supported")
+            raise UserError(
+                f"{path}: {name} is {tensor.dtype}: only int8 with its {SCALE} is a quantised weight here"
+            )
         found[key] = tensor
     extra = sorted(k for k in state.keys() - used if ignore is None or not re.match(ignore, k))
     faulty = len(missing) + len(extra) > 8 or len(shapes) > 8
@@ -256,9 +296,11 @@ def fill(
     for name, buffer in model.named_buffers():
         if buffer.is_meta:
             owner, _, leaf = name.rpartition(".")
-            if leaf != "position_ids":
+            count = buffer.shape[-1]
+            constants = {"position_ids": torch.arange(count), "token_type_ids": torch.zeros(count).long()}
+            if leaf not in constants:
                 raise UserError(f"{path}: the installed library needs {name}, which weight files do not hold")
-            setattr(model.get_submodule(owner), leaf, torch.arange(buffer.shape[-1])[None])
+            setattr(model.get_submodule(owner), leaf, constants[leaf][None])
 
 
 @contextmanager

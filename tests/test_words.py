@@ -1,0 +1,103 @@
+"""Which words of a text the prior cannot draw, and how they are named to the user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_prior import compact_prior
+from torch import Tensor
+
+from specularip.diffusion.one_person import one_standing_person
+from specularip.diffusion.vocabulary import Vocabulary
+from specularip.pipeline import readable
+
+CAPTIONS = ("A woman in a red coat, zipped.", "an old man wearing a long-sleeved beige t-shirt and boots")
+MEANINGS = {"parka": "coat", "castle": "building"}
+
+
+def embed(words: list[str]) -> Tensor:
+    """Directions that are equal for words of equal meaning and else orthogonal."""
+    meanings = [MEANINGS.get(word, word) for word in words]
+    places = [int.from_bytes(word.encode(), "big") % 99_991 for word in meanings]
+    return torch.zeros(len(words), 99_991).scatter_(1, torch.tensor(places)[:, None], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("word", "known"),
+    [
+        ("coat", True),
+        ("Coats", True),
+        ("WOMAN", True),
+        ("woman's", True),
+        ("zipped", True),
+        ("beige", True),
+        ("sleeved", True),
+        ("with", True),
+        ("60", True),
+        ("oats", False),
+        ("men", False),
+        ("paisley", False),
+    ],
+)
+def test_words_and_their_forms(word: str, known: bool) -> None:
+    assert Vocabulary.of(CAPTIONS).knows(word) is known
+
+
+def test_near_words_are_known_and_words_nearer_to_other_things_are_not() -> None:
+    text = "A Zorblax woman's parka, a castle, zorblax & red coats, on buildings"
+    assert Vocabulary.of(CAPTIONS).unknown(text, embed) == ["Zorblax", "castle", "zorblax", "buildings"]
+    assert Vocabulary.of(CAPTIONS).unknown("an old woman", embed) == []
+
+
+def test_the_list_is_read_as_written(tmp_path: Path) -> None:
+    vocabulary = Vocabulary.of(CAPTIONS)
+    vocabulary.write(tmp_path / "words.txt")
+    assert Vocabulary.read(tmp_path / "words.txt") == vocabulary
+
+
+@pytest.mark.parametrize(
+    ("text", "rest", "beyond"),
+    [
+        ("A woman in a red satin dress", "A woman in a red satin dress", []),
+        ("A man sitting on a chair, in a blue suit", "A man, in a blue suit", ["sitting on a chair"]),
+        ("a dancing woman in a red dress", "a woman in a red dress", ["dancing"]),
+        ("a man who is running", "a man", ["who is running"]),
+        ("a woman in a gown on the beach at sunset", "a woman in a gown", ["on the beach", "at sunset"]),
+        ("a man in black at night", "a man in black", ["at night"]),
+        ("a girl with her arms raised, in green", "a girl, in green", ["with her arms raised"]),
+        ("two women in red", "two women in red", ["two women"]),
+        ("a man and a tall woman in black", "a man and a tall woman in black", ["and a tall woman"]),
+        ("a woman walking her dog", "a woman", ["walking her dog"]),
+        ("an old man with his dog, in a coat", "an old man with his dog, in a coat", ["with his dog"]),
+    ],
+)
+def test_poses_scenes_and_others_are_named(text: str, rest: str, beyond: list[str]) -> None:
+    assert one_standing_person(text) == (rest, beyond)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A man in running shoes and swimming trunks",
+        "a man in a garden dress and a rain coat",
+        "a woman in a riding jacket, a moon boot and a house coat",
+        "a woman with long hair and a red hat",
+        "a person standing, in water-blue jeans and a sea green top",
+        "a man with a beard and a boy's cap, with a bird print",
+    ],
+)
+def test_clothes_named_after_poses_and_places_stay(text: str) -> None:
+    assert one_standing_person(text) == (text, [])
+
+
+def test_what_is_left_out_is_said() -> None:
+    prior, notes = compact_prior(0, identity=False), []
+    assert (
+        readable(prior, "a woman in a red dress, sitting on a sofa", notes.append) == "a woman in a red dress"
+    )
+    assert notes == ["this prior draws one standing person on grey; ignored: 'sitting on a sofa'"]
+    assert readable(prior, "running", notes.append) == "running"
+    notes.clear()
+    assert readable(prior, "a man in a blue shirt", notes.append) == "a man in a blue shirt" and notes == []
