@@ -1,0 +1,188 @@
+"""People of the training generator as ground truth: who they are, the sentence about them, their pictures.
+
+Their seeds are FIRST_SEED and above. Training never uses one of them: it draws its people from a generator of
+its own for each rank and run, with seeds below.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools" / "compact"))
+from assets import Assets  # noqa: E402
+from captions import is_plural, join, with_article  # noqa: E402
+from data import FACE_SIZE, MAP_SIZE  # noqa: E402
+from dressing import PersonMesh, dress  # noqa: E402
+from mesh_render import Renderer  # noqa: E402
+from people import (  # noqa: E402
+    COLORS,
+    CUTS,
+    DENIM_BLUE,
+    HAIR_COLORS,
+    POSE_SIGMA,
+    USUAL_CLOTH,
+    Person,
+    Piece,
+    draw_person,
+)
+
+from specularip.body import anny_body, phenotype_from_text  # noqa: E402
+from specularip.cameras import Cameras, Views, face_camera  # noqa: E402
+
+FIRST_SEED = 900_000
+ASSETS = ROOT / "assets.npz"
+"""Where `tools/compact/assets.py` writes by default."""
+NOUNS = {
+    "child": ("boy", "girl"),
+    "teen": ("teenage boy", "teenage girl"),
+    "young": ("young man", "young woman"),
+    "adult": ("man", "woman"),
+    "middle-aged": ("middle-aged man", "middle-aged woman"),
+    "old": ("old man", "old woman"),
+}
+HAIR = {
+    "short": "short {} hair",
+    "bob": "a {} bob",
+    "long": "long {} hair",
+    "ponytail": "a {} ponytail",
+    "braid": "a {} braid",
+    "afro": "a {} afro",
+    "bun": "{} hair in a bun",
+}
+UPRIGHT = (0.0,) * len(POSE_SIGMA)
+
+
+# Who
+
+
+def stranger(seed: int) -> Person:
+    """Person `seed` of those that training never saw, a man or a woman."""
+    rng = random.Random(FIRST_SEED + seed)
+    while True:
+        person = draw_person(rng)
+        if person.words["sex"] != "neutral":
+            return person
+
+
+def plain_piece(garment: str, color: str, material: str) -> Piece:
+    """The garment in the middle of its colour's range and of all its cuts."""
+    rgb = DENIM_BLUE[""] if (color, material) == ("blue", "denim") else COLORS[color]
+    return Piece(garment, color, rgb, material, dict.fromkeys(CUTS, 0.5))
+
+
+def as_told(person: Person) -> tuple[Person, str]:
+    """`person` as text and photo determine them, and the sentence.
+
+    The body is the one that the package reads in the sentence, in its A-pose. What no sentence tells (the
+    shade of a colour, the cut of a garment) is in the middle of its range, and the beard is one of two. Skin,
+    eyes and brows are left: the photo shows them.
+    """
+    plain = replace(
+        person,
+        hair_rgb=HAIR_COLORS[person.hair_color],
+        beard=0.0 if not person.beard else 0.35 if person.beard < 0.5 else 0.8,
+        pieces=[plain_piece(piece.garment, piece.color, piece.material) for piece in person.pieces],
+        pose=UPRIGHT,
+    )
+    text = sentence(plain)
+    return with_body(plain, text), text
+
+
+def with_body(person: Person, text: str) -> Person:
+    """`person` with the body that the package reads in `text`, and with skin of its age."""
+    phenotype = asdict(phenotype_from_text(text))
+    del phenotype["matched"]
+    age = phenotype["age"]
+    family = "young" if age < 0.74 else "middleage" if age < 0.9 else "old"
+    sex = person.skin_texture.partition("_")[2]
+    return replace(person, phenotype=phenotype, skin_texture=f"{family}_{sex}")
+
+
+def sentence(person: Person) -> str:
+    """A sentence that names everything about `person` that a sentence can."""
+    words, hue = person.words, person.hair_color
+    noun = NOUNS[words["age"]][words["sex"] == "female"]
+    ancestry = {"african": "African", "asian": "Asian", "caucasian": "European"}.get(words.get("ancestry", ""))
+    who = " ".join(word for word in (words.get("build"), ancestry, noun) if word)
+    bald = person.hair_style == "bald"
+    traits = [f"{words['skin']} skin", "a bald head" if bald else HAIR[person.hair_style].format(hue)]
+    if person.beard:
+        traits.append("a short beard" if person.beard < 0.5 else "a full beard")
+    clothes = [named(piece) for piece in reversed(person.pieces)]
+    text = f"{with_article(who)} with {join(traits)}, wearing {join(clothes)}"
+    return text[0].upper() + text[1:]
+
+
+def named(piece: Piece) -> str:
+    """ "a red satin dress", "blue jeans"."""
+    told = piece.material == USUAL_CLOTH[piece.garment] and piece.garment in (
+        "jeans", "leather jacket", "necklace"
+    )  # fmt: skip
+    phrase = " ".join(w for w in (piece.color, "" if told else piece.material, piece.garment) if w)
+    return phrase if is_plural(phrase) else with_article(phrase)
+
+
+# Pictures
+
+
+@dataclass
+class Studio:
+    """Dresses people and renders them as training did."""
+
+    assets: Assets
+    renderer: Renderer
+
+    @staticmethod
+    def open(assets: Path, device: str = "cpu") -> Studio:
+        if not assets.exists():
+            raise SystemExit(f"{assets} is missing: write it with tools/compact/assets.py, or give --assets")
+        loaded = Assets.load(assets, device)
+        return Studio(loaded, Renderer(loaded, device))
+
+    def dress(self, person: Person) -> PersonMesh:
+        return dress([person], self.assets)[0]
+
+    def images(self, mesh: PersonMesh, views: Views, size: int) -> Tensor:
+        """[V,5,size,size] in 0..1: RGB over grey, alpha, depth."""
+        return self.renderer.images([mesh], [views.cameras], [views.targets], size).cpu()
+
+    def parts(self, mesh: PersonMesh, views: Views, size: int) -> Tensor:
+        """The part of the mesh at each pixel, [V,size,size] int64, an index of `names(mesh)`; -1 outside."""
+        parts = self.renderer.labels([mesh], [views.cameras], size)[1].cpu()
+        index = torch.tensor([names(mesh).index(part.name) for part in mesh.parts] + [-1])
+        return index[parts]
+
+    def body_maps(self, mesh: PersonMesh, views: Views) -> Tensor:
+        """The prior's conditioning [V,4,MAP_SIZE,MAP_SIZE]."""
+        return self.renderer.body_maps([mesh], [views.cameras], [views.targets], MAP_SIZE).cpu()
+
+    def face(self, mesh: PersonMesh, azimuth_deg: float = 0.0) -> Tensor:
+        """The face [3,FACE_SIZE,FACE_SIZE] as a photo would be cropped."""
+        camera = face_camera(mesh.face_center, mesh.face_unit, FACE_SIZE, azimuth_deg, 2.0)
+        return self._close(mesh, camera, mesh.face_center, FACE_SIZE)
+
+    def portrait(self, mesh: PersonMesh, size: int = 512) -> Tensor:
+        """A photo of head and shoulders, [3,size,size]."""
+        target = mesh.face_center.cpu() - torch.tensor([0.0, 0.0, 0.3 * mesh.face_unit])
+        camera = Cameras.orbit(0.0, 2.0, 14 * mesh.face_unit, 36.0, size, size, target)
+        return self._close(mesh, camera, target, size)
+
+    def _close(self, mesh: PersonMesh, camera: Cameras, target: Tensor, size: int) -> Tensor:
+        return self.renderer.images([mesh], [camera], [target[None].cpu()], size)[0, :3].cpu()
+
+
+def names(mesh: PersonMesh) -> list[str]:
+    """The names of a mesh's parts, each once."""
+    return list(dict.fromkeys(part.name for part in mesh.parts))
+
+
+def body_height(text: str) -> float:
+    """Height in metres of the body that the package reads in `text`."""
+    return anny_body(phenotype_from_text(text)).height
