@@ -105,9 +105,7 @@ def render(folder: Path, cameras: Cameras, checkout: Path = ROOT) -> tuple[Tenso
 
     with tempfile.TemporaryDirectory() as temporary:
         views, drawn = Path(temporary, "cameras.npz"), Path(temporary, "drawn.npz")
-        np.savez(
-            views, viewmats=cameras.viewmats, Ks=cameras.Ks, width=cameras.width, height=cameras.height
-        )
+        np.savez(views, viewmats=cameras.viewmats, Ks=cameras.Ks, width=cameras.width, height=cameras.height)
         command = [sys.executable, str(Path(__file__)), str(folder), str(views), str(drawn)]
         subprocess.run(command, check=True, env=_environment(checkout), stdin=subprocess.DEVNULL)
         with np.load(drawn) as file:

@@ -27,7 +27,6 @@ from people import (  # noqa: E402
     DENIM_BLUE,
     HAIR_COLORS,
     POSE_SIGMA,
-    USUAL_CLOTH,
     Person,
     Piece,
     draw_person,
@@ -56,6 +55,8 @@ HAIR = {
     "afro": "a {} afro",
     "bun": "{} hair in a bun",
 }
+SLOTS = ("outer", "whole", "top", "bottom", "feet", "extra")
+"""The order in which a sentence names the clothes."""
 UPRIGHT = (0.0,) * len(POSE_SIGMA)
 
 
@@ -109,22 +110,22 @@ def sentence(person: Person) -> str:
     """A sentence that names everything about `person` that a sentence can."""
     words, hue = person.words, person.hair_color
     noun = NOUNS[words["age"]][words["sex"] == "female"]
-    ancestry = {"african": "African", "asian": "Asian", "caucasian": "European"}.get(words.get("ancestry", ""))
+    ancestry = {"african": "African", "asian": "Asian", "caucasian": "European"}.get(
+        words.get("ancestry", "")
+    )
     who = " ".join(word for word in (words.get("build"), ancestry, noun) if word)
     bald = person.hair_style == "bald"
     traits = [f"{words['skin']} skin", "a bald head" if bald else HAIR[person.hair_style].format(hue)]
     if person.beard:
         traits.append("a short beard" if person.beard < 0.5 else "a full beard")
-    clothes = [named(piece) for piece in reversed(person.pieces)]
+    clothes = [named(piece) for piece in sorted(person.pieces, key=lambda piece: SLOTS.index(piece.slot))]
     text = f"{with_article(who)} with {join(traits)}, wearing {join(clothes)}"
     return text[0].upper() + text[1:]
 
 
 def named(piece: Piece) -> str:
     """ "a red satin dress", "blue jeans"."""
-    told = piece.material == USUAL_CLOTH[piece.garment] and piece.garment in (
-        "jeans", "leather jacket", "necklace"
-    )  # fmt: skip
+    told = piece.garment in ("jeans", "leather jacket", "necklace")
     phrase = " ".join(w for w in (piece.color, "" if told else piece.material, piece.garment) if w)
     return phrase if is_plural(phrase) else with_article(phrase)
 

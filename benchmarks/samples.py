@@ -1,0 +1,63 @@
+"""Pictures drawn from a prior alone, as the package would condition it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from specularip.cameras import Views
+from specularip.diffusion.conditioning import condition_views, face_weight
+from specularip.diffusion.loading.folder import load_prior
+from specularip.diffusion.prior import Prior
+from specularip.diffusion.prompts import PromptBook
+from specularip.diffusion.sample import sample
+from specularip.presets import preset_config
+
+SHIPPED = Path(__file__).resolve().parents[1] / "src/specularip/assets/compact"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw from a prior: DDIM steps, scale of the guidance, and images at once."""
+
+    steps: int = 24
+    scale: float = 1.0
+    batch: int = 16
+
+
+@dataclass
+class Asked:
+    """One person to be drawn in V views: the sentence, body maps [V,4,M,M], and face crop [3,F,F] in 0..1."""
+
+    text: str
+    views: Views
+    maps: Tensor
+    face: Tensor
+
+
+def load(folder: Path, device: str) -> Prior:
+    """In the precision in which the package runs it."""
+    return load_prior(folder, device=torch.device(device), dtype="auto")
+
+
+@torch.no_grad()
+def draw_samples(prior: Prior, asked: Asked, seed: int, sampling: Sampling) -> Tensor:
+    """The prior's images [V,5,S,S] of one person, on the CPU; views are drawn together where the prior can."""
+    guidance = preset_config("compact").guidance
+    scale = face_weight(asked.views.azimuth_deg, guidance.identity_weight, guidance.identity_hidden)
+    condition = condition_views(
+        PromptBook(prior), asked.text, "", asked.views, asked.maps, prior.encode_face(asked.face[None]), scale
+    )
+    generator = torch.Generator().manual_seed(seed)
+    drawn = sample(
+        prior,
+        condition,
+        steps=sampling.steps,
+        scale=sampling.scale,
+        generator=generator,
+        batch=sampling.batch,
+    )
+    return drawn.float().cpu()
