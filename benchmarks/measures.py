@@ -16,6 +16,8 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.measure import perimeter_crofton
 from torch import Tensor
 
+from specularip.metrics import SSIM_WINDOW, ssim_map
+
 SHADES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of luminance whose colours stand for a surface under the studio's light, dark side to highlight."""
 SMOOTH = 1 / 240
@@ -48,6 +50,13 @@ def silhouette_iou(alpha: Tensor, truth: Tensor) -> Tensor:
 def body_psnr(image: Tensor, truth: Tensor, alpha: Tensor) -> float:
     """PSNR in dB over the pixels of all views that the true person covers: alpha [V,H,W] > 0.5."""
     return float(-10 * torch.log10((image - truth)[alpha > 0.5].square().mean()))
+
+
+def body_ssim(image: Tensor, truth: Tensor, alpha: Tensor) -> float:
+    """Mean structural similarity of windows whose middle the true person covers: alpha [V,H,W] > 0.5."""
+    half = SSIM_WINDOW // 2
+    middles = alpha[:, half:-half, half:-half] > 0.5
+    return float(ssim_map(image, truth).mean(1)[middles].mean())
 
 
 def eroded(mask: Tensor, pixels: int) -> Tensor:
@@ -145,14 +154,16 @@ class Recognizer:
     neighbours: int = 5
 
     @staticmethod
-    def learn(features: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Recognizer:
+    def learn(
+        features: np.ndarray, labels: np.ndarray, names: tuple[str, ...], shrinkage: float = 0.3
+    ) -> Recognizer:
         """From features [n,D] and labels [n]. Distances are whitened by the covariance within classes, shrunk
-        by a tenth towards its diagonal."""
+        by `shrinkage` towards its diagonal."""
         means = np.stack([features[labels == k].mean(0) for k in range(len(names))])
         inside = features - means[labels]
         covariance = inside.T @ inside / max(1, len(features) - len(names))
         diagonal = np.diag(covariance.diagonal() + 1e-3 * covariance.diagonal().mean() + 1e-12)
-        values, vectors = np.linalg.eigh(0.9 * covariance + 0.1 * diagonal)
+        values, vectors = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * diagonal)
         whitening = vectors / np.sqrt(values)
         # Only the differences between classes count: project on their span.
         spread = (means - means.mean(0)) @ whitening

@@ -8,32 +8,42 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from measures import eroded, median_color
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools" / "compact"))
 from assets import Assets  # noqa: E402
-from captions import is_plural, join, with_article  # noqa: E402
+from captions import is_plural, join, with_article, words_benchmark  # noqa: E402
 from data import FACE_SIZE, MAP_SIZE  # noqa: E402
 from dressing import PersonMesh, dress  # noqa: E402
 from mesh_render import Renderer  # noqa: E402
 from people import (  # noqa: E402
+    BASIC,
     COLORS,
     CUTS,
     DENIM_BLUE,
+    GARMENTS,
     HAIR_COLORS,
+    MATERIALS,
     POSE_SIGMA,
     Person,
     Piece,
     draw_person,
+    held_out,
 )
 
-from specularip.body import anny_body, phenotype_from_text  # noqa: E402
-from specularip.cameras import Cameras, Views, face_camera  # noqa: E402
+from specularip.body import AnnyModel, Body, phenotype_from_text  # noqa: E402
+from specularip.body.regions import TORSO  # noqa: E402
+from specularip.cameras import UPPER, Cameras, Framing, Views, face_camera  # noqa: E402
+from specularip.raster.mesh import rasterize_mesh  # noqa: E402
+
+__all__ = ["BASIC", "FACE_SIZE", "GARMENTS", "MAP_SIZE", "MATERIALS", "Person", "held_out", "words_benchmark"]
 
 FIRST_SEED = 900_000
 ASSETS = ROOT / "assets.npz"
@@ -184,6 +194,43 @@ def names(mesh: PersonMesh) -> list[str]:
     return list(dict.fromkeys(part.name for part in mesh.parts))
 
 
-def body_height(text: str) -> float:
-    """Height in metres of the body that the package reads in `text`."""
-    return anny_body(phenotype_from_text(text)).height
+# Where, and in which colours
+
+
+def views_of(
+    looks: Sequence[tuple[Framing, float]], height: float, size: int, elevation_deg: float = 6.0
+) -> Views:
+    """Views of a body of this height, by framing and azimuth in degrees."""
+    framings = [framing for framing, _ in looks]
+    azimuth = torch.tensor([azimuth for _, azimuth in looks])
+    elevation = torch.full_like(azimuth, elevation_deg)
+    targets = torch.zeros(len(looks), 3)
+    targets[:, 2] = torch.tensor([f.target_z for f in framings]) * height
+    distance = torch.tensor([f.distance for f in framings]) * height
+    fov = torch.tensor([f.fov_y_deg for f in framings])
+    cameras = Cameras.orbit(azimuth, elevation, distance, fov, size, size, targets)
+    return Views(cameras, azimuth, elevation, framings, targets)
+
+
+def region_mask(body: Body | Tensor, views: Views, size: int, regions: tuple[int, ...]) -> Tensor:
+    """Where one of these regions of the bare body (a Body, or vertices in AnnyModel's order) is the nearest
+    surface, bool [V,size,size]."""
+    model = AnnyModel.load()
+    vertices = body if isinstance(body, Tensor) else body.vertices
+    found = rasterize_mesh(vertices, model.faces, views.cameras.resized(size, size)).triangles.long()
+    wanted = torch.isin(model.regions[model.faces[:, 0]], torch.tensor(regions))
+    return (found >= 0) & wanted[found.clamp_min(0)]
+
+
+def lit_colors(studio: Studio, material: str) -> Tensor:
+    """The twelve colours of BASIC as the studio lights them on this material, [12,3] sRGB: medians over the
+    torso of one person in a sweater, from four sides."""
+    person = replace(stranger(0), hair_style="short", beard=0.0, pose=UPRIGHT)
+    found = []
+    for color in BASIC:
+        pieces = [plain_piece("sweater", color, material), plain_piece("trousers", "black", "cotton")]
+        mesh = studio.dress(replace(person, pieces=pieces))
+        views = views_of([(UPPER, azimuth) for azimuth in (0.0, 90.0, 180.0, -90.0)], mesh.height, 128)
+        mask = eroded(region_mask(mesh.body.cpu(), views, 128, (TORSO,)), 1)
+        found.append(median_color(studio.images(mesh, views, 128)[:, :3].movedim(1, -1), mask))
+    return torch.stack(found)
