@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 from assets import Assets
+from captions import describe
 from dressing import PersonMesh, dress
 from mesh_render import Renderer
-from people import Person, describe, draw_person
+from people import Person, draw_person
 from torch import Tensor
 
 from specularip.cameras import Cameras, Views, face_camera, sample_views, view_name
