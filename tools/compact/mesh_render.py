@@ -325,7 +325,7 @@ def _face_table(
 
 
 def _part_row(part: Part) -> list[float]:
-    """Target colour and median (linear), keep, whether to recolour, texture, normal map, grain, kind, material.
+    """Target and median (linear), keep, whether to recolour, texture, normal map, grain, kind, material.
 
     A part without texture is white, so its target is its colour.
     """

@@ -18,7 +18,7 @@ from specularip.raster.mesh import SUBPIXELS
 MAP_SIZE = 512
 SKY_DIRECTIONS = 24
 OFFSET, BIAS = 0.006, 0.004
-"""Metres that a vertex is lifted along its normal, and by which a surface must lie in front to cast shadow."""
+"""Metres that a vertex is lifted along its normal, and by which a surface must be in front to cast shadow."""
 FAR = 100.0
 
 
@@ -47,7 +47,7 @@ def sphere(count: int) -> Tensor:
 def _open(
     vertices: Tensor, normals: Tensor, faces: Tensor, cutouts: Cutouts, directions: Tensor, sizes: Tensor
 ) -> Tensor:
-    """The unshadowed share [n,D] of lights in directions [D,3] whose sizes [D] set the width of the filter."""
+    """The unshadowed share [n,D] of lights in directions [D,3] whose sizes [D] set the filter's width."""
     center = (vertices.amax(0) + vertices.amin(0)) / 2
     radius = (vertices - center).norm(dim=1).max() + 0.02
     helper = torch.where(
