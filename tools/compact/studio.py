@@ -130,7 +130,7 @@ def shade(
         shadow = lit[:, i : i + 1]
         # Within skin, light bleeds into the edge of a shadow: red first.
         soft = shadow ** (1 - 1.5 * scatter * scatter_color)
-        color += diffuse * (((1 - wrap) * nl + wrap).clamp_min(0) * soft * (0.5 + 0.5 * open_) * 0.46 * power)
+        color += diffuse * (((1 - wrap) * nl + wrap).clamp_min(0) * soft * (0.3 + 0.7 * open_) * 0.46 * power)
         half = F.normalize(view + toward, dim=-1)
         a, b = (along**2 + size**2).sqrt(), (across**2 + size**2).sqrt()
         ht, hb, hn = ((half * axis).sum(-1, keepdim=True) for axis in (tangent, bitangent, normals))
