@@ -342,6 +342,10 @@ class Drape:
         lift = np.broadcast_to(np.asarray(height, np.float32), len(self.points)) * self.figure.scale
         return replace(self, points=self.points + self.normals * lift[:, None])
 
+    def layer(self, height: Array | float) -> Drape:
+        """A second layer `height` metres above the cloth, whose hems go back to the cloth."""
+        return replace(self.lifted(height), skin=self.points, skin_normals=self.normals)
+
 
 def drape(
     surface: Canvas,
@@ -357,7 +361,10 @@ def drape(
     trouser legs. hang: moves points [c,3] of the trunk outwards, for cloth that falls from the chest."""
     skin = figure.vertices[surface.index]
     average = surface.average
-    normals = unit(average @ (average @ figure.normals[surface.index]))
+    normals = figure.normals[surface.index]
+    for _ in range(4):
+        normals = average @ normals
+    normals = unit(normals)
     height = np.broadcast_to(np.asarray(offset, np.float32), len(surface.place))
     least = surface.coarse(height) * figure.scale
     points = skin + normals * least[:, None]
@@ -375,11 +382,10 @@ def drape(
             points[pick] += radial * np.maximum(wanted[pick] / size - 1, 0)[:, None]
     if hang is not None:
         points = hang(points)
-    wide = np.maximum(((points - skin) * normals).sum(1), least)
+    # Only along the normals: the levels of hems stay where they are.
     for _ in range(tension):
-        points = average @ points
-        lack = np.maximum(0.97 * wide - ((points - skin) * normals).sum(1), 0)
-        points = points + normals * lack[:, None]
+        tightened = ((average @ points - points) * normals).sum(1)
+        points = points + normals * np.maximum(tightened, 0.03 * tightened)[:, None]
     fine, fine_skin = surface.loop @ points, surface.middle @ skin
     fine_normals = unit(surface.middle @ normals)
     lack = np.maximum(0.8 * height * figure.scale - ((fine - fine_skin) * fine_normals).sum(1), 0)
@@ -390,17 +396,17 @@ def drape(
 @dataclass(frozen=True)
 class _Clip:
     """Triangles cut along a line: faces over n old vertices and one new one for each cut edge (i, j), at share t
-    [k,1] from i to j; hem [h,2], the directed edges of the cut."""
+    [k,1] from i to j."""
 
     faces: Ints
-    hem: Ints
     i: Ints
     j: Ints
     t: Array
 
     def extended(self, values: Array) -> Array:
         """Values [n,...] of the old vertices, with those of the new ones after them."""
-        return np.concatenate([values, values[self.i] * (1 - self.t) + values[self.j] * self.t])
+        t = self.t if values.ndim > 1 else self.t[:, 0]
+        return np.concatenate([values, values[self.i] * (1 - t) + values[self.j] * t])
 
     @property
     def nearest(self) -> Ints:
@@ -431,38 +437,56 @@ def _clip(faces: Ints, field: Array) -> _Clip:
         np.stack([ab, b, c], 1)[~single],
         np.stack([ab, c, ac], 1)[~single],
     ]
-    hem = np.concatenate([np.stack([ab, ac], 1)[single], np.stack([ac, ab], 1)[~single]])
-    return _Clip(np.concatenate(pieces), hem, i, j, (field[i] / (field[i] - field[j]))[:, None])
+    return _Clip(np.concatenate(pieces), i, j, (field[i] / (field[i] - field[j]))[:, None])
 
 
-def _rim(hem: Ints, count: int) -> tuple[Ints, Ints]:
-    """The vertices [r] of a hem, and the faces of a strip from copies of them (numbers from `count` on) to other
-    copies (from count + r on)."""
+def _rim(faces: Ints, old: int, count: int) -> tuple[Ints, Ints]:
+    """The vertices [r] of the hems of faces whose vertices from `old` on lie on cuts, and the faces of a strip from
+    copies of them (numbers from `count` on) to other copies (from count + r on)."""
+    new = faces >= old
+    faces = faces[new.sum(1) >= 2]
+    a = np.concatenate([faces[:, 0], faces[:, 1], faces[:, 2]])
+    b = np.concatenate([faces[:, 1], faces[:, 2], faces[:, 0]])
+    both = (a >= old) & (b >= old)
+    a, b = a[both], b[both]
+    lone = ~np.isin(a * count + b, b * count + a)
+    hem = np.stack([a[lone], b[lone]], 1)
     ring, place = np.unique(hem, return_inverse=True)
     place = place.reshape(hem.shape)
     (a, b), (c, d) = (count + place).T, (count + len(ring) + place).T
     return ring, np.concatenate([np.stack([b, a, d], 1), np.stack([d, a, c], 1)])
 
 
-def cut(cloth: Drape, field: Array, rim: bool = True, hides: bool = True) -> Sheet:
-    """The part of the cloth where `field` [n] is negative. The hem is a straight cut through the triangles; with
-    `rim` it is closed by a strip that goes back to the skin."""
+def cut(cloth: Drape, fields: list[Array], hides: bool = True) -> Sheet:
+    """The part of the cloth where all `fields` [n] are negative. A hem is a straight cut through the triangles,
+    closed by a strip that goes back to the skin."""
     surface = cloth.canvas
-    clip = _clip(surface.faces, field)
-    points, skin, normals = map(clip.extended, (cloth.points, cloth.skin, cloth.skin_normals))
-    faces = clip.faces
-    source = np.concatenate([np.arange(len(field)), clip.nearest])
-    if rim and len(clip.hem):
-        ring, strip = _rim(clip.hem, len(points))
-        inner = skin[ring] - normals[ring] * np.float32(0.002 * cloth.figure.scale)
-        points = np.concatenate([points, points[ring], inner])
-        source = np.concatenate([source, source[ring], source[ring]])
-        faces = np.concatenate([faces, strip])
-    used, faces = np.unique(faces, return_inverse=True)
+    old = len(surface.place)
+    faces = surface.faces
+    inside = np.logical_and.reduce([field < 0 for field in fields])
+    if len(fields) > 1:
+        # A triangle all of whose corners are outside of one field has no part inside.
+        some = np.logical_and.reduce([(field < 0)[faces].any(1) for field in fields])
+        faces = faces[some]
+    values = [cloth.points, cloth.skin, cloth.skin_normals]
+    source = np.arange(old)
+    rest = list(fields)
+    while rest:
+        clip = _clip(faces, rest[0])
+        faces = clip.faces
+        values = [clip.extended(v) for v in values]
+        rest = [clip.extended(v) for v in rest[1:]]
+        source = np.concatenate([source, source[clip.nearest]])
+    points, skin, normals = values
+    ring, strip = _rim(faces, old, len(points))
+    inner = skin[ring] - normals[ring] * np.float32(0.002 * cloth.figure.scale)
+    points = np.concatenate([points, points[ring], inner])
+    source = np.concatenate([source, source[ring], source[ring]])
+    used, faces = np.unique(np.concatenate([faces, strip]), return_inverse=True)
     source = source[used]
     hidden = np.zeros(len(cloth.figure.vertices), bool)
     if hides:
-        bare = surface.coarse(field) >= 0
+        bare = ~surface.coarse(inside)
         hidden[surface.index[~bare & ((surface.average @ bare.astype(np.float32)) == 0)]] = True
     pairs = surface.anchors[source]
     girth = _GIRTH[surface.kind[source]]
@@ -478,16 +502,21 @@ def cut(cloth: Drape, field: Array, rim: bool = True, hides: bool = True) -> She
     )
 
 
-def cut_sheet(sheet: Sheet, field: Array, thickness: float) -> Sheet:
-    """The part of a sheet where `field` [n] is negative; its hems go `thickness` metres inwards."""
-    clip = _clip(sheet.faces, field)
-    points = clip.extended(sheet.vertices)
-    normals = face_normals(points, clip.faces)
-    ring, strip = _rim(clip.hem, len(points))
+def cut_sheet(sheet: Sheet, fields: list[Array], thickness: float) -> Sheet:
+    """The part of a sheet where all `fields` [n] are negative; its hems go `thickness` metres inwards."""
+    faces, points, old = sheet.faces, sheet.vertices, len(sheet.vertices)
+    source = np.arange(old)
+    rest = list(fields)
+    while rest:
+        clip = _clip(faces, rest[0])
+        faces, points = clip.faces, clip.extended(points)
+        rest = [clip.extended(v) for v in rest[1:]]
+        source = np.concatenate([source, source[clip.nearest]])
+    normals = face_normals(points, faces)
+    ring, strip = _rim(faces, old, len(points))
     points = np.concatenate([points, points[ring], points[ring] - normals[ring] * np.float32(thickness)])
-    source = np.concatenate([np.arange(len(field)), clip.nearest])
     source = np.concatenate([source, source[ring], source[ring]])
-    used, faces = np.unique(np.concatenate([clip.faces, strip]), return_inverse=True)
+    used, faces = np.unique(np.concatenate([faces, strip]), return_inverse=True)
     source = source[used]
     picked = {name: getattr(sheet, name)[source] for name in ("threads", "uv", "girth", "anchors", "share")}
     return replace(sheet, vertices=points[used], faces=faces.reshape(-1, 3), **picked)

@@ -206,14 +206,19 @@ def leg(s: Canvas, level: float) -> Array:
     return np.where(s.kind == LEG, s.leg - level, -1.0)
 
 
-def both(*fields: Array) -> Array:
-    """Cloth where all fields have it."""
-    return np.maximum.reduce(fields)
+def both(*outlines: Array | list[Array]) -> list[Array]:
+    """Cloth where all the fields have it."""
+    return [f for outline in outlines for f in (outline if isinstance(outline, list) else [outline])]
 
 
-def band(values: Array, low: float, high: float) -> Array:
+def band(values: Array, low: float | Array, high: float | Array) -> list[Array]:
     """Cloth where low < values < high."""
-    return np.maximum(low - values, values - high)
+    return [low - values, values - high]
+
+
+def on(s: Canvas, kind: int) -> Array:
+    """Cloth on one kind of limb."""
+    return np.where(s.kind == kind, -1.0, 1.0)
 
 
 def _on_front(s: Canvas) -> Array:
@@ -269,6 +274,8 @@ def _fall(
         widen = flare * step * float(smoothstep(np.float32(hip + 0.06 - levels[k]), 0.0, 0.12))
         radii[k] = np.maximum(radii[k], radii[k - 1] - taper * step) + widen
         radii[k:] = np.maximum(radii[k:], radii[k] - taper * np.arange(rows - k)[:, None] * step)
+    for k in range(rows - 2, -1, -1):
+        radii[k] = np.maximum(radii[k], radii[k + 1] - (flare + 0.40) * step)
     radii = np.maximum(smooth_levels(radii, 2), body)
     return _Fall(levels, centres, radii + ease * figure.scale)
 
@@ -336,8 +343,8 @@ def _hoop(t: _Tailor, fall: _Fall, high: float, low: float, lift: float) -> Shee
     r1 = np.minimum(r + 1, len(fall.levels) - 1)
     centres = fall.centres[r] * (1 - u) + fall.centres[r1] * u
     radii = fall.radii[r] * (1 - u) + fall.radii[r1] * u
-    radii = radii.max(0) + np.array([-0.012, lift, lift * 1.2, lift, -0.012])[:, None] * t.scale
-    points = stack(levels, np.broadcast_to(centres.mean(0), (5, 2)), finer_ring(radii, 2))
+    radii = radii + np.array([-0.014, lift, lift * 1.15, lift, -0.014])[:, None] * t.scale
+    points = stack(levels, centres, finer_ring(radii, 2))
     return grid(points, *side_anchors(t.figure, points))
 
 
@@ -379,9 +386,9 @@ def _leg_tube(at_knee: float, at_hem: float, top: float = 0.35) -> tuple[int, Ca
 def _falling_from_chest(tailor: _Tailor, s: Canvas, share: float, flare: float = 0.0) -> Callable[[Array], Array]:
     """Lets the trunk of a loose top hang straight from the chest."""
     figure = tailor.figure
-    fall = _fall(figure, _torso_height(figure, 0.80), _torso_height(figure, -0.22), 0.008, flare, 0.12, rows=20)
+    fall = _fall(figure, _torso_height(figure, 0.86), _torso_height(figure, -0.22), 0.008, flare, 0.12, rows=22)
     torso = s.coarse(s.torso)
-    weight = np.where(s.coarse(s.kind) == TRUNK, share * smoothstep(-torso, -0.80, -0.55), 0)
+    weight = np.where(s.coarse(s.kind) == TRUNK, (0.6 + 0.4 * share) * smoothstep(-torso, -0.86, -0.70), 0)
     return lambda points: fall.push(points, weight)
 
 
@@ -398,12 +405,14 @@ class _Top:
     """A draped top: its cloth and outline, to which parts are added."""
 
     cloth: Drape
-    field: Array
+    outline: list[Array]
     parts: list[_Part]
 
-    def add(self, name: str, field: Array, lift: float, rgb: RGB | None = None, material: str | None = None) -> None:
-        """A second layer on the cloth where `field` is negative, `lift` metres above it."""
-        self.parts.append(_Part(cut(self.cloth.lifted(lift), field, hides=False), name, rgb, material))
+    def add(
+        self, name: str, fields: list[Array], lift: float, rgb: RGB | None = None, material: str | None = None
+    ) -> None:
+        """A second layer on the cloth where all fields are negative, `lift` metres above it."""
+        self.parts.append(_Part(cut(self.cloth.layer(lift), fields, hides=False), name, rgb, material))
 
 
 def _top(
@@ -422,17 +431,18 @@ def _top(
     tension: int = 4,
     extra: Callable[[Canvas], Array] | None = None,
     legs: tuple[float, float, float] | None = None,
+    hang: Callable[[Array], Array] | None = None,
 ) -> _Top:
     """A shell of trunk and arms: `offset` off the skin, sleeves to `arm`, hem at `low`; `loose` 0..1 lets it fall
     from the chest; `relief` adds to its height; `extra` limits it further. With legs (level of the hem, radii at
-    knee and hem) it has trouser legs in place of a hem."""
+    knee and hem) it has trouser legs in place of a hem. `hang` replaces the fall from the chest."""
     s = canvas("whole" if legs else "upper")
     height = offset + _top_folds(tailor, s, folds, wave) + (relief(s) if relief else 0)
     tubes = (_sleeve_tube(*tube),) if tube else ()
     if legs:
         height = height + _leg_folds(tailor, s, folds)
         tubes = (*tubes, _leg_tube(*legs[1:]))
-    hang = _falling_from_chest(tailor, s, loose) if loose else None
+    hang = hang or (_falling_from_chest(tailor, s, loose) if loose else None)
     base = drape(s, tailor.figure, np.float32(offset), tension, tubes, hang)
     cloth = base.lifted(height - offset)
     field = both(neck(s), sleeve(s, arm), leg(s, legs[0]) if legs else hem(s, low))
@@ -476,10 +486,10 @@ def _sweater(t: _Tailor) -> list[_Part]:
     )
     s = top.cloth.canvas
     if turtle:
-        top.add("sweater", both(collar_line(s, 0.05), -collar_line(s, 0.0)), 0.006)
+        top.add("sweater", both(collar_line(s, 0.057), -collar_line(s, 0.005)), 0.004)
     else:
         edge = neckline(s, 0.075, 0.06, 0.03)
-        top.add("sweater", both(edge, -edge - 0.30), 0.003)
+        top.add("sweater", both(edge - 0.03, -edge - 0.30), 0.003)
     return top.parts
 
 
@@ -553,6 +563,11 @@ def _coat(t: _Tailor, name: str, shiny: bool = False) -> list[_Part]:
     figure = t.figure
     opening = t.between("variant", 0.03, 0.075) if t("variant") > 0.6 else 0.0
 
+    start, end = _torso_height(figure, 0.36), _leg_height(figure, t.between("length", 0.55, 1.45))
+    fall = _fall(figure, _torso_height(figure, 0.86), end, 0.026, 0.06 + 0.16 * t("flare"), 0.12, rows=42)
+    s = canvas("upper")
+    weight = s.coarse(np.where(s.kind == TRUNK, smoothstep(-s.torso, -0.86, -0.66), 0))
+
     def front(s: Canvas) -> Array:
         gap = opening * 0.62 * (0.9 + 0.3 * smoothstep(s.torso, 0.4, 1.1))
         return np.where((s.kind == TRUNK) & (s.place[:, 1] < 0), gap - s.x, -1.0)
@@ -566,36 +581,42 @@ def _coat(t: _Tailor, name: str, shiny: bool = False) -> list[_Part]:
         low=0.20,
         loose=1.0,
         tube=(0.070, 0.062),
-        folds=0.009 if shiny else 0.012,
+        folds=0.006 if shiny else 0.009,
         wave=0.10,
+        hang=lambda points: fall.push(points, weight),
         tension=8,
         extra=front if opening else None,
     )
     s = top.cloth.canvas
     _collar(t, top, wide=0.075, front=0.16, lift=0.016, opening=opening * 0.62)
-    start, end = _torso_height(figure, 0.34), _leg_height(figure, t.between("length", 0.55, 1.45))
-    fall = _fall(figure, _torso_height(figure, 0.80), end, 0.034, 0.06 + 0.16 * t("flare"), 0.12, rows=40)
+    # The tails begin just inside the shell and come out of it, so that the seam is level.
     own = fall.levels <= start
-    fall = _Fall(fall.levels[own], fall.centres[own], fall.radii[own])
+    drop = (start - fall.levels[own]) / t.scale
+    out = (-0.006 + 0.016 * smoothstep(drop, 0.0, 0.07))[:, None] * t.scale
+    fall = _Fall(fall.levels[own], fall.centres[own], fall.radii[own] + out)
     top.parts.append(_Part(_skirt(t, fall, 0.25 + 0.45 * t("folds"), opening), name))
     if not opening:
         placket = both(band(s.place[:, 0], -0.026, 0.006), _on_front(s), hem(s, 0.30), neckline(s, 0.085, 0.10, 0.02, 1.3))
         top.add(name, placket, 0.004)
         _buttons(t, top, [0.85, 0.66, 0.47], 0.012)
         if t("neck") > 0.5:
-            high = fall.levels[0] + 0.03 * t.scale
-            top.parts.append(_Part(_hoop(t, fall, high, high - 0.045 * t.scale, 0.012), "belt", t.shade(0.7)))
+            high = fall.levels[0] - 0.005 * t.scale
+            top.parts.append(_Part(_hoop(t, fall, high, high - 0.045 * t.scale, 0.018), "belt", t.shade(0.7)))
     return top.parts
 
 
 def _collar(t: _Tailor, top: _Top, wide: float, front: float, lift: float, opening: float = 0.0) -> None:
     """A collar that lies on the shoulders and runs to a V in front, with a stand around the neck."""
     s = top.cloth.canvas
-    inner = neckline(s, 0.070, front - 0.03, 0.012, 1.3)
+    inner = neckline(s, 0.070, front - 0.01, 0.012, 1.3)
     outer = neckline(s, 0.070 + wide, front + 0.045, 0.012 + wide, 1.5)
-    slit = 0.012 + opening - s.x + 0.10 * smoothstep(-s.place[:, 1], 0.2, 0.3)
-    ahead = np.where(s.place[:, 1] < -0.03, slit, -1.0)
-    top.add("collar", both(inner, -outer, ahead), lift)
+    slit = _beside(s, 0.006 + opening)
+    top.add("collar", both(inner, -outer, slit), lift)
+
+
+def _beside(s: Canvas, gap: float) -> Array:
+    """No cloth closer than `gap` to the middle of the front."""
+    return np.where(s.place[:, 1] < -0.02, gap - s.x, -1.0)
 
 
 def _buttons(t: _Tailor, top: _Top, levels: list[float], size: float, across: float = 0.0) -> None:
@@ -764,9 +785,9 @@ def _sneakers(t: _Tailor) -> list[_Part]:
     for foot, upper in zip(feet, uppers):
         _hide_feet(t, upper, foot, below=0.068)
         along, across, height = _foot_place(t, foot, upper.vertices)
-        bars = np.minimum.reduce([band(along, a, a + 0.035) for a in (0.44, 0.52, 0.60, 0.68)])
         lifted = _raised(upper, 0.004 * t.scale)
-        laces.append(cut_sheet(lifted, both(bars, np.abs(across) - 0.022), 0.005))
+        for a in (0.46, 0.53, 0.60, 0.67):
+            laces.append(cut_sheet(lifted, both(band(along, a, a + 0.028), np.abs(across) - 0.020), 0.005))
         if t("variant") > 0.5:
             laces.append(cut_sheet(_raised(upper, 0.002 * t.scale), both(0.84 - along, height - 0.05), 0.003))
     return [
@@ -783,7 +804,7 @@ def _high_heels(t: _Tailor) -> list[_Part]:
     for foot, upper in zip(feet, uppers):
         along, _, height = _foot_place(t, foot, upper.vertices)
         mouth = np.interp(along, [0, 0.12, 0.45, 0.66, 0.78], [0.062, 0.052, 0.030, 0.030, 0.12])
-        shell = cut_sheet(upper, height - mouth, 0.004 * t.scale)
+        shell = cut_sheet(upper, [height - mouth], 0.004 * t.scale)
         _hide_feet(t, shell, foot, below=0.012)
         toes = _foot_place(t, foot, t.figure.vertices[foot.index])
         shell.hidden[foot.index[(toes[0] > 0.84) & (toes[2] < 0.07)]] = True
@@ -808,10 +829,10 @@ def _sandals(t: _Tailor) -> list[_Part]:
     straps = []
     for foot, upper in zip(feet, uppers):
         along, _, height = _foot_place(t, foot, upper.vertices)
-        front = band(along - 0.8 * (height - 0.03), 0.66, 0.74 + 0.06 * t("variant"))
-        middle = band(along - 0.8 * (height - 0.03), 0.46, 0.52)
-        ankle = band(height, 0.078, 0.096)
-        straps.append(cut_sheet(upper, np.minimum.reduce([front, middle, ankle]), 0.004 * t.scale))
+        slanted = along - 0.8 * (height - 0.03)
+        front = band(slanted, 0.64, 0.72 + 0.06 * t("variant"))
+        for outline in (front, band(slanted, 0.46, 0.51), band(height, 0.080, 0.096)):
+            straps.append(cut_sheet(upper, outline, 0.004 * t.scale))
     soles = [_sole(t, foot, 0.012 + 0.025 * t("length") ** 2, 0.006) for foot in feet]
     return [_Part(join(straps), "sandals"), _Part(join(soles), "sole", t.shade(0.55), "leather")]
 
@@ -826,7 +847,7 @@ def _t_shirt(t: _Tailor) -> list[_Part]:
         loose=t.between("loose", 0.2, 0.9), tube=(0.058 + 0.014 * t("loose"), 0.05), folds=0.009,
     )  # fmt: skip
     s = top.cloth.canvas
-    top.add("t-shirt", both(line(s), -line(s) - 0.20), 0.002)
+    top.add("t-shirt", both(line(s) - 0.03, -line(s) - 0.20), 0.002)
     return top.parts
 
 
@@ -842,11 +863,11 @@ def _tank_top(t: _Tailor) -> list[_Part]:
     return top.parts
 
 
-def _small_collar(t: _Tailor, top: _Top) -> None:
-    """A turned-down shirt collar with a stand."""
+def _small_collar(t: _Tailor, top: _Top, front: float = 0.065) -> None:
+    """A turned-down shirt collar with a stand, open in front to `front` metres below the neck."""
     s = top.cloth.canvas
-    top.add("collar", both(collar_line(s, 0.030), -neckline(s, 0.074, 0.068, 0.015)), 0.001)
-    _collar(t, top, wide=0.030, front=0.065, lift=0.010)
+    top.add("collar", both(collar_line(s, 0.030), -neckline(s, 0.074, 0.068, 0.015), _beside(s, 0.010)), 0.001)
+    _collar(t, top, wide=0.034, front=front, lift=0.010)
 
 
 def _polo(t: _Tailor) -> list[_Part]:
@@ -859,7 +880,7 @@ def _polo(t: _Tailor) -> list[_Part]:
     )  # fmt: skip
     s = top.cloth.canvas
     _small_collar(t, top)
-    cuff = np.where(s.kind == ARM, band(s.arm, arm - 0.09, arm), 1.0)
+    cuff = both(on(s, ARM), band(s.arm, arm - 0.09, arm + 0.01))
     top.add("polo shirt", cuff, 0.002, t.shade(0.8))
     top.add("polo shirt", both(s.x - 0.015, _on_front(s), band(s.torso, 0.74, 1.08), line(s)), 0.003)
     _buttons(t, top, [0.96, 0.87, 0.78], 0.006)
@@ -880,8 +901,8 @@ def _shirt(t: _Tailor, name: str) -> list[_Part]:
     )  # fmt: skip
     s = top.cloth.canvas
     if t("variant") < 0.7 or not blouse:
-        _small_collar(t, top)
-    top.add(name, np.where(s.kind == ARM, band(s.arm, arm - 0.17, arm), 1.0), 0.002)
+        _small_collar(t, top, opened + 0.01)
+    top.add(name, both(on(s, ARM), band(s.arm, arm - 0.17, arm + 0.01)), 0.002)
     low = t.between("length", 0.05, -0.12)
     placket = both(s.x - 0.013, _on_front(s), hem(s, low + 0.004), line(s))
     top.add(name, placket, 0.003)
@@ -920,9 +941,9 @@ def _hoodie(t: _Tailor) -> list[_Part]:
     s = top.cloth.canvas
     ring = ordered_ring(s, line(s), 40)(top.cloth.points)
     back = smoothstep(-np.cos(np.arange(40) * 2 * np.pi / 40), -0.7, 0.7)
-    crease = 0.004 * np.sin(np.arange(40) * 2 * np.pi / 40 * 9 + 6 * t("phase"))
+    crease = 0.002 * np.sin(np.arange(40) * 2 * np.pi / 40 * 7 + 6 * t("phase"))
     wide, high = 0.015 + 0.032 * back + crease, 0.018 + 0.026 * back + crease
-    hood = _tube_around_neck(t, ring, wide, high, 0.004 + 0.022 * back, 0.004 + 0.012 * back, 12)
+    hood = _tube_around_neck(t, ring, wide, high, 0.004 + 0.026 * back, 0.004 - 0.006 * back, 12)
     top.parts.append(_Part(hood, "hood"))
     slope = 0.13 - 0.20 * np.maximum(s.torso - 0.16, 0) - s.x * 0
     pocket = both(s.x - np.minimum(slope, 0.12), _on_front(s), band(s.torso, low + 0.12, 0.36))
@@ -937,7 +958,7 @@ def _hoodie(t: _Tailor) -> list[_Part]:
 
 def _zip(t: _Tailor, top: _Top, low: float, high: float = 1.1) -> None:
     s = top.cloth.canvas
-    top.add("zip", both(s.x - 0.006, _on_front(s), band(s.torso, low + 0.005, high), top.field), 0.004, METAL, "metallic")
+    top.add("zip", both(s.x - 0.006, _on_front(s), band(s.torso, low + 0.005, high), top.outline), 0.004, METAL, "metallic")
 
 
 def _jacket(t: _Tailor, name: str) -> list[_Part]:
@@ -1027,7 +1048,7 @@ def _suit(t: _Tailor) -> list[_Part]:
         shirt.add("tie", tie, 0.004, dark, "satin")
         knot = both(s.x - 0.016, _on_front(s), band(s.torso, 1.00, 1.07))
         shirt.add("tie", knot, 0.012, dark, "satin")
-    return [*_trousers(t, "suit"), *shirt.parts, *_blazer(t, "suit")]
+    return [*_trousers(t, "suit", high=0.12), *shirt.parts, *_blazer(t, "suit")]
 
 
 def _vest(t: _Tailor) -> list[_Part]:
@@ -1064,9 +1085,9 @@ def _ski_suit(t: _Tailor) -> list[_Part]:
     _zip(t, top, 0.0, 1.25)
     accent = (0.10, 0.10, 0.11) if sum(t.rgb) > 1.2 else (0.85, 0.85, 0.84)
     if t("variant") > 0.35:
-        top.add("stripe", np.where(s.kind == ARM, band(s.arm, 0.55, 0.75), 1.0), 0.002, accent)
-        top.add("stripe", np.where(s.kind == TRUNK, band(s.torso, 0.72, 0.82), 1.0), 0.002, accent)
-    top.add("cuff", np.where(s.kind == ARM, band(s.arm, 1.90, 1.99), 1.0), 0.001, accent)
+        top.add("stripe", both(on(s, ARM), band(s.arm, 0.55, 0.75)), 0.002, accent)
+        top.add("stripe", both(on(s, TRUNK), band(s.torso, 0.72, 0.82)), 0.002, accent)
+    top.add("cuff", both(on(s, ARM), band(s.arm, 1.90, 2.0)), 0.001, accent)
     return top.parts
 
 
@@ -1107,7 +1128,7 @@ def _trousers(t: _Tailor, name: str, end: float | None = None, high: float = 0.3
     cloth = base.lifted(_leg_folds(t, s, 0.013 if name == "jeans" else 0.009) + crease)
     field = both(waist(s, high), leg(s, end))
     top = _Top(cloth, field, [_Part(cut(cloth, field), name)])
-    top.add(name, both(band(s.torso, high - 0.08, high), np.where(s.kind == TRUNK, -1.0, 1.0)), 0.002, t.shade(0.88))
+    top.add(name, both(band(s.torso, high - 0.08, high + 0.005), on(s, TRUNK)), 0.002, t.shade(0.88))
     if name == "jeans":
         behind = np.where(s.place[:, 1] > 0.02, -1.0, 1.0)
         for side in (-1, 1):
@@ -1128,8 +1149,8 @@ def _shorts(t: _Tailor) -> list[_Part]:
     cloth = base.lifted(_leg_folds(t, s, 0.010))
     field = both(waist(s, 0.28), leg(s, end))
     top = _Top(cloth, field, [_Part(cut(cloth, field), "shorts")])
-    top.add("shorts", both(band(s.torso, 0.20, 0.28), np.where(s.kind == TRUNK, -1.0, 1.0)), 0.002, t.shade(0.88))
-    top.add("shorts", np.where(s.kind == LEG, band(s.leg, end - 0.07, end), 1.0), 0.002)
+    top.add("shorts", both(band(s.torso, 0.20, 0.28), on(s, TRUNK)), 0.002, t.shade(0.88))
+    top.add("shorts", both(on(s, LEG), band(s.leg, end - 0.07, end + 0.01)), 0.002)
     return top.parts
 
 
@@ -1163,8 +1184,8 @@ def _gloves(t: _Tailor, name: str, start: float) -> list[_Part]:
     s = canvas("hands")
     folds = wrinkles(s, t.rng, 0.05, 0.004 * np.where(s.arm < 1.95, 1.0, 0.0) * (start < 1.5))
     cloth = drape(s, t.figure, np.float32(0.003), 1).lifted(folds)
-    top = _Top(cloth, start - s.arm, [_Part(cut(cloth, start - s.arm), name)])
-    top.add(name, band(s.arm, start, start + 0.06), 0.002)
+    top = _Top(cloth, [start - s.arm], [_Part(cut(cloth, [start - s.arm]), name)])
+    top.add(name, band(s.arm, start - 0.01, start + 0.06), 0.002)
     return top.parts
 
 
@@ -1193,7 +1214,7 @@ def _necklace(t: _Tailor) -> list[_Part]:
     cloth = drape(s, t.figure, np.float32(0.006), 3)
     line = neckline(s, 0.072, t.between("length", 0.055, 0.16), 0.012, 1.6)
     count = 96
-    ring = ordered_ring(s, line, count)(cloth.points)
+    ring = smooth_ring(ordered_ring(s, line, count)(cloth.points).T, 12).T
     size = t.between("loose", 0.002, 0.006)
     bead = size * (0.75 + 0.25 * np.cos(np.arange(count) * 2 * np.pi / count * 48)) if size > 0.0035 else size
     bead = np.broadcast_to(bead, count)
@@ -1219,7 +1240,7 @@ def _scarf(t: _Tailor) -> list[_Part]:
         tube = _tube_around_neck(t, ring, wide, high, -0.004 * np.ones(64), rise + 0.006 * np.sin(2 * phi + k), 16)
         parts.append(_Part(tube, "scarf"))
     folds = 0.006 * np.sin(s.place[:, 0] * 2 * np.pi / 0.035 + 3 * np.sin(s.length * 7))
-    top = _Top(cloth.lifted(folds), s.x, parts)
+    top = _Top(cloth.lifted(folds), [s.x], parts)
     side = 1 if t("variant") > 0.5 else -1
     end = t.between("length", 0.25, 0.65)
     place = s.place[:, 0] * side
@@ -1255,11 +1276,16 @@ def _crown(t: _Tailor, ease: float, low: float, tall: float = 0.0) -> _Crown:
     size = (figure.vertices[head, 2].max() - figure.vertices[head[near_eyes], 2].mean()) / (top - eye)
     brow = crown - (top - eye - low + 0.005) * size
     u = np.linspace(0, 1, 18)
-    levels = (crown - 0.002 * size - (crown - brow) * (1 - np.cos(u * np.pi / 2)) ** 0.8).astype(np.float32)
+    levels = (crown - 0.006 * size - (crown - brow - 0.006 * size) * (1 - np.cos(u * np.pi / 2)) ** 0.8).astype(np.float32)
     centres, radii = slice_hulls(points, levels, 0.009 * size, 48)
     radii = smooth_levels(smooth_ring(radii, 2), 1)
     radii = np.maximum.accumulate(radii, 0) + ease * scale
     grown = levels + (ease + tall * (1 - u) ** 0.5) * scale * (1 - u) ** 0.6
+    # A dome over the first slice.
+    dome = np.array([0.10, 0.40, 0.68, 0.88], np.float32)
+    radii = np.concatenate([radii[:1] * dome[:, None], radii])
+    grown = np.concatenate([grown[0] + 0.16 * radii[4].mean() * (np.sqrt(1 - dome**2)), grown])
+    centres = np.concatenate([centres[:1].repeat(4, 0), centres])
     rows = stack(grown.astype(np.float32), centres, radii)
     rows[..., 2] -= tilt * (rows[..., 1] - middle)
     covered = head[points[:, 2] > brow + 0.012 * size]
@@ -1285,7 +1311,7 @@ def _beanie(t: _Tailor) -> list[_Part]:
     """A ribbed knit cap with a turned-up band; a bobble now and then."""
     crown = _crown(t, 0.013, 0.025, 0.02 + 0.04 * t("loose") ** 2)
     phi = np.arange(48) * 2 * np.pi / 48
-    rib = 0.0015 * np.cos(24 * phi)[:, None] * t.scale
+    rib = 0.0012 * np.cos(16 * phi)[:, None] * t.scale
     rows = crown.rows.copy()
     for row in rows[3:]:
         row += _flat_out(row) * rib
@@ -1293,8 +1319,8 @@ def _beanie(t: _Tailor) -> list[_Part]:
     parts = [_Part(_head_sheet(t, np.concatenate([rows, hem[None]]), crown, caps="top"), "beanie")]
     out = _flat_out(rows[-1])
     up = np.array([0, 0, 1.0])
-    steps = ((0.045, -0.004), (0.045, 0.008), (0.022, 0.011), (0.0, 0.008), (-0.004, 0.0))
-    cuff = np.stack([rows[-1] + (out * o + up * u) * t.scale + 3 * rib * out * (o > 0) for u, o in steps])
+    steps = ((0.045, -0.006), (0.046, 0.004), (0.022, 0.0065), (0.0, 0.004), (-0.004, -0.003))
+    cuff = np.stack([rows[-1] + (out * o + up * u) * t.scale + 1.5 * rib * out * (o > 0) for u, o in steps])
     parts.append(_Part(_head_sheet(t, cuff, crown), "beanie", t.shade(0.88)))
     if t("variant") > 0.65:
         centre = rows[0].mean(0) + np.array([0, 0, 0.02]) * t.scale
@@ -1330,7 +1356,7 @@ def _hat(t: _Tailor) -> list[_Part]:
     """A hat with a brim and a band."""
     crown = _crown(t, 0.013, 0.030, 0.05)
     rows = crown.rows.copy()
-    pinch = bump(rows[..., 0] / t.scale, 0, 0.025) * smoothstep(-np.linspace(0, 1, 18), -0.4, 0.0)[:, None]
+    pinch = bump(rows[..., 0] / t.scale, 0, 0.025) * smoothstep(-np.linspace(0, 1, len(rows)), -0.5, -0.1)[:, None]
     rows[..., 2] -= 0.02 * t.scale * pinch
     ring, out = rows[-1], _flat_out(rows[-1])
     wide = t.between("flare", 0.045, 0.075) * t.scale
