@@ -41,6 +41,8 @@ Mask = NDArray[np.bool_]
 
 TRUNK, ARM, LEG = 0, 1, 2
 """The kinds of limb whose coordinates a vertex uses; head and neck count as trunk."""
+_TRUNK_AXIS = np.array([0, -0.035, 0], np.float32)
+"""The middle of the trunk on the template."""
 _GIRTH = np.array([0.90, 0.30, 0.45], np.float32)
 """Girths of trunk, arm and leg in metres, only for texture coordinates."""
 
@@ -182,6 +184,12 @@ class Canvas:
     def left(self) -> Mask:
         return self.place[:, 0] > 0
 
+    @cached_property
+    def overhang(self) -> Array:
+        """1 on the front of the chest, 0 elsewhere [c]."""
+        chest = bump(self.torso, 0.66, 0.17) * self.front * smoothstep(-self.x, -0.17, -0.13)
+        return self.coarse(np.where(self.kind == TRUNK, chest, 0)).astype(np.float32)
+
     @property
     def x(self) -> Array:
         """Distance from the middle plane."""
@@ -251,7 +259,7 @@ def canvas(name: str) -> Canvas:
         for side in "LR":
             pick = (on == limb) & ((place[:, 0] > 0) == (side == "L"))
             if limb == TRUNK:
-                axis = place[pick] * np.array([0, 0, 1], np.float32)
+                axis = place[pick] * np.array([0, 0, 1], np.float32) + _TRUNK_AXIS
                 length[pick] = shoulder - place[pick, 2]
             else:
                 along = spread["arm" if limb == ARM else "leg"][pick]
@@ -381,7 +389,14 @@ def drape(
             size = np.maximum(np.linalg.norm(radial, axis=1), 1e-6)
             points[pick] += radial * np.maximum(wanted[pick] / size - 1, 0)[:, None]
     if hang is not None:
-        points = hang(points)
+        # The skin overhangs below the chest: cloth that hangs there is smoothed in all directions.
+        relaxed = surface.overhang[:, None]
+        for _ in range(3):
+            for _ in range(3):
+                points = points + relaxed * (average @ points - points)
+            points = hang(points)
+            lack = np.maximum(least - ((points - skin) * normals).sum(1), 0)
+            points = points + normals * lack[:, None]
     # Only along the normals: the levels of hems stay where they are.
     for _ in range(tension):
         tightened = ((average @ points - points) * normals).sum(1)

@@ -328,6 +328,15 @@ def _skirt(
     return sheet
 
 
+def _emerging(t: _Tailor, fall: _Fall, start: float) -> _Fall:
+    """The part of a fall below `start`; it begins just inside the cloth above and comes out of it, so that the seam
+    is level."""
+    own = fall.levels <= start
+    drop = (start - fall.levels[own]) / t.scale
+    out = (-0.005 + 0.013 * smoothstep(drop, 0.0, 0.07))[:, None] * t.scale
+    return _Fall(fall.levels[own], fall.centres[own], fall.radii[own] + out)
+
+
 def _tucked(points: Array, centres: Array, depth: float) -> Array:
     """Rows [L,K,3] whose first goes `depth` inwards."""
     points = points.copy()
@@ -485,16 +494,18 @@ def _sweater(t: _Tailor) -> list[_Part]:
         relief=rib,
     )
     s = top.cloth.canvas
-    if turtle:
-        top.add("sweater", both(collar_line(s, 0.057), -collar_line(s, 0.005)), 0.004)
-    else:
+    if not turtle:
         edge = neckline(s, 0.075, 0.06, 0.03)
         top.add("sweater", both(edge - 0.03, -edge - 0.30), 0.003)
     return top.parts
 
 
-def _bodice(t: _Tailor, name: str, low: float, formal: bool) -> list[_Part]:
-    """The upper part of a dress, with one of many necklines, straps and sleeves."""
+def _bodice(t: _Tailor, name: str, level: float, fall: _Fall, formal: bool) -> _Top:
+    """The upper part of a dress, down to its waist at `level`, where it meets the fall of the skirt; with one of
+    many necklines, straps and sleeves."""
+    s = canvas("upper")
+    at_waist = np.where(s.kind == TRUNK, smoothstep(-s.torso, -level - 0.10, -level - 0.02), 0)
+    weight = s.coarse(at_waist)
     length, kind, variant = t("sleeve"), t("neck"), t("variant")
     arm = 0.1 if length < 0.36 else 0.45 if length < 0.56 else 1.2 if length < 0.66 else 1.95
     strapless = formal and kind > 0.72 and length < 0.36
@@ -516,34 +527,37 @@ def _bodice(t: _Tailor, name: str, low: float, formal: bool) -> list[_Part]:
         offset=0.008,
         neck=line,
         arm=arm,
-        low=low,
+        low=level - 0.08,
         loose=0.0,
+        hang=lambda points: fall.push(points, weight),
         tube=(0.05, 0.036 + 0.03 * t("flare")) if arm > 0.4 else None,
-        folds=0.006,
+        folds=0.004,
         wave=0.06,
         tension=12,
     )
     if strapless and variant < 0.6:
         s = top.cloth.canvas
         top.add(name, both(band(s.x, 0.088, 0.10), 0.76 - s.torso), -0.002)
-    return top.parts
+    return top
 
 
 def _dress(t: _Tailor, name: str, end: float, formal: bool) -> list[_Part]:
     """A bodice and a skirt that begins inside its hem, at a waist somewhere between ribs and hips."""
     level = t.between("loose", 0.30, 0.48)
-    parts = _bodice(t, name, level - 0.07, formal)
     figure = t.figure
     top = _torso_height(figure, level)
     flare = 0.04 + 0.55 * t("flare") ** 1.5
     if end > 1.8:
         flare *= 0.75
-    fall = _fall(figure, top, _leg_height(figure, end), 0.013, flare, 0.25)
-    parts.append(_Part(_skirt(t, fall, 0.25 + 0.75 * t("folds")), name))
+    fall = _fall(figure, top + 0.05 * t.scale, _leg_height(figure, end), 0.010, flare, 0.25, rows=32)
+    bodice = _bodice(t, name, level, fall, formal)
     if t("variant") > 0.55:
-        high = fall.levels[0] + 0.02 * t.scale
-        parts.append(_Part(_hoop(t, fall, high, high - 0.045 * t.scale, 0.006), "sash", t.shade(0.55)))
-    return parts
+        s = bodice.cloth.canvas
+        sash = both(on(s, TRUNK), band(s.torso, level - 0.01, level + 0.06 + 0.05 * t("length")))
+        bodice.add("sash", sash, 0.006, t.shade(0.55))
+    fall = _emerging(t, fall, top)
+    skirt = _skirt(t, fall, 0.25 + 0.75 * t("folds"))
+    return [*bodice.parts, _Part(skirt, name)]
 
 
 def _plain_skirt(t: _Tailor, name: str, end: float) -> list[_Part]:
@@ -554,7 +568,7 @@ def _plain_skirt(t: _Tailor, name: str, end: float) -> list[_Part]:
     depth = 0.15 + 0.85 * t("folds") if t("variant") > 0.25 else 0.05
     fall = _fall(figure, _torso_height(figure, level), _leg_height(figure, end), 0.011, flare, 0.25)
     high = fall.levels[0] + 0.005 * t.scale
-    waistband = _hoop(t, fall, high, high - 0.035 * t.scale, 0.003)
+    waistband = _hoop(t, fall, high, high - 0.035 * t.scale, 0.0015)
     return [_Part(_skirt(t, fall, depth), name), _Part(waistband, name, t.shade(0.88))]
 
 
@@ -589,19 +603,14 @@ def _coat(t: _Tailor, name: str, shiny: bool = False) -> list[_Part]:
     )
     s = top.cloth.canvas
     _collar(t, top, wide=0.075, front=0.16, lift=0.016, opening=opening * 0.62)
-    # The tails begin just inside the shell and come out of it, so that the seam is level.
-    own = fall.levels <= start
-    drop = (start - fall.levels[own]) / t.scale
-    out = (-0.006 + 0.016 * smoothstep(drop, 0.0, 0.07))[:, None] * t.scale
-    fall = _Fall(fall.levels[own], fall.centres[own], fall.radii[own] + out)
+    fall = _emerging(t, fall, start)
     top.parts.append(_Part(_skirt(t, fall, 0.25 + 0.45 * t("folds"), opening), name))
     if not opening:
         placket = both(band(s.place[:, 0], -0.026, 0.006), _on_front(s), hem(s, 0.30), neckline(s, 0.085, 0.10, 0.02, 1.3))
         top.add(name, placket, 0.004)
-        _buttons(t, top, [0.85, 0.66, 0.47], 0.012)
+        _buttons(t, top, [0.84, 0.66, 0.47], 0.012)
         if t("neck") > 0.5:
-            high = fall.levels[0] - 0.005 * t.scale
-            top.parts.append(_Part(_hoop(t, fall, high, high - 0.045 * t.scale, 0.018), "belt", t.shade(0.7)))
+            top.add("belt", both(on(s, TRUNK), band(s.torso, 0.35, 0.45)), 0.008, t.shade(0.7))
     return top.parts
 
 
@@ -797,8 +806,26 @@ def _sneakers(t: _Tailor) -> list[_Part]:
     ]
 
 
+def _block(t: _Tailor, foot: _Foot, thick: float, start: float, stop: float, narrow: float) -> Sheet:
+    """A block below the part of a foot between two places along it, its lower end scaled by `narrow`."""
+    ring = foot.rows[-1].copy()
+    along = _foot_place(t, foot, ring)[0]
+    way = ring[along.argmax()] - ring[along.argmin()]
+    length = float(np.linalg.norm(way[:2]))
+    ahead = unit(way * np.array([1, 1, 0], np.float32))
+    side = np.array([-ahead[1], ahead[0], 0], np.float32)
+    across = ring @ side
+    own = across[(along > start - 0.02) & (along < stop + 0.02)]
+    ring += ahead * ((np.clip(along, start, stop) - along) * length)[:, None]
+    ring += side * (np.clip(across, own.min(), own.max()) - across)[:, None]
+    low = ring.mean(0) + (ring - ring.mean(0)) * narrow
+    rows = np.stack([ring, ring, low, low])
+    rows[:, :, 2] = foot.floor + np.array([0.004, 0.0, -thick, -thick])[:, None] * t.scale
+    return grid(rows, *same_anchors(t.figure, rows, foot.index), caps="bottom")
+
+
 def _high_heels(t: _Tailor) -> list[_Part]:
-    """Pumps on a platform and a heel: the feet of the body are flat, so the heel is as high as the platform."""
+    """Pumps on a platform and a heel. The feet of the body are flat, so the heel is as high as the platform."""
     feet, uppers = _shoe_pair(t, 0.085, 0.0035)
     shells, soles = [], []
     for foot, upper in zip(feet, uppers):
@@ -811,15 +838,7 @@ def _high_heels(t: _Tailor) -> list[_Part]:
         shells.append(shell)
         plate = _sole(t, foot, 0.006, 0.001)
         soles.append(plate)
-        for start, stop, thin in ((0.0, 0.24, 0.75), (0.52, 1.1, 1.0)):
-            block = _sole(t, foot, 0.030 + 0.030 * t("length"), 0.0)
-            where = _foot_place(t, foot, block.vertices)[0]
-            centre = block.vertices[:, :2].mean(0)
-            block = cut_sheet(block, band(where, start - 0.1, stop), 0.02 * t.scale)
-            low = block.vertices[:, 2] < foot.floor - 0.01 * t.scale
-            centre = block.vertices[:, :2].mean(0)
-            block.vertices[low, :2] = centre + (block.vertices[low, :2] - centre) * np.float32(thin)
-            soles.append(block)
+        soles += [_block(t, foot, 0.035 + 0.03 * t("length"), *span) for span in ((-1.0, 0.22, 0.6), (0.52, 2.0, 1.0))]
     return [_Part(join(shells), "high heels"), _Part(join(soles), "high heels", t.shade(0.8))]
 
 
@@ -844,7 +863,7 @@ def _t_shirt(t: _Tailor) -> list[_Part]:
     line = _round_neck(t, 0.6)
     top = _top(
         t, "t-shirt", offset=0.009, neck=line, arm=t.between("sleeve", 0.45, 0.8), low=t.between("length", 0.04, -0.12),
-        loose=t.between("loose", 0.2, 0.9), tube=(0.058 + 0.014 * t("loose"), 0.05), folds=0.009,
+        loose=t.between("loose", 0.2, 0.9), tube=(0.053 + 0.012 * t("loose"), 0.05), folds=0.009,
     )  # fmt: skip
     s = top.cloth.canvas
     top.add("t-shirt", both(line(s) - 0.03, -line(s) - 0.20), 0.002)
@@ -1021,7 +1040,7 @@ def _blazer(t: _Tailor, name: str) -> list[_Part]:
         return np.where((s.kind == TRUNK) & (s.place[:, 1] < 0), spread - s.x - 0.002, -1.0)
 
     top = _top(
-        t, name, offset=0.019, neck=line, arm=1.93, low=low, loose=t.between("loose", 0.2, 0.6),
+        t, name, offset=0.024 if name == "suit" else 0.019, neck=line, arm=1.93, low=low, loose=t.between("loose", 0.2, 0.6),
         tube=(0.058, 0.048), folds=0.007, wave=0.09, tension=10, extra=front,
     )  # fmt: skip
     s = top.cloth.canvas
@@ -1128,6 +1147,8 @@ def _trousers(t: _Tailor, name: str, end: float | None = None, high: float = 0.3
     cloth = base.lifted(_leg_folds(t, s, 0.013 if name == "jeans" else 0.009) + crease)
     field = both(waist(s, high), leg(s, end))
     top = _Top(cloth, field, [_Part(cut(cloth, field), name)])
+    if name == "suit":
+        return top.parts
     top.add(name, both(band(s.torso, high - 0.08, high + 0.005), on(s, TRUNK)), 0.002, t.shade(0.88))
     if name == "jeans":
         behind = np.where(s.place[:, 1] > 0.02, -1.0, 1.0)
