@@ -97,7 +97,8 @@ class Sheet:
         """Texture coordinates of the corners of the faces, [m,3,2], without jumps at the seam."""
         uv = self.uv[self.faces]
         girth = self.girth[self.faces[:, :1]]
-        lag = uv[..., 0].max(1, keepdims=True) - uv[..., 0]
+        most = np.maximum(np.maximum(uv[:, 0, 0], uv[:, 1, 0]), uv[:, 2, 0])
+        lag = most[:, None] - uv[..., 0]
         uv[..., 0] += np.where(lag > girth / 2, girth, 0)
         return uv
 
@@ -116,7 +117,12 @@ def join(sheets: list[Sheet]) -> Sheet:
 
 def unit(x: Array) -> Array:
     """Vectors [...,3] of length 1."""
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-9)
+    return x / np.sqrt(np.maximum(np.einsum("...k,...k->...", x, x), 1e-18))[..., None]
+
+
+def dot(a: Array, b: Array) -> Array:
+    """Products [n] of vectors [n,3]."""
+    return np.einsum("nk,nk->n", a, b)
 
 
 def smoothstep(x: Array, low: float, high: float) -> Array:
@@ -190,12 +196,12 @@ class Canvas:
         chest = bump(self.torso, 0.66, 0.17) * self.front * smoothstep(-self.x, -0.17, -0.13)
         return self.coarse(np.where(self.kind == TRUNK, chest, 0)).astype(np.float32)
 
-    @property
+    @cached_property
     def x(self) -> Array:
         """Distance from the middle plane."""
         return np.abs(self.place[:, 0])
 
-    @property
+    @cached_property
     def front(self) -> Array:
         """1 on the front of the trunk, 0 on its back."""
         return smoothstep(-self.normal[:, 1], -0.3, 0.3)
@@ -230,7 +236,9 @@ def canvas(name: str) -> Canvas:
     hip, shoulder = figure.joint("upperleg01")[2], figure.joint("upperarm01")[2]
     torso = (points[:, 2] - hip) / (shoulder - hip)
     wanted = {
-        "upper": np.isin(regions, _UPPER) | ((regions == HAND) & (arm < 2.2)) | ((regions == UPPER_LEG) & (leg < 0.3)),
+        "upper": np.isin(regions, _UPPER)
+        | ((regions == HAND) & (arm < 2.2))
+        | ((regions == UPPER_LEG) & (leg < 0.3)),
         "lower": np.isin(regions, _LOWER)
         | ((regions == TORSO) & (torso < 0.75))
         | ((regions == FOOT) & (leg < 2.12)),
@@ -294,7 +302,9 @@ def _adjacency(faces: Ints, count: int) -> sparse.csr_matrix:
     return graph
 
 
-def _subdivide(faces: Ints, count: int, levels: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix, Ints, Ints]:
+def _subdivide(
+    faces: Ints, count: int, levels: int
+) -> tuple[sparse.csr_matrix, sparse.csr_matrix, Ints, Ints]:
     """Loop's and the linear refinement, the fine faces, and the pair of coarse vertices of each fine one."""
     eye = sparse.identity(count, dtype=np.float32, format="csr")
     if levels == 0:
@@ -336,7 +346,7 @@ def _subdivide(faces: Ints, count: int, levels: int) -> tuple[sparse.csr_matrix,
 
 @dataclass(frozen=True)
 class Drape:
-    """A whole canvas as cloth on one figure: points, their normals, and skin [n,3] below them."""
+    """A whole canvas as cloth on one figure: points, their normals, and skin [n,3] below them; threads [n,3]."""
 
     canvas: Canvas
     figure: Figure
@@ -344,6 +354,7 @@ class Drape:
     normals: Array
     skin: Array
     skin_normals: Array
+    threads: Array
 
     def lifted(self, height: Array | float) -> Drape:
         """Moved outwards by `height` [n] metres."""
@@ -395,17 +406,19 @@ def drape(
             for _ in range(3):
                 points = points + relaxed * (average @ points - points)
             points = hang(points)
-            lack = np.maximum(least - ((points - skin) * normals).sum(1), 0)
+            lack = np.maximum(least - dot(points - skin, normals), 0)
             points = points + normals * lack[:, None]
     # Only along the normals: the levels of hems stay where they are.
     for _ in range(tension):
-        tightened = ((average @ points - points) * normals).sum(1)
+        tightened = dot(average @ points - points, normals)
         points = points + normals * np.maximum(tightened, 0.03 * tightened)[:, None]
     fine, fine_skin = surface.loop @ points, surface.middle @ skin
     fine_normals = unit(surface.middle @ normals)
-    lack = np.maximum(0.8 * height * figure.scale - ((fine - fine_skin) * fine_normals).sum(1), 0)
+    lack = np.maximum(0.8 * height * figure.scale - dot(fine - fine_skin, fine_normals), 0)
     fine = fine + fine_normals * lack[:, None]
-    return Drape(surface, figure, fine, surface.normals(fine), fine_skin, fine_normals)
+    cloth_normals = surface.normals(fine)
+    threads = _threads(surface, figure, cloth_normals)
+    return Drape(surface, figure, fine, cloth_normals, fine_skin, fine_normals, threads)
 
 
 @dataclass(frozen=True)
@@ -434,12 +447,12 @@ def _clip(faces: Ints, field: Array) -> _Clip:
     n = len(field)
     field = np.where(np.abs(field) < 1e-6, 1e-6, field).astype(np.float32)
     kept = (field < 0)[faces]
-    count = kept.sum(1)
+    count = kept[:, 0].astype(np.int8) + kept[:, 1] + kept[:, 2]
     # Turn each cut triangle so that its odd corner comes first.
     some = (count == 1) | (count == 2)
     single = count[some] == 1
     triangles, odd = faces[some], kept[some] == single[:, None]
-    first = odd.argmax(1)
+    first = np.where(odd[:, 0], 0, np.where(odd[:, 1], 1, 2))
     rows = np.arange(len(triangles))
     a, b, c = (triangles[rows, (first + k) % 3] for k in range(3))
     keys = np.concatenate([np.minimum(a, b) * n + np.maximum(a, b), np.minimum(a, c) * n + np.maximum(a, c)])
@@ -455,11 +468,19 @@ def _clip(faces: Ints, field: Array) -> _Clip:
     return _Clip(np.concatenate(pieces), i, j, (field[i] / (field[i] - field[j]))[:, None])
 
 
+def _compact(faces: Ints, count: int) -> tuple[Ints, Ints]:
+    """The vertices in use, out of `count`, and the faces with those numbered anew."""
+    used = np.zeros(count, bool)
+    used[faces.ravel()] = True
+    number = np.cumsum(used) - 1
+    return np.flatnonzero(used), number[faces]
+
+
 def _rim(faces: Ints, old: int, count: int) -> tuple[Ints, Ints]:
     """The vertices [r] of the hems of faces whose vertices from `old` on lie on cuts, and the faces of a strip from
     copies of them (numbers from `count` on) to other copies (from count + r on)."""
     new = faces >= old
-    faces = faces[new.sum(1) >= 2]
+    faces = faces[(new[:, 0].astype(np.int8) + new[:, 1] + new[:, 2]) >= 2]
     a = np.concatenate([faces[:, 0], faces[:, 1], faces[:, 2]])
     b = np.concatenate([faces[:, 1], faces[:, 2], faces[:, 0]])
     both = (a >= old) & (b >= old)
@@ -477,12 +498,13 @@ def cut(cloth: Drape, fields: list[Array], hides: bool = True) -> Sheet:
     closed by a strip that goes back to the skin."""
     surface = cloth.canvas
     old = len(surface.place)
-    faces = surface.faces
-    inside = np.logical_and.reduce([field < 0 for field in fields])
-    if len(fields) > 1:
-        # A triangle all of whose corners are outside of one field has no part inside.
-        some = np.logical_and.reduce([(field < 0)[faces].any(1) for field in fields])
-        faces = faces[some]
+    # A bit for each field that a vertex is outside of.
+    outside = np.zeros(old, np.int32)
+    for k, field in enumerate(fields):
+        outside |= (field >= 0).astype(np.int32) << k
+    a, b, c = (outside[surface.faces[:, k]] for k in range(3))
+    crossed = (a | b | c) != 0
+    whole, faces = surface.faces[~crossed], surface.faces[crossed & ((a & b & c) == 0)]
     values = [cloth.points, cloth.skin, cloth.skin_normals]
     source = np.arange(old)
     rest = list(fields)
@@ -497,18 +519,18 @@ def cut(cloth: Drape, fields: list[Array], hides: bool = True) -> Sheet:
     inner = skin[ring] - normals[ring] * np.float32(0.002 * cloth.figure.scale)
     points = np.concatenate([points, points[ring], inner])
     source = np.concatenate([source, source[ring], source[ring]])
-    used, faces = np.unique(np.concatenate([faces, strip]), return_inverse=True)
+    used, faces = _compact(np.concatenate([whole, faces, strip]), len(points))
     source = source[used]
     hidden = np.zeros(len(cloth.figure.vertices), bool)
     if hides:
-        bare = ~surface.coarse(inside)
+        bare = surface.coarse(outside) != 0
         hidden[surface.index[~bare & ((surface.average @ bare.astype(np.float32)) == 0)]] = True
     pairs = surface.anchors[source]
     girth = _GIRTH[surface.kind[source]]
     return Sheet(
         vertices=points[used],
-        threads=_threads(cloth)[source],
-        faces=faces.reshape(-1, 3),
+        threads=cloth.threads[source],
+        faces=faces,
         uv=np.stack([surface.turn[source] * girth, -surface.length[source]], 1),
         girth=girth,
         anchors=pairs,
@@ -531,10 +553,10 @@ def cut_sheet(sheet: Sheet, fields: list[Array], thickness: float) -> Sheet:
     ring, strip = _rim(faces, old, len(points))
     points = np.concatenate([points, points[ring], points[ring] - normals[ring] * np.float32(thickness)])
     source = np.concatenate([source, source[ring], source[ring]])
-    used, faces = np.unique(np.concatenate([faces, strip]), return_inverse=True)
+    used, faces = _compact(np.concatenate([faces, strip]), len(points))
     source = source[used]
     picked = {name: getattr(sheet, name)[source] for name in ("threads", "uv", "girth", "anchors", "share")}
-    return replace(sheet, vertices=points[used], faces=faces.reshape(-1, 3), **picked)
+    return replace(sheet, vertices=points[used], faces=faces, **picked)
 
 
 def face_normals(points: Array, faces: Ints) -> Array:
@@ -545,30 +567,34 @@ def face_normals(points: Array, faces: Ints) -> Array:
     return unit(np.stack(total, 1)).astype(np.float32)
 
 
-def _threads(cloth: Drape) -> Array:
+def _threads(surface: Canvas, figure: Figure, normals: Array) -> Array:
     """Down the trunk and along the bones."""
-    ways = np.zeros_like(cloth.points)
+    ways = np.zeros_like(normals)
     ways[:, 2] = -1
-    surface = cloth.canvas
     for limb, along in ((ARM, surface.arm), (LEG, surface.leg)):
         for side, on_side in (("L", surface.left), ("R", ~surface.left)):
-            pick = np.flatnonzero((surface.kind == limb) & on_side)
-            ways[pick] = _limb_axis(cloth.figure, limb, side, along[pick])[1]
-    return unit(ways - cloth.normals * (ways * cloth.normals).sum(1, keepdims=True))
+            a, b, c = limb_chain(figure, limb, side)
+            pick = (surface.kind == limb) & on_side
+            ways[pick & (along < 1)] = unit(b - a)
+            ways[pick & (along >= 1)] = unit(c - b)
+    return unit(ways - normals * dot(ways, normals)[:, None])
 
 
 def wrinkles(surface: Canvas, rng: np.random.Generator, wavelength: float, strength: Array) -> Array:
     """Folds across the limbs, metres [n]: sharp ridges that wind around them, irregular in place and height."""
     turn, length = surface.turn * 2 * np.pi, surface.length
-    limb = surface.kind * 2.1 + np.where(surface.left & (surface.kind != TRUNK), 1.3, 0)
+    limb = np.float32(2.1) * surface.kind + np.where(surface.left & (surface.kind != TRUNK), 1.3, 0)
+    limb = limb.astype(np.float32)
     total = np.zeros_like(length)
     for _ in range(3):
-        wave = wavelength * rng.uniform(0.75, 1.35)
-        wind = rng.integers(-2, 3)
-        phase, bend = rng.uniform(0, 2 * np.pi, 2)
-        warp = 1.1 * np.sin(turn * rng.integers(1, 4) + bend + limb) + 0.7 * np.sin(length * 19 + 2 * bend)
+        wave = wavelength * float(rng.uniform(0.75, 1.35))
+        wind = int(rng.integers(-2, 3))
+        phase, bend = rng.uniform(0, 2 * np.pi, 2).tolist()
+        warp = 1.1 * np.sin(turn * int(rng.integers(1, 4)) + bend + limb) + 0.7 * np.sin(
+            length * 19 + 2 * bend
+        )
         ridge = 0.5 + 0.5 * np.sin(2 * np.pi * length / wave + wind * turn + warp + phase + 3 * limb)
-        patchy = 0.5 + 0.5 * np.sin(turn * rng.integers(1, 3) + phase + length * 11)
+        patchy = 0.5 + 0.5 * np.sin(turn * int(rng.integers(1, 3)) + phase + length * 11)
         total += ridge**2 * patchy
     return (total * strength / 1.6).astype(np.float32)
 
@@ -576,7 +602,9 @@ def wrinkles(surface: Canvas, rng: np.random.Generator, wavelength: float, stren
 def ordered_ring(surface: Canvas, field: Array, count: int) -> Callable[[Array], Array]:
     """The closed line field = 0 around the neck, as a map from points [n,3] of the fine mesh to points [count,3]
     at even angles from the front."""
-    i, j = np.unique(np.sort(np.concatenate([surface.faces[:, [0, 1]], surface.faces[:, [1, 2]]]), 1), axis=0).T
+    i, j = np.unique(
+        np.sort(np.concatenate([surface.faces[:, [0, 1]], surface.faces[:, [1, 2]]]), 1), axis=0
+    ).T
     crossing = (field[i] < 0) != (field[j] < 0)
     i, j = i[crossing], j[crossing]
     t = (field[i] / (field[i] - field[j]))[:, None]
@@ -621,7 +649,10 @@ def slice_hulls(points: Array, levels: Array, band: Array | float, count: int = 
         near = np.abs(points[:, 2] - level) < bands[k]
         support[k] = reach[near].max(0) if near.any() else support[k - 1]
     quarter = count // 4
-    centres = np.stack([support[:, quarter] - support[:, 3 * quarter], support[:, 2 * quarter] - support[:, 0]], 1) / 2
+    centres = (
+        np.stack([support[:, quarter] - support[:, 3 * quarter], support[:, 2 * quarter] - support[:, 0]], 1)
+        / 2
+    )
     centres = smooth_levels(centres, 3)
     support = np.maximum(support - centres @ ways.T, 0.004)
     return centres, (support[:, None, :] * _secants(count)).min(-1)
@@ -645,7 +676,9 @@ def smooth_levels(radii: Array, rounds: int) -> Array:
 def finer_ring(radii: Array, factor: int) -> Array:
     """Radii [L,K] at K * factor directions."""
     share = np.arange(factor)[None, None] / factor
-    return (radii[..., None] * (1 - share) + np.roll(radii, -1, -1)[..., None] * share).reshape(len(radii), -1)
+    return (radii[..., None] * (1 - share) + np.roll(radii, -1, -1)[..., None] * share).reshape(
+        len(radii), -1
+    )
 
 
 def stack(levels: Array, centres: Array, radii: Array) -> Array:

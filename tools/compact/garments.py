@@ -48,7 +48,7 @@ from garment_shapes import (
 )
 from torch import Tensor
 
-from specularip.body.regions import FOOT, HEAD, HIPS, LOWER_LEG, NECK, TORSO, UPPER_LEG
+from specularip.body.regions import FOOT, HEAD, HIPS, LOWER_LEG, TORSO, UPPER_LEG
 
 if TYPE_CHECKING:
     from people import Piece
@@ -256,7 +256,13 @@ class _Fall:
 
 
 def _fall(
-    figure: Figure, top: float, end: float, ease: float, flare: float = 0.0, taper: float = 0.3, rows: int = 30
+    figure: Figure,
+    top: float,
+    end: float,
+    ease: float,
+    flare: float = 0.0,
+    taper: float = 0.3,
+    rows: int = 30,
 ) -> _Fall:
     """Cloth from the height `top` down to `end`, `ease` off the body. Each level is at least as wide as the one
     above, less `taper` metres per metre; below the hips it opens by `flare` metres per metre."""
@@ -392,10 +398,14 @@ def _leg_tube(at_knee: float, at_hem: float, top: float = 0.35) -> tuple[int, Ca
     return LEG, radius
 
 
-def _falling_from_chest(tailor: _Tailor, s: Canvas, share: float, flare: float = 0.0) -> Callable[[Array], Array]:
+def _falling_from_chest(
+    tailor: _Tailor, s: Canvas, share: float, flare: float = 0.0
+) -> Callable[[Array], Array]:
     """Lets the trunk of a loose top hang straight from the chest."""
     figure = tailor.figure
-    fall = _fall(figure, _torso_height(figure, 0.86), _torso_height(figure, -0.22), 0.008, flare, 0.12, rows=22)
+    fall = _fall(
+        figure, _torso_height(figure, 0.86), _torso_height(figure, -0.22), 0.008, flare, 0.12, rows=22
+    )
     torso = s.coarse(s.torso)
     weight = np.where(s.coarse(s.kind) == TRUNK, (0.6 + 0.4 * share) * smoothstep(-torso, -0.86, -0.70), 0)
     return lambda points: fall.push(points, weight)
@@ -405,7 +415,9 @@ def _top_folds(tailor: _Tailor, s: Canvas, size: float, wave: float = 0.075) -> 
     """Wrinkles of a top: elbows, waist and hem more than the chest."""
     arm = np.where(s.kind == ARM, 0.25 + bump(s.arm, 1.0, 0.3) + 0.5 * bump(s.arm, 1.9, 0.3), 0)
     arm *= smoothstep(s.arm, 0.15, 0.4)
-    trunk = np.where(s.kind == TRUNK, 0.12 + 0.9 * bump(s.torso, 0.25, 0.28), 0) * smoothstep(-s.torso, -0.95, -0.6)
+    trunk = np.where(s.kind == TRUNK, 0.12 + 0.9 * bump(s.torso, 0.25, 0.28), 0) * smoothstep(
+        -s.torso, -0.95, -0.6
+    )
     return wrinkles(s, tailor.rng, wave, size * (0.4 + 0.9 * tailor("folds")) * (arm + trunk))
 
 
@@ -477,7 +489,7 @@ def _sweater(t: _Tailor) -> list[_Part]:
     def rib(s: Canvas) -> Array:
         at_hem = np.where(s.kind == TRUNK, smoothstep(-s.torso, -low - 0.13, -low - 0.09), 0)
         at_cuff = np.where(s.kind == ARM, smoothstep(s.arm, 1.74, 1.80), 0)
-        return -0.010 * (at_hem + at_cuff)
+        return -0.007 * (at_hem + at_cuff)
 
     turtle = t("neck") > 0.7
     top = _top(
@@ -527,7 +539,7 @@ def _bodice(t: _Tailor, name: str, level: float, fall: _Fall, formal: bool) -> _
         offset=0.008,
         neck=line,
         arm=arm,
-        low=level - 0.08,
+        low=level - 0.17,
         loose=0.0,
         hang=lambda points: fall.push(points, weight),
         tube=(0.05, 0.036 + 0.03 * t("flare")) if arm > 0.4 else None,
@@ -606,7 +618,12 @@ def _coat(t: _Tailor, name: str, shiny: bool = False) -> list[_Part]:
     fall = _emerging(t, fall, start)
     top.parts.append(_Part(_skirt(t, fall, 0.25 + 0.45 * t("folds"), opening), name))
     if not opening:
-        placket = both(band(s.place[:, 0], -0.026, 0.006), _on_front(s), hem(s, 0.30), neckline(s, 0.085, 0.10, 0.02, 1.3))
+        placket = both(
+            band(s.place[:, 0], -0.026, 0.006),
+            _on_front(s),
+            hem(s, 0.30),
+            neckline(s, 0.085, 0.10, 0.02, 1.3),
+        )
         top.add(name, placket, 0.004)
         _buttons(t, top, [0.84, 0.66, 0.47], 0.012)
         if t("neck") > 0.5:
@@ -702,7 +719,9 @@ def _foot(t: _Tailor, side: str, top: float, ease: float, wide: float = 0.0) -> 
     centres, radii = slice_hulls(points, (floor + levels * scale).astype(np.float32), bands * scale, 40)
     hull = radii
     radii = smooth_levels(smooth_ring(radii, 2), 2)
-    radii = np.maximum(radii, hull + 0.001 * scale) + scale * (ease + wide * smoothstep(levels, 0.10, 0.2)[:, None])
+    radii = np.maximum(radii, hull + 0.001 * scale) + scale * (
+        ease + wide * smoothstep(levels, 0.10, 0.2)[:, None]
+    )
     return _Foot(index, stack((floor + levels * scale).astype(np.float32), centres, radii), centres, floor)
 
 
@@ -727,9 +746,17 @@ def _boots(t: _Tailor) -> list[_Part]:
         rim = rows[:1].copy()
         rim[..., :2] -= unit(rim[..., :2] - foot.centres[:1, None]) * 0.012 * t.scale
         rim[..., 2] -= 0.01 * t.scale
-        wave = 0.004 * t.scale * np.sin(rows[..., 2] / t.scale * 110 + 2 * t("phase") + 3 * rows[..., 0] / t.scale)
+        wave = (
+            0.004
+            * t.scale
+            * np.sin(rows[..., 2] / t.scale * 110 + 2 * t("phase") + 3 * rows[..., 0] / t.scale)
+        )
         soft = bump((rows[..., 2] - foot.floor) / t.scale, 0.12, 0.05)
-        rows = rows + unit(rows - np.concatenate([foot.centres, rows[:, 0, 2:]], 1)[:, None]) * (wave * soft)[..., None]
+        rows = (
+            rows
+            + unit(rows - np.concatenate([foot.centres, rows[:, 0, 2:]], 1)[:, None])
+            * (wave * soft)[..., None]
+        )
         rows = np.concatenate([rim, rows]).astype(np.float32)
         uppers.append(grid(rows, *same_anchors(t.figure, rows, foot.index)))
         z = t.figure.vertices[foot.index, 2]
@@ -780,7 +807,11 @@ def _shoes(t: _Tailor) -> list[_Part]:
     for foot, upper in zip(feet, uppers):
         _hide_feet(t, upper, foot, below=0.062)
         along, across, _ = _foot_place(t, foot, upper.vertices)
-        tongues.append(cut_sheet(_raised(upper, 0.003 * t.scale), both(band(along, 0.40, 0.70), np.abs(across) - 0.016), 0.004))
+        tongues.append(
+            cut_sheet(
+                _raised(upper, 0.003 * t.scale), both(band(along, 0.40, 0.70), np.abs(across) - 0.016), 0.004
+            )
+        )
     parts.append(_Part(join(uppers), "shoes"))
     parts.append(_Part(join(tongues), "shoes", t.shade(0.75)))
     parts.append(_Part(join([_sole(t, f, 0.012) for f in feet]), "sole", SOLE_DARK, "leather"))
@@ -838,7 +869,10 @@ def _high_heels(t: _Tailor) -> list[_Part]:
         shells.append(shell)
         plate = _sole(t, foot, 0.006, 0.001)
         soles.append(plate)
-        soles += [_block(t, foot, 0.035 + 0.03 * t("length"), *span) for span in ((-1.0, 0.22, 0.6), (0.52, 2.0, 1.0))]
+        soles += [
+            _block(t, foot, 0.035 + 0.03 * t("length"), *span)
+            for span in ((-1.0, 0.22, 0.6), (0.52, 2.0, 1.0))
+        ]
     return [_Part(join(shells), "high heels"), _Part(join(soles), "high heels", t.shade(0.8))]
 
 
@@ -885,7 +919,9 @@ def _tank_top(t: _Tailor) -> list[_Part]:
 def _small_collar(t: _Tailor, top: _Top, front: float = 0.065) -> None:
     """A turned-down shirt collar with a stand, open in front to `front` metres below the neck."""
     s = top.cloth.canvas
-    top.add("collar", both(collar_line(s, 0.030), -neckline(s, 0.074, 0.068, 0.015), _beside(s, 0.010)), 0.001)
+    top.add(
+        "collar", both(collar_line(s, 0.030), -neckline(s, 0.074, 0.068, 0.015), _beside(s, 0.010)), 0.001
+    )
     _collar(t, top, wide=0.034, front=front, lift=0.010)
 
 
@@ -951,7 +987,7 @@ def _hoodie(t: _Tailor) -> list[_Part]:
 
     def rib(s: Canvas) -> Array:
         at_hem = np.where(s.kind == TRUNK, smoothstep(-s.torso, -low - 0.13, -low - 0.09), 0)
-        return -0.012 * (at_hem + np.where(s.kind == ARM, smoothstep(s.arm, 1.78, 1.83), 0))
+        return -0.007 * (at_hem + np.where(s.kind == ARM, smoothstep(s.arm, 1.78, 1.83), 0))
 
     top = _top(
         t, "hoodie", offset=0.021, neck=line, arm=1.98, low=low, loose=t.between("loose", 0.6, 1.0),
@@ -977,7 +1013,13 @@ def _hoodie(t: _Tailor) -> list[_Part]:
 
 def _zip(t: _Tailor, top: _Top, low: float, high: float = 1.1) -> None:
     s = top.cloth.canvas
-    top.add("zip", both(s.x - 0.006, _on_front(s), band(s.torso, low + 0.005, high), top.outline), 0.004, METAL, "metallic")
+    top.add(
+        "zip",
+        both(s.x - 0.006, _on_front(s), band(s.torso, low + 0.005, high), top.outline),
+        0.004,
+        METAL,
+        "metallic",
+    )
 
 
 def _jacket(t: _Tailor, name: str) -> list[_Part]:
@@ -994,7 +1036,7 @@ def _jacket(t: _Tailor, name: str) -> list[_Part]:
     def rib(s: Canvas) -> Array:
         at_hem = np.where(s.kind == TRUNK, smoothstep(-s.torso, -low - 0.11, -low - 0.08), 0)
         at_cuff = np.where(s.kind == ARM, smoothstep(s.arm, 1.80, 1.84), 0)
-        return -(0.003 if leather else 0.012) * (at_hem + at_cuff)
+        return -(0.003 if leather else 0.008) * (at_hem + at_cuff)
 
     top = _top(
         t, name, offset=0.019 if leather else 0.022, neck=line, arm=2.0, low=low, loose=t.between("loose", 0.5, 1.0),
@@ -1003,19 +1045,34 @@ def _jacket(t: _Tailor, name: str) -> list[_Part]:
     s = top.cloth.canvas
     if leather:
         _collar(t, top, wide=0.055, front=0.15, lift=0.014, opening=gap if opened else 0.0)
-        lapel = both(band(s.x, gap if opened else 0.005, 0.075), _on_front(s), band(s.torso + 1.2 * s.x, 0.80, 1.02), line(s))
+        lapel = both(
+            band(s.x, gap if opened else 0.005, 0.075),
+            _on_front(s),
+            band(s.torso + 1.2 * s.x, 0.80, 1.02),
+            line(s),
+        )
         top.add(name, lapel, 0.010)
     else:
-        top.add("collar", both(collar_line(s, 0.045), -neckline(s, 0.082, 0.09, 0.02), front(s) if opened else -s.x), 0.004)
+        top.add(
+            "collar",
+            both(collar_line(s, 0.045), -neckline(s, 0.082, 0.09, 0.02), front(s) if opened else -s.x),
+            0.004,
+        )
     if opened:
         for side in (-1, 1):
-            edge = both(band(s.place[:, 0] * side, gap, gap + 0.008), _on_front(s), band(s.torso, low, 0.95), line(s))
+            edge = both(
+                band(s.place[:, 0] * side, gap, gap + 0.008), _on_front(s), band(s.torso, low, 0.95), line(s)
+            )
             top.add("zip", edge, 0.003, METAL, "metallic")
     else:
         _zip(t, top, low)
     for side in (-1, 1):
         u = s.place[:, 0] * side
-        slit = both(band(u - 0.12 * (0.3 - s.torso), 0.085, 0.094), _on_front(s), band(s.torso, low + 0.14, low + 0.36))
+        slit = both(
+            band(u - 0.12 * (0.3 - s.torso), 0.085, 0.094),
+            _on_front(s),
+            band(s.torso, low + 0.14, low + 0.36),
+        )
         top.add("pocket", slit, 0.003, t.shade(0.5))
     return top.parts
 
@@ -1048,7 +1105,9 @@ def _blazer(t: _Tailor, name: str) -> list[_Part]:
     stop = 1.19 - depth / 0.467
     _buttons(t, top, [stop - 0.04, stop - 0.20], 0.010, 0.006)
     for side in (-1, 1):
-        flap = both(band(s.place[:, 0] * side, 0.06, 0.14), _on_front(s), band(s.torso, low + 0.20, low + 0.26))
+        flap = both(
+            band(s.place[:, 0] * side, 0.06, 0.14), _on_front(s), band(s.torso, low + 0.20, low + 0.26)
+        )
         top.add("pocket", flap, 0.006, t.shade(0.85))
     return top.parts
 
@@ -1056,13 +1115,26 @@ def _blazer(t: _Tailor, name: str) -> list[_Part]:
 def _suit(t: _Tailor) -> list[_Part]:
     """Blazer, trousers, a white shirt and a tie."""
     line = lambda s: neckline(s, 0.073, 0.05, 0.018, 1.4)  # noqa: E731
-    shirt = _top(t, "shirt", offset=0.006, neck=line, arm=1.99, low=0.2, loose=0.0, folds=0.0, tube=(0.045, 0.036), tension=8)
+    shirt = _top(
+        t,
+        "shirt",
+        offset=0.006,
+        neck=line,
+        arm=1.99,
+        low=0.2,
+        loose=0.0,
+        folds=0.0,
+        tube=(0.045, 0.036),
+        tension=8,
+    )
     _small_collar(t, shirt)
     s = shirt.cloth.canvas
     for part in shirt.parts:
         part.rgb, part.material = SOLE_WHITE, "cotton"
     if t("variant") > 0.4:
-        tie = both(s.x - 0.014 - 0.05 * np.maximum(0.98 - s.torso, 0), _on_front(s), band(s.torso, 0.25, 1.07))
+        tie = both(
+            s.x - 0.014 - 0.05 * np.maximum(0.98 - s.torso, 0), _on_front(s), band(s.torso, 0.25, 1.07)
+        )
         dark = ((0.45, 0.05, 0.08), (0.07, 0.09, 0.25), (0.06, 0.06, 0.06))[int(t("sleeve") * 2.99)]
         shirt.add("tie", tie, 0.004, dark, "satin")
         knot = both(s.x - 0.016, _on_front(s), band(s.torso, 1.00, 1.07))
@@ -1083,7 +1155,9 @@ def _vest(t: _Tailor) -> list[_Part]:
         _zip(t, top, low)
     else:
         s = top.cloth.canvas
-        top.add("vest", both(band(s.place[:, 0], -0.003, 0.022), _on_front(s), hem(s, low + 0.01), line(s)), 0.003)
+        top.add(
+            "vest", both(band(s.place[:, 0], -0.003, 0.022), _on_front(s), hem(s, low + 0.01), line(s)), 0.003
+        )
         _buttons(t, top, [0.58, 0.46, 0.34, 0.22], 0.007)
     return top.parts
 
@@ -1105,7 +1179,7 @@ def _ski_suit(t: _Tailor) -> list[_Part]:
     accent = (0.10, 0.10, 0.11) if sum(t.rgb) > 1.2 else (0.85, 0.85, 0.84)
     if t("variant") > 0.35:
         top.add("stripe", both(on(s, ARM), band(s.arm, 0.55, 0.75)), 0.002, accent)
-        top.add("stripe", both(on(s, TRUNK), band(s.torso, 0.72, 0.82)), 0.002, accent)
+        top.add("stripe", both(on(s, TRUNK), band(s.torso, 0.86, 0.93)), 0.002, accent)
     top.add("cuff", both(on(s, ARM), band(s.arm, 1.90, 2.0)), 0.001, accent)
     return top.parts
 
@@ -1143,7 +1217,9 @@ def _trousers(t: _Tailor, name: str, end: float | None = None, high: float = 0.3
     crease = 0.0
     if name in ("trousers", "suit"):
         at_front = np.minimum(s.turn, 1 - s.turn)
-        crease = 0.006 * np.where(s.kind == LEG, np.maximum(1 - at_front / 0.05, 0) * smoothstep(s.leg, 0.1, 0.5), 0)
+        crease = 0.006 * np.where(
+            s.kind == LEG, np.maximum(1 - at_front / 0.05, 0) * smoothstep(s.leg, 0.1, 0.5), 0
+        )
     cloth = base.lifted(_leg_folds(t, s, 0.013 if name == "jeans" else 0.009) + crease)
     field = both(waist(s, high), leg(s, end))
     top = _Top(cloth, field, [_Part(cut(cloth, field), name)])
@@ -1184,7 +1260,9 @@ def _dungarees(t: _Tailor) -> list[_Part]:
     bib = both(s.x - (0.105 - 0.03 * smoothstep(s.torso, 0.4, 0.8)), _on_front(s), band(s.torso, 0.30, 0.80))
     behind = smoothstep(s.place[:, 1], -0.03, 0.06)
     line = 0.078 - 0.055 * behind * smoothstep(-s.torso, -1.1, -0.45)
-    strap = both(band(s.x, line - 0.015, line + 0.015), 0.36 - s.torso, np.where(behind < 0.2, 0.77 - s.torso, -1.0))
+    strap = both(
+        band(s.x, line - 0.015, line + 0.015), 0.36 - s.torso, np.where(behind < 0.2, 0.77 - s.torso, -1.0)
+    )
     top = _Top(cloth, bib, parts)
     top.add("dungarees", bib, 0.0)
     top.add("dungarees", strap, 0.003)
@@ -1223,7 +1301,9 @@ def _belt(t: _Tailor) -> list[_Part]:
     half = wide * 0.62 * np.array([[-1.0, 1], [1, 1], [1, -1], [-1, -1]]) * t.scale
     ring = np.stack([half[:, 0], np.zeros(4), half[:, 1]], 1)
     ahead = np.array([0, -0.007 * t.scale, 0])
-    rows = (centre + np.stack([ring * 0.55 + ahead * 0.6, ring * 0.6 + ahead, ring + ahead, ring * 1.0 - ahead]))[:, ::-1]
+    rows = (
+        centre + np.stack([ring * 0.55 + ahead * 0.6, ring * 0.6 + ahead, ring + ahead, ring * 1.0 - ahead])
+    )[:, ::-1]
     rows = rows[..., ::1].astype(np.float32)
     anchors, share = same_anchors(figure, rows, canvas("upper").index)
     return [_Part(belt, "belt"), _Part(grid(rows[:, ::-1], anchors, share), "buckle", METAL, "metallic")]
@@ -1243,7 +1323,9 @@ def _necklace(t: _Tailor) -> list[_Part]:
     parts = [_Part(_tube_around_neck(t, ring, bead, bead, zero, zero, 6), "necklace")]
     if t("variant") > 0.5:
         low = ring[0]
-        pendant = _disc(t, low - np.array([0, 0.004, 0.012]) * t.scale, unit(np.array([0, -1, 0.25])), 0.011, 0.005)
+        pendant = _disc(
+            t, low - np.array([0, 0.004, 0.012]) * t.scale, unit(np.array([0, -1, 0.25])), 0.011, 0.005
+        )
         parts.append(_Part(pendant, "necklace"))
     return parts
 
@@ -1258,7 +1340,9 @@ def _scarf(t: _Tailor) -> list[_Part]:
         ring = ordered_ring(s, neckline(s, half, 0.075 - 0.015 * k, 0.02), 64)(cloth.points)
         wave = 0.004 * np.sin(7 * phi + 9 * t("phase") + k) + 0.003 * np.sin(11 * phi + 5 * k)
         wide, high = 0.026 + wave, 0.024 + wave[::-1] + 0.006 * np.cos(phi + k)
-        tube = _tube_around_neck(t, ring, wide, high, -0.004 * np.ones(64), rise + 0.006 * np.sin(2 * phi + k), 16)
+        tube = _tube_around_neck(
+            t, ring, wide, high, -0.004 * np.ones(64), rise + 0.006 * np.sin(2 * phi + k), 16
+        )
         parts.append(_Part(tube, "scarf"))
     folds = 0.006 * np.sin(s.place[:, 0] * 2 * np.pi / 0.035 + 3 * np.sin(s.length * 7))
     top = _Top(cloth.lifted(folds), [s.x], parts)
@@ -1297,7 +1381,9 @@ def _crown(t: _Tailor, ease: float, low: float, tall: float = 0.0) -> _Crown:
     size = (figure.vertices[head, 2].max() - figure.vertices[head[near_eyes], 2].mean()) / (top - eye)
     brow = crown - (top - eye - low + 0.005) * size
     u = np.linspace(0, 1, 18)
-    levels = (crown - 0.006 * size - (crown - brow - 0.006 * size) * (1 - np.cos(u * np.pi / 2)) ** 0.8).astype(np.float32)
+    levels = (
+        crown - 0.006 * size - (crown - brow - 0.006 * size) * (1 - np.cos(u * np.pi / 2)) ** 0.8
+    ).astype(np.float32)
     centres, radii = slice_hulls(points, levels, 0.009 * size, 48)
     radii = smooth_levels(smooth_ring(radii, 2), 1)
     radii = np.maximum.accumulate(radii, 0) + ease * scale
@@ -1369,7 +1455,11 @@ def _cap(t: _Tailor) -> list[_Part]:
     top_side = [base + thick + f * ahead + f * droop for f in (0.0, 0.35, 0.7, 1.0)]
     low_side = [base - thick + f * ahead + f * droop for f in (1.0, 0.5, 0.0)]
     visor = np.stack([*top_side, *low_side])
-    parts.append(_Part(_head_sheet(t, visor, crown, closed=False), "visor", t.shade(0.8) if t("variant") > 0.5 else None))
+    parts.append(
+        _Part(
+            _head_sheet(t, visor, crown, closed=False), "visor", t.shade(0.8) if t("variant") > 0.5 else None
+        )
+    )
     return parts
 
 
@@ -1377,13 +1467,20 @@ def _hat(t: _Tailor) -> list[_Part]:
     """A hat with a brim and a band."""
     crown = _crown(t, 0.013, 0.030, 0.05)
     rows = crown.rows.copy()
-    pinch = bump(rows[..., 0] / t.scale, 0, 0.025) * smoothstep(-np.linspace(0, 1, len(rows)), -0.5, -0.1)[:, None]
+    pinch = (
+        bump(rows[..., 0] / t.scale, 0, 0.025)
+        * smoothstep(-np.linspace(0, 1, len(rows)), -0.5, -0.1)[:, None]
+    )
     rows[..., 2] -= 0.02 * t.scale * pinch
     ring, out = rows[-1], _flat_out(rows[-1])
     wide = t.between("flare", 0.045, 0.075) * t.scale
     curl = np.abs(out[:, :1]) ** 2 * np.array([0, 0, 0.014]) * t.scale
     thick = np.array([0, 0, 0.004]) * t.scale
-    brim = [ring - out * 0.004, ring + out * wide * 0.5 + curl * 0.3 + thick, ring + out * wide + curl + thick]
+    brim = [
+        ring - out * 0.004,
+        ring + out * wide * 0.5 + curl * 0.3 + thick,
+        ring + out * wide + curl + thick,
+    ]
     brim += [ring + out * wide + curl - thick, ring - thick - out * 0.012 * t.scale]
     band_rows = np.stack([rows[k] + out * 0.003 * t.scale for k in (-4, -3, -2, -1)])
     return [
