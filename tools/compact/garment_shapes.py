@@ -1,12 +1,13 @@
 """Cloth that fits any body: shells of its surface, stacks of its horizontal hulls, tubes along curves.
 
-A `Canvas` is a part of the package's body, subdivided once. Its coordinates (how far down the arm, the leg, the
-trunk) are those of the template, so a garment's outline is a level set of them that fits every body. `drape` lifts
-a canvas off the skin, `cut` keeps the side of a level set where it is negative, with clean hems that go back to the
-skin. Cloth that hangs free (skirts) or that bridges much (shoes, hats) follows the convex hulls of slices of the
-body instead: `slice_hulls`, `grid`.
+A `Canvas` is a part of the package's body, subdivided once. Its coordinates (how far down the arm, the leg,
+the trunk) are those of the template, so a garment's outline is a level set of them that fits every body.
+`drape` lifts a canvas off the skin, `cut` keeps the side of a level set where it is negative, with clean hems
+that go back to the skin. Cloth that hangs free (skirts) or that bridges much (shoes, hats) follows the convex
+hulls of slices of the body instead: `slice_hulls`, `grid`.
 
-Lengths are metres on the template (1.73 m); every function scales them with the height of the body it is given.
+Lengths are metres on the template (1.73 m); every function scales them with the height of the body it is
+given.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +37,10 @@ from specularip.body.regions import (
     UPPER_LEG,
 )
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+T = TypeVar("T", bound=np.generic)
 
 TRUNK, ARM, LEG = 0, 1, 2
 """The kinds of limb whose coordinates a vertex uses; head and neck count as trunk."""
@@ -49,7 +52,8 @@ _GIRTH = np.array([0.90, 0.30, 0.45], np.float32)
 
 @dataclass(frozen=True)
 class Figure:
-    """One unposed body as numpy arrays: vertices, normals [12488,3]; joints by name; scale to the template."""
+    """One unposed body as numpy arrays: vertices, normals [12488,3]; joints by name; scale to the
+    template."""
 
     vertices: Array
     normals: Array
@@ -80,9 +84,10 @@ def package_mesh() -> tuple[Ints, Ints]:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A piece of cloth: vertices, outward normals and threads (downwards) [n,3]; faces [m,3]; uv [n,2], metres, and
-    the girth [n] after which u starts anew. Vertex i moves with the body's vertices anchors[i] = (a, b), by shares
-    1 - share[i] and share[i]. hidden [12488]: the body's vertices that the sheet surely covers."""
+    """A piece of cloth: vertices, outward normals and threads (downwards) [n,3]; faces [m,3]; uv [n,2],
+    metres, and the girth [n] after which u starts anew. Vertex i moves with the body's vertices anchors[i] =
+    (a, b), by shares 1 - share[i] and share[i]. hidden [12488]: the body's vertices that the sheet surely
+    covers."""
 
     vertices: Array
     threads: Array
@@ -125,7 +130,7 @@ def dot(a: Array, b: Array) -> Array:
     return np.einsum("nk,nk->n", a, b)
 
 
-def smoothstep(x: Array, low: float, high: float) -> Array:
+def smoothstep(x: Array | float, low: float, high: float) -> Array:
     """0 at low, 1 at high, smooth between."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
@@ -136,7 +141,7 @@ def bump(x: Array, centre: float, width: float) -> Array:
     return np.exp(-(((x - centre) / width) ** 2))
 
 
-# --- Canvases -------------------------------------------------------------------------------------------------
+# --- Canvases -----------------------------------------------------------------------------------------
 
 
 def _along(points: Array, chain: list[Array]) -> Array:
@@ -165,10 +170,11 @@ def _limb_axis(figure: Figure, kind: int, side: str, along: Array) -> tuple[Arra
 class Canvas:
     """A part of the body: c of its vertices, and n fine ones (the same c, then midpoints of the edges).
 
-    index [c]; average [c,c] means of neighbours; loop, middle [n,c] refine by Loop's rule and linearly; faces [m,3]
-    and incidence [n,m] of the fine mesh; anchors [n,2]; kind [n] of limb. The coordinates, all [n] on the template:
-    arm, leg (0 shoulder or hip, 1 elbow or knee, 2 wrist or ankle; 0 elsewhere), torso (0 hip joints, 1 shoulder
-    joints), place [n,3]; turn, 0..1 around the limb, from its front; length, metres down the limb."""
+    index [c]; average [c,c] means of neighbours; loop, middle [n,c] refine by Loop's rule and linearly; faces
+    [m,3] and incidence [n,m] of the fine mesh; anchors [n,2]; kind [n] of limb. The coordinates, all [n] on
+    the template: arm, leg (0 shoulder or hip, 1 elbow or knee, 2 wrist or ankle; 0 elsewhere), torso (0 hip
+    joints, 1 shoulder joints), place [n,3]; turn, 0..1 around the limb, from its front; length, metres down
+    the limb."""
 
     index: Ints
     average: sparse.csr_matrix
@@ -206,7 +212,8 @@ class Canvas:
         """1 on the front of the trunk, 0 on its back."""
         return smoothstep(-self.normal[:, 1], -0.3, 0.3)
 
-    def coarse(self, values: Array) -> Array:
+    def coarse(self, values: NDArray[T]) -> NDArray[T]:
+        """Values [c,...] of the coarse vertices, of values of the fine ones."""
         return values[: len(self.index)]
 
     def normals(self, points: Array) -> Array:
@@ -221,7 +228,8 @@ _LOWER = (HIPS, UPPER_LEG, LOWER_LEG)
 
 @cache
 def canvas(name: str) -> Canvas:
-    """One of "upper" (neck to hips, arms), "lower" (waist to ankles), "whole" (both), "hands" (with the arms)."""
+    """One of "upper" (neck to hips, arms), "lower" (waist to ankles), "whole" (both), "hands" (with the
+    arms)."""
     faces, regions = package_mesh()
     figure = template()
     points = figure.vertices
@@ -341,12 +349,13 @@ def _subdivide(
     return loop, middle, fine, pairs
 
 
-# --- Shells ---------------------------------------------------------------------------------------------------
+# --- Shells -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Drape:
-    """A whole canvas as cloth on one figure: points, their normals, and skin [n,3] below them; threads [n,3]."""
+    """A whole canvas as cloth on one figure: points, their normals, and skin [n,3] below them; threads
+    [n,3]."""
 
     canvas: Canvas
     figure: Figure
@@ -376,8 +385,8 @@ def drape(
 ) -> Drape:
     """Cloth `offset` [n] above the skin, spanned over hollows by `tension` rounds of averaging.
 
-    tubes: (kind of limb, radius in metres as a function of the limb's coordinate) pairs that widen sleeves and
-    trouser legs. hang: moves points [c,3] of the trunk outwards, for cloth that falls from the chest."""
+    tubes: (kind of limb, radius in metres as a function of the limb's coordinate) pairs that widen sleeves
+    and trouser legs. hang: moves points [c,3] of the trunk outwards, for cloth that falls from the chest."""
     skin = figure.vertices[surface.index]
     average = surface.average
     normals = figure.normals[surface.index]
@@ -423,8 +432,8 @@ def drape(
 
 @dataclass(frozen=True)
 class _Clip:
-    """Triangles cut along a line: faces over n old vertices and one new one for each cut edge (i, j), at share t
-    [k,1] from i to j."""
+    """Triangles cut along a line: faces over n old vertices and one new one for each cut edge (i, j), at
+    share t [k,1] from i to j."""
 
     faces: Ints
     i: Ints
@@ -477,8 +486,8 @@ def _compact(faces: Ints, count: int) -> tuple[Ints, Ints]:
 
 
 def _rim(faces: Ints, old: int, count: int) -> tuple[Ints, Ints]:
-    """The vertices [r] of the hems of faces whose vertices from `old` on lie on cuts, and the faces of a strip from
-    copies of them (numbers from `count` on) to other copies (from count + r on)."""
+    """The vertices [r] of the hems of faces whose vertices from `old` on lie on cuts, and the faces of a
+    strip from copies of them (numbers from `count` on) to other copies (from count + r on)."""
     new = faces >= old
     faces = faces[(new[:, 0].astype(np.int8) + new[:, 1] + new[:, 2]) >= 2]
     a = np.concatenate([faces[:, 0], faces[:, 1], faces[:, 2]])
@@ -494,8 +503,8 @@ def _rim(faces: Ints, old: int, count: int) -> tuple[Ints, Ints]:
 
 
 def cut(cloth: Drape, fields: list[Array], hides: bool = True) -> Sheet:
-    """The part of the cloth where all `fields` [n] are negative. A hem is a straight cut through the triangles,
-    closed by a strip that goes back to the skin."""
+    """The part of the cloth where all `fields` [n] are negative. A hem is a straight cut through the
+    triangles, closed by a strip that goes back to the skin."""
     surface = cloth.canvas
     old = len(surface.place)
     # A bit for each field that a vertex is outside of.
@@ -581,7 +590,8 @@ def _threads(surface: Canvas, figure: Figure, normals: Array) -> Array:
 
 
 def wrinkles(surface: Canvas, rng: np.random.Generator, wavelength: float, strength: Array) -> Array:
-    """Folds across the limbs, metres [n]: sharp ridges that wind around them, irregular in place and height."""
+    """Folds across the limbs, metres [n]: sharp ridges that wind around them, irregular in place and
+    height."""
     turn, length = surface.turn * 2 * np.pi, surface.length
     limb = np.float32(2.1) * surface.kind + np.where(surface.left & (surface.kind != TRUNK), 1.3, 0)
     limb = limb.astype(np.float32)
@@ -600,8 +610,8 @@ def wrinkles(surface: Canvas, rng: np.random.Generator, wavelength: float, stren
 
 
 def ordered_ring(surface: Canvas, field: Array, count: int) -> Callable[[Array], Array]:
-    """The closed line field = 0 around the neck, as a map from points [n,3] of the fine mesh to points [count,3]
-    at even angles from the front."""
+    """The closed line field = 0 around the neck, as a map from points [n,3] of the fine mesh to points
+    [count,3] at even angles from the front."""
     i, j = np.unique(
         np.sort(np.concatenate([surface.faces[:, [0, 1]], surface.faces[:, [1, 2]]]), 1), axis=0
     ).T
@@ -622,7 +632,7 @@ def ordered_ring(surface: Canvas, field: Array, count: int) -> Callable[[Array],
     return ring
 
 
-# --- Stacks of hulls ------------------------------------------------------------------------------------------
+# --- Stacks of hulls ----------------------------------------------------------------------------------
 
 
 def compass(count: int) -> Array:
@@ -639,8 +649,8 @@ def _secants(count: int) -> Array:
 
 
 def slice_hulls(points: Array, levels: Array, band: Array | float, count: int = 48) -> tuple[Array, Array]:
-    """Centres [L,2] and radii [L,count], in the directions of compass(count), of the convex hulls of the points
-    between levels - band and levels + band. A level without points takes the one before."""
+    """Centres [L,2] and radii [L,count], in the directions of compass(count), of the convex hulls of the
+    points between levels - band and levels + band. A level without points takes the one before."""
     ways = compass(count)
     reach = points[:, :2] @ ways.T
     bands = np.broadcast_to(np.asarray(band, np.float32), levels.shape)
@@ -691,8 +701,8 @@ def stack(levels: Array, centres: Array, radii: Array) -> Array:
 
 def grid(points: Array, anchors: Ints, share: Array | float, closed: bool = True, caps: str = "") -> Sheet:
     """A sheet from points [L,K,3], rows from the top down and columns to the right as seen from outside (with
-    compass directions). closed: the last column meets the first. caps: "top", "bottom" or both close the ends.
-    anchors [L,K,2] and share [L,K] as in Sheet."""
+    compass directions). closed: the last column meets the first. caps: "top", "bottom" or both close the
+    ends. anchors [L,K,2] and share [L,K] as in Sheet."""
     rows, columns = points.shape[:2]
     number = np.arange(rows * columns).reshape(rows, columns)
     right = np.roll(number, -1, 1) if closed else number[:, 1:]
@@ -738,9 +748,9 @@ def grid(points: Array, anchors: Ints, share: Array | float, closed: bool = True
 
 @cache
 def _landmark_rings() -> tuple[Array, Ints]:
-    """Heights of rows of template vertices, falling, and the vertices [R,2] (left, right) at the outer sides of
-    the trunk and the legs there."""
-    faces, regions = package_mesh()
+    """Heights of rows of template vertices, falling, and the vertices [R,2] (left, right) at the outer sides
+    of the trunk and the legs there."""
+    _, regions = package_mesh()
     points = template().vertices
     usable = np.isin(regions, (TORSO, HIPS, UPPER_LEG, LOWER_LEG))
     heights = np.linspace(0.55, -0.78, 40)
@@ -754,8 +764,8 @@ def _landmark_rings() -> tuple[Array, Ints]:
 
 
 def side_anchors(figure: Figure, points: Array) -> tuple[Ints, Array]:
-    """Anchors [...,2] and shares [...] of points [...,3] that hang around the trunk or both legs: the outer sides of
-    the left and of the right, blended across."""
+    """Anchors [...,2] and shares [...] of points [...,3] that hang around the trunk or both legs: the outer
+    sides of the left and of the right, blended across."""
     _, rows = _landmark_rings()
     heights = figure.vertices[rows].mean(1)[:, 2]
     row = np.abs(points[..., 2, None] - heights).argmin(-1)

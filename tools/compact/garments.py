@@ -1,8 +1,9 @@
 """Garments drawn by program: triangle meshes that fit any body of the package, from a `Piece`.
 
-`build` makes one garment on one unposed body. A garment is a set of sheets (`garment_shapes`): shells with sleeves,
-necklines and hems, skirts that hang, shoes and hats around hulls, and small parts (collars, buttons, soles) that
-may have a colour of their own. All its choices come from `piece.cut`, so a piece always gives the same garment.
+`build` makes one garment on one unposed body. A garment is a set of sheets (`garment_shapes`): shells with
+sleeves, necklines and hems, skirts that hang, shoes and hats around hulls, and small parts (collars, buttons,
+soles) that may have a colour of their own. All its choices come from `piece.cut`, so a piece always gives the
+same garment.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ RGB = tuple[float, float, float]
 
 @dataclass
 class BodyFrame:
-    """One unposed person in A-pose: vertices, normals [12488,3], metres, z up, facing -y; faces [24864,3]; regions
-    [12488], codes of body.regions; joints [J,3]."""
+    """One unposed person in A-pose: vertices, normals [12488,3], metres, z up, facing -y; faces [24864,3];
+    regions [12488], codes of body.regions; joints [J,3]."""
 
     vertices: Tensor
     normals: Tensor
@@ -72,12 +73,13 @@ class BodyFrame:
 
 @dataclass
 class DrawnMesh:
-    """A part of a garment: vertices [n,3], faces [m,3], uv [m,3,2] in metres, tangents [n,3] (threads, downwards or
-    along the limb).
+    """A part of a garment: vertices [n,3], faces [m,3], uv [m,3,2] in metres, tangents [n,3] (threads,
+    downwards or along the limb).
 
-    Vertex i moves with the package's vertices anchors[i] and other_anchors[i], by shares 1 - other_share[i] and
-    other_share[i]; anchors alone is a coarse answer. hidden [12488]: body vertices that this part surely covers.
-    material_override and rgb_override: of parts that differ from the piece (buttons, soles, buckles, zips)."""
+    Vertex i moves with the package's vertices anchors[i] and other_anchors[i], by shares 1 - other_share[i]
+    and other_share[i]; anchors alone is a coarse answer. hidden [12488]: body vertices that this part surely
+    covers. material_override and rgb_override: of parts that differ from the piece (buttons, soles, buckles,
+    zips)."""
 
     vertices: Tensor
     faces: Tensor
@@ -166,12 +168,12 @@ def build(piece: Piece, body: BodyFrame) -> list[DrawnMesh]:
     ]
 
 
-# --- Outlines: fields on a canvas, negative where there is cloth -------------------------------------------------
+# --- Outlines: fields on a canvas, negative where there is cloth -----------------------------------------
 
 
 def neckline(s: Canvas, half: float, front: float, back: float, power: float = 2.0) -> Array:
-    """An opening around the neck: `half` its half width on the shoulders, `front` and `back` its depths in metres.
-    power 1 is a V, 2 round, 5 square."""
+    """An opening around the neck: `half` its half width on the shoulders, `front` and `back` its depths in
+    metres. power 1 is a V, 2 round, 5 square."""
     depth = back + (front - back) * smoothstep(-s.place[:, 1], -0.04, 0.06)
     drop = np.maximum(0.60 - s.place[:, 2], 0)
     ring = ((s.x / half) ** power + (drop / depth) ** power) ** (1 / power)
@@ -226,12 +228,13 @@ def _on_front(s: Canvas) -> Array:
     return np.where(s.kind == TRUNK, s.place[:, 1] + 0.02, 1.0)
 
 
-# --- Cloth that falls --------------------------------------------------------------------------------------------
+# --- Cloth that falls ------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Fall:
-    """How cloth falls around the trunk and both legs: levels [L] from the top down, centres [L,2], radii [L,K]."""
+    """How cloth falls around the trunk and both legs: levels [L] from the top down, centres [L,2], radii
+    [L,K]."""
 
     levels: Array
     centres: Array
@@ -264,8 +267,8 @@ def _fall(
     taper: float = 0.3,
     rows: int = 30,
 ) -> _Fall:
-    """Cloth from the height `top` down to `end`, `ease` off the body. Each level is at least as wide as the one
-    above, less `taper` metres per metre; below the hips it opens by `flare` metres per metre."""
+    """Cloth from the height `top` down to `end`, `ease` off the body. Each level is at least as wide as the
+    one above, less `taper` metres per metre; below the hips it opens by `flare` metres per metre."""
     _, regions = package_mesh()
     model = template().vertices
     trunk = np.isin(regions, (TORSO, HIPS, UPPER_LEG, LOWER_LEG, FOOT))
@@ -277,7 +280,7 @@ def _fall(
     radii = smooth_ring(radii, 2)
     hip = figure.joint("upperleg01")[2]
     for k in range(1, rows):
-        widen = flare * step * float(smoothstep(np.float32(hip + 0.06 - levels[k]), 0.0, 0.12))
+        widen = flare * step * float(smoothstep(hip + 0.06 - levels[k], 0.0, 0.12))
         radii[k] = np.maximum(radii[k], radii[k - 1] - taper * step) + widen
         radii[k:] = np.maximum(radii[k:], radii[k] - taper * np.arange(rows - k)[:, None] * step)
     for k in range(rows - 2, -1, -1):
@@ -335,8 +338,8 @@ def _skirt(
 
 
 def _emerging(t: _Tailor, fall: _Fall, start: float) -> _Fall:
-    """The part of a fall below `start`; it begins just inside the cloth above and comes out of it, so that the seam
-    is level."""
+    """The part of a fall below `start`; it begins just inside the cloth above and comes out of it, so that
+    the seam is level."""
     own = fall.levels <= start
     drop = (start - fall.levels[own]) / t.scale
     out = (-0.005 + 0.013 * smoothstep(drop, 0.0, 0.07))[:, None] * t.scale
@@ -377,7 +380,7 @@ def _torso_height(figure: Figure, level: float) -> float:
     return float(figure.vertices[s.index[near], 2].mean())
 
 
-# --- Tops --------------------------------------------------------------------------------------------------------
+# --- Tops ------------------------------------------------------------------------------------------------
 
 
 def _sleeve_tube(at_elbow: float, at_wrist: float) -> tuple[int, Callable[[Array], Array]]:
@@ -454,9 +457,9 @@ def _top(
     legs: tuple[float, float, float] | None = None,
     hang: Callable[[Array], Array] | None = None,
 ) -> _Top:
-    """A shell of trunk and arms: `offset` off the skin, sleeves to `arm`, hem at `low`; `loose` 0..1 lets it fall
-    from the chest; `relief` adds to its height; `extra` limits it further. With legs (level of the hem, radii at
-    knee and hem) it has trouser legs in place of a hem. `hang` replaces the fall from the chest."""
+    """A shell of trunk and arms: `offset` off the skin, sleeves to `arm`, hem at `low`; `loose` 0..1 lets it
+    fall from the chest; `relief` adds to its height; `extra` limits it further. With legs (level of the hem,
+    radii at knee and hem) it has trouser legs in place of a hem. `hang` replaces the fall from the chest."""
     s = canvas("whole" if legs else "upper")
     height = offset + _top_folds(tailor, s, folds, wave) + (relief(s) if relief else 0)
     tubes = (_sleeve_tube(*tube),) if tube else ()
@@ -464,7 +467,7 @@ def _top(
         height = height + _leg_folds(tailor, s, folds)
         tubes = (*tubes, _leg_tube(*legs[1:]))
     hang = hang or (_falling_from_chest(tailor, s, loose) if loose else None)
-    base = drape(s, tailor.figure, np.float32(offset), tension, tubes, hang)
+    base = drape(s, tailor.figure, offset, tension, tubes, hang)
     cloth = base.lifted(height - offset)
     field = both(neck(s), sleeve(s, arm), leg(s, legs[0]) if legs else hem(s, low))
     if extra:
@@ -513,8 +516,8 @@ def _sweater(t: _Tailor) -> list[_Part]:
 
 
 def _bodice(t: _Tailor, name: str, level: float, fall: _Fall, formal: bool) -> _Top:
-    """The upper part of a dress, down to its waist at `level`, where it meets the fall of the skirt; with one of
-    many necklines, straps and sleeves."""
+    """The upper part of a dress, down to its waist at `level`, where it meets the fall of the skirt; with one
+    of many necklines, straps and sleeves."""
     s = canvas("upper")
     at_waist = np.where(s.kind == TRUNK, smoothstep(-s.torso, -level - 0.10, -level - 0.02), 0)
     weight = s.coarse(at_waist)
@@ -558,9 +561,7 @@ def _dress(t: _Tailor, name: str, end: float, formal: bool) -> list[_Part]:
     level = t.between("loose", 0.30, 0.48)
     figure = t.figure
     top = _torso_height(figure, level)
-    flare = 0.04 + 0.55 * t("flare") ** 1.5
-    if end > 1.8:
-        flare *= 0.75
+    flare = (0.08 if end < 1.8 else 0.14) + 0.45 * t("flare") ** 1.5
     fall = _fall(figure, top + 0.05 * t.scale, _leg_height(figure, end), 0.010, flare, 0.25, rows=32)
     bodice = _bodice(t, name, level, fall, formal)
     if t("variant") > 0.55:
@@ -576,7 +577,7 @@ def _plain_skirt(t: _Tailor, name: str, end: float) -> list[_Part]:
     """A skirt with a waistband."""
     figure = t.figure
     level = t.between("loose", 0.24, 0.38)
-    flare = 0.02 + 0.60 * t("flare") ** 1.4
+    flare = 0.05 + 0.50 * t("flare") ** 1.4
     depth = 0.15 + 0.85 * t("folds") if t("variant") > 0.25 else 0.05
     fall = _fall(figure, _torso_height(figure, level), _leg_height(figure, end), 0.011, flare, 0.25)
     high = fall.levels[0] + 0.005 * t.scale
@@ -671,7 +672,7 @@ def _disc(t: _Tailor, centre: Array, way: Array, radius: float, thick: float, co
     return grid(rows, anchors, share, caps="top")
 
 
-# --- Trousers ----------------------------------------------------------------------------------------------------
+# --- Trousers --------------------------------------------------------------------------------------------
 
 
 def _leg_folds(t: _Tailor, s: Canvas, size: float) -> Array:
@@ -686,7 +687,7 @@ def _leggings(t: _Tailor) -> list[_Part]:
     return [_Part(cut(cloth, both(waist(s, 0.36), leg(s, t.between("length", 1.75, 2.02)))), "leggings")]
 
 
-# --- Shoes -------------------------------------------------------------------------------------------------------
+# --- Shoes -----------------------------------------------------------------------------------------------
 
 
 def _foot_points(figure: Figure, side: str) -> Ints:
@@ -697,7 +698,8 @@ def _foot_points(figure: Figure, side: str) -> Ints:
 
 @dataclass
 class _Foot:
-    """The outline of a shoe: the upper as rows of points [L,K,3] from the top down, and the middle of the floor."""
+    """The outline of a shoe: the upper as rows of points [L,K,3] from the top down, and the middle of the
+    floor."""
 
     index: Ints
     rows: Array
@@ -706,8 +708,8 @@ class _Foot:
 
 
 def _foot(t: _Tailor, side: str, top: float, ease: float, wide: float = 0.0) -> _Foot:
-    """The hull of a foot and its leg, from the floor to `top` metres above it, `ease` off the skin; a shaft gets
-    `wide` more."""
+    """The hull of a foot and its leg, from the floor to `top` metres above it, `ease` off the skin; a shaft
+    gets `wide` more."""
     scale, figure = t.scale, t.figure
     index = _foot_points(figure, side)
     points = figure.vertices[index]
@@ -739,7 +741,7 @@ def _sole(t: _Tailor, foot: _Foot, thick: float, edge: float = 0.003) -> Sheet:
 def _boots(t: _Tailor) -> list[_Part]:
     """From ankle boots to knee-high ones, with soles."""
     uppers, soles = [], []
-    top = 0.13 + 0.30 * t("length") ** 1.5
+    top = 0.13 + 0.30 * t("length")
     for side in "LR":
         foot = _foot(t, side, top, 0.007, 0.004 + 0.006 * t("loose"))
         rows = foot.rows
@@ -856,7 +858,8 @@ def _block(t: _Tailor, foot: _Foot, thick: float, start: float, stop: float, nar
 
 
 def _high_heels(t: _Tailor) -> list[_Part]:
-    """Pumps on a platform and a heel. The feet of the body are flat, so the heel is as high as the platform."""
+    """Pumps on a platform and a heel. The feet of the body are flat, so the heel is as high as the
+    platform."""
     feet, uppers = _shoe_pair(t, 0.085, 0.0035)
     shells, soles = [], []
     for foot, upper in zip(feet, uppers):
@@ -890,15 +893,22 @@ def _sandals(t: _Tailor) -> list[_Part]:
     return [_Part(join(straps), "sandals"), _Part(join(soles), "sole", t.shade(0.55), "leather")]
 
 
-# --- More tops ---------------------------------------------------------------------------------------------------
+# --- More tops -------------------------------------------------------------------------------------------
 
 
 def _t_shirt(t: _Tailor) -> list[_Part]:
     line = _round_neck(t, 0.6)
     top = _top(
-        t, "t-shirt", offset=0.009, neck=line, arm=t.between("sleeve", 0.45, 0.8), low=t.between("length", 0.04, -0.12),
-        loose=t.between("loose", 0.2, 0.9), tube=(0.053 + 0.012 * t("loose"), 0.05), folds=0.009,
-    )  # fmt: skip
+        t,
+        "t-shirt",
+        offset=0.009,
+        neck=line,
+        arm=t.between("sleeve", 0.45, 0.8),
+        low=t.between("length", 0.04, -0.12),
+        loose=t.between("loose", 0.2, 0.9),
+        tube=(0.053 + 0.012 * t("loose"), 0.05),
+        folds=0.009,
+    )
     s = top.cloth.canvas
     top.add("t-shirt", both(line(s) - 0.03, -line(s) - 0.20), 0.002)
     return top.parts
@@ -909,10 +919,17 @@ def _tank_top(t: _Tailor) -> list[_Part]:
     half = t.between("variant", 0.085, 0.105)
     line = lambda s: neckline(s, half, t.between("neck", 0.10, 0.16), 0.07, 2.2)  # noqa: E731
     top = _top(
-        t, "tank top", offset=0.007, neck=line, arm=0.0, low=t.between("length", 0.08, -0.10),
-        loose=t.between("loose", 0.0, 0.6), folds=0.006, tension=8,
+        t,
+        "tank top",
+        offset=0.007,
+        neck=line,
+        arm=0.0,
+        low=t.between("length", 0.08, -0.10),
+        loose=t.between("loose", 0.0, 0.6),
+        folds=0.006,
+        tension=8,
         extra=lambda s: s.x + 0.10 * (s.place[:, 2] - 0.5) - (0.150 - 0.012 * t("sleeve")),
-    )  # fmt: skip
+    )
     return top.parts
 
 
@@ -930,9 +947,16 @@ def _polo(t: _Tailor) -> list[_Part]:
     arm = t.between("sleeve", 0.5, 0.75)
     line = lambda s: neckline(s, 0.074, 0.055, 0.02)  # noqa: E731
     top = _top(
-        t, "polo shirt", offset=0.010, neck=line, arm=arm, low=t.between("length", 0.02, -0.12),
-        loose=t.between("loose", 0.3, 0.8), tube=(0.060, 0.05), folds=0.008,
-    )  # fmt: skip
+        t,
+        "polo shirt",
+        offset=0.010,
+        neck=line,
+        arm=arm,
+        low=t.between("length", 0.02, -0.12),
+        loose=t.between("loose", 0.3, 0.8),
+        tube=(0.060, 0.05),
+        folds=0.008,
+    )
     s = top.cloth.canvas
     _small_collar(t, top)
     cuff = both(on(s, ARM), band(s.arm, arm - 0.09, arm + 0.01))
@@ -949,11 +973,19 @@ def _shirt(t: _Tailor, name: str) -> list[_Part]:
     line = lambda s: neckline(s, 0.074, opened + 0.01, 0.02, 1.3)  # noqa: E731
     arm = 1.97 if t("sleeve") > 0.25 else 0.7
     top = _top(
-        t, name, offset=0.011, neck=line, arm=arm, low=t.between("length", 0.05, -0.12),
-        loose=t.between("loose", 0.3, 0.9), folds=0.011,
+        t,
+        name,
+        offset=0.011,
+        neck=line,
+        arm=arm,
+        low=t.between("length", 0.05, -0.12),
+        loose=t.between("loose", 0.3, 0.9),
+        folds=0.011,
         tube=(0.058, 0.065 if blouse else 0.046) if arm > 1 else (0.06, 0.05),
-        relief=lambda s: -0.012 * np.where(s.kind == ARM, smoothstep(s.arm, 1.76, 1.82), 0) if blouse else 0 * s.arm,
-    )  # fmt: skip
+        relief=lambda s: (
+            -0.012 * np.where(s.kind == ARM, smoothstep(s.arm, 1.76, 1.82), 0) if blouse else 0 * s.arm
+        ),
+    )
     s = top.cloth.canvas
     if t("variant") < 0.7 or not blouse:
         _small_collar(t, top, opened + 0.01)
@@ -968,8 +1000,8 @@ def _shirt(t: _Tailor, name: str) -> list[_Part]:
 def _tube_around_neck(
     t: _Tailor, ring: Array, wide: Array, high: Array, shift: Array, rise: Array, rows: int = 10
 ) -> Sheet:
-    """A torus along a ring [K,3] around the neck; half axes wide and high [K], moved out by `shift`, up by `rise`,
-    all metres."""
+    """A torus along a ring [K,3] around the neck; half axes wide and high [K], moved out by `shift`, up by
+    `rise`, all metres."""
     centre = ring[:, :2].mean(0)
     out = unit(ring[:, :2] - centre)
     angle = np.pi / 2 - 2 * np.pi * np.arange(rows + 1)[:, None] / rows
@@ -990,9 +1022,19 @@ def _hoodie(t: _Tailor) -> list[_Part]:
         return -0.007 * (at_hem + np.where(s.kind == ARM, smoothstep(s.arm, 1.78, 1.83), 0))
 
     top = _top(
-        t, "hoodie", offset=0.021, neck=line, arm=1.98, low=low, loose=t.between("loose", 0.6, 1.0),
-        tube=(0.066, 0.050), folds=0.014, wave=0.095, relief=rib, tension=6,
-    )  # fmt: skip
+        t,
+        "hoodie",
+        offset=0.021,
+        neck=line,
+        arm=1.98,
+        low=low,
+        loose=t.between("loose", 0.6, 1.0),
+        tube=(0.066, 0.050),
+        folds=0.014,
+        wave=0.095,
+        relief=rib,
+        tension=6,
+    )
     s = top.cloth.canvas
     ring = ordered_ring(s, line(s), 40)(top.cloth.points)
     back = smoothstep(-np.cos(np.arange(40) * 2 * np.pi / 40), -0.7, 0.7)
@@ -1039,9 +1081,20 @@ def _jacket(t: _Tailor, name: str) -> list[_Part]:
         return -(0.003 if leather else 0.008) * (at_hem + at_cuff)
 
     top = _top(
-        t, name, offset=0.019 if leather else 0.022, neck=line, arm=2.0, low=low, loose=t.between("loose", 0.5, 1.0),
-        tube=(0.064, 0.05), folds=0.012, wave=0.085, relief=rib, tension=7, extra=front if opened else None,
-    )  # fmt: skip
+        t,
+        name,
+        offset=0.019 if leather else 0.022,
+        neck=line,
+        arm=2.0,
+        low=low,
+        loose=t.between("loose", 0.5, 1.0),
+        tube=(0.064, 0.05),
+        folds=0.012,
+        wave=0.085,
+        relief=rib,
+        tension=7,
+        extra=front if opened else None,
+    )
     s = top.cloth.canvas
     if leather:
         _collar(t, top, wide=0.055, front=0.15, lift=0.014, opening=gap if opened else 0.0)
@@ -1097,9 +1150,19 @@ def _blazer(t: _Tailor, name: str) -> list[_Part]:
         return np.where((s.kind == TRUNK) & (s.place[:, 1] < 0), spread - s.x - 0.002, -1.0)
 
     top = _top(
-        t, name, offset=0.024 if name == "suit" else 0.019, neck=line, arm=1.93, low=low, loose=t.between("loose", 0.2, 0.6),
-        tube=(0.058, 0.048), folds=0.007, wave=0.09, tension=10, extra=front,
-    )  # fmt: skip
+        t,
+        name,
+        offset=0.024 if name == "suit" else 0.019,
+        neck=line,
+        arm=1.93,
+        low=low,
+        loose=t.between("loose", 0.2, 0.6),
+        tube=(0.058, 0.048),
+        folds=0.007,
+        wave=0.09,
+        tension=10,
+        extra=front,
+    )
     s = top.cloth.canvas
     _lapels(t, top, 0.074, depth, 0.050)
     stop = 1.19 - depth / 0.467
@@ -1148,9 +1211,17 @@ def _vest(t: _Tailor) -> list[_Part]:
     low = t.between("length", 0.10, -0.06)
     line = (lambda s: collar_line(s, 0.03)) if quilted else (lambda s: neckline(s, 0.085, 0.26, 0.02, 1.15))
     top = _top(
-        t, "vest", offset=0.020 if quilted else 0.014, neck=line, arm=0.1, low=low, loose=0.8 if quilted else 0.2,
-        folds=0.004, tension=8, relief=(lambda s: _quilt(s, 0.008)) if quilted else None,
-    )  # fmt: skip
+        t,
+        "vest",
+        offset=0.020 if quilted else 0.014,
+        neck=line,
+        arm=0.1,
+        low=low,
+        loose=0.8 if quilted else 0.2,
+        folds=0.004,
+        tension=8,
+        relief=(lambda s: _quilt(s, 0.008)) if quilted else None,
+    )
     if quilted:
         _zip(t, top, low)
     else:
@@ -1170,10 +1241,20 @@ def _quilt(s: Canvas, depth: float) -> Array:
 def _ski_suit(t: _Tailor) -> list[_Part]:
     """Bulky, quilted, in one piece, with a high collar, a zip and stripes."""
     top = _top(
-        t, "ski suit", offset=0.030, neck=lambda s: collar_line(s, 0.055), arm=1.99, low=0.0,
-        loose=t.between("loose", 0.4, 0.8), tube=(0.072, 0.058), folds=0.008, wave=0.11, tension=10,
-        relief=lambda s: _quilt(s, 0.006 + 0.006 * t("folds")), legs=(2.06, 0.098, 0.088),
-    )  # fmt: skip
+        t,
+        "ski suit",
+        offset=0.030,
+        neck=lambda s: collar_line(s, 0.055),
+        arm=1.99,
+        low=0.0,
+        loose=t.between("loose", 0.4, 0.8),
+        tube=(0.072, 0.058),
+        folds=0.008,
+        wave=0.11,
+        tension=10,
+        relief=lambda s: _quilt(s, 0.006 + 0.006 * t("folds")),
+        legs=(2.06, 0.098, 0.088),
+    )
     s = top.cloth.canvas
     _zip(t, top, 0.0, 1.25)
     accent = (0.10, 0.10, 0.11) if sum(t.rgb) > 1.2 else (0.85, 0.85, 0.84)
@@ -1189,10 +1270,18 @@ def _jumpsuit(t: _Tailor) -> list[_Part]:
     short = t("sleeve")
     arm = 0.1 if short < 0.3 else 0.6 if short < 0.6 else 1.95
     top = _top(
-        t, "jumpsuit", offset=0.012, neck=_round_neck(t, 1.0), arm=arm, low=0.0, loose=0.0,
-        tube=(0.058, 0.046) if arm > 0.3 else None, folds=0.010, tension=8,
+        t,
+        "jumpsuit",
+        offset=0.012,
+        neck=_round_neck(t, 1.0),
+        arm=arm,
+        low=0.0,
+        loose=0.0,
+        tube=(0.058, 0.046) if arm > 0.3 else None,
+        folds=0.010,
+        tension=8,
         legs=(t.between("length", 1.8, 2.08), 0.075 + 0.02 * t("loose"), 0.055 + 0.05 * t("flare")),
-    )  # fmt: skip
+    )
     if t("variant") > 0.4:
         figure = t.figure
         high = _torso_height(figure, 0.40)
@@ -1203,7 +1292,7 @@ def _jumpsuit(t: _Tailor) -> list[_Part]:
     return top.parts
 
 
-# --- More trousers -----------------------------------------------------------------------------------------------
+# --- More trousers ---------------------------------------------------------------------------------------
 
 
 def _trousers(t: _Tailor, name: str, end: float | None = None, high: float = 0.30) -> list[_Part]:
@@ -1213,8 +1302,8 @@ def _trousers(t: _Tailor, name: str, end: float | None = None, high: float = 0.3
     end = end or 2.02 + 0.08 * t("length")
     at_hem = (0.048 if wide < 0.25 else 0.058 if wide < 0.75 else 0.085) + 0.05 * t("flare") ** 3
     offset = 0.009 if name != "jeans" else 0.008
-    base = drape(s, t.figure, np.float32(offset), 5, (_leg_tube(0.066 + 0.016 * wide, at_hem),))
-    crease = 0.0
+    base = drape(s, t.figure, offset, 5, (_leg_tube(0.066 + 0.016 * wide, at_hem),))
+    crease = np.zeros_like(s.leg)
     if name in ("trousers", "suit"):
         at_front = np.minimum(s.turn, 1 - s.turn)
         crease = 0.006 * np.where(
@@ -1242,7 +1331,7 @@ def _shorts(t: _Tailor) -> list[_Part]:
     """From short shorts to the knee."""
     s = canvas("lower")
     end = t.between("length", 0.30, 1.0)
-    base = drape(s, t.figure, np.float32(0.010), 5, (_leg_tube(0.10 + 0.02 * t("loose"), 0.10, 0.05),))
+    base = drape(s, t.figure, 0.010, 5, (_leg_tube(0.10 + 0.02 * t("loose"), 0.10, 0.05),))
     cloth = base.lifted(_leg_folds(t, s, 0.010))
     field = both(waist(s, 0.28), leg(s, end))
     top = _Top(cloth, field, [_Part(cut(cloth, field), "shorts")])
@@ -1255,7 +1344,7 @@ def _dungarees(t: _Tailor) -> list[_Part]:
     """Trousers with a bib and straps, over a top."""
     parts = _trousers(t, "jeans", high=0.40)
     s = canvas("upper")
-    cloth = drape(s, t.figure, np.float32(0.020), 8)
+    cloth = drape(s, t.figure, 0.020, 8)
     # The bib narrows upwards; the straps go over the shoulders and cross to the waist behind.
     bib = both(s.x - (0.105 - 0.03 * smoothstep(s.torso, 0.4, 0.8)), _on_front(s), band(s.torso, 0.30, 0.80))
     behind = smoothstep(s.place[:, 1], -0.03, 0.06)
@@ -1275,14 +1364,14 @@ def _dungarees(t: _Tailor) -> list[_Part]:
     return top.parts
 
 
-# --- Accessories -------------------------------------------------------------------------------------------------
+# --- Accessories -----------------------------------------------------------------------------------------
 
 
 def _gloves(t: _Tailor, name: str, start: float) -> list[_Part]:
     """From the fingers to a level of the arm."""
     s = canvas("hands")
     folds = wrinkles(s, t.rng, 0.05, 0.004 * np.where(s.arm < 1.95, 1.0, 0.0) * (start < 1.5))
-    cloth = drape(s, t.figure, np.float32(0.003), 1).lifted(folds)
+    cloth = drape(s, t.figure, 0.003, 1).lifted(folds)
     top = _Top(cloth, [start - s.arm], [_Part(cut(cloth, [start - s.arm]), name)])
     top.add(name, band(s.arm, start - 0.01, start + 0.06), 0.002)
     return top.parts
@@ -1312,7 +1401,7 @@ def _belt(t: _Tailor) -> list[_Part]:
 def _necklace(t: _Tailor) -> list[_Part]:
     """A chain or pearls, with a pendant now and then."""
     s = canvas("upper")
-    cloth = drape(s, t.figure, np.float32(0.006), 3)
+    cloth = drape(s, t.figure, 0.006, 3)
     line = neckline(s, 0.072, t.between("length", 0.055, 0.16), 0.012, 1.6)
     count = 96
     ring = smooth_ring(ordered_ring(s, line, count)(cloth.points).T, 12).T
@@ -1333,7 +1422,7 @@ def _necklace(t: _Tailor) -> list[_Part]:
 def _scarf(t: _Tailor) -> list[_Part]:
     """Two turns around the neck; an end hangs in front."""
     s = canvas("upper")
-    cloth = drape(s, t.figure, np.float32(0.030), 6)
+    cloth = drape(s, t.figure, 0.030, 6)
     parts = []
     phi = np.arange(64) * 2 * np.pi / 64
     for k, (half, rise) in enumerate(((0.082, 0.012), (0.072, 0.034))):
@@ -1365,7 +1454,8 @@ class _Crown:
 
 
 def _crown(t: _Tailor, ease: float, low: float, tall: float = 0.0) -> _Crown:
-    """`ease` metres off the skull, down to `low` metres above the eyes (lower behind), `tall` metres taller."""
+    """`ease` metres off the skull, down to `low` metres above the eyes (lower behind), `tall` metres
+    taller."""
     figure, scale = t.figure, t.scale
     _, regions = package_mesh()
     model = template().vertices
