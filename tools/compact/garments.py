@@ -561,7 +561,7 @@ def _dress(t: _Tailor, name: str, end: float, formal: bool) -> list[_Part]:
     level = t.between("loose", 0.30, 0.48)
     figure = t.figure
     top = _torso_height(figure, level)
-    flare = (0.08 if end < 1.8 else 0.14) + 0.45 * t("flare") ** 1.5
+    flare = 0.08 + 0.45 * t("flare") ** 1.5 if end < 1.8 else 0.14 + 0.28 * t("flare") ** 1.5
     fall = _fall(figure, top + 0.05 * t.scale, _leg_height(figure, end), 0.010, flare, 0.25, rows=32)
     bodice = _bodice(t, name, level, fall, formal)
     if t("variant") > 0.55:
@@ -577,7 +577,7 @@ def _plain_skirt(t: _Tailor, name: str, end: float) -> list[_Part]:
     """A skirt with a waistband."""
     figure = t.figure
     level = t.between("loose", 0.24, 0.38)
-    flare = 0.05 + 0.50 * t("flare") ** 1.4
+    flare = 0.05 + (0.50 if end < 1.5 else 0.32) * t("flare") ** 1.4
     depth = 0.15 + 0.85 * t("folds") if t("variant") > 0.25 else 0.05
     fall = _fall(figure, _torso_height(figure, level), _leg_height(figure, end), 0.011, flare, 0.25)
     high = fall.levels[0] + 0.005 * t.scale
