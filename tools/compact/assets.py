@@ -351,7 +351,7 @@ def even_out(rgb: Array, used: Array, contrast: float, darkest: float) -> Array:
     spread = np.quantile(ratio[used], 0.97)
     power = min(1.0, np.log(contrast) / np.log(max(spread, 1.001)))
     wanted = (ratio.clip(1e-3) ** power).clip(darkest, contrast * 1.15)
-    hue = rgb / luminance.clip(1e-4)[..., None]
+    hue = (rgb + 1e-3) / (luminance + 1e-3)[..., None]  # black has no hue
     return (0.25 * wanted[..., None] * hue.clip(0, 3)).clip(0, 1)
 
 
@@ -490,8 +490,8 @@ def with_bun(obj: Obj, rows: Rows, body: Array, radius: float = 0.042) -> tuple[
     """Hair tied back, with a bun of this radius (metres) instead of a tail: mesh, chosen triangles, fitting rows."""
     component = components(obj.faces, len(obj.positions))
     points = fit(rows, body)
-    front = points[obj.faces].mean(1)[:, 1].argmin()
-    cap = component == component[front]
+    depth = [np.ptp(points[obj.faces[component == k]][..., 1]) for k in range(component.max() + 1)]
+    cap = component == np.argmax(depth)
     on_cap = np.unique(obj.faces[cap])
     knot = on_cap[points[on_cap, 1].argmax()]
     centre = points[knot] + np.array([0, 0.35 * radius, 0])
@@ -582,7 +582,7 @@ def beard_density(points: Array, unit: float) -> Array:
         return (0.5 + distance / width).clip(0, 1)
 
     cheek_line = -1.32 + 0.85 * (x - 0.4).clip(0)
-    jaw = soft(cheek_line - z, 0.28) * soft(z + 2.05 - 0.25 * y, 0.3) * soft(1.35 - y, 0.35)
+    jaw = soft(cheek_line - z, 0.28) * soft(z + 2.05 - 0.25 * y, 0.3) * soft(1.35 - y, 0.35) * soft(1.12 - x, 0.1)
     moustache = soft(0.13 - np.abs(z + 0.93 + 0.25 * x), 0.12) * soft(0.5 - x, 0.2)
     under_lip = soft(0.12 - x, 0.12) * soft(-1.36 - z, 0.08) * soft(z + 1.7, 0.2)
     lips = ((x / 0.46) ** 2 + ((z + 1.17) / 0.19) ** 2) < 1
@@ -615,7 +615,7 @@ def add_scalp_and_beard(packer: Packer, root: Path, base: Obj, skin: Array, eye_
     behind = packer.body[faces].mean(1)[:, 1] > eye_middle[1] + 0.4 * unit
     above = packer.body[faces].mean(1)[:, 2] > eye_middle[2] + 0.45 * unit
     packer.arrays["scalp"] = np.flatnonzero((texel > 0.02) & on_head & (behind | above)).astype(np.uint16)
-    packer.texture("scalp", np.dstack([rgb, (crop * (0.9 + 0.2 * strands)).clip(0, 1)]), np.full(3, 0.25), 70)
+    packer.texture("scalp", np.dstack([rgb, (1.25 * crop + 0.15 * strands * (crop > 0)).clip(0, 1)]), np.full(3, 0.25), 70)
 
     density = beard_density(packer.body - eye_middle, unit)
     grows = density[faces].max(1) > 0.02
