@@ -36,6 +36,7 @@ SLIM = ("leggings", "jeans")
 """What boots are worn over."""
 BARE_LEGS = ("shorts", "skirt", "mini skirt", "dress", "mini dress")
 SHIRTS = ("shirt", "blouse")
+COATS = ("coat", "raincoat")
 OPEN_FRONTS = {"jacket": "jacket", "leather jacket": "jacket", "blazer": "blazer", "suit": "blazer"}
 """Garments that files show open, and the files' name of theirs."""
 GRAINS = {"sweater": "knit", "beanie": "knit", "scarf": "knit", "jeans": "twill", "dungarees": "twill", "suit": "twill"}
@@ -194,6 +195,7 @@ def limb_directions(joints: Tensor, names: tuple[str, ...]) -> Tensor:
 def _assemble(person: Person, figure: _Figure, assets: Assets) -> PersonMesh:
     rng = random.Random(person.seed)
     clothes = _clothes(person, figure, assets)
+    _under_coat(clothes, figure)
     covered = _stack(clothes, figure, assets)
     layers = [*_skin(person, figure, assets, covered, rng), *_head(person, figure, assets, rng)]
     hats = [layer for layer in clothes if layer.part.name in HATS]
@@ -218,14 +220,18 @@ def _clothes(person: Person, figure: _Figure, assets: Assets) -> list[_Layer]:
         for name in (OPEN_FRONTS.get(piece.garment),)
         if name and plan[id(piece)] is not None
     }
+    shirt = next((piece for piece in person.pieces if piece.garment in SHIRTS), None)
+    drawn_suit = any(piece.garment == "suit" and plan[id(piece)] is None for piece in person.pieces)
     layers: list[_Layer] = []
     for piece in sorted(person.pieces, key=lambda piece: _rank(piece, worn)):
         source = plan[id(piece)]
         if fronts and piece.garment in SHIRTS:
             front = assets.fitted[f"{next(iter(fronts))}:shirt"][0]
             layers.append(_fitted(front, figure, replace(_cloth(piece), keep=0.6)))
+        elif piece.garment in SHIRTS and drawn_suit:
+            continue
         elif source is None:
-            layers.extend(_drawn(piece, figure, assets))
+            layers.extend(_drawn(piece, figure, assets, shirt))
         else:
             part = _cloth(piece)
             layers.extend(_fitted(mesh, figure, part) for mesh in source)
@@ -278,12 +284,18 @@ def _fitted(mesh: Fitted, figure: _Figure, part: Part) -> _Layer:
     return _Layer(part, vertices, mesh.faces, mesh.uv, mesh.base, mesh.weights, mesh.near, mesh.hidden)
 
 
-def _drawn(piece: Piece, figure: _Figure, assets: Assets) -> list[_Layer]:
-    """A garment drawn by program on a body."""
-    layers = []
+def _drawn(piece: Piece, figure: _Figure, assets: Assets, shirt: Piece | None) -> list[_Layer]:
+    """A garment drawn by program on a body. The shirt that a suit brings along looks like `shirt`."""
+    layers, last = [], piece.garment
     for mesh in build(piece, figure.frame):
         part = _cloth(piece)
         part = replace(part, rgb=mesh.rgb_override or part.rgb, material=mesh.material_override or part.material)
+        if piece.garment == "suit" and shirt and mesh.name in ("shirt", "suit"):
+            last = "shirt" if mesh.name == "shirt" else "suit"
+        if last == "shirt":
+            part = replace(part, name="shirt")
+            if shirt and mesh.name != "tie":
+                part = replace(part, rgb=shirt.rgb, material=shirt.material)
         base = assets.package[torch.stack([mesh.anchors, mesh.other_anchors], 1)]
         share = torch.stack([1 - mesh.other_share, mesh.other_share], 1)
         hidden = assets.package[mesh.hidden]
@@ -302,6 +314,51 @@ def _closest(vertices: Tensor, anchors: Tensor, body: Tensor, far: float = 0.04,
     for some in hanging.split(4096):
         result[some] = torch.cdist(vertices[some], body[::step]).argmin(1) * step
     return result
+
+
+def _under_coat(layers: list[_Layer], figure: _Figure, bands: int = 48, sectors: int = 24) -> None:
+    """Press skirts into the coat over them: no farther from the body's axis than its narrowest sheet, and not much
+    farther below its hem."""
+    coats = [layer.vertices for layer in layers if layer.part.name in COATS]
+    if not coats:
+        return
+    hips = figure.frame.joints[[figure.frame.joint_names.index(f"upperleg01.{side}") for side in "LR"]].mean(0)
+
+    def polar(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Heights, radii and sectors of points [n,3]."""
+        flat = points[:, :2] - hips[:2]
+        angle = torch.atan2(flat[:, 1], flat[:, 0]) / (2 * math.pi) % 1
+        return points[:, 2], flat.norm(dim=-1), (angle * sectors).long() % sectors
+
+    height, radius, sector = polar(torch.cat(coats))
+    low, top = height.min(), hips[2] + 0.05 * figure.frame.height
+    if low > hips[2]:
+        return
+
+    def band(height: Tensor) -> Tensor:
+        return ((height - low) / (top - low) * bands).long().clamp(0, bands - 1)
+
+    below = height < top
+    table = torch.full((bands * sectors,), 9.0, device=height.device)
+    table.scatter_reduce_(0, band(height[below]) * sectors + sector[below], radius[below], "amin")
+    table = -torch.nn.functional.max_pool2d(
+        -torch.cat([table.view(1, bands, sectors)] * 3, 2), (7, 3), stride=1, padding=(3, 1)
+    )[0, :, sectors : 2 * sectors]
+    for layer in layers:
+        if layer.part.name in COATS or layer.part.name in FEET:
+            continue
+        height, radius, sector = polar(layer.vertices)
+        allowed = table[band(height), sector] - 0.012 + 0.35 * (low + 0.03 - height).clamp_min(0)
+        squeeze = torch.where(height < top, (allowed / radius.clamp_min(1e-3)).clamp(0.3, 1), torch.ones_like(radius))
+        squeeze = torch.where(_hangs(layer, figure), squeeze, torch.ones_like(squeeze))
+        layer.vertices = torch.cat(
+            [hips[:2] + (layer.vertices[:, :2] - hips[:2]) * squeeze[:, None], layer.vertices[:, 2:]], 1
+        )
+
+
+def _hangs(layer: _Layer, figure: _Figure) -> Tensor:
+    """Which vertices [n] hang away from the skin."""
+    return (layer.vertices - figure.base[layer.near]).norm(dim=-1) > 0.025
 
 
 def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> Tensor:
