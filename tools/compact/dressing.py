@@ -24,7 +24,7 @@ from specularip.body.mesh import vertex_normals
 
 RGB = tuple[float, float, float]
 
-NAKED_GAP, CLOTH_GAP, HIGHEST_LIFT = 0.0015, 0.0035, 0.03
+NAKED_GAP, CLOTH_GAP, HIGHEST_LIFT = 0.0015, 0.0035, 0.04
 """Metres that cloth keeps from skin and from cloth under it; and the farthest it is ever moved for that."""
 SUNKEN = 0.004
 """Metres that skin at the rim of hidden skin sinks under the cloth."""
@@ -196,13 +196,17 @@ def _assemble(person: Person, figure: _Figure, assets: Assets) -> PersonMesh:
     rng = random.Random(person.seed)
     clothes = _clothes(person, figure, assets)
     _under_coat(clothes, figure)
-    covered = _stack(clothes, figure, assets)
-    layers = [*_skin(person, figure, assets, covered, rng), *_head(person, figure, assets, rng)]
     hats = [layer for layer in clothes if layer.part.name in HATS]
+    clothes = [layer for layer in clothes if layer.part.name not in HATS]
+    covered, height = _stack(clothes, figure, assets)
+    _stack(hats, figure, assets)
+    layers = [*_skin(person, figure, assets, covered, rng), *_head(person, figure, assets, rng)]
     for layer in layers:
-        if hats and layer.part.name == "hair":
-            _under_hat(layer, hats, figure, assets)
-    return _posed([*layers, *clothes], figure, assets)
+        if layer.part.name == "hair":
+            _over_clothes(layer, height, figure)
+            if hats:
+                _under_hat(layer, hats, figure, assets)
+    return _posed([*layers, *clothes, *hats], figure, assets)
 
 
 # --- Clothes -------------------------------------------------------------------------------------------------------
@@ -221,6 +225,7 @@ def _clothes(person: Person, figure: _Figure, assets: Assets) -> list[_Layer]:
         if name and plan[id(piece)] is not None
     }
     shirt = next((piece for piece in person.pieces if piece.garment in SHIRTS), None)
+    dressed = any(piece.slot in ("top", "whole") for piece in person.pieces)
     drawn_suit = any(piece.garment == "suit" and plan[id(piece)] is None for piece in person.pieces)
     layers: list[_Layer] = []
     for piece in sorted(person.pieces, key=lambda piece: _rank(piece, worn)):
@@ -231,7 +236,7 @@ def _clothes(person: Person, figure: _Figure, assets: Assets) -> list[_Layer]:
         elif piece.garment in SHIRTS and drawn_suit:
             continue
         elif source is None:
-            layers.extend(_drawn(piece, figure, assets, shirt))
+            layers.extend(_drawn(piece if dressed else _closed(piece), figure, assets, shirt))
         else:
             part = _cloth(piece)
             layers.extend(_fitted(mesh, figure, part) for mesh in source)
@@ -240,6 +245,13 @@ def _clothes(person: Person, figure: _Figure, assets: Assets) -> list[_Layer]:
                 mesh = next(mesh for mesh in sock if mesh.source == source[0].source)
                 layers.append(_fitted(mesh, figure, Part("shoes", "cloth", "cotton", rgb=WHITE, grain="knit")))
     return layers
+
+
+def _closed(piece: Piece) -> Piece:
+    """A jacket or coat with nothing under it is not of an open variant."""
+    if piece.slot != "outer":
+        return piece
+    return replace(piece, cut=piece.cut | {"variant": piece.cut["variant"] * 0.5})
 
 
 def _rank(piece: Piece, worn: list[str]) -> int:
@@ -361,25 +373,24 @@ def _hangs(layer: _Layer, figure: _Figure) -> Tensor:
     return (layer.vertices - figure.base[layer.near]).norm(dim=-1) > 0.025
 
 
-def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> Tensor:
-    """Keep each layer outside those before it; drop what later layers hide. Returns which base vertices [B] are
-    hidden by any."""
+def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tensor, Tensor]:
+    """Keep each layer outside those before it; drop what later layers hide. Returns which base vertices are hidden
+    by any and the height of all cloth above them, both [B]."""
     height = torch.zeros(len(figure.base), device=figure.base.device)
     for garment in _garments(layers):
-        # Meshes of one garment (a coat and its buttons) move together: as its first mesh must.
-        moved: Tensor | None = None
-        top = height
-        for layer in garment:
-            normal = figure.normals[layer.near]
-            above = ((layer.vertices - figure.base[layer.near]) * normal).sum(-1)
-            gap = torch.where(height > 0, CLOTH_GAP, NAKED_GAP)
-            lift = ((height + gap)[layer.near] - above).clamp(0, HIGHEST_LIFT)
-            if moved is None:
-                moved = _smooth(_spread(layer, lift, assets), assets)
-            lift = torch.maximum(lift, moved[layer.near])
-            layer.vertices = layer.vertices + lift[:, None] * normal
-            top = torch.maximum(top, _spread(layer, above + lift, assets))
-        height = top
+        # Meshes of one garment (a coat and its buttons) move together.
+        above = [_above(layer, figure) for layer in garment]
+        floor = height + torch.where(height > 0, CLOTH_GAP, NAKED_GAP)
+        need = torch.zeros_like(height)
+        for layer, own in zip(garment, above):
+            need.scatter_reduce_(0, layer.near, (floor[layer.near] - own).clamp(0, HIGHEST_LIFT), "amax")
+        for _ in range(3):
+            need = _grown(need, assets)
+        need = _smooth(need, assets)
+        for layer, own in zip(garment, above):
+            lift = need[layer.near]
+            layer.vertices = layer.vertices + lift[:, None] * figure.normals[layer.near]
+            height = torch.maximum(height, _spread(layer, own + lift, assets))
     covered = torch.zeros_like(height, dtype=torch.bool)
     for garment in reversed(_garments(layers)):
         inside = _interior(covered, assets)
@@ -388,7 +399,7 @@ def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> Tensor:
             layer.faces, layer.uv = layer.faces[shown], layer.uv[shown]
         for layer in garment:
             covered[layer.hidden] = True
-    return covered
+    return covered, height
 
 
 def _garments(layers: list[_Layer]) -> list[list[_Layer]]:
@@ -402,18 +413,18 @@ def _garments(layers: list[_Layer]) -> list[list[_Layer]]:
     return groups
 
 
-def _spread(layer: _Layer, above: Tensor, assets: Assets, rings: int = 3) -> Tensor:
-    """A layer's height above the skin, on base vertices [B]: as large as that of any vertex nearby."""
-    height = torch.full((len(assets.mean),), -1.0, device=above.device)
-    height.scatter_reduce_(0, layer.near, above, "amax")
-    for _ in range(rings):
-        highest = height[assets.skin_faces].amax(1, keepdim=True).expand(-1, 3)
-        grown = height.scatter_reduce(0, assets.skin_faces.flatten(), highest.flatten(), "amax")
-        height = torch.where(height < 0, grown, height)
-    return height.clamp_min(0)
+def _above(layer: _Layer, figure: _Figure) -> Tensor:
+    """Heights [n] of a layer's vertices above the skin."""
+    return ((layer.vertices - figure.base[layer.near]) * figure.normals[layer.near]).sum(-1)
 
 
-def _smooth(values: Tensor, assets: Assets, rounds: int = 8) -> Tensor:
+def _grown(values: Tensor, assets: Assets) -> Tensor:
+    """Values [B] of the skin, each replaced by the largest of its neighbours."""
+    largest = values[assets.skin_faces].amax(1, keepdim=True).expand(-1, 3).flatten()
+    return values.scatter_reduce(0, assets.skin_faces.flatten(), largest, "amax")
+
+
+def _smooth(values: Tensor, assets: Assets, rounds: int = 3) -> Tensor:
     """Values [B] of the skin, averaged with their neighbours."""
     corners = assets.skin_faces.flatten()
     count = torch.bincount(corners, minlength=len(values)).clamp_min(1)
@@ -421,6 +432,15 @@ def _smooth(values: Tensor, assets: Assets, rounds: int = 8) -> Tensor:
         mean = values[assets.skin_faces].mean(1, keepdim=True).expand(-1, 3).flatten()
         values = torch.zeros_like(values).index_add_(0, corners, mean) / count
     return values
+
+
+def _spread(layer: _Layer, above: Tensor, assets: Assets, rings: int = 3, nowhere: float = 0.0) -> Tensor:
+    """A layer's heights [n] above the skin on base vertices [B]: as large as that of any vertex nearby."""
+    height = torch.full((len(assets.mean),), -1e3, device=above.device)
+    height.scatter_reduce_(0, layer.near, above, "amax")
+    for _ in range(rings):
+        height = torch.where(height <= -1e3, _grown(height, assets), height)
+    return torch.where(height <= -1e3, nowhere, height)
 
 
 def _interior(covered: Tensor, assets: Assets) -> Tensor:
@@ -431,27 +451,19 @@ def _interior(covered: Tensor, assets: Assets) -> Tensor:
     return result
 
 
+def _over_clothes(hair: _Layer, height: Tensor, figure: _Figure, reach: float = 0.08) -> None:
+    """Lift hair out of the clothes."""
+    lift = (height[hair.near] + 0.006 - _above(hair, figure)).clamp(0, reach)
+    lift = torch.where(height[hair.near] > 0, lift, torch.zeros_like(lift))
+    hair.vertices = hair.vertices + lift[:, None] * figure.normals[hair.near]
+
+
 def _under_hat(hair: _Layer, hats: list[_Layer], figure: _Figure, assets: Assets) -> None:
-    """Press hair into a hat."""
+    """Press hair into a hat: below its lowest vertex nearby."""
     for hat in hats:
-        normal = figure.normals[hat.near]
-        above = ((hat.vertices - figure.base[hat.near]) * normal).sum(-1)
-        ceiling = -_spread_low(hat, -above, assets)
-        normal = figure.normals[hair.near]
-        own = ((hair.vertices - figure.base[hair.near]) * normal).sum(-1)
-        sink = (own - (ceiling[hair.near] - 0.004).clamp_min(0.001)).clamp_min(0)
-        hair.vertices = hair.vertices - sink[:, None] * normal
-
-
-def _spread_low(layer: _Layer, below: Tensor, assets: Assets) -> Tensor:
-    """As _spread, of negative heights; -1 where the layer is not."""
-    height = torch.full((len(assets.mean),), -1.0, device=below.device)
-    height.scatter_reduce_(0, layer.near, below, "amax")
-    for _ in range(2):
-        highest = height[assets.skin_faces].amax(1, keepdim=True).expand(-1, 3)
-        grown = height.scatter_reduce(0, assets.skin_faces.flatten(), highest.flatten(), "amax")
-        height = torch.where(height <= -1, grown, height)
-    return height
+        ceiling = -_spread(hat, -_above(hat, figure), assets, rings=2, nowhere=-1.0)
+        sink = (_above(hair, figure) - (ceiling[hair.near] - 0.004).clamp_min(0.001)).clamp_min(0)
+        hair.vertices = hair.vertices - sink[:, None] * figure.normals[hair.near]
 
 
 # --- Skin, eyes, hair ----------------------------------------------------------------------------------------------
