@@ -1,9 +1,9 @@
 """Dressed people as triangle meshes: body, eyes, hair and clothes of a `Person`, ready to be rendered.
 
-Everything is fitted to the unposed body: skin, MakeHuman's clothes and hair (`assets`), garments drawn by program
-(`garments`). Layers are then kept in order, from the skin outwards, by a height field on the skin: a vertex of a
-layer may not lie below the highest point of the layers inside it. Last, all is bent together by linear blend
-skinning, so cloth follows the arms.
+Everything is fitted to the unposed body: skin, MakeHuman's clothes and hair (`assets`), garments drawn by
+program (`garments`). Layers are then kept in order, from the skin outwards, by a height field on the skin: a
+vertex of a layer may not lie below the highest point of the layers inside it. Last, all is bent together by
+linear blend skinning, so cloth follows the arms.
 """
 
 from __future__ import annotations
@@ -39,18 +39,26 @@ SHIRTS = ("shirt", "blouse")
 COATS = ("coat", "raincoat")
 OPEN_FRONTS = {"jacket": "jacket", "leather jacket": "jacket", "blazer": "blazer", "suit": "blazer"}
 """Garments that files show open, and the files' name of theirs."""
-GRAINS = {"sweater": "knit", "beanie": "knit", "scarf": "knit", "jeans": "twill", "dungarees": "twill", "suit": "twill"}
+GRAINS = {
+    "sweater": "knit",
+    "beanie": "knit",
+    "scarf": "knit",
+    "jeans": "twill",
+    "dungarees": "twill",
+    "suit": "twill",
+}
 
 
 @dataclass
 class Part:
     """How the triangles of one part of a person look.
 
-    name: "skin", "eye", "lash", "brow", "hair", "beard", or the garment. kind: "skin", "eye", "hair" (lash, brow,
-    beard too) or "cloth". material: a key of studio.MATERIALS or "skin", "hair", "shoe", "eye". texture, normal_map:
-    rows of the Assets, -1 for none. median: linear RGB of the texture's typical texel. rgb: the sRGB colour that
-    this texel becomes; None keeps the texture's colours. keep: how much of the texture's differences of hue stays,
-    0..1. alpha_test: holes where the texture's alpha is low. grain: "", "knit" or "twill", a fine pattern.
+    name: "skin", "eye", "lash", "brow", "hair", "beard", or the garment. kind: "skin", "eye", "hair" (lash,
+    brow, beard too) or "cloth". material: a key of studio.MATERIALS or "skin", "hair", "shoe", "eye".
+    texture, normal_map: rows of the Assets, -1 for none. median: linear RGB of the texture's typical texel.
+    rgb: the sRGB colour that this texel becomes; None keeps the texture's colours. keep: how much of the
+    texture's differences of hue stays, 0..1. alpha_test: holes where the texture's alpha is low. grain: "",
+    "knit" or "twill", a fine pattern.
     """
 
     name: str
@@ -69,9 +77,10 @@ class Part:
 class PersonMesh:
     """One person of n vertices and m triangles, in the world: metres, z up, facing -y.
 
-    vertices, normals, tangents (threads and strands, downwards or along the limb) [n,3]; faces [m,3] int64; uv [m,3,2]
-    of their corners, v up; part [m], indices of parts; body [12488,3], the bare body in the order of AnnyModel, posed
-    alike; height of the body; face_center [3] between the eyes, face_unit the distance of the eyes.
+    vertices, normals, tangents (threads and strands, downwards or along the limb) [n,3]; faces [m,3] int64;
+    uv [m,3,2] of their corners, v up; part [m], indices of parts; body [12488,3], the bare body in the order
+    of AnnyModel, posed alike; height of the body; face_center [3] between the eyes, face_unit the distance of
+    the eyes.
     """
 
     vertices: Tensor
@@ -89,8 +98,9 @@ class PersonMesh:
 
 @dataclass
 class _Layer:
-    """A mesh on the unposed body. vertices [n,3]; faces [m,3]; uv [m,3,2]. Vertex i moves with base vertices base[i]
-    by shares share[i], both [n,k]; near [n]: the base vertex of the skin below it; hidden: base vertices it hides."""
+    """A mesh on the unposed body. vertices [n,3]; faces [m,3]; uv [m,3,2]. Vertex i moves with base vertices
+    base[i] by shares share[i], both [n,k]; near [n]: the base vertex of the skin below it; hidden: base
+    vertices it hides."""
 
     part: Part
     vertices: Tensor
@@ -105,8 +115,8 @@ class _Layer:
 
 @dataclass
 class _Figure:
-    """One person's unposed body: base vertices [B,3], skin normals [B,3], joints [J,3]; frame for drawn garments;
-    bend [B,3,4]: the pose of each base vertex; along [B,3]: the limb's direction."""
+    """One person's unposed body: base vertices [B,3], skin normals [B,3], joints [J,3]; frame for drawn
+    garments; bend [B,3,4]: the pose of each base vertex; along [B,3]: the limb's direction."""
 
     base: Tensor
     normals: Tensor
@@ -120,7 +130,9 @@ def dress(persons: list[Person], assets: Assets) -> list[PersonMesh]:
     """The meshes of people, on the device of the assets."""
     model = assets.model
     device = assets.mean.device
-    phenotypes = torch.tensor([[p.phenotype.get(k, 0.5) for k in PHENOTYPE_NAMES] for p in persons], device=device)
+    phenotypes = torch.tensor(
+        [[p.phenotype.get(k, 0.5) for k in PHENOTYPE_NAMES] for p in persons], device=device
+    )
     base, joints = assets.bodies(phenotypes)
     skin_normals = vertex_normals(base, assets.skin_faces)
     normals = vertex_normals(base[:, assets.package], model.faces)
@@ -138,7 +150,9 @@ def dress(persons: list[Person], assets: Assets) -> list[PersonMesh]:
     return meshes
 
 
-def pose_transforms(joints: Tensor, poses: Tensor, names: tuple[str, ...], parents: tuple[int, ...]) -> Tensor:
+def pose_transforms(
+    joints: Tensor, poses: Tensor, names: tuple[str, ...], parents: tuple[int, ...]
+) -> Tensor:
     """Joints [P,J,3] and `Person.pose` [P,7] -> transforms [P,J,3,4] of the rest pose."""
     arm_left, arm_right, elbow_left, elbow_right, legs, turn, tilt = (poses * math.pi / 180).unbind(1)
     sideways, upwards = joints.new_tensor([0.0, 1.0, 0.0]), joints.new_tensor([0.0, 0.0, 1.0])
@@ -165,7 +179,9 @@ def pose_transforms(joints: Tensor, poses: Tensor, names: tuple[str, ...], paren
         if name in turns:
             rotation = rotations(turns[name])
             shift = joints[:, k] - (rotation @ joints[:, k, :, None])[..., 0]
-            above = torch.cat([above[..., :3] @ rotation, above[..., 3:] + above[..., :3] @ shift[..., None]], -1)
+            above = torch.cat(
+                [above[..., :3] @ rotation, above[..., 3:] + above[..., :3] @ shift[..., None]], -1
+            )
         result.append(above)
     return torch.stack(result, 1)
 
@@ -209,7 +225,7 @@ def _assemble(person: Person, figure: _Figure, assets: Assets) -> PersonMesh:
     return _posed([*layers, *clothes, *hats], figure, assets)
 
 
-# --- Clothes -------------------------------------------------------------------------------------------------------
+# --- Clothes ------------------------------------------------------------------------------------------------
 
 
 def _clothes(person: Person, figure: _Figure, assets: Assets) -> list[_Layer]:
@@ -243,7 +259,9 @@ def _clothes(person: Person, figure: _Figure, assets: Assets) -> list[_Layer]:
             sock = assets.fitted.get(f"{piece.garment}:sock")
             if sock and any(name in BARE_LEGS for name in worn) and not (female and piece.garment == "shoes"):
                 mesh = next(mesh for mesh in sock if mesh.source == source[0].source)
-                layers.append(_fitted(mesh, figure, Part("shoes", "cloth", "cotton", rgb=WHITE, grain="knit")))
+                layers.append(
+                    _fitted(mesh, figure, Part("shoes", "cloth", "cotton", rgb=WHITE, grain="knit"))
+                )
     return layers
 
 
@@ -255,17 +273,25 @@ def _closed(piece: Piece) -> Piece:
 
 
 def _rank(piece: Piece, worn: list[str]) -> int:
-    """Shoes are under trousers, boots over slim ones; else the order of the pieces stays."""
+    """Shoes are under trousers, boots over slim ones; tops hang over what is worn below, some are tucked in.
+    Else the order of the pieces stays."""
     if piece.garment == "boots" and any(name in SLIM for name in worn):
         return 2
-    return 0 if piece.garment in FEET else 1
+    if piece.garment in FEET:
+        return 0
+    tucked = piece.garment in (*SHIRTS, "tank top") and piece.cut["length"] < 0.4
+    return 1 if piece.slot == "bottom" or tucked else 2
 
 
 def _source(piece: Piece, female: bool, worn: list[str], assets: Assets) -> list[Fitted] | None:
     """The meshes of a piece from the files, or None where it is to be drawn."""
     name = OPEN_FRONTS.get(piece.garment, piece.garment)
     choices: list[list[Fitted]] = [[mesh] for mesh in assets.fitted.get(name, [])]
-    ours = [c for c in choices if c[0].source.startswith("female" if female else "male") or name in ("shoes", "hat")]
+    ours = [
+        c
+        for c in choices
+        if c[0].source.startswith("female" if female else "male") or name in ("shoes", "hat")
+    ]
     choices = ours or choices
     if piece.garment == "suit":
         trousers = [mesh for mesh in assets.fitted["trousers"] if mesh.source == "male_elegantsuit01"]
@@ -301,7 +327,9 @@ def _drawn(piece: Piece, figure: _Figure, assets: Assets, shirt: Piece | None) -
     layers, last = [], piece.garment
     for mesh in build(piece, figure.frame):
         part = _cloth(piece)
-        part = replace(part, rgb=mesh.rgb_override or part.rgb, material=mesh.material_override or part.material)
+        part = replace(
+            part, rgb=mesh.rgb_override or part.rgb, material=mesh.material_override or part.material
+        )
         if piece.garment == "suit" and shirt and mesh.name in ("shirt", "suit"):
             last = "shirt" if mesh.name == "shirt" else "suit"
         if last == "shirt":
@@ -319,8 +347,8 @@ def _drawn(piece: Piece, figure: _Figure, assets: Assets, shirt: Piece | None) -
 
 
 def _closest(vertices: Tensor, anchors: Tensor, body: Tensor, far: float = 0.04, step: int = 6) -> Tensor:
-    """The body vertex [n] closest to each of vertices [n,3]: its anchor, unless that is far away; then one of every
-    `step` is near enough."""
+    """The body vertex [n] closest to each of vertices [n,3]: its anchor, unless that is far away; then one of
+    every `step` is near enough."""
     result = anchors.clone()
     hanging = ((vertices - body[anchors]).norm(dim=-1) > far).nonzero()[:, 0]
     for some in hanging.split(4096):
@@ -329,12 +357,14 @@ def _closest(vertices: Tensor, anchors: Tensor, body: Tensor, far: float = 0.04,
 
 
 def _under_coat(layers: list[_Layer], figure: _Figure, bands: int = 48, sectors: int = 24) -> None:
-    """Press skirts into the coat over them: no farther from the body's axis than its narrowest sheet, and not much
-    farther below its hem."""
+    """Press skirts into the coat over them: no farther from the body's axis than its narrowest sheet, and not
+    much farther below its hem."""
     coats = [layer.vertices for layer in layers if layer.part.name in COATS]
     if not coats:
         return
-    hips = figure.frame.joints[[figure.frame.joint_names.index(f"upperleg01.{side}") for side in "LR"]].mean(0)
+    hips = figure.frame.joints[[figure.frame.joint_names.index(f"upperleg01.{side}") for side in "LR"]].mean(
+        0
+    )
 
     def polar(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Heights, radii and sectors of points [n,3]."""
@@ -361,7 +391,9 @@ def _under_coat(layers: list[_Layer], figure: _Figure, bands: int = 48, sectors:
             continue
         height, radius, sector = polar(layer.vertices)
         allowed = table[band(height), sector] - 0.012 + 0.35 * (low + 0.03 - height).clamp_min(0)
-        squeeze = torch.where(height < top, (allowed / radius.clamp_min(1e-3)).clamp(0.3, 1), torch.ones_like(radius))
+        squeeze = torch.where(
+            height < top, (allowed / radius.clamp_min(1e-3)).clamp(0.3, 1), torch.ones_like(radius)
+        )
         squeeze = torch.where(_hangs(layer, figure), squeeze, torch.ones_like(squeeze))
         layer.vertices = torch.cat(
             [hips[:2] + (layer.vertices[:, :2] - hips[:2]) * squeeze[:, None], layer.vertices[:, 2:]], 1
@@ -374,21 +406,21 @@ def _hangs(layer: _Layer, figure: _Figure) -> Tensor:
 
 
 def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tensor, Tensor]:
-    """Keep each layer outside those before it; drop what later layers hide. Returns which base vertices are hidden
-    by any and the height of all cloth above them, both [B]."""
+    """Keep each layer outside those before it; drop what later layers hide. Returns which base vertices are
+    hidden by any and the height of all cloth above them, both [B]."""
     height = torch.zeros(len(figure.base), device=figure.base.device)
     for garment in _garments(layers):
         # Meshes of one garment (a coat and its buttons) move together.
         above = [_above(layer, figure) for layer in garment]
-        floor = height + torch.where(height > 0, CLOTH_GAP, NAKED_GAP)
-        need = torch.zeros_like(height)
-        for layer, own in zip(garment, above):
-            need.scatter_reduce_(0, layer.near, (floor[layer.near] - own).clamp(0, HIGHEST_LIFT), "amax")
-        for _ in range(3):
-            need = _grown(need, assets)
-        need = _smooth(need, assets)
-        for layer, own in zip(garment, above):
-            lift = need[layer.near]
+        floor = _envelope(height, assets)
+        floor = floor + torch.where(floor > 0, CLOTH_GAP, NAKED_GAP)
+        needs = [(floor[layer.near] - own).clamp(0, HIGHEST_LIFT) for layer, own in zip(garment, above)]
+        moved = torch.zeros_like(height)
+        for layer, need in zip(garment, needs):
+            moved.scatter_reduce_(0, layer.near, need, "amax")
+        moved = _envelope(moved, assets)
+        for layer, own, need in zip(garment, above, needs):
+            lift = torch.maximum(need, moved[layer.near])
             layer.vertices = layer.vertices + lift[:, None] * figure.normals[layer.near]
             height = torch.maximum(height, _spread(layer, own + lift, assets))
     covered = torch.zeros_like(height, dtype=torch.bool)
@@ -424,8 +456,9 @@ def _grown(values: Tensor, assets: Assets) -> Tensor:
     return values.scatter_reduce(0, assets.skin_faces.flatten(), largest, "amax")
 
 
-def _smooth(values: Tensor, assets: Assets, rounds: int = 3) -> Tensor:
-    """Values [B] of the skin, averaged with their neighbours."""
+def _envelope(values: Tensor, assets: Assets, rounds: int = 3) -> Tensor:
+    """A smooth field [B] on the skin, hardly anywhere below values [B]."""
+    values = _grown(_grown(values, assets), assets)
     corners = assets.skin_faces.flatten()
     count = torch.bincount(corners, minlength=len(values)).clamp_min(1)
     for _ in range(rounds):
@@ -454,7 +487,8 @@ def _interior(covered: Tensor, assets: Assets) -> Tensor:
 def _over_clothes(hair: _Layer, height: Tensor, figure: _Figure, reach: float = 0.08) -> None:
     """Lift hair out of the clothes."""
     lift = (height[hair.near] + 0.006 - _above(hair, figure)).clamp(0, reach)
-    lift = torch.where(height[hair.near] > 0, lift, torch.zeros_like(lift))
+    neck = figure.frame.joints[figure.frame.joint_names.index("neck01"), 2]
+    lift = lift * ((neck + 0.03 - figure.base[hair.near, 2]) / 0.06).clamp(0, 1) * (height[hair.near] > 0)
     hair.vertices = hair.vertices + lift[:, None] * figure.normals[hair.near]
 
 
@@ -466,10 +500,12 @@ def _under_hat(hair: _Layer, hats: list[_Layer], figure: _Figure, assets: Assets
         hair.vertices = hair.vertices - sink[:, None] * figure.normals[hair.near]
 
 
-# --- Skin, eyes, hair ----------------------------------------------------------------------------------------------
+# --- Skin, eyes, hair ---------------------------------------------------------------------------------------
 
 
-def _skin(person: Person, figure: _Figure, assets: Assets, covered: Tensor, rng: random.Random) -> list[_Layer]:
+def _skin(
+    person: Person, figure: _Figure, assets: Assets, covered: Tensor, rng: random.Random
+) -> list[_Layer]:
     """The visible skin and the eyes."""
     hidden = _interior(covered, assets)
     visible = ~hidden[assets.skin_faces].all(1)
@@ -550,7 +586,7 @@ def _head(person: Person, figure: _Figure, assets: Assets, rng: random.Random) -
     return layers
 
 
-# --- Pose ----------------------------------------------------------------------------------------------------------
+# --- Pose ---------------------------------------------------------------------------------------------------
 
 
 def _posed(layers: list[_Layer], figure: _Figure, assets: Assets) -> PersonMesh:
