@@ -28,13 +28,15 @@ NAKED_GAP, CLOTH_GAP, HIGHEST_LIFT = 0.0015, 0.0035, 0.04
 """Metres that cloth keeps from skin and from cloth under it; and the farthest it is ever moved for that."""
 SUNKEN = 0.004
 """Metres that skin at the rim of hidden skin sinks under the cloth."""
+HANGING = 0.04
+"""Cloth farther than this from the skin hangs."""
 WHITE: RGB = (0.93, 0.93, 0.92)
 FULL_BEARD = 0.45
 """From this `Person.beard` on, a beard has a volume; below it is stubble."""
 FEET = ("shoes", "boots", "sneakers", "high heels", "sandals")
-SLIM = ("leggings", "jeans")
+SLIM = ("leggings",)
 """What boots are worn over."""
-BARE_LEGS = ("shorts", "skirt", "mini skirt", "dress", "mini dress")
+BARE_LEGS = ("shorts",)
 SHIRTS = ("shirt", "blouse")
 COATS = ("coat", "raincoat")
 OPEN_FRONTS = {"jacket": "jacket", "leather jacket": "jacket", "blazer": "blazer", "suit": "blazer"}
@@ -346,7 +348,7 @@ def _drawn(piece: Piece, figure: _Figure, assets: Assets, shirt: Piece | None) -
     return layers
 
 
-def _closest(vertices: Tensor, anchors: Tensor, body: Tensor, far: float = 0.04, step: int = 6) -> Tensor:
+def _closest(vertices: Tensor, anchors: Tensor, body: Tensor, far: float = HANGING, step: int = 6) -> Tensor:
     """The body vertex [n] closest to each of vertices [n,3]: its anchor, unless that is far away; then one of
     every `step` is near enough."""
     result = anchors.clone()
@@ -402,7 +404,7 @@ def _under_coat(layers: list[_Layer], figure: _Figure, bands: int = 48, sectors:
 
 def _hangs(layer: _Layer, figure: _Figure) -> Tensor:
     """Which vertices [n] hang away from the skin."""
-    return (layer.vertices - figure.base[layer.near]).norm(dim=-1) > 0.025
+    return (layer.vertices - figure.base[layer.near]).norm(dim=-1) > HANGING
 
 
 def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tensor, Tensor]:
@@ -446,8 +448,10 @@ def _garments(layers: list[_Layer]) -> list[list[_Layer]]:
 
 
 def _above(layer: _Layer, figure: _Figure) -> Tensor:
-    """Heights [n] of a layer's vertices above the skin."""
-    return ((layer.vertices - figure.base[layer.near]) * figure.normals[layer.near]).sum(-1)
+    """Heights [n] of a layer's vertices above the skin; of those that hang far away, their distance."""
+    offset = layer.vertices - figure.base[layer.near]
+    distance = offset.norm(dim=-1)
+    return torch.where(distance > HANGING, distance, (offset * figure.normals[layer.near]).sum(-1))
 
 
 def _grown(values: Tensor, assets: Assets) -> Tensor:
