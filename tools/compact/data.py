@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from assets import Assets
+from captions import describe
 from dressing import PersonMesh, dress
 from mesh_render import Renderer
-from people import Person, describe, draw_person
+from people import Person, draw_person
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from specularip.cameras import Cameras, Views, face_camera, sample_views, view_name
 from specularip.diffusion.prompts import view_prompt
@@ -60,8 +64,41 @@ def captions(person: Person, views: Views, rng: random.Random) -> list[str]:
     ]
 
 
+class DressedPeople(IterableDataset):
+    """Random people and their meshes without end, in groups. Each worker process draws its own."""
+
+    def __init__(self, assets: Assets, seed: int, group: int = 4) -> None:
+        self.assets, self.seed, self.group = assets, seed, group
+
+    def __iter__(self) -> Iterator[list[tuple[Person, dict]]]:
+        worker = get_worker_info()
+        rng = random.Random(self.seed * 1009 + (0 if worker is None else worker.id))
+        while True:
+            persons = [draw_person(rng) for _ in range(self.group)]
+            yield [(p, _as_arrays(mesh)) for p, mesh in zip(persons, dress(persons, self.assets))]
+
+
+def _as_arrays(mesh: PersonMesh) -> dict:
+    """The mesh with arrays for tensors: these pass between processes by value, without shared memory."""
+    values = ((f.name, getattr(mesh, f.name)) for f in fields(mesh))
+    return {name: x.numpy() if isinstance(x, Tensor) else x for name, x in values}
+
+
+def _as_mesh(arrays: dict) -> PersonMesh:
+    return PersonMesh(**{k: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for k, x in arrays.items()})
+
+
+def dressed_people(assets: Assets, seed: int, workers: int) -> Iterator[tuple[list[Person], list[PersonMesh]]]:
+    """Groups of people and meshes, dressed by `workers` processes ahead of their use. assets: on the CPU."""
+    loader = DataLoader(
+        DressedPeople(assets, seed), batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None
+    )
+    for group in loader:
+        yield [person for person, _ in group], [_as_mesh(arrays) for _, arrays in group]
+
+
 class Photographer:
-    """Generates random people, dresses and renders them. Deterministic for a seed."""
+    """Renders dressed people. Deterministic for a seed."""
 
     def __init__(self, assets: Assets, tokenizer, device: torch.device | str, seed: int) -> None:
         self.assets, self.tokenizer, self.device = assets, tokenizer, device
@@ -70,13 +107,10 @@ class Photographer:
         self.generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
-    def shoot(self, people: int, views: int) -> Examples:
-        return self.shoot_people([draw_person(self.rng) for _ in range(people)], views)[0]
-
-    @torch.no_grad()
-    def shoot_people(self, persons: list[Person], views: int) -> tuple[Examples, list[Views], list[list[str]]]:
+    def shoot(
+        self, persons: list[Person], meshes: list[PersonMesh], views: int
+    ) -> tuple[Examples, list[Views], list[list[str]]]:
         """The examples, the views of each person, and the V captions of each person's first sentence."""
-        meshes = dress(persons, self.assets)
         sampled = [
             sample_views(
                 views, size=SIZE, body_height=m.height, weights=FRAMING_WEIGHTS, generator=self.generator

@@ -1,9 +1,9 @@
 """Dressed people as triangle meshes: body, eyes, hair and clothes of a `Person`, ready to be rendered.
 
-Everything is fitted to the unposed body: skin, MakeHuman's clothes and hair (`assets`), garments drawn by program
-(`garments`). Layers are then kept in order, from the skin outwards, by a height field on the skin: a vertex of a
-layer may not lie below the highest point of the layers inside it. Last, all is bent together by linear blend
-skinning, so cloth follows the arms.
+Everything is fitted to the unposed body: skin, MakeHuman's clothes and hair (`assets`), garments drawn by
+program (`garments`). Layers are then kept in order, from the skin outwards, by a height field on the skin: a
+vertex of a layer may not lie below the highest point of the layers inside it. Last, all is bent together by
+linear blend skinning, so cloth follows the arms.
 """
 
 from __future__ import annotations
@@ -24,32 +24,43 @@ from specularip.body.mesh import vertex_normals
 
 RGB = tuple[float, float, float]
 
-NAKED_GAP, CLOTH_GAP, HIGHEST_LIFT = 0.0015, 0.0035, 0.03
+NAKED_GAP, CLOTH_GAP, HIGHEST_LIFT = 0.0015, 0.0035, 0.04
 """Metres that cloth keeps from skin and from cloth under it; and the farthest it is ever moved for that."""
 SUNKEN = 0.004
 """Metres that skin at the rim of hidden skin sinks under the cloth."""
+HANGING = 0.04
+"""Cloth farther than this from the skin hangs."""
 WHITE: RGB = (0.93, 0.93, 0.92)
 FULL_BEARD = 0.45
 """From this `Person.beard` on, a beard has a volume; below it is stubble."""
 FEET = ("shoes", "boots", "sneakers", "high heels", "sandals")
-SLIM = ("leggings", "jeans")
+SLIM = ("leggings",)
 """What boots are worn over."""
-BARE_LEGS = ("shorts", "skirt", "mini skirt", "dress", "mini dress")
+BARE_LEGS = ("shorts",)
 SHIRTS = ("shirt", "blouse")
+COATS = ("coat", "raincoat")
 OPEN_FRONTS = {"jacket": "jacket", "leather jacket": "jacket", "blazer": "blazer", "suit": "blazer"}
 """Garments that files show open, and the files' name of theirs."""
-GRAINS = {"sweater": "knit", "beanie": "knit", "scarf": "knit", "jeans": "twill", "dungarees": "twill", "suit": "twill"}
+GRAINS = {
+    "sweater": "knit",
+    "beanie": "knit",
+    "scarf": "knit",
+    "jeans": "twill",
+    "dungarees": "twill",
+    "suit": "twill",
+}
 
 
 @dataclass
 class Part:
     """How the triangles of one part of a person look.
 
-    name: "skin", "eye", "lash", "brow", "hair", "beard", or the garment. kind: "skin", "eye", "hair" (lash, brow,
-    beard too) or "cloth". material: a key of studio.MATERIALS or "skin", "hair", "shoe", "eye". texture, normal_map:
-    rows of the Assets, -1 for none. median: linear RGB of the texture's typical texel. rgb: the sRGB colour that
-    this texel becomes; None keeps the texture's colours. keep: how much of the texture's differences of hue stays,
-    0..1. alpha_test: holes where the texture's alpha is low. grain: "", "knit" or "twill", a fine pattern.
+    name: "skin", "eye", "lash", "brow", "hair", "beard", or the garment. kind: "skin", "eye", "hair" (lash,
+    brow, beard too) or "cloth". material: a key of studio.MATERIALS or "skin", "hair", "shoe", "eye".
+    texture, normal_map: rows of the Assets, -1 for none. median: linear RGB of the texture's typical texel.
+    rgb: the sRGB colour that this texel becomes; None keeps the texture's colours. keep: how much of the
+    texture's differences of hue stays, 0..1. alpha_test: holes where the texture's alpha is low. grain: "",
+    "knit" or "twill", a fine pattern.
     """
 
     name: str
@@ -68,9 +79,10 @@ class Part:
 class PersonMesh:
     """One person of n vertices and m triangles, in the world: metres, z up, facing -y.
 
-    vertices, normals, tangents (threads and strands, downwards or along the limb) [n,3]; faces [m,3] int64; uv [m,3,2]
-    of their corners, v up; part [m], indices of parts; body [12488,3], the bare body in the order of AnnyModel, posed
-    alike; height of the body; face_center [3] between the eyes, face_unit the distance of the eyes.
+    vertices, normals, tangents (threads and strands, downwards or along the limb) [n,3]; faces [m,3] int64;
+    uv [m,3,2] of their corners, v up; part [m], indices of parts; body [12488,3], the bare body in the order
+    of AnnyModel, posed alike; height of the body; face_center [3] between the eyes, face_unit the distance of
+    the eyes.
     """
 
     vertices: Tensor
@@ -88,8 +100,9 @@ class PersonMesh:
 
 @dataclass
 class _Layer:
-    """A mesh on the unposed body. vertices [n,3]; faces [m,3]; uv [m,3,2]. Vertex i moves with base vertices base[i]
-    by shares share[i], both [n,k]; near [n]: the base vertex of the skin below it; hidden: base vertices it hides."""
+    """A mesh on the unposed body. vertices [n,3]; faces [m,3]; uv [m,3,2]. Vertex i moves with base vertices
+    base[i] by shares share[i], both [n,k]; near [n]: the base vertex of the skin below it; hidden: base
+    vertices it hides."""
 
     part: Part
     vertices: Tensor
@@ -104,8 +117,8 @@ class _Layer:
 
 @dataclass
 class _Figure:
-    """One person's unposed body: base vertices [B,3], skin normals [B,3], joints [J,3]; frame for drawn garments;
-    bend [B,3,4]: the pose of each base vertex; along [B,3]: the limb's direction."""
+    """One person's unposed body: base vertices [B,3], skin normals [B,3], joints [J,3]; frame for drawn
+    garments; bend [B,3,4]: the pose of each base vertex; along [B,3]: the limb's direction."""
 
     base: Tensor
     normals: Tensor
@@ -119,7 +132,9 @@ def dress(persons: list[Person], assets: Assets) -> list[PersonMesh]:
     """The meshes of people, on the device of the assets."""
     model = assets.model
     device = assets.mean.device
-    phenotypes = torch.tensor([[p.phenotype.get(k, 0.5) for k in PHENOTYPE_NAMES] for p in persons], device=device)
+    phenotypes = torch.tensor(
+        [[p.phenotype.get(k, 0.5) for k in PHENOTYPE_NAMES] for p in persons], device=device
+    )
     base, joints = assets.bodies(phenotypes)
     skin_normals = vertex_normals(base, assets.skin_faces)
     normals = vertex_normals(base[:, assets.package], model.faces)
@@ -137,7 +152,9 @@ def dress(persons: list[Person], assets: Assets) -> list[PersonMesh]:
     return meshes
 
 
-def pose_transforms(joints: Tensor, poses: Tensor, names: tuple[str, ...], parents: tuple[int, ...]) -> Tensor:
+def pose_transforms(
+    joints: Tensor, poses: Tensor, names: tuple[str, ...], parents: tuple[int, ...]
+) -> Tensor:
     """Joints [P,J,3] and `Person.pose` [P,7] -> transforms [P,J,3,4] of the rest pose."""
     arm_left, arm_right, elbow_left, elbow_right, legs, turn, tilt = (poses * math.pi / 180).unbind(1)
     sideways, upwards = joints.new_tensor([0.0, 1.0, 0.0]), joints.new_tensor([0.0, 0.0, 1.0])
@@ -164,7 +181,9 @@ def pose_transforms(joints: Tensor, poses: Tensor, names: tuple[str, ...], paren
         if name in turns:
             rotation = rotations(turns[name])
             shift = joints[:, k] - (rotation @ joints[:, k, :, None])[..., 0]
-            above = torch.cat([above[..., :3] @ rotation, above[..., 3:] + above[..., :3] @ shift[..., None]], -1)
+            above = torch.cat(
+                [above[..., :3] @ rotation, above[..., 3:] + above[..., :3] @ shift[..., None]], -1
+            )
         result.append(above)
     return torch.stack(result, 1)
 
@@ -194,16 +213,21 @@ def limb_directions(joints: Tensor, names: tuple[str, ...]) -> Tensor:
 def _assemble(person: Person, figure: _Figure, assets: Assets) -> PersonMesh:
     rng = random.Random(person.seed)
     clothes = _clothes(person, figure, assets)
-    covered = _stack(clothes, figure, assets)
-    layers = [*_skin(person, figure, assets, covered, rng), *_head(person, figure, assets, rng)]
+    _under_coat(clothes, figure)
     hats = [layer for layer in clothes if layer.part.name in HATS]
+    clothes = [layer for layer in clothes if layer.part.name not in HATS]
+    covered, height = _stack(clothes, figure, assets)
+    _stack(hats, figure, assets)
+    layers = [*_skin(person, figure, assets, covered, rng), *_head(person, figure, assets, rng)]
     for layer in layers:
-        if hats and layer.part.name == "hair":
-            _under_hat(layer, hats, figure, assets)
-    return _posed([*layers, *clothes], figure, assets)
+        if layer.part.name == "hair":
+            _over_clothes(layer, height, figure)
+            if hats:
+                _under_hat(layer, hats, figure, assets)
+    return _posed([*layers, *clothes, *hats], figure, assets)
 
 
-# --- Clothes -------------------------------------------------------------------------------------------------------
+# --- Clothes ------------------------------------------------------------------------------------------------
 
 
 def _clothes(person: Person, figure: _Figure, assets: Assets) -> list[_Layer]:
@@ -218,36 +242,58 @@ def _clothes(person: Person, figure: _Figure, assets: Assets) -> list[_Layer]:
         for name in (OPEN_FRONTS.get(piece.garment),)
         if name and plan[id(piece)] is not None
     }
+    shirt = next((piece for piece in person.pieces if piece.garment in SHIRTS), None)
+    dressed = any(piece.slot in ("top", "whole") for piece in person.pieces)
+    drawn_suit = any(piece.garment == "suit" and plan[id(piece)] is None for piece in person.pieces)
     layers: list[_Layer] = []
     for piece in sorted(person.pieces, key=lambda piece: _rank(piece, worn)):
         source = plan[id(piece)]
         if fronts and piece.garment in SHIRTS:
             front = assets.fitted[f"{next(iter(fronts))}:shirt"][0]
             layers.append(_fitted(front, figure, replace(_cloth(piece), keep=0.6)))
+        elif piece.garment in SHIRTS and drawn_suit:
+            continue
         elif source is None:
-            layers.extend(_drawn(piece, figure, assets))
+            layers.extend(_drawn(piece if dressed else _closed(piece), figure, assets, shirt))
         else:
             part = _cloth(piece)
             layers.extend(_fitted(mesh, figure, part) for mesh in source)
             sock = assets.fitted.get(f"{piece.garment}:sock")
             if sock and any(name in BARE_LEGS for name in worn) and not (female and piece.garment == "shoes"):
                 mesh = next(mesh for mesh in sock if mesh.source == source[0].source)
-                layers.append(_fitted(mesh, figure, Part("shoes", "cloth", "cotton", rgb=WHITE, grain="knit")))
+                layers.append(
+                    _fitted(mesh, figure, Part("shoes", "cloth", "cotton", rgb=WHITE, grain="knit"))
+                )
     return layers
 
 
+def _closed(piece: Piece) -> Piece:
+    """A jacket or coat with nothing under it is not of an open variant."""
+    if piece.slot != "outer":
+        return piece
+    return replace(piece, cut=piece.cut | {"variant": piece.cut["variant"] * 0.5})
+
+
 def _rank(piece: Piece, worn: list[str]) -> int:
-    """Shoes are under trousers, boots over slim ones; else the order of the pieces stays."""
+    """Shoes are under trousers, boots over slim ones; tops hang over what is worn below, some are tucked in.
+    Else the order of the pieces stays."""
     if piece.garment == "boots" and any(name in SLIM for name in worn):
         return 2
-    return 0 if piece.garment in FEET else 1
+    if piece.garment in FEET:
+        return 0
+    tucked = piece.garment in (*SHIRTS, "tank top") and piece.cut["length"] < 0.4
+    return 1 if piece.slot == "bottom" or tucked else 2
 
 
 def _source(piece: Piece, female: bool, worn: list[str], assets: Assets) -> list[Fitted] | None:
     """The meshes of a piece from the files, or None where it is to be drawn."""
     name = OPEN_FRONTS.get(piece.garment, piece.garment)
     choices: list[list[Fitted]] = [[mesh] for mesh in assets.fitted.get(name, [])]
-    ours = [c for c in choices if c[0].source.startswith("female" if female else "male") or name in ("shoes", "hat")]
+    ours = [
+        c
+        for c in choices
+        if c[0].source.startswith("female" if female else "male") or name in ("shoes", "hat")
+    ]
     choices = ours or choices
     if piece.garment == "suit":
         trousers = [mesh for mesh in assets.fitted["trousers"] if mesh.source == "male_elegantsuit01"]
@@ -278,12 +324,20 @@ def _fitted(mesh: Fitted, figure: _Figure, part: Part) -> _Layer:
     return _Layer(part, vertices, mesh.faces, mesh.uv, mesh.base, mesh.weights, mesh.near, mesh.hidden)
 
 
-def _drawn(piece: Piece, figure: _Figure, assets: Assets) -> list[_Layer]:
-    """A garment drawn by program on a body."""
-    layers = []
+def _drawn(piece: Piece, figure: _Figure, assets: Assets, shirt: Piece | None) -> list[_Layer]:
+    """A garment drawn by program on a body. The shirt that a suit brings along looks like `shirt`."""
+    layers, last = [], piece.garment
     for mesh in build(piece, figure.frame):
         part = _cloth(piece)
-        part = replace(part, rgb=mesh.rgb_override or part.rgb, material=mesh.material_override or part.material)
+        part = replace(
+            part, rgb=mesh.rgb_override or part.rgb, material=mesh.material_override or part.material
+        )
+        if piece.garment == "suit" and shirt and mesh.name in ("shirt", "suit"):
+            last = "shirt" if mesh.name == "shirt" else "suit"
+        if last == "shirt":
+            part = replace(part, name="shirt")
+            if shirt and mesh.name != "tie":
+                part = replace(part, rgb=shirt.rgb, material=shirt.material)
         base = assets.package[torch.stack([mesh.anchors, mesh.other_anchors], 1)]
         share = torch.stack([1 - mesh.other_share, mesh.other_share], 1)
         hidden = assets.package[mesh.hidden]
@@ -294,34 +348,83 @@ def _drawn(piece: Piece, figure: _Figure, assets: Assets) -> list[_Layer]:
     return layers
 
 
-def _closest(vertices: Tensor, anchors: Tensor, body: Tensor, far: float = 0.03) -> Tensor:
-    """The body vertex [n] closest to each of vertices [n,3]: its anchor, unless that is far away."""
+def _closest(vertices: Tensor, anchors: Tensor, body: Tensor, far: float = HANGING, step: int = 6) -> Tensor:
+    """The body vertex [n] closest to each of vertices [n,3]: its anchor, unless that is far away; then one of
+    every `step` is near enough."""
     result = anchors.clone()
     hanging = ((vertices - body[anchors]).norm(dim=-1) > far).nonzero()[:, 0]
-    for some in hanging.split(2048):
-        result[some] = torch.cdist(vertices[some], body).argmin(1)
+    for some in hanging.split(4096):
+        result[some] = torch.cdist(vertices[some], body[::step]).argmin(1) * step
     return result
 
 
-def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> Tensor:
-    """Keep each layer outside those before it; drop what later layers hide. Returns which base vertices [B] are
-    hidden by any."""
+def _under_coat(layers: list[_Layer], figure: _Figure, bands: int = 48, sectors: int = 24) -> None:
+    """Press skirts into the coat over them: no farther from the body's axis than its narrowest sheet, and not
+    much farther below its hem."""
+    coats = [layer.vertices for layer in layers if layer.part.name in COATS]
+    if not coats:
+        return
+    hips = figure.frame.joints[[figure.frame.joint_names.index(f"upperleg01.{side}") for side in "LR"]].mean(
+        0
+    )
+
+    def polar(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Heights, radii and sectors of points [n,3]."""
+        flat = points[:, :2] - hips[:2]
+        angle = torch.atan2(flat[:, 1], flat[:, 0]) / (2 * math.pi) % 1
+        return points[:, 2], flat.norm(dim=-1), (angle * sectors).long() % sectors
+
+    height, radius, sector = polar(torch.cat(coats))
+    low, top = height.min(), hips[2] + 0.05 * figure.frame.height
+    if low > hips[2]:
+        return
+
+    def band(height: Tensor) -> Tensor:
+        return ((height - low) / (top - low) * bands).long().clamp(0, bands - 1)
+
+    below = height < top
+    table = torch.full((bands * sectors,), 9.0, device=height.device)
+    table.scatter_reduce_(0, band(height[below]) * sectors + sector[below], radius[below], "amin")
+    table = -torch.nn.functional.max_pool2d(
+        -torch.cat([table.view(1, bands, sectors)] * 3, 2), (7, 3), stride=1, padding=(3, 1)
+    )[0, :, sectors : 2 * sectors]
+    for layer in layers:
+        if layer.part.name in COATS or layer.part.name in FEET:
+            continue
+        height, radius, sector = polar(layer.vertices)
+        allowed = table[band(height), sector] - 0.012 + 0.35 * (low + 0.03 - height).clamp_min(0)
+        squeeze = torch.where(
+            height < top, (allowed / radius.clamp_min(1e-3)).clamp(0.3, 1), torch.ones_like(radius)
+        )
+        squeeze = torch.where(_hangs(layer, figure), squeeze, torch.ones_like(squeeze))
+        layer.vertices = torch.cat(
+            [hips[:2] + (layer.vertices[:, :2] - hips[:2]) * squeeze[:, None], layer.vertices[:, 2:]], 1
+        )
+
+
+def _hangs(layer: _Layer, figure: _Figure) -> Tensor:
+    """Which vertices [n] hang away from the skin."""
+    return (layer.vertices - figure.base[layer.near]).norm(dim=-1) > HANGING
+
+
+def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tensor, Tensor]:
+    """Keep each layer outside those before it; drop what later layers hide. Returns which base vertices are
+    hidden by any and the height of all cloth above them, both [B]."""
     height = torch.zeros(len(figure.base), device=figure.base.device)
     for garment in _garments(layers):
-        # Meshes of one garment (a coat and its buttons) move together: as its first mesh must.
-        moved: Tensor | None = None
-        top = height
-        for layer in garment:
-            normal = figure.normals[layer.near]
-            above = ((layer.vertices - figure.base[layer.near]) * normal).sum(-1)
-            gap = torch.where(height > 0, CLOTH_GAP, NAKED_GAP)
-            lift = ((height + gap)[layer.near] - above).clamp(0, HIGHEST_LIFT)
-            if moved is None:
-                moved = _smooth(_spread(layer, lift, assets), assets)
-            lift = torch.maximum(lift, moved[layer.near])
-            layer.vertices = layer.vertices + lift[:, None] * normal
-            top = torch.maximum(top, _spread(layer, above + lift, assets))
-        height = top
+        # Meshes of one garment (a coat and its buttons) move together.
+        above = [_above(layer, figure) for layer in garment]
+        floor = _envelope(height, assets)
+        floor = floor + torch.where(floor > 0, CLOTH_GAP, NAKED_GAP)
+        needs = [(floor[layer.near] - own).clamp(0, HIGHEST_LIFT) for layer, own in zip(garment, above)]
+        moved = torch.zeros_like(height)
+        for layer, need in zip(garment, needs):
+            moved.scatter_reduce_(0, layer.near, need, "amax")
+        moved = _envelope(moved, assets)
+        for layer, own, need in zip(garment, above, needs):
+            lift = torch.maximum(need, moved[layer.near])
+            layer.vertices = layer.vertices + lift[:, None] * figure.normals[layer.near]
+            height = torch.maximum(height, _spread(layer, own + lift, assets))
     covered = torch.zeros_like(height, dtype=torch.bool)
     for garment in reversed(_garments(layers)):
         inside = _interior(covered, assets)
@@ -330,7 +433,7 @@ def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> Tensor:
             layer.faces, layer.uv = layer.faces[shown], layer.uv[shown]
         for layer in garment:
             covered[layer.hidden] = True
-    return covered
+    return covered, height
 
 
 def _garments(layers: list[_Layer]) -> list[list[_Layer]]:
@@ -344,25 +447,37 @@ def _garments(layers: list[_Layer]) -> list[list[_Layer]]:
     return groups
 
 
-def _spread(layer: _Layer, above: Tensor, assets: Assets, rings: int = 3) -> Tensor:
-    """A layer's height above the skin, on base vertices [B]: as large as that of any vertex nearby."""
-    height = torch.full((len(assets.mean),), -1.0, device=above.device)
-    height.scatter_reduce_(0, layer.near, above, "amax")
-    for _ in range(rings):
-        highest = height[assets.skin_faces].amax(1, keepdim=True).expand(-1, 3)
-        grown = height.scatter_reduce(0, assets.skin_faces.flatten(), highest.flatten(), "amax")
-        height = torch.where(height < 0, grown, height)
-    return height.clamp_min(0)
+def _above(layer: _Layer, figure: _Figure) -> Tensor:
+    """Heights [n] of a layer's vertices above the skin; of those that hang far away, their distance."""
+    offset = layer.vertices - figure.base[layer.near]
+    distance = offset.norm(dim=-1)
+    return torch.where(distance > HANGING, distance, (offset * figure.normals[layer.near]).sum(-1))
 
 
-def _smooth(values: Tensor, assets: Assets, rounds: int = 8) -> Tensor:
-    """Values [B] of the skin, averaged with their neighbours."""
+def _grown(values: Tensor, assets: Assets) -> Tensor:
+    """Values [B] of the skin, each replaced by the largest of its neighbours."""
+    largest = values[assets.skin_faces].amax(1, keepdim=True).expand(-1, 3).flatten()
+    return values.scatter_reduce(0, assets.skin_faces.flatten(), largest, "amax")
+
+
+def _envelope(values: Tensor, assets: Assets, rounds: int = 3) -> Tensor:
+    """A smooth field [B] on the skin, hardly anywhere below values [B]."""
+    values = _grown(_grown(values, assets), assets)
     corners = assets.skin_faces.flatten()
     count = torch.bincount(corners, minlength=len(values)).clamp_min(1)
     for _ in range(rounds):
         mean = values[assets.skin_faces].mean(1, keepdim=True).expand(-1, 3).flatten()
         values = torch.zeros_like(values).index_add_(0, corners, mean) / count
     return values
+
+
+def _spread(layer: _Layer, above: Tensor, assets: Assets, rings: int = 3, nowhere: float = 0.0) -> Tensor:
+    """A layer's heights [n] above the skin on base vertices [B]: as large as that of any vertex nearby."""
+    height = torch.full((len(assets.mean),), -1e3, device=above.device)
+    height.scatter_reduce_(0, layer.near, above, "amax")
+    for _ in range(rings):
+        height = torch.where(height <= -1e3, _grown(height, assets), height)
+    return torch.where(height <= -1e3, nowhere, height)
 
 
 def _interior(covered: Tensor, assets: Assets) -> Tensor:
@@ -373,33 +488,28 @@ def _interior(covered: Tensor, assets: Assets) -> Tensor:
     return result
 
 
+def _over_clothes(hair: _Layer, height: Tensor, figure: _Figure, reach: float = 0.08) -> None:
+    """Lift hair out of the clothes."""
+    lift = (height[hair.near] + 0.006 - _above(hair, figure)).clamp(0, reach)
+    neck = figure.frame.joints[figure.frame.joint_names.index("neck01"), 2]
+    lift = lift * ((neck + 0.03 - figure.base[hair.near, 2]) / 0.06).clamp(0, 1) * (height[hair.near] > 0)
+    hair.vertices = hair.vertices + lift[:, None] * figure.normals[hair.near]
+
+
 def _under_hat(hair: _Layer, hats: list[_Layer], figure: _Figure, assets: Assets) -> None:
-    """Press hair into a hat."""
+    """Press hair into a hat: below its lowest vertex nearby."""
     for hat in hats:
-        normal = figure.normals[hat.near]
-        above = ((hat.vertices - figure.base[hat.near]) * normal).sum(-1)
-        ceiling = -_spread_low(hat, -above, assets)
-        normal = figure.normals[hair.near]
-        own = ((hair.vertices - figure.base[hair.near]) * normal).sum(-1)
-        sink = (own - (ceiling[hair.near] - 0.004).clamp_min(0.001)).clamp_min(0)
-        hair.vertices = hair.vertices - sink[:, None] * normal
+        ceiling = -_spread(hat, -_above(hat, figure), assets, rings=2, nowhere=-1.0)
+        sink = (_above(hair, figure) - (ceiling[hair.near] - 0.004).clamp_min(0.001)).clamp_min(0)
+        hair.vertices = hair.vertices - sink[:, None] * figure.normals[hair.near]
 
 
-def _spread_low(layer: _Layer, below: Tensor, assets: Assets) -> Tensor:
-    """As _spread, of negative heights; -1 where the layer is not."""
-    height = torch.full((len(assets.mean),), -1.0, device=below.device)
-    height.scatter_reduce_(0, layer.near, below, "amax")
-    for _ in range(2):
-        highest = height[assets.skin_faces].amax(1, keepdim=True).expand(-1, 3)
-        grown = height.scatter_reduce(0, assets.skin_faces.flatten(), highest.flatten(), "amax")
-        height = torch.where(height <= -1, grown, height)
-    return height
+# --- Skin, eyes, hair ---------------------------------------------------------------------------------------
 
 
-# --- Skin, eyes, hair ----------------------------------------------------------------------------------------------
-
-
-def _skin(person: Person, figure: _Figure, assets: Assets, covered: Tensor, rng: random.Random) -> list[_Layer]:
+def _skin(
+    person: Person, figure: _Figure, assets: Assets, covered: Tensor, rng: random.Random
+) -> list[_Layer]:
     """The visible skin and the eyes."""
     hidden = _interior(covered, assets)
     visible = ~hidden[assets.skin_faces].all(1)
@@ -480,7 +590,7 @@ def _head(person: Person, figure: _Figure, assets: Assets, rng: random.Random) -
     return layers
 
 
-# --- Pose ----------------------------------------------------------------------------------------------------------
+# --- Pose ---------------------------------------------------------------------------------------------------
 
 
 def _posed(layers: list[_Layer], figure: _Figure, assets: Assets) -> PersonMesh:

@@ -1,12 +1,13 @@
 """Cloth that fits any body: shells of its surface, stacks of its horizontal hulls, tubes along curves.
 
-A `Canvas` is a part of the package's body, subdivided once. Its coordinates (how far down the arm, the leg, the
-trunk) are those of the template, so a garment's outline is a level set of them that fits every body. `drape` lifts
-a canvas off the skin, `cut` keeps the side of a level set where it is negative, with clean hems that go back to the
-skin. Cloth that hangs free (skirts) or that bridges much (shoes, hats) follows the convex hulls of slices of the
-body instead: `slice_hulls`, `grid`.
+A `Canvas` is a part of the package's body, subdivided once. Its coordinates (how far down the arm, the leg,
+the trunk) are those of the template, so a garment's outline is a level set of them that fits every body.
+`drape` lifts a canvas off the skin, `cut` keeps the side of a level set where it is negative, with clean hems
+that go back to the skin. Cloth that hangs free (skirts) or that bridges much (shoes, hats) follows the convex
+hulls of slices of the body instead: `slice_hulls`, `grid`.
 
-Lengths are metres on the template (1.73 m); every function scales them with the height of the body it is given.
+Lengths are metres on the template (1.73 m); every function scales them with the height of the body it is
+given.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,19 +37,23 @@ from specularip.body.regions import (
     UPPER_LEG,
 )
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+T = TypeVar("T", bound=np.generic)
 
 TRUNK, ARM, LEG = 0, 1, 2
 """The kinds of limb whose coordinates a vertex uses; head and neck count as trunk."""
+_TRUNK_AXIS = np.array([0, -0.035, 0], np.float32)
+"""The middle of the trunk on the template."""
 _GIRTH = np.array([0.90, 0.30, 0.45], np.float32)
 """Girths of trunk, arm and leg in metres, only for texture coordinates."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One unposed body as numpy arrays: vertices, normals [12488,3]; joints by name; scale to the template."""
+    """One unposed body as numpy arrays: vertices, normals [12488,3]; joints by name; scale to the
+    template."""
 
     vertices: Array
     normals: Array
@@ -78,9 +84,10 @@ def package_mesh() -> tuple[Ints, Ints]:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A piece of cloth: vertices, outward normals and threads (downwards) [n,3]; faces [m,3]; uv [n,2], metres, and
-    the girth [n] after which u starts anew. Vertex i moves with the body's vertices anchors[i] = (a, b), by shares
-    1 - share[i] and share[i]. hidden [12488]: the body's vertices that the sheet surely covers."""
+    """A piece of cloth: vertices, outward normals and threads (downwards) [n,3]; faces [m,3]; uv [n,2],
+    metres, and the girth [n] after which u starts anew. Vertex i moves with the body's vertices anchors[i] =
+    (a, b), by shares 1 - share[i] and share[i]. hidden [12488]: the body's vertices that the sheet surely
+    covers."""
 
     vertices: Array
     threads: Array
@@ -95,7 +102,8 @@ class Sheet:
         """Texture coordinates of the corners of the faces, [m,3,2], without jumps at the seam."""
         uv = self.uv[self.faces]
         girth = self.girth[self.faces[:, :1]]
-        lag = uv[..., 0].max(1, keepdims=True) - uv[..., 0]
+        most = np.maximum(np.maximum(uv[:, 0, 0], uv[:, 1, 0]), uv[:, 2, 0])
+        lag = most[:, None] - uv[..., 0]
         uv[..., 0] += np.where(lag > girth / 2, girth, 0)
         return uv
 
@@ -114,10 +122,15 @@ def join(sheets: list[Sheet]) -> Sheet:
 
 def unit(x: Array) -> Array:
     """Vectors [...,3] of length 1."""
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-9)
+    return x / np.sqrt(np.maximum(np.einsum("...k,...k->...", x, x), 1e-18))[..., None]
 
 
-def smoothstep(x: Array, low: float, high: float) -> Array:
+def dot(a: Array, b: Array) -> Array:
+    """Products [n] of vectors [n,3]."""
+    return np.einsum("nk,nk->n", a, b)
+
+
+def smoothstep(x: Array | float, low: float, high: float) -> Array:
     """0 at low, 1 at high, smooth between."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
@@ -128,7 +141,7 @@ def bump(x: Array, centre: float, width: float) -> Array:
     return np.exp(-(((x - centre) / width) ** 2))
 
 
-# --- Canvases -------------------------------------------------------------------------------------------------
+# --- Canvases -----------------------------------------------------------------------------------------
 
 
 def _along(points: Array, chain: list[Array]) -> Array:
@@ -157,10 +170,11 @@ def _limb_axis(figure: Figure, kind: int, side: str, along: Array) -> tuple[Arra
 class Canvas:
     """A part of the body: c of its vertices, and n fine ones (the same c, then midpoints of the edges).
 
-    index [c]; average [c,c] means of neighbours; loop, middle [n,c] refine by Loop's rule and linearly; faces [m,3]
-    and incidence [n,m] of the fine mesh; anchors [n,2]; kind [n] of limb. The coordinates, all [n] on the template:
-    arm, leg (0 shoulder or hip, 1 elbow or knee, 2 wrist or ankle; 0 elsewhere), torso (0 hip joints, 1 shoulder
-    joints), place [n,3]; turn, 0..1 around the limb, from its front; length, metres down the limb."""
+    index [c]; average [c,c] means of neighbours; loop, middle [n,c] refine by Loop's rule and linearly; faces
+    [m,3] and incidence [n,m] of the fine mesh; anchors [n,2]; kind [n] of limb. The coordinates, all [n] on
+    the template: arm, leg (0 shoulder or hip, 1 elbow or knee, 2 wrist or ankle; 0 elsewhere), torso (0 hip
+    joints, 1 shoulder joints), place [n,3]; turn, 0..1 around the limb, from its front; length, metres down
+    the limb."""
 
     index: Ints
     average: sparse.csr_matrix
@@ -182,17 +196,24 @@ class Canvas:
     def left(self) -> Mask:
         return self.place[:, 0] > 0
 
-    @property
+    @cached_property
+    def overhang(self) -> Array:
+        """1 on the front of the chest, 0 elsewhere [c]."""
+        chest = bump(self.torso, 0.66, 0.17) * self.front * smoothstep(-self.x, -0.17, -0.13)
+        return self.coarse(np.where(self.kind == TRUNK, chest, 0)).astype(np.float32)
+
+    @cached_property
     def x(self) -> Array:
         """Distance from the middle plane."""
         return np.abs(self.place[:, 0])
 
-    @property
+    @cached_property
     def front(self) -> Array:
         """1 on the front of the trunk, 0 on its back."""
         return smoothstep(-self.normal[:, 1], -0.3, 0.3)
 
-    def coarse(self, values: Array) -> Array:
+    def coarse(self, values: NDArray[T]) -> NDArray[T]:
+        """Values [c,...] of the coarse vertices, of values of the fine ones."""
         return values[: len(self.index)]
 
     def normals(self, points: Array) -> Array:
@@ -207,7 +228,8 @@ _LOWER = (HIPS, UPPER_LEG, LOWER_LEG)
 
 @cache
 def canvas(name: str) -> Canvas:
-    """One of "upper" (neck to hips, arms), "lower" (waist to ankles), "whole" (both), "hands" (with the arms)."""
+    """One of "upper" (neck to hips, arms), "lower" (waist to ankles), "whole" (both), "hands" (with the
+    arms)."""
     faces, regions = package_mesh()
     figure = template()
     points = figure.vertices
@@ -222,7 +244,9 @@ def canvas(name: str) -> Canvas:
     hip, shoulder = figure.joint("upperleg01")[2], figure.joint("upperarm01")[2]
     torso = (points[:, 2] - hip) / (shoulder - hip)
     wanted = {
-        "upper": np.isin(regions, _UPPER) | ((regions == HAND) & (arm < 2.2)) | ((regions == UPPER_LEG) & (leg < 0.3)),
+        "upper": np.isin(regions, _UPPER)
+        | ((regions == HAND) & (arm < 2.2))
+        | ((regions == UPPER_LEG) & (leg < 0.3)),
         "lower": np.isin(regions, _LOWER)
         | ((regions == TORSO) & (torso < 0.75))
         | ((regions == FOOT) & (leg < 2.12)),
@@ -251,7 +275,7 @@ def canvas(name: str) -> Canvas:
         for side in "LR":
             pick = (on == limb) & ((place[:, 0] > 0) == (side == "L"))
             if limb == TRUNK:
-                axis = place[pick] * np.array([0, 0, 1], np.float32)
+                axis = place[pick] * np.array([0, 0, 1], np.float32) + _TRUNK_AXIS
                 length[pick] = shoulder - place[pick, 2]
             else:
                 along = spread["arm" if limb == ARM else "leg"][pick]
@@ -286,7 +310,9 @@ def _adjacency(faces: Ints, count: int) -> sparse.csr_matrix:
     return graph
 
 
-def _subdivide(faces: Ints, count: int, levels: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix, Ints, Ints]:
+def _subdivide(
+    faces: Ints, count: int, levels: int
+) -> tuple[sparse.csr_matrix, sparse.csr_matrix, Ints, Ints]:
     """Loop's and the linear refinement, the fine faces, and the pair of coarse vertices of each fine one."""
     eye = sparse.identity(count, dtype=np.float32, format="csr")
     if levels == 0:
@@ -323,12 +349,13 @@ def _subdivide(faces: Ints, count: int, levels: int) -> tuple[sparse.csr_matrix,
     return loop, middle, fine, pairs
 
 
-# --- Shells ---------------------------------------------------------------------------------------------------
+# --- Shells -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Drape:
-    """A whole canvas as cloth on one figure: points, their normals, and skin [n,3] below them."""
+    """A whole canvas as cloth on one figure: points, their normals, and skin [n,3] below them; threads
+    [n,3]."""
 
     canvas: Canvas
     figure: Figure
@@ -336,11 +363,16 @@ class Drape:
     normals: Array
     skin: Array
     skin_normals: Array
+    threads: Array
 
     def lifted(self, height: Array | float) -> Drape:
         """Moved outwards by `height` [n] metres."""
         lift = np.broadcast_to(np.asarray(height, np.float32), len(self.points)) * self.figure.scale
         return replace(self, points=self.points + self.normals * lift[:, None])
+
+    def layer(self, height: Array | float) -> Drape:
+        """A second layer `height` metres above the cloth, whose hems go back to the cloth."""
+        return replace(self.lifted(height), skin=self.points, skin_normals=self.normals)
 
 
 def drape(
@@ -353,11 +385,14 @@ def drape(
 ) -> Drape:
     """Cloth `offset` [n] above the skin, spanned over hollows by `tension` rounds of averaging.
 
-    tubes: (kind of limb, radius in metres as a function of the limb's coordinate) pairs that widen sleeves and
-    trouser legs. hang: moves points [c,3] of the trunk outwards, for cloth that falls from the chest."""
+    tubes: (kind of limb, radius in metres as a function of the limb's coordinate) pairs that widen sleeves
+    and trouser legs. hang: moves points [c,3] of the trunk outwards, for cloth that falls from the chest."""
     skin = figure.vertices[surface.index]
     average = surface.average
-    normals = unit(average @ (average @ figure.normals[surface.index]))
+    normals = figure.normals[surface.index]
+    for _ in range(4):
+        normals = average @ normals
+    normals = unit(normals)
     height = np.broadcast_to(np.asarray(offset, np.float32), len(surface.place))
     least = surface.coarse(height) * figure.scale
     points = skin + normals * least[:, None]
@@ -374,33 +409,41 @@ def drape(
             size = np.maximum(np.linalg.norm(radial, axis=1), 1e-6)
             points[pick] += radial * np.maximum(wanted[pick] / size - 1, 0)[:, None]
     if hang is not None:
-        points = hang(points)
-    wide = np.maximum(((points - skin) * normals).sum(1), least)
+        # The skin overhangs below the chest: cloth that hangs there is smoothed in all directions.
+        relaxed = surface.overhang[:, None]
+        for _ in range(3):
+            for _ in range(3):
+                points = points + relaxed * (average @ points - points)
+            points = hang(points)
+            lack = np.maximum(least - dot(points - skin, normals), 0)
+            points = points + normals * lack[:, None]
+    # Only along the normals: the levels of hems stay where they are.
     for _ in range(tension):
-        points = average @ points
-        lack = np.maximum(0.97 * wide - ((points - skin) * normals).sum(1), 0)
-        points = points + normals * lack[:, None]
+        tightened = dot(average @ points - points, normals)
+        points = points + normals * np.maximum(tightened, 0.03 * tightened)[:, None]
     fine, fine_skin = surface.loop @ points, surface.middle @ skin
     fine_normals = unit(surface.middle @ normals)
-    lack = np.maximum(0.8 * height * figure.scale - ((fine - fine_skin) * fine_normals).sum(1), 0)
+    lack = np.maximum(0.8 * height * figure.scale - dot(fine - fine_skin, fine_normals), 0)
     fine = fine + fine_normals * lack[:, None]
-    return Drape(surface, figure, fine, surface.normals(fine), fine_skin, fine_normals)
+    cloth_normals = surface.normals(fine)
+    threads = _threads(surface, figure, cloth_normals)
+    return Drape(surface, figure, fine, cloth_normals, fine_skin, fine_normals, threads)
 
 
 @dataclass(frozen=True)
 class _Clip:
-    """Triangles cut along a line: faces over n old vertices and one new one for each cut edge (i, j), at share t
-    [k,1] from i to j; hem [h,2], the directed edges of the cut."""
+    """Triangles cut along a line: faces over n old vertices and one new one for each cut edge (i, j), at
+    share t [k,1] from i to j."""
 
     faces: Ints
-    hem: Ints
     i: Ints
     j: Ints
     t: Array
 
     def extended(self, values: Array) -> Array:
         """Values [n,...] of the old vertices, with those of the new ones after them."""
-        return np.concatenate([values, values[self.i] * (1 - self.t) + values[self.j] * self.t])
+        t = self.t if values.ndim > 1 else self.t[:, 0]
+        return np.concatenate([values, values[self.i] * (1 - t) + values[self.j] * t])
 
     @property
     def nearest(self) -> Ints:
@@ -413,12 +456,12 @@ def _clip(faces: Ints, field: Array) -> _Clip:
     n = len(field)
     field = np.where(np.abs(field) < 1e-6, 1e-6, field).astype(np.float32)
     kept = (field < 0)[faces]
-    count = kept.sum(1)
+    count = kept[:, 0].astype(np.int8) + kept[:, 1] + kept[:, 2]
     # Turn each cut triangle so that its odd corner comes first.
     some = (count == 1) | (count == 2)
     single = count[some] == 1
     triangles, odd = faces[some], kept[some] == single[:, None]
-    first = odd.argmax(1)
+    first = np.where(odd[:, 0], 0, np.where(odd[:, 1], 1, 2))
     rows = np.arange(len(triangles))
     a, b, c = (triangles[rows, (first + k) % 3] for k in range(3))
     keys = np.concatenate([np.minimum(a, b) * n + np.maximum(a, b), np.minimum(a, c) * n + np.maximum(a, c)])
@@ -431,45 +474,72 @@ def _clip(faces: Ints, field: Array) -> _Clip:
         np.stack([ab, b, c], 1)[~single],
         np.stack([ab, c, ac], 1)[~single],
     ]
-    hem = np.concatenate([np.stack([ab, ac], 1)[single], np.stack([ac, ab], 1)[~single]])
-    return _Clip(np.concatenate(pieces), hem, i, j, (field[i] / (field[i] - field[j]))[:, None])
+    return _Clip(np.concatenate(pieces), i, j, (field[i] / (field[i] - field[j]))[:, None])
 
 
-def _rim(hem: Ints, count: int) -> tuple[Ints, Ints]:
-    """The vertices [r] of a hem, and the faces of a strip from copies of them (numbers from `count` on) to other
-    copies (from count + r on)."""
+def _compact(faces: Ints, count: int) -> tuple[Ints, Ints]:
+    """The vertices in use, out of `count`, and the faces with those numbered anew."""
+    used = np.zeros(count, bool)
+    used[faces.ravel()] = True
+    number = np.cumsum(used) - 1
+    return np.flatnonzero(used), number[faces]
+
+
+def _rim(faces: Ints, old: int, count: int) -> tuple[Ints, Ints]:
+    """The vertices [r] of the hems of faces whose vertices from `old` on lie on cuts, and the faces of a
+    strip from copies of them (numbers from `count` on) to other copies (from count + r on)."""
+    new = faces >= old
+    faces = faces[(new[:, 0].astype(np.int8) + new[:, 1] + new[:, 2]) >= 2]
+    a = np.concatenate([faces[:, 0], faces[:, 1], faces[:, 2]])
+    b = np.concatenate([faces[:, 1], faces[:, 2], faces[:, 0]])
+    both = (a >= old) & (b >= old)
+    a, b = a[both], b[both]
+    lone = ~np.isin(a * count + b, b * count + a)
+    hem = np.stack([a[lone], b[lone]], 1)
     ring, place = np.unique(hem, return_inverse=True)
     place = place.reshape(hem.shape)
     (a, b), (c, d) = (count + place).T, (count + len(ring) + place).T
     return ring, np.concatenate([np.stack([b, a, d], 1), np.stack([d, a, c], 1)])
 
 
-def cut(cloth: Drape, field: Array, rim: bool = True, hides: bool = True) -> Sheet:
-    """The part of the cloth where `field` [n] is negative. The hem is a straight cut through the triangles; with
-    `rim` it is closed by a strip that goes back to the skin."""
+def cut(cloth: Drape, fields: list[Array], hides: bool = True) -> Sheet:
+    """The part of the cloth where all `fields` [n] are negative. A hem is a straight cut through the
+    triangles, closed by a strip that goes back to the skin."""
     surface = cloth.canvas
-    clip = _clip(surface.faces, field)
-    points, skin, normals = map(clip.extended, (cloth.points, cloth.skin, cloth.skin_normals))
-    faces = clip.faces
-    source = np.concatenate([np.arange(len(field)), clip.nearest])
-    if rim and len(clip.hem):
-        ring, strip = _rim(clip.hem, len(points))
-        inner = skin[ring] - normals[ring] * np.float32(0.002 * cloth.figure.scale)
-        points = np.concatenate([points, points[ring], inner])
-        source = np.concatenate([source, source[ring], source[ring]])
-        faces = np.concatenate([faces, strip])
-    used, faces = np.unique(faces, return_inverse=True)
+    old = len(surface.place)
+    # A bit for each field that a vertex is outside of.
+    outside = np.zeros(old, np.int32)
+    for k, field in enumerate(fields):
+        outside |= (field >= 0).astype(np.int32) << k
+    a, b, c = (outside[surface.faces[:, k]] for k in range(3))
+    crossed = (a | b | c) != 0
+    whole, faces = surface.faces[~crossed], surface.faces[crossed & ((a & b & c) == 0)]
+    values = [cloth.points, cloth.skin, cloth.skin_normals]
+    source = np.arange(old)
+    rest = list(fields)
+    while rest:
+        clip = _clip(faces, rest[0])
+        faces = clip.faces
+        values = [clip.extended(v) for v in values]
+        rest = [clip.extended(v) for v in rest[1:]]
+        source = np.concatenate([source, source[clip.nearest]])
+    points, skin, normals = values
+    ring, strip = _rim(faces, old, len(points))
+    inner = skin[ring] - normals[ring] * np.float32(0.002 * cloth.figure.scale)
+    points = np.concatenate([points, points[ring], inner])
+    source = np.concatenate([source, source[ring], source[ring]])
+    used, faces = _compact(np.concatenate([whole, faces, strip]), len(points))
     source = source[used]
     hidden = np.zeros(len(cloth.figure.vertices), bool)
     if hides:
-        bare = surface.coarse(field) >= 0
+        bare = surface.coarse(outside) != 0
         hidden[surface.index[~bare & ((surface.average @ bare.astype(np.float32)) == 0)]] = True
     pairs = surface.anchors[source]
     girth = _GIRTH[surface.kind[source]]
     return Sheet(
         vertices=points[used],
-        threads=_threads(cloth)[source],
-        faces=faces.reshape(-1, 3),
+        threads=cloth.threads[source],
+        faces=faces,
         uv=np.stack([surface.turn[source] * girth, -surface.length[source]], 1),
         girth=girth,
         anchors=pairs,
@@ -478,19 +548,24 @@ def cut(cloth: Drape, field: Array, rim: bool = True, hides: bool = True) -> She
     )
 
 
-def cut_sheet(sheet: Sheet, field: Array, thickness: float) -> Sheet:
-    """The part of a sheet where `field` [n] is negative; its hems go `thickness` metres inwards."""
-    clip = _clip(sheet.faces, field)
-    points = clip.extended(sheet.vertices)
-    normals = face_normals(points, clip.faces)
-    ring, strip = _rim(clip.hem, len(points))
+def cut_sheet(sheet: Sheet, fields: list[Array], thickness: float) -> Sheet:
+    """The part of a sheet where all `fields` [n] are negative; its hems go `thickness` metres inwards."""
+    faces, points, old = sheet.faces, sheet.vertices, len(sheet.vertices)
+    source = np.arange(old)
+    rest = list(fields)
+    while rest:
+        clip = _clip(faces, rest[0])
+        faces, points = clip.faces, clip.extended(points)
+        rest = [clip.extended(v) for v in rest[1:]]
+        source = np.concatenate([source, source[clip.nearest]])
+    normals = face_normals(points, faces)
+    ring, strip = _rim(faces, old, len(points))
     points = np.concatenate([points, points[ring], points[ring] - normals[ring] * np.float32(thickness)])
-    source = np.concatenate([np.arange(len(field)), clip.nearest])
     source = np.concatenate([source, source[ring], source[ring]])
-    used, faces = np.unique(np.concatenate([clip.faces, strip]), return_inverse=True)
+    used, faces = _compact(np.concatenate([faces, strip]), len(points))
     source = source[used]
     picked = {name: getattr(sheet, name)[source] for name in ("threads", "uv", "girth", "anchors", "share")}
-    return replace(sheet, vertices=points[used], faces=faces.reshape(-1, 3), **picked)
+    return replace(sheet, vertices=points[used], faces=faces, **picked)
 
 
 def face_normals(points: Array, faces: Ints) -> Array:
@@ -501,38 +576,45 @@ def face_normals(points: Array, faces: Ints) -> Array:
     return unit(np.stack(total, 1)).astype(np.float32)
 
 
-def _threads(cloth: Drape) -> Array:
+def _threads(surface: Canvas, figure: Figure, normals: Array) -> Array:
     """Down the trunk and along the bones."""
-    ways = np.zeros_like(cloth.points)
+    ways = np.zeros_like(normals)
     ways[:, 2] = -1
-    surface = cloth.canvas
     for limb, along in ((ARM, surface.arm), (LEG, surface.leg)):
         for side, on_side in (("L", surface.left), ("R", ~surface.left)):
-            pick = np.flatnonzero((surface.kind == limb) & on_side)
-            ways[pick] = _limb_axis(cloth.figure, limb, side, along[pick])[1]
-    return unit(ways - cloth.normals * (ways * cloth.normals).sum(1, keepdims=True))
+            a, b, c = limb_chain(figure, limb, side)
+            pick = (surface.kind == limb) & on_side
+            ways[pick & (along < 1)] = unit(b - a)
+            ways[pick & (along >= 1)] = unit(c - b)
+    return unit(ways - normals * dot(ways, normals)[:, None])
 
 
 def wrinkles(surface: Canvas, rng: np.random.Generator, wavelength: float, strength: Array) -> Array:
-    """Folds across the limbs, metres [n]: sharp ridges that wind around them, irregular in place and height."""
+    """Folds across the limbs, metres [n]: sharp ridges that wind around them, irregular in place and
+    height."""
     turn, length = surface.turn * 2 * np.pi, surface.length
-    limb = surface.kind * 2.1 + np.where(surface.left & (surface.kind != TRUNK), 1.3, 0)
+    limb = np.float32(2.1) * surface.kind + np.where(surface.left & (surface.kind != TRUNK), 1.3, 0)
+    limb = limb.astype(np.float32)
     total = np.zeros_like(length)
     for _ in range(3):
-        wave = wavelength * rng.uniform(0.75, 1.35)
-        wind = rng.integers(-2, 3)
-        phase, bend = rng.uniform(0, 2 * np.pi, 2)
-        warp = 1.1 * np.sin(turn * rng.integers(1, 4) + bend + limb) + 0.7 * np.sin(length * 19 + 2 * bend)
+        wave = wavelength * float(rng.uniform(0.75, 1.35))
+        wind = int(rng.integers(-2, 3))
+        phase, bend = rng.uniform(0, 2 * np.pi, 2).tolist()
+        warp = 1.1 * np.sin(turn * int(rng.integers(1, 4)) + bend + limb) + 0.7 * np.sin(
+            length * 19 + 2 * bend
+        )
         ridge = 0.5 + 0.5 * np.sin(2 * np.pi * length / wave + wind * turn + warp + phase + 3 * limb)
-        patchy = 0.5 + 0.5 * np.sin(turn * rng.integers(1, 3) + phase + length * 11)
+        patchy = 0.5 + 0.5 * np.sin(turn * int(rng.integers(1, 3)) + phase + length * 11)
         total += ridge**2 * patchy
     return (total * strength / 1.6).astype(np.float32)
 
 
 def ordered_ring(surface: Canvas, field: Array, count: int) -> Callable[[Array], Array]:
-    """The closed line field = 0 around the neck, as a map from points [n,3] of the fine mesh to points [count,3]
-    at even angles from the front."""
-    i, j = np.unique(np.sort(np.concatenate([surface.faces[:, [0, 1]], surface.faces[:, [1, 2]]]), 1), axis=0).T
+    """The closed line field = 0 around the neck, as a map from points [n,3] of the fine mesh to points
+    [count,3] at even angles from the front."""
+    i, j = np.unique(
+        np.sort(np.concatenate([surface.faces[:, [0, 1]], surface.faces[:, [1, 2]]]), 1), axis=0
+    ).T
     crossing = (field[i] < 0) != (field[j] < 0)
     i, j = i[crossing], j[crossing]
     t = (field[i] / (field[i] - field[j]))[:, None]
@@ -550,7 +632,7 @@ def ordered_ring(surface: Canvas, field: Array, count: int) -> Callable[[Array],
     return ring
 
 
-# --- Stacks of hulls ------------------------------------------------------------------------------------------
+# --- Stacks of hulls ----------------------------------------------------------------------------------
 
 
 def compass(count: int) -> Array:
@@ -567,8 +649,8 @@ def _secants(count: int) -> Array:
 
 
 def slice_hulls(points: Array, levels: Array, band: Array | float, count: int = 48) -> tuple[Array, Array]:
-    """Centres [L,2] and radii [L,count], in the directions of compass(count), of the convex hulls of the points
-    between levels - band and levels + band. A level without points takes the one before."""
+    """Centres [L,2] and radii [L,count], in the directions of compass(count), of the convex hulls of the
+    points between levels - band and levels + band. A level without points takes the one before."""
     ways = compass(count)
     reach = points[:, :2] @ ways.T
     bands = np.broadcast_to(np.asarray(band, np.float32), levels.shape)
@@ -577,7 +659,10 @@ def slice_hulls(points: Array, levels: Array, band: Array | float, count: int = 
         near = np.abs(points[:, 2] - level) < bands[k]
         support[k] = reach[near].max(0) if near.any() else support[k - 1]
     quarter = count // 4
-    centres = np.stack([support[:, quarter] - support[:, 3 * quarter], support[:, 2 * quarter] - support[:, 0]], 1) / 2
+    centres = (
+        np.stack([support[:, quarter] - support[:, 3 * quarter], support[:, 2 * quarter] - support[:, 0]], 1)
+        / 2
+    )
     centres = smooth_levels(centres, 3)
     support = np.maximum(support - centres @ ways.T, 0.004)
     return centres, (support[:, None, :] * _secants(count)).min(-1)
@@ -601,7 +686,9 @@ def smooth_levels(radii: Array, rounds: int) -> Array:
 def finer_ring(radii: Array, factor: int) -> Array:
     """Radii [L,K] at K * factor directions."""
     share = np.arange(factor)[None, None] / factor
-    return (radii[..., None] * (1 - share) + np.roll(radii, -1, -1)[..., None] * share).reshape(len(radii), -1)
+    return (radii[..., None] * (1 - share) + np.roll(radii, -1, -1)[..., None] * share).reshape(
+        len(radii), -1
+    )
 
 
 def stack(levels: Array, centres: Array, radii: Array) -> Array:
@@ -614,8 +701,8 @@ def stack(levels: Array, centres: Array, radii: Array) -> Array:
 
 def grid(points: Array, anchors: Ints, share: Array | float, closed: bool = True, caps: str = "") -> Sheet:
     """A sheet from points [L,K,3], rows from the top down and columns to the right as seen from outside (with
-    compass directions). closed: the last column meets the first. caps: "top", "bottom" or both close the ends.
-    anchors [L,K,2] and share [L,K] as in Sheet."""
+    compass directions). closed: the last column meets the first. caps: "top", "bottom" or both close the
+    ends. anchors [L,K,2] and share [L,K] as in Sheet."""
     rows, columns = points.shape[:2]
     number = np.arange(rows * columns).reshape(rows, columns)
     right = np.roll(number, -1, 1) if closed else number[:, 1:]
@@ -661,9 +748,9 @@ def grid(points: Array, anchors: Ints, share: Array | float, closed: bool = True
 
 @cache
 def _landmark_rings() -> tuple[Array, Ints]:
-    """Heights of rows of template vertices, falling, and the vertices [R,2] (left, right) at the outer sides of
-    the trunk and the legs there."""
-    faces, regions = package_mesh()
+    """Heights of rows of template vertices, falling, and the vertices [R,2] (left, right) at the outer sides
+    of the trunk and the legs there."""
+    _, regions = package_mesh()
     points = template().vertices
     usable = np.isin(regions, (TORSO, HIPS, UPPER_LEG, LOWER_LEG))
     heights = np.linspace(0.55, -0.78, 40)
@@ -677,8 +764,8 @@ def _landmark_rings() -> tuple[Array, Ints]:
 
 
 def side_anchors(figure: Figure, points: Array) -> tuple[Ints, Array]:
-    """Anchors [...,2] and shares [...] of points [...,3] that hang around the trunk or both legs: the outer sides of
-    the left and of the right, blended across."""
+    """Anchors [...,2] and shares [...] of points [...,3] that hang around the trunk or both legs: the outer
+    sides of the left and of the right, blended across."""
     _, rows = _landmark_rings()
     heights = figure.vertices[rows].mean(1)[:, 2]
     row = np.abs(points[..., 2, None] - heights).argmin(-1)

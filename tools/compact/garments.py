@@ -1,8 +1,9 @@
 """Garments drawn by program: triangle meshes that fit any body of the package, from a `Piece`.
 
-`build` makes one garment on one unposed body. A garment is a set of sheets (`garment_shapes`): shells with sleeves,
-necklines and hems, skirts that hang, shoes and hats around hulls, and small parts (collars, buttons, soles) that
-may have a colour of their own. All its choices come from `piece.cut`, so a piece always gives the same garment.
+`build` makes one garment on one unposed body. A garment is a set of sheets (`garment_shapes`): shells with
+sleeves, necklines and hems, skirts that hang, shoes and hats around hulls, and small parts (collars, buttons,
+soles) that may have a colour of their own. All its choices come from `piece.cut`, so a piece always gives the
+same garment.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from garment_shapes import (
 )
 from torch import Tensor
 
-from specularip.body.regions import FOOT, HEAD, HIPS, LOWER_LEG, NECK, TORSO, UPPER_LEG
+from specularip.body.regions import FOOT, HEAD, HIPS, LOWER_LEG, TORSO, UPPER_LEG
 
 if TYPE_CHECKING:
     from people import Piece
@@ -58,8 +59,8 @@ RGB = tuple[float, float, float]
 
 @dataclass
 class BodyFrame:
-    """One unposed person in A-pose: vertices, normals [12488,3], metres, z up, facing -y; faces [24864,3]; regions
-    [12488], codes of body.regions; joints [J,3]."""
+    """One unposed person in A-pose: vertices, normals [12488,3], metres, z up, facing -y; faces [24864,3];
+    regions [12488], codes of body.regions; joints [J,3]."""
 
     vertices: Tensor
     normals: Tensor
@@ -72,12 +73,13 @@ class BodyFrame:
 
 @dataclass
 class DrawnMesh:
-    """A part of a garment: vertices [n,3], faces [m,3], uv [m,3,2] in metres, tangents [n,3] (threads, downwards or
-    along the limb).
+    """A part of a garment: vertices [n,3], faces [m,3], uv [m,3,2] in metres, tangents [n,3] (threads,
+    downwards or along the limb).
 
-    Vertex i moves with the package's vertices anchors[i] and other_anchors[i], by shares 1 - other_share[i] and
-    other_share[i]; anchors alone is a coarse answer. hidden [12488]: body vertices that this part surely covers.
-    material_override and rgb_override: of parts that differ from the piece (buttons, soles, buckles, zips)."""
+    Vertex i moves with the package's vertices anchors[i] and other_anchors[i], by shares 1 - other_share[i]
+    and other_share[i]; anchors alone is a coarse answer. hidden [12488]: body vertices that this part surely
+    covers. material_override and rgb_override: of parts that differ from the piece (buttons, soles, buckles,
+    zips)."""
 
     vertices: Tensor
     faces: Tensor
@@ -166,12 +168,12 @@ def build(piece: Piece, body: BodyFrame) -> list[DrawnMesh]:
     ]
 
 
-# --- Outlines: fields on a canvas, negative where there is cloth -------------------------------------------------
+# --- Outlines: fields on a canvas, negative where there is cloth -----------------------------------------
 
 
 def neckline(s: Canvas, half: float, front: float, back: float, power: float = 2.0) -> Array:
-    """An opening around the neck: `half` its half width on the shoulders, `front` and `back` its depths in metres.
-    power 1 is a V, 2 round, 5 square."""
+    """An opening around the neck: `half` its half width on the shoulders, `front` and `back` its depths in
+    metres. power 1 is a V, 2 round, 5 square."""
     depth = back + (front - back) * smoothstep(-s.place[:, 1], -0.04, 0.06)
     drop = np.maximum(0.60 - s.place[:, 2], 0)
     ring = ((s.x / half) ** power + (drop / depth) ** power) ** (1 / power)
@@ -206,14 +208,19 @@ def leg(s: Canvas, level: float) -> Array:
     return np.where(s.kind == LEG, s.leg - level, -1.0)
 
 
-def both(*fields: Array) -> Array:
-    """Cloth where all fields have it."""
-    return np.maximum.reduce(fields)
+def both(*outlines: Array | list[Array]) -> list[Array]:
+    """Cloth where all the fields have it."""
+    return [f for outline in outlines for f in (outline if isinstance(outline, list) else [outline])]
 
 
-def band(values: Array, low: float, high: float) -> Array:
+def band(values: Array, low: float | Array, high: float | Array) -> list[Array]:
     """Cloth where low < values < high."""
-    return np.maximum(low - values, values - high)
+    return [low - values, values - high]
+
+
+def on(s: Canvas, kind: int) -> Array:
+    """Cloth on one kind of limb."""
+    return np.where(s.kind == kind, -1.0, 1.0)
 
 
 def _on_front(s: Canvas) -> Array:
@@ -221,12 +228,13 @@ def _on_front(s: Canvas) -> Array:
     return np.where(s.kind == TRUNK, s.place[:, 1] + 0.02, 1.0)
 
 
-# --- Cloth that falls --------------------------------------------------------------------------------------------
+# --- Cloth that falls ------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Fall:
-    """How cloth falls around the trunk and both legs: levels [L] from the top down, centres [L,2], radii [L,K]."""
+    """How cloth falls around the trunk and both legs: levels [L] from the top down, centres [L,2], radii
+    [L,K]."""
 
     levels: Array
     centres: Array
@@ -251,10 +259,16 @@ class _Fall:
 
 
 def _fall(
-    figure: Figure, top: float, end: float, ease: float, flare: float = 0.0, taper: float = 0.3, rows: int = 30
+    figure: Figure,
+    top: float,
+    end: float,
+    ease: float,
+    flare: float = 0.0,
+    taper: float = 0.3,
+    rows: int = 30,
 ) -> _Fall:
-    """Cloth from the height `top` down to `end`, `ease` off the body. Each level is at least as wide as the one
-    above, less `taper` metres per metre; below the hips it opens by `flare` metres per metre."""
+    """Cloth from the height `top` down to `end`, `ease` off the body. Each level is at least as wide as the
+    one above, less `taper` metres per metre; below the hips it opens by `flare` metres per metre."""
     _, regions = package_mesh()
     model = template().vertices
     trunk = np.isin(regions, (TORSO, HIPS, UPPER_LEG, LOWER_LEG, FOOT))
@@ -266,9 +280,11 @@ def _fall(
     radii = smooth_ring(radii, 2)
     hip = figure.joint("upperleg01")[2]
     for k in range(1, rows):
-        widen = flare * step * float(smoothstep(np.float32(hip + 0.06 - levels[k]), 0.0, 0.12))
+        widen = flare * step * float(smoothstep(hip + 0.06 - levels[k], 0.0, 0.12))
         radii[k] = np.maximum(radii[k], radii[k - 1] - taper * step) + widen
         radii[k:] = np.maximum(radii[k:], radii[k] - taper * np.arange(rows - k)[:, None] * step)
+    for k in range(rows - 2, -1, -1):
+        radii[k] = np.maximum(radii[k], radii[k + 1] - (flare + 0.40) * step)
     radii = np.maximum(smooth_levels(radii, 2), body)
     return _Fall(levels, centres, radii + ease * figure.scale)
 
@@ -321,6 +337,15 @@ def _skirt(
     return sheet
 
 
+def _emerging(t: _Tailor, fall: _Fall, start: float) -> _Fall:
+    """The part of a fall below `start`; it begins just inside the cloth above and comes out of it, so that
+    the seam is level."""
+    own = fall.levels <= start
+    drop = (start - fall.levels[own]) / t.scale
+    out = (-0.005 + 0.013 * smoothstep(drop, 0.0, 0.07))[:, None] * t.scale
+    return _Fall(fall.levels[own], fall.centres[own], fall.radii[own] + out)
+
+
 def _tucked(points: Array, centres: Array, depth: float) -> Array:
     """Rows [L,K,3] whose first goes `depth` inwards."""
     points = points.copy()
@@ -336,8 +361,8 @@ def _hoop(t: _Tailor, fall: _Fall, high: float, low: float, lift: float) -> Shee
     r1 = np.minimum(r + 1, len(fall.levels) - 1)
     centres = fall.centres[r] * (1 - u) + fall.centres[r1] * u
     radii = fall.radii[r] * (1 - u) + fall.radii[r1] * u
-    radii = radii.max(0) + np.array([-0.012, lift, lift * 1.2, lift, -0.012])[:, None] * t.scale
-    points = stack(levels, np.broadcast_to(centres.mean(0), (5, 2)), finer_ring(radii, 2))
+    radii = radii + np.array([-0.014, lift, lift * 1.15, lift, -0.014])[:, None] * t.scale
+    points = stack(levels, centres, finer_ring(radii, 2))
     return grid(points, *side_anchors(t.figure, points))
 
 
@@ -355,7 +380,7 @@ def _torso_height(figure: Figure, level: float) -> float:
     return float(figure.vertices[s.index[near], 2].mean())
 
 
-# --- Tops --------------------------------------------------------------------------------------------------------
+# --- Tops ------------------------------------------------------------------------------------------------
 
 
 def _sleeve_tube(at_elbow: float, at_wrist: float) -> tuple[int, Callable[[Array], Array]]:
@@ -376,12 +401,16 @@ def _leg_tube(at_knee: float, at_hem: float, top: float = 0.35) -> tuple[int, Ca
     return LEG, radius
 
 
-def _falling_from_chest(tailor: _Tailor, s: Canvas, share: float, flare: float = 0.0) -> Callable[[Array], Array]:
+def _falling_from_chest(
+    tailor: _Tailor, s: Canvas, share: float, flare: float = 0.0
+) -> Callable[[Array], Array]:
     """Lets the trunk of a loose top hang straight from the chest."""
     figure = tailor.figure
-    fall = _fall(figure, _torso_height(figure, 0.80), _torso_height(figure, -0.22), 0.008, flare, 0.12, rows=20)
+    fall = _fall(
+        figure, _torso_height(figure, 0.86), _torso_height(figure, -0.22), 0.008, flare, 0.12, rows=22
+    )
     torso = s.coarse(s.torso)
-    weight = np.where(s.coarse(s.kind) == TRUNK, share * smoothstep(-torso, -0.80, -0.55), 0)
+    weight = np.where(s.coarse(s.kind) == TRUNK, (0.6 + 0.4 * share) * smoothstep(-torso, -0.86, -0.70), 0)
     return lambda points: fall.push(points, weight)
 
 
@@ -389,7 +418,9 @@ def _top_folds(tailor: _Tailor, s: Canvas, size: float, wave: float = 0.075) -> 
     """Wrinkles of a top: elbows, waist and hem more than the chest."""
     arm = np.where(s.kind == ARM, 0.25 + bump(s.arm, 1.0, 0.3) + 0.5 * bump(s.arm, 1.9, 0.3), 0)
     arm *= smoothstep(s.arm, 0.15, 0.4)
-    trunk = np.where(s.kind == TRUNK, 0.12 + 0.9 * bump(s.torso, 0.25, 0.28), 0) * smoothstep(-s.torso, -0.95, -0.6)
+    trunk = np.where(s.kind == TRUNK, 0.12 + 0.9 * bump(s.torso, 0.25, 0.28), 0) * smoothstep(
+        -s.torso, -0.95, -0.6
+    )
     return wrinkles(s, tailor.rng, wave, size * (0.4 + 0.9 * tailor("folds")) * (arm + trunk))
 
 
@@ -398,12 +429,14 @@ class _Top:
     """A draped top: its cloth and outline, to which parts are added."""
 
     cloth: Drape
-    field: Array
+    outline: list[Array]
     parts: list[_Part]
 
-    def add(self, name: str, field: Array, lift: float, rgb: RGB | None = None, material: str | None = None) -> None:
-        """A second layer on the cloth where `field` is negative, `lift` metres above it."""
-        self.parts.append(_Part(cut(self.cloth.lifted(lift), field, hides=False), name, rgb, material))
+    def add(
+        self, name: str, fields: list[Array], lift: float, rgb: RGB | None = None, material: str | None = None
+    ) -> None:
+        """A second layer on the cloth where all fields are negative, `lift` metres above it."""
+        self.parts.append(_Part(cut(self.cloth.layer(lift), fields, hides=False), name, rgb, material))
 
 
 def _top(
@@ -422,18 +455,19 @@ def _top(
     tension: int = 4,
     extra: Callable[[Canvas], Array] | None = None,
     legs: tuple[float, float, float] | None = None,
+    hang: Callable[[Array], Array] | None = None,
 ) -> _Top:
-    """A shell of trunk and arms: `offset` off the skin, sleeves to `arm`, hem at `low`; `loose` 0..1 lets it fall
-    from the chest; `relief` adds to its height; `extra` limits it further. With legs (level of the hem, radii at
-    knee and hem) it has trouser legs in place of a hem."""
+    """A shell of trunk and arms: `offset` off the skin, sleeves to `arm`, hem at `low`; `loose` 0..1 lets it
+    fall from the chest; `relief` adds to its height; `extra` limits it further. With legs (level of the hem,
+    radii at knee and hem) it has trouser legs in place of a hem. `hang` replaces the fall from the chest."""
     s = canvas("whole" if legs else "upper")
     height = offset + _top_folds(tailor, s, folds, wave) + (relief(s) if relief else 0)
     tubes = (_sleeve_tube(*tube),) if tube else ()
     if legs:
         height = height + _leg_folds(tailor, s, folds)
         tubes = (*tubes, _leg_tube(*legs[1:]))
-    hang = _falling_from_chest(tailor, s, loose) if loose else None
-    base = drape(s, tailor.figure, np.float32(offset), tension, tubes, hang)
+    hang = hang or (_falling_from_chest(tailor, s, loose) if loose else None)
+    base = drape(s, tailor.figure, offset, tension, tubes, hang)
     cloth = base.lifted(height - offset)
     field = both(neck(s), sleeve(s, arm), leg(s, legs[0]) if legs else hem(s, low))
     if extra:
@@ -458,7 +492,7 @@ def _sweater(t: _Tailor) -> list[_Part]:
     def rib(s: Canvas) -> Array:
         at_hem = np.where(s.kind == TRUNK, smoothstep(-s.torso, -low - 0.13, -low - 0.09), 0)
         at_cuff = np.where(s.kind == ARM, smoothstep(s.arm, 1.74, 1.80), 0)
-        return -0.010 * (at_hem + at_cuff)
+        return -0.007 * (at_hem + at_cuff)
 
     turtle = t("neck") > 0.7
     top = _top(
@@ -475,16 +509,18 @@ def _sweater(t: _Tailor) -> list[_Part]:
         relief=rib,
     )
     s = top.cloth.canvas
-    if turtle:
-        top.add("sweater", both(collar_line(s, 0.05), -collar_line(s, 0.0)), 0.006)
-    else:
+    if not turtle:
         edge = neckline(s, 0.075, 0.06, 0.03)
-        top.add("sweater", both(edge, -edge - 0.30), 0.003)
+        top.add("sweater", both(edge - 0.03, -edge - 0.30), 0.003)
     return top.parts
 
 
-def _bodice(t: _Tailor, name: str, low: float, formal: bool) -> list[_Part]:
-    """The upper part of a dress, with one of many necklines, straps and sleeves."""
+def _bodice(t: _Tailor, name: str, level: float, fall: _Fall, formal: bool) -> _Top:
+    """The upper part of a dress, down to its waist at `level`, where it meets the fall of the skirt; with one
+    of many necklines, straps and sleeves."""
+    s = canvas("upper")
+    at_waist = np.where(s.kind == TRUNK, smoothstep(-s.torso, -level - 0.10, -level - 0.02), 0)
+    weight = s.coarse(at_waist)
     length, kind, variant = t("sleeve"), t("neck"), t("variant")
     arm = 0.1 if length < 0.36 else 0.45 if length < 0.56 else 1.2 if length < 0.66 else 1.95
     strapless = formal and kind > 0.72 and length < 0.36
@@ -506,45 +542,46 @@ def _bodice(t: _Tailor, name: str, low: float, formal: bool) -> list[_Part]:
         offset=0.008,
         neck=line,
         arm=arm,
-        low=low,
+        low=level - 0.17,
         loose=0.0,
+        hang=lambda points: fall.push(points, weight),
         tube=(0.05, 0.036 + 0.03 * t("flare")) if arm > 0.4 else None,
-        folds=0.006,
+        folds=0.004,
         wave=0.06,
         tension=12,
     )
     if strapless and variant < 0.6:
         s = top.cloth.canvas
         top.add(name, both(band(s.x, 0.088, 0.10), 0.76 - s.torso), -0.002)
-    return top.parts
+    return top
 
 
 def _dress(t: _Tailor, name: str, end: float, formal: bool) -> list[_Part]:
     """A bodice and a skirt that begins inside its hem, at a waist somewhere between ribs and hips."""
     level = t.between("loose", 0.30, 0.48)
-    parts = _bodice(t, name, level - 0.07, formal)
     figure = t.figure
     top = _torso_height(figure, level)
-    flare = 0.04 + 0.55 * t("flare") ** 1.5
-    if end > 1.8:
-        flare *= 0.75
-    fall = _fall(figure, top, _leg_height(figure, end), 0.013, flare, 0.25)
-    parts.append(_Part(_skirt(t, fall, 0.25 + 0.75 * t("folds")), name))
+    flare = 0.08 + 0.45 * t("flare") ** 1.5 if end < 1.8 else 0.14 + 0.28 * t("flare") ** 1.5
+    fall = _fall(figure, top + 0.05 * t.scale, _leg_height(figure, end), 0.010, flare, 0.25, rows=32)
+    bodice = _bodice(t, name, level, fall, formal)
     if t("variant") > 0.55:
-        high = fall.levels[0] + 0.02 * t.scale
-        parts.append(_Part(_hoop(t, fall, high, high - 0.045 * t.scale, 0.006), "sash", t.shade(0.55)))
-    return parts
+        s = bodice.cloth.canvas
+        sash = both(on(s, TRUNK), band(s.torso, level - 0.01, level + 0.06 + 0.05 * t("length")))
+        bodice.add("sash", sash, 0.006, t.shade(0.55))
+    fall = _emerging(t, fall, top)
+    skirt = _skirt(t, fall, 0.25 + 0.75 * t("folds"))
+    return [*bodice.parts, _Part(skirt, name)]
 
 
 def _plain_skirt(t: _Tailor, name: str, end: float) -> list[_Part]:
     """A skirt with a waistband."""
     figure = t.figure
     level = t.between("loose", 0.24, 0.38)
-    flare = 0.02 + 0.60 * t("flare") ** 1.4
+    flare = 0.05 + (0.50 if end < 1.5 else 0.32) * t("flare") ** 1.4
     depth = 0.15 + 0.85 * t("folds") if t("variant") > 0.25 else 0.05
     fall = _fall(figure, _torso_height(figure, level), _leg_height(figure, end), 0.011, flare, 0.25)
     high = fall.levels[0] + 0.005 * t.scale
-    waistband = _hoop(t, fall, high, high - 0.035 * t.scale, 0.003)
+    waistband = _hoop(t, fall, high, high - 0.035 * t.scale, 0.0015)
     return [_Part(_skirt(t, fall, depth), name), _Part(waistband, name, t.shade(0.88))]
 
 
@@ -552,6 +589,11 @@ def _coat(t: _Tailor, name: str, shiny: bool = False) -> list[_Part]:
     """A long coat: falls from the chest, collar with lapels or a stand, buttons, open or closed."""
     figure = t.figure
     opening = t.between("variant", 0.03, 0.075) if t("variant") > 0.6 else 0.0
+
+    start, end = _torso_height(figure, 0.36), _leg_height(figure, t.between("length", 0.55, 1.45))
+    fall = _fall(figure, _torso_height(figure, 0.86), end, 0.026, 0.06 + 0.16 * t("flare"), 0.12, rows=42)
+    s = canvas("upper")
+    weight = s.coarse(np.where(s.kind == TRUNK, smoothstep(-s.torso, -0.86, -0.66), 0))
 
     def front(s: Canvas) -> Array:
         gap = opening * 0.62 * (0.9 + 0.3 * smoothstep(s.torso, 0.4, 1.1))
@@ -566,36 +608,42 @@ def _coat(t: _Tailor, name: str, shiny: bool = False) -> list[_Part]:
         low=0.20,
         loose=1.0,
         tube=(0.070, 0.062),
-        folds=0.009 if shiny else 0.012,
+        folds=0.006 if shiny else 0.009,
         wave=0.10,
+        hang=lambda points: fall.push(points, weight),
         tension=8,
         extra=front if opening else None,
     )
     s = top.cloth.canvas
     _collar(t, top, wide=0.075, front=0.16, lift=0.016, opening=opening * 0.62)
-    start, end = _torso_height(figure, 0.34), _leg_height(figure, t.between("length", 0.55, 1.45))
-    fall = _fall(figure, _torso_height(figure, 0.80), end, 0.034, 0.06 + 0.16 * t("flare"), 0.12, rows=40)
-    own = fall.levels <= start
-    fall = _Fall(fall.levels[own], fall.centres[own], fall.radii[own])
+    fall = _emerging(t, fall, start)
     top.parts.append(_Part(_skirt(t, fall, 0.25 + 0.45 * t("folds"), opening), name))
     if not opening:
-        placket = both(band(s.place[:, 0], -0.026, 0.006), _on_front(s), hem(s, 0.30), neckline(s, 0.085, 0.10, 0.02, 1.3))
+        placket = both(
+            band(s.place[:, 0], -0.026, 0.006),
+            _on_front(s),
+            hem(s, 0.30),
+            neckline(s, 0.085, 0.10, 0.02, 1.3),
+        )
         top.add(name, placket, 0.004)
-        _buttons(t, top, [0.85, 0.66, 0.47], 0.012)
+        _buttons(t, top, [0.84, 0.66, 0.47], 0.012)
         if t("neck") > 0.5:
-            high = fall.levels[0] + 0.03 * t.scale
-            top.parts.append(_Part(_hoop(t, fall, high, high - 0.045 * t.scale, 0.012), "belt", t.shade(0.7)))
+            top.add("belt", both(on(s, TRUNK), band(s.torso, 0.35, 0.45)), 0.008, t.shade(0.7))
     return top.parts
 
 
 def _collar(t: _Tailor, top: _Top, wide: float, front: float, lift: float, opening: float = 0.0) -> None:
     """A collar that lies on the shoulders and runs to a V in front, with a stand around the neck."""
     s = top.cloth.canvas
-    inner = neckline(s, 0.070, front - 0.03, 0.012, 1.3)
+    inner = neckline(s, 0.070, front - 0.01, 0.012, 1.3)
     outer = neckline(s, 0.070 + wide, front + 0.045, 0.012 + wide, 1.5)
-    slit = 0.012 + opening - s.x + 0.10 * smoothstep(-s.place[:, 1], 0.2, 0.3)
-    ahead = np.where(s.place[:, 1] < -0.03, slit, -1.0)
-    top.add("collar", both(inner, -outer, ahead), lift)
+    slit = _beside(s, 0.006 + opening)
+    top.add("collar", both(inner, -outer, slit), lift)
+
+
+def _beside(s: Canvas, gap: float) -> Array:
+    """No cloth closer than `gap` to the middle of the front."""
+    return np.where(s.place[:, 1] < -0.02, gap - s.x, -1.0)
 
 
 def _buttons(t: _Tailor, top: _Top, levels: list[float], size: float, across: float = 0.0) -> None:
@@ -624,7 +672,7 @@ def _disc(t: _Tailor, centre: Array, way: Array, radius: float, thick: float, co
     return grid(rows, anchors, share, caps="top")
 
 
-# --- Trousers ----------------------------------------------------------------------------------------------------
+# --- Trousers --------------------------------------------------------------------------------------------
 
 
 def _leg_folds(t: _Tailor, s: Canvas, size: float) -> Array:
@@ -639,7 +687,7 @@ def _leggings(t: _Tailor) -> list[_Part]:
     return [_Part(cut(cloth, both(waist(s, 0.36), leg(s, t.between("length", 1.75, 2.02)))), "leggings")]
 
 
-# --- Shoes -------------------------------------------------------------------------------------------------------
+# --- Shoes -----------------------------------------------------------------------------------------------
 
 
 def _foot_points(figure: Figure, side: str) -> Ints:
@@ -650,7 +698,8 @@ def _foot_points(figure: Figure, side: str) -> Ints:
 
 @dataclass
 class _Foot:
-    """The outline of a shoe: the upper as rows of points [L,K,3] from the top down, and the middle of the floor."""
+    """The outline of a shoe: the upper as rows of points [L,K,3] from the top down, and the middle of the
+    floor."""
 
     index: Ints
     rows: Array
@@ -659,8 +708,8 @@ class _Foot:
 
 
 def _foot(t: _Tailor, side: str, top: float, ease: float, wide: float = 0.0) -> _Foot:
-    """The hull of a foot and its leg, from the floor to `top` metres above it, `ease` off the skin; a shaft gets
-    `wide` more."""
+    """The hull of a foot and its leg, from the floor to `top` metres above it, `ease` off the skin; a shaft
+    gets `wide` more."""
     scale, figure = t.scale, t.figure
     index = _foot_points(figure, side)
     points = figure.vertices[index]
@@ -672,7 +721,9 @@ def _foot(t: _Tailor, side: str, top: float, ease: float, wide: float = 0.0) -> 
     centres, radii = slice_hulls(points, (floor + levels * scale).astype(np.float32), bands * scale, 40)
     hull = radii
     radii = smooth_levels(smooth_ring(radii, 2), 2)
-    radii = np.maximum(radii, hull + 0.001 * scale) + scale * (ease + wide * smoothstep(levels, 0.10, 0.2)[:, None])
+    radii = np.maximum(radii, hull + 0.001 * scale) + scale * (
+        ease + wide * smoothstep(levels, 0.10, 0.2)[:, None]
+    )
     return _Foot(index, stack((floor + levels * scale).astype(np.float32), centres, radii), centres, floor)
 
 
@@ -690,16 +741,24 @@ def _sole(t: _Tailor, foot: _Foot, thick: float, edge: float = 0.003) -> Sheet:
 def _boots(t: _Tailor) -> list[_Part]:
     """From ankle boots to knee-high ones, with soles."""
     uppers, soles = [], []
-    top = 0.13 + 0.30 * t("length") ** 1.5
+    top = 0.13 + 0.30 * t("length")
     for side in "LR":
         foot = _foot(t, side, top, 0.007, 0.004 + 0.006 * t("loose"))
         rows = foot.rows
         rim = rows[:1].copy()
         rim[..., :2] -= unit(rim[..., :2] - foot.centres[:1, None]) * 0.012 * t.scale
         rim[..., 2] -= 0.01 * t.scale
-        wave = 0.004 * t.scale * np.sin(rows[..., 2] / t.scale * 110 + 2 * t("phase") + 3 * rows[..., 0] / t.scale)
+        wave = (
+            0.004
+            * t.scale
+            * np.sin(rows[..., 2] / t.scale * 110 + 2 * t("phase") + 3 * rows[..., 0] / t.scale)
+        )
         soft = bump((rows[..., 2] - foot.floor) / t.scale, 0.12, 0.05)
-        rows = rows + unit(rows - np.concatenate([foot.centres, rows[:, 0, 2:]], 1)[:, None]) * (wave * soft)[..., None]
+        rows = (
+            rows
+            + unit(rows - np.concatenate([foot.centres, rows[:, 0, 2:]], 1)[:, None])
+            * (wave * soft)[..., None]
+        )
         rows = np.concatenate([rim, rows]).astype(np.float32)
         uppers.append(grid(rows, *same_anchors(t.figure, rows, foot.index)))
         z = t.figure.vertices[foot.index, 2]
@@ -750,7 +809,11 @@ def _shoes(t: _Tailor) -> list[_Part]:
     for foot, upper in zip(feet, uppers):
         _hide_feet(t, upper, foot, below=0.062)
         along, across, _ = _foot_place(t, foot, upper.vertices)
-        tongues.append(cut_sheet(_raised(upper, 0.003 * t.scale), both(band(along, 0.40, 0.70), np.abs(across) - 0.016), 0.004))
+        tongues.append(
+            cut_sheet(
+                _raised(upper, 0.003 * t.scale), both(band(along, 0.40, 0.70), np.abs(across) - 0.016), 0.004
+            )
+        )
     parts.append(_Part(join(uppers), "shoes"))
     parts.append(_Part(join(tongues), "shoes", t.shade(0.75)))
     parts.append(_Part(join([_sole(t, f, 0.012) for f in feet]), "sole", SOLE_DARK, "leather"))
@@ -764,9 +827,9 @@ def _sneakers(t: _Tailor) -> list[_Part]:
     for foot, upper in zip(feet, uppers):
         _hide_feet(t, upper, foot, below=0.068)
         along, across, height = _foot_place(t, foot, upper.vertices)
-        bars = np.minimum.reduce([band(along, a, a + 0.035) for a in (0.44, 0.52, 0.60, 0.68)])
         lifted = _raised(upper, 0.004 * t.scale)
-        laces.append(cut_sheet(lifted, both(bars, np.abs(across) - 0.022), 0.005))
+        for a in (0.46, 0.53, 0.60, 0.67):
+            laces.append(cut_sheet(lifted, both(band(along, a, a + 0.028), np.abs(across) - 0.020), 0.005))
         if t("variant") > 0.5:
             laces.append(cut_sheet(_raised(upper, 0.002 * t.scale), both(0.84 - along, height - 0.05), 0.003))
     return [
@@ -776,29 +839,43 @@ def _sneakers(t: _Tailor) -> list[_Part]:
     ]
 
 
+def _block(t: _Tailor, foot: _Foot, thick: float, start: float, stop: float, narrow: float) -> Sheet:
+    """A block below the part of a foot between two places along it, its lower end scaled by `narrow`."""
+    ring = foot.rows[-1].copy()
+    along = _foot_place(t, foot, ring)[0]
+    way = ring[along.argmax()] - ring[along.argmin()]
+    length = float(np.linalg.norm(way[:2]))
+    ahead = unit(way * np.array([1, 1, 0], np.float32))
+    side = np.array([-ahead[1], ahead[0], 0], np.float32)
+    across = ring @ side
+    own = across[(along > start - 0.02) & (along < stop + 0.02)]
+    ring += ahead * ((np.clip(along, start, stop) - along) * length)[:, None]
+    ring += side * (np.clip(across, own.min(), own.max()) - across)[:, None]
+    low = ring.mean(0) + (ring - ring.mean(0)) * narrow
+    rows = np.stack([ring, ring, low, low])
+    rows[:, :, 2] = foot.floor + np.array([0.004, 0.0, -thick, -thick])[:, None] * t.scale
+    return grid(rows, *same_anchors(t.figure, rows, foot.index), caps="bottom")
+
+
 def _high_heels(t: _Tailor) -> list[_Part]:
-    """Pumps on a platform and a heel: the feet of the body are flat, so the heel is as high as the platform."""
+    """Pumps on a platform and a heel. The feet of the body are flat, so the heel is as high as the
+    platform."""
     feet, uppers = _shoe_pair(t, 0.085, 0.0035)
     shells, soles = [], []
     for foot, upper in zip(feet, uppers):
         along, _, height = _foot_place(t, foot, upper.vertices)
         mouth = np.interp(along, [0, 0.12, 0.45, 0.66, 0.78], [0.062, 0.052, 0.030, 0.030, 0.12])
-        shell = cut_sheet(upper, height - mouth, 0.004 * t.scale)
+        shell = cut_sheet(upper, [height - mouth], 0.004 * t.scale)
         _hide_feet(t, shell, foot, below=0.012)
         toes = _foot_place(t, foot, t.figure.vertices[foot.index])
         shell.hidden[foot.index[(toes[0] > 0.84) & (toes[2] < 0.07)]] = True
         shells.append(shell)
         plate = _sole(t, foot, 0.006, 0.001)
         soles.append(plate)
-        for start, stop, thin in ((0.0, 0.24, 0.75), (0.52, 1.1, 1.0)):
-            block = _sole(t, foot, 0.030 + 0.030 * t("length"), 0.0)
-            where = _foot_place(t, foot, block.vertices)[0]
-            centre = block.vertices[:, :2].mean(0)
-            block = cut_sheet(block, band(where, start - 0.1, stop), 0.02 * t.scale)
-            low = block.vertices[:, 2] < foot.floor - 0.01 * t.scale
-            centre = block.vertices[:, :2].mean(0)
-            block.vertices[low, :2] = centre + (block.vertices[low, :2] - centre) * np.float32(thin)
-            soles.append(block)
+        soles += [
+            _block(t, foot, 0.035 + 0.03 * t("length"), *span)
+            for span in ((-1.0, 0.22, 0.6), (0.52, 2.0, 1.0))
+        ]
     return [_Part(join(shells), "high heels"), _Part(join(soles), "high heels", t.shade(0.8))]
 
 
@@ -808,25 +885,32 @@ def _sandals(t: _Tailor) -> list[_Part]:
     straps = []
     for foot, upper in zip(feet, uppers):
         along, _, height = _foot_place(t, foot, upper.vertices)
-        front = band(along - 0.8 * (height - 0.03), 0.66, 0.74 + 0.06 * t("variant"))
-        middle = band(along - 0.8 * (height - 0.03), 0.46, 0.52)
-        ankle = band(height, 0.078, 0.096)
-        straps.append(cut_sheet(upper, np.minimum.reduce([front, middle, ankle]), 0.004 * t.scale))
+        slanted = along - 0.8 * (height - 0.03)
+        front = band(slanted, 0.64, 0.72 + 0.06 * t("variant"))
+        for outline in (front, band(slanted, 0.46, 0.51), band(height, 0.080, 0.096)):
+            straps.append(cut_sheet(upper, outline, 0.004 * t.scale))
     soles = [_sole(t, foot, 0.012 + 0.025 * t("length") ** 2, 0.006) for foot in feet]
     return [_Part(join(straps), "sandals"), _Part(join(soles), "sole", t.shade(0.55), "leather")]
 
 
-# --- More tops ---------------------------------------------------------------------------------------------------
+# --- More tops -------------------------------------------------------------------------------------------
 
 
 def _t_shirt(t: _Tailor) -> list[_Part]:
     line = _round_neck(t, 0.6)
     top = _top(
-        t, "t-shirt", offset=0.009, neck=line, arm=t.between("sleeve", 0.45, 0.8), low=t.between("length", 0.04, -0.12),
-        loose=t.between("loose", 0.2, 0.9), tube=(0.058 + 0.014 * t("loose"), 0.05), folds=0.009,
-    )  # fmt: skip
+        t,
+        "t-shirt",
+        offset=0.009,
+        neck=line,
+        arm=t.between("sleeve", 0.45, 0.8),
+        low=t.between("length", 0.04, -0.12),
+        loose=t.between("loose", 0.2, 0.9),
+        tube=(0.053 + 0.012 * t("loose"), 0.05),
+        folds=0.009,
+    )
     s = top.cloth.canvas
-    top.add("t-shirt", both(line(s), -line(s) - 0.20), 0.002)
+    top.add("t-shirt", both(line(s) - 0.03, -line(s) - 0.20), 0.002)
     return top.parts
 
 
@@ -835,18 +919,27 @@ def _tank_top(t: _Tailor) -> list[_Part]:
     half = t.between("variant", 0.085, 0.105)
     line = lambda s: neckline(s, half, t.between("neck", 0.10, 0.16), 0.07, 2.2)  # noqa: E731
     top = _top(
-        t, "tank top", offset=0.007, neck=line, arm=0.0, low=t.between("length", 0.08, -0.10),
-        loose=t.between("loose", 0.0, 0.6), folds=0.006, tension=8,
+        t,
+        "tank top",
+        offset=0.007,
+        neck=line,
+        arm=0.0,
+        low=t.between("length", 0.08, -0.10),
+        loose=t.between("loose", 0.0, 0.6),
+        folds=0.006,
+        tension=8,
         extra=lambda s: s.x + 0.10 * (s.place[:, 2] - 0.5) - (0.150 - 0.012 * t("sleeve")),
-    )  # fmt: skip
+    )
     return top.parts
 
 
-def _small_collar(t: _Tailor, top: _Top) -> None:
-    """A turned-down shirt collar with a stand."""
+def _small_collar(t: _Tailor, top: _Top, front: float = 0.065) -> None:
+    """A turned-down shirt collar with a stand, open in front to `front` metres below the neck."""
     s = top.cloth.canvas
-    top.add("collar", both(collar_line(s, 0.030), -neckline(s, 0.074, 0.068, 0.015)), 0.001)
-    _collar(t, top, wide=0.030, front=0.065, lift=0.010)
+    top.add(
+        "collar", both(collar_line(s, 0.030), -neckline(s, 0.074, 0.068, 0.015), _beside(s, 0.010)), 0.001
+    )
+    _collar(t, top, wide=0.034, front=front, lift=0.010)
 
 
 def _polo(t: _Tailor) -> list[_Part]:
@@ -854,12 +947,19 @@ def _polo(t: _Tailor) -> list[_Part]:
     arm = t.between("sleeve", 0.5, 0.75)
     line = lambda s: neckline(s, 0.074, 0.055, 0.02)  # noqa: E731
     top = _top(
-        t, "polo shirt", offset=0.010, neck=line, arm=arm, low=t.between("length", 0.02, -0.12),
-        loose=t.between("loose", 0.3, 0.8), tube=(0.060, 0.05), folds=0.008,
-    )  # fmt: skip
+        t,
+        "polo shirt",
+        offset=0.010,
+        neck=line,
+        arm=arm,
+        low=t.between("length", 0.02, -0.12),
+        loose=t.between("loose", 0.3, 0.8),
+        tube=(0.060, 0.05),
+        folds=0.008,
+    )
     s = top.cloth.canvas
     _small_collar(t, top)
-    cuff = np.where(s.kind == ARM, band(s.arm, arm - 0.09, arm), 1.0)
+    cuff = both(on(s, ARM), band(s.arm, arm - 0.09, arm + 0.01))
     top.add("polo shirt", cuff, 0.002, t.shade(0.8))
     top.add("polo shirt", both(s.x - 0.015, _on_front(s), band(s.torso, 0.74, 1.08), line(s)), 0.003)
     _buttons(t, top, [0.96, 0.87, 0.78], 0.006)
@@ -873,15 +973,23 @@ def _shirt(t: _Tailor, name: str) -> list[_Part]:
     line = lambda s: neckline(s, 0.074, opened + 0.01, 0.02, 1.3)  # noqa: E731
     arm = 1.97 if t("sleeve") > 0.25 else 0.7
     top = _top(
-        t, name, offset=0.011, neck=line, arm=arm, low=t.between("length", 0.05, -0.12),
-        loose=t.between("loose", 0.3, 0.9), folds=0.011,
+        t,
+        name,
+        offset=0.011,
+        neck=line,
+        arm=arm,
+        low=t.between("length", 0.05, -0.12),
+        loose=t.between("loose", 0.3, 0.9),
+        folds=0.011,
         tube=(0.058, 0.065 if blouse else 0.046) if arm > 1 else (0.06, 0.05),
-        relief=lambda s: -0.012 * np.where(s.kind == ARM, smoothstep(s.arm, 1.76, 1.82), 0) if blouse else 0 * s.arm,
-    )  # fmt: skip
+        relief=lambda s: (
+            -0.012 * np.where(s.kind == ARM, smoothstep(s.arm, 1.76, 1.82), 0) if blouse else 0 * s.arm
+        ),
+    )
     s = top.cloth.canvas
     if t("variant") < 0.7 or not blouse:
-        _small_collar(t, top)
-    top.add(name, np.where(s.kind == ARM, band(s.arm, arm - 0.17, arm), 1.0), 0.002)
+        _small_collar(t, top, opened + 0.01)
+    top.add(name, both(on(s, ARM), band(s.arm, arm - 0.17, arm + 0.01)), 0.002)
     low = t.between("length", 0.05, -0.12)
     placket = both(s.x - 0.013, _on_front(s), hem(s, low + 0.004), line(s))
     top.add(name, placket, 0.003)
@@ -892,8 +1000,8 @@ def _shirt(t: _Tailor, name: str) -> list[_Part]:
 def _tube_around_neck(
     t: _Tailor, ring: Array, wide: Array, high: Array, shift: Array, rise: Array, rows: int = 10
 ) -> Sheet:
-    """A torus along a ring [K,3] around the neck; half axes wide and high [K], moved out by `shift`, up by `rise`,
-    all metres."""
+    """A torus along a ring [K,3] around the neck; half axes wide and high [K], moved out by `shift`, up by
+    `rise`, all metres."""
     centre = ring[:, :2].mean(0)
     out = unit(ring[:, :2] - centre)
     angle = np.pi / 2 - 2 * np.pi * np.arange(rows + 1)[:, None] / rows
@@ -911,18 +1019,28 @@ def _hoodie(t: _Tailor) -> list[_Part]:
 
     def rib(s: Canvas) -> Array:
         at_hem = np.where(s.kind == TRUNK, smoothstep(-s.torso, -low - 0.13, -low - 0.09), 0)
-        return -0.012 * (at_hem + np.where(s.kind == ARM, smoothstep(s.arm, 1.78, 1.83), 0))
+        return -0.007 * (at_hem + np.where(s.kind == ARM, smoothstep(s.arm, 1.78, 1.83), 0))
 
     top = _top(
-        t, "hoodie", offset=0.021, neck=line, arm=1.98, low=low, loose=t.between("loose", 0.6, 1.0),
-        tube=(0.066, 0.050), folds=0.014, wave=0.095, relief=rib, tension=6,
-    )  # fmt: skip
+        t,
+        "hoodie",
+        offset=0.021,
+        neck=line,
+        arm=1.98,
+        low=low,
+        loose=t.between("loose", 0.6, 1.0),
+        tube=(0.066, 0.050),
+        folds=0.014,
+        wave=0.095,
+        relief=rib,
+        tension=6,
+    )
     s = top.cloth.canvas
     ring = ordered_ring(s, line(s), 40)(top.cloth.points)
     back = smoothstep(-np.cos(np.arange(40) * 2 * np.pi / 40), -0.7, 0.7)
-    crease = 0.004 * np.sin(np.arange(40) * 2 * np.pi / 40 * 9 + 6 * t("phase"))
+    crease = 0.002 * np.sin(np.arange(40) * 2 * np.pi / 40 * 7 + 6 * t("phase"))
     wide, high = 0.015 + 0.032 * back + crease, 0.018 + 0.026 * back + crease
-    hood = _tube_around_neck(t, ring, wide, high, 0.004 + 0.022 * back, 0.004 + 0.012 * back, 12)
+    hood = _tube_around_neck(t, ring, wide, high, 0.004 + 0.026 * back, 0.004 - 0.006 * back, 12)
     top.parts.append(_Part(hood, "hood"))
     slope = 0.13 - 0.20 * np.maximum(s.torso - 0.16, 0) - s.x * 0
     pocket = both(s.x - np.minimum(slope, 0.12), _on_front(s), band(s.torso, low + 0.12, 0.36))
@@ -937,7 +1055,13 @@ def _hoodie(t: _Tailor) -> list[_Part]:
 
 def _zip(t: _Tailor, top: _Top, low: float, high: float = 1.1) -> None:
     s = top.cloth.canvas
-    top.add("zip", both(s.x - 0.006, _on_front(s), band(s.torso, low + 0.005, high), top.field), 0.004, METAL, "metallic")
+    top.add(
+        "zip",
+        both(s.x - 0.006, _on_front(s), band(s.torso, low + 0.005, high), top.outline),
+        0.004,
+        METAL,
+        "metallic",
+    )
 
 
 def _jacket(t: _Tailor, name: str) -> list[_Part]:
@@ -954,28 +1078,54 @@ def _jacket(t: _Tailor, name: str) -> list[_Part]:
     def rib(s: Canvas) -> Array:
         at_hem = np.where(s.kind == TRUNK, smoothstep(-s.torso, -low - 0.11, -low - 0.08), 0)
         at_cuff = np.where(s.kind == ARM, smoothstep(s.arm, 1.80, 1.84), 0)
-        return -(0.003 if leather else 0.012) * (at_hem + at_cuff)
+        return -(0.003 if leather else 0.008) * (at_hem + at_cuff)
 
     top = _top(
-        t, name, offset=0.019 if leather else 0.022, neck=line, arm=2.0, low=low, loose=t.between("loose", 0.5, 1.0),
-        tube=(0.064, 0.05), folds=0.012, wave=0.085, relief=rib, tension=7, extra=front if opened else None,
-    )  # fmt: skip
+        t,
+        name,
+        offset=0.019 if leather else 0.022,
+        neck=line,
+        arm=2.0,
+        low=low,
+        loose=t.between("loose", 0.5, 1.0),
+        tube=(0.064, 0.05),
+        folds=0.012,
+        wave=0.085,
+        relief=rib,
+        tension=7,
+        extra=front if opened else None,
+    )
     s = top.cloth.canvas
     if leather:
         _collar(t, top, wide=0.055, front=0.15, lift=0.014, opening=gap if opened else 0.0)
-        lapel = both(band(s.x, gap if opened else 0.005, 0.075), _on_front(s), band(s.torso + 1.2 * s.x, 0.80, 1.02), line(s))
+        lapel = both(
+            band(s.x, gap if opened else 0.005, 0.075),
+            _on_front(s),
+            band(s.torso + 1.2 * s.x, 0.80, 1.02),
+            line(s),
+        )
         top.add(name, lapel, 0.010)
     else:
-        top.add("collar", both(collar_line(s, 0.045), -neckline(s, 0.082, 0.09, 0.02), front(s) if opened else -s.x), 0.004)
+        top.add(
+            "collar",
+            both(collar_line(s, 0.045), -neckline(s, 0.082, 0.09, 0.02), front(s) if opened else -s.x),
+            0.004,
+        )
     if opened:
         for side in (-1, 1):
-            edge = both(band(s.place[:, 0] * side, gap, gap + 0.008), _on_front(s), band(s.torso, low, 0.95), line(s))
+            edge = both(
+                band(s.place[:, 0] * side, gap, gap + 0.008), _on_front(s), band(s.torso, low, 0.95), line(s)
+            )
             top.add("zip", edge, 0.003, METAL, "metallic")
     else:
         _zip(t, top, low)
     for side in (-1, 1):
         u = s.place[:, 0] * side
-        slit = both(band(u - 0.12 * (0.3 - s.torso), 0.085, 0.094), _on_front(s), band(s.torso, low + 0.14, low + 0.36))
+        slit = both(
+            band(u - 0.12 * (0.3 - s.torso), 0.085, 0.094),
+            _on_front(s),
+            band(s.torso, low + 0.14, low + 0.36),
+        )
         top.add("pocket", slit, 0.003, t.shade(0.5))
     return top.parts
 
@@ -1000,15 +1150,27 @@ def _blazer(t: _Tailor, name: str) -> list[_Part]:
         return np.where((s.kind == TRUNK) & (s.place[:, 1] < 0), spread - s.x - 0.002, -1.0)
 
     top = _top(
-        t, name, offset=0.019, neck=line, arm=1.93, low=low, loose=t.between("loose", 0.2, 0.6),
-        tube=(0.058, 0.048), folds=0.007, wave=0.09, tension=10, extra=front,
-    )  # fmt: skip
+        t,
+        name,
+        offset=0.024 if name == "suit" else 0.019,
+        neck=line,
+        arm=1.93,
+        low=low,
+        loose=t.between("loose", 0.2, 0.6),
+        tube=(0.058, 0.048),
+        folds=0.007,
+        wave=0.09,
+        tension=10,
+        extra=front,
+    )
     s = top.cloth.canvas
     _lapels(t, top, 0.074, depth, 0.050)
     stop = 1.19 - depth / 0.467
     _buttons(t, top, [stop - 0.04, stop - 0.20], 0.010, 0.006)
     for side in (-1, 1):
-        flap = both(band(s.place[:, 0] * side, 0.06, 0.14), _on_front(s), band(s.torso, low + 0.20, low + 0.26))
+        flap = both(
+            band(s.place[:, 0] * side, 0.06, 0.14), _on_front(s), band(s.torso, low + 0.20, low + 0.26)
+        )
         top.add("pocket", flap, 0.006, t.shade(0.85))
     return top.parts
 
@@ -1016,18 +1178,31 @@ def _blazer(t: _Tailor, name: str) -> list[_Part]:
 def _suit(t: _Tailor) -> list[_Part]:
     """Blazer, trousers, a white shirt and a tie."""
     line = lambda s: neckline(s, 0.073, 0.05, 0.018, 1.4)  # noqa: E731
-    shirt = _top(t, "shirt", offset=0.006, neck=line, arm=1.99, low=0.2, loose=0.0, folds=0.0, tube=(0.045, 0.036), tension=8)
+    shirt = _top(
+        t,
+        "shirt",
+        offset=0.006,
+        neck=line,
+        arm=1.99,
+        low=0.2,
+        loose=0.0,
+        folds=0.0,
+        tube=(0.045, 0.036),
+        tension=8,
+    )
     _small_collar(t, shirt)
     s = shirt.cloth.canvas
     for part in shirt.parts:
         part.rgb, part.material = SOLE_WHITE, "cotton"
     if t("variant") > 0.4:
-        tie = both(s.x - 0.014 - 0.05 * np.maximum(0.98 - s.torso, 0), _on_front(s), band(s.torso, 0.25, 1.07))
+        tie = both(
+            s.x - 0.014 - 0.05 * np.maximum(0.98 - s.torso, 0), _on_front(s), band(s.torso, 0.25, 1.07)
+        )
         dark = ((0.45, 0.05, 0.08), (0.07, 0.09, 0.25), (0.06, 0.06, 0.06))[int(t("sleeve") * 2.99)]
         shirt.add("tie", tie, 0.004, dark, "satin")
         knot = both(s.x - 0.016, _on_front(s), band(s.torso, 1.00, 1.07))
         shirt.add("tie", knot, 0.012, dark, "satin")
-    return [*_trousers(t, "suit"), *shirt.parts, *_blazer(t, "suit")]
+    return [*_trousers(t, "suit", high=0.12), *shirt.parts, *_blazer(t, "suit")]
 
 
 def _vest(t: _Tailor) -> list[_Part]:
@@ -1036,14 +1211,24 @@ def _vest(t: _Tailor) -> list[_Part]:
     low = t.between("length", 0.10, -0.06)
     line = (lambda s: collar_line(s, 0.03)) if quilted else (lambda s: neckline(s, 0.085, 0.26, 0.02, 1.15))
     top = _top(
-        t, "vest", offset=0.020 if quilted else 0.014, neck=line, arm=0.1, low=low, loose=0.8 if quilted else 0.2,
-        folds=0.004, tension=8, relief=(lambda s: _quilt(s, 0.008)) if quilted else None,
-    )  # fmt: skip
+        t,
+        "vest",
+        offset=0.020 if quilted else 0.014,
+        neck=line,
+        arm=0.1,
+        low=low,
+        loose=0.8 if quilted else 0.2,
+        folds=0.004,
+        tension=8,
+        relief=(lambda s: _quilt(s, 0.008)) if quilted else None,
+    )
     if quilted:
         _zip(t, top, low)
     else:
         s = top.cloth.canvas
-        top.add("vest", both(band(s.place[:, 0], -0.003, 0.022), _on_front(s), hem(s, low + 0.01), line(s)), 0.003)
+        top.add(
+            "vest", both(band(s.place[:, 0], -0.003, 0.022), _on_front(s), hem(s, low + 0.01), line(s)), 0.003
+        )
         _buttons(t, top, [0.58, 0.46, 0.34, 0.22], 0.007)
     return top.parts
 
@@ -1056,17 +1241,27 @@ def _quilt(s: Canvas, depth: float) -> Array:
 def _ski_suit(t: _Tailor) -> list[_Part]:
     """Bulky, quilted, in one piece, with a high collar, a zip and stripes."""
     top = _top(
-        t, "ski suit", offset=0.030, neck=lambda s: collar_line(s, 0.055), arm=1.99, low=0.0,
-        loose=t.between("loose", 0.4, 0.8), tube=(0.072, 0.058), folds=0.008, wave=0.11, tension=10,
-        relief=lambda s: _quilt(s, 0.006 + 0.006 * t("folds")), legs=(2.06, 0.098, 0.088),
-    )  # fmt: skip
+        t,
+        "ski suit",
+        offset=0.030,
+        neck=lambda s: collar_line(s, 0.055),
+        arm=1.99,
+        low=0.0,
+        loose=t.between("loose", 0.4, 0.8),
+        tube=(0.072, 0.058),
+        folds=0.008,
+        wave=0.11,
+        tension=10,
+        relief=lambda s: _quilt(s, 0.006 + 0.006 * t("folds")),
+        legs=(2.06, 0.098, 0.088),
+    )
     s = top.cloth.canvas
     _zip(t, top, 0.0, 1.25)
     accent = (0.10, 0.10, 0.11) if sum(t.rgb) > 1.2 else (0.85, 0.85, 0.84)
     if t("variant") > 0.35:
-        top.add("stripe", np.where(s.kind == ARM, band(s.arm, 0.55, 0.75), 1.0), 0.002, accent)
-        top.add("stripe", np.where(s.kind == TRUNK, band(s.torso, 0.72, 0.82), 1.0), 0.002, accent)
-    top.add("cuff", np.where(s.kind == ARM, band(s.arm, 1.90, 1.99), 1.0), 0.001, accent)
+        top.add("stripe", both(on(s, ARM), band(s.arm, 0.55, 0.75)), 0.002, accent)
+        top.add("stripe", both(on(s, TRUNK), band(s.torso, 0.86, 0.93)), 0.002, accent)
+    top.add("cuff", both(on(s, ARM), band(s.arm, 1.90, 2.0)), 0.001, accent)
     return top.parts
 
 
@@ -1075,10 +1270,18 @@ def _jumpsuit(t: _Tailor) -> list[_Part]:
     short = t("sleeve")
     arm = 0.1 if short < 0.3 else 0.6 if short < 0.6 else 1.95
     top = _top(
-        t, "jumpsuit", offset=0.012, neck=_round_neck(t, 1.0), arm=arm, low=0.0, loose=0.0,
-        tube=(0.058, 0.046) if arm > 0.3 else None, folds=0.010, tension=8,
+        t,
+        "jumpsuit",
+        offset=0.012,
+        neck=_round_neck(t, 1.0),
+        arm=arm,
+        low=0.0,
+        loose=0.0,
+        tube=(0.058, 0.046) if arm > 0.3 else None,
+        folds=0.010,
+        tension=8,
         legs=(t.between("length", 1.8, 2.08), 0.075 + 0.02 * t("loose"), 0.055 + 0.05 * t("flare")),
-    )  # fmt: skip
+    )
     if t("variant") > 0.4:
         figure = t.figure
         high = _torso_height(figure, 0.40)
@@ -1089,7 +1292,7 @@ def _jumpsuit(t: _Tailor) -> list[_Part]:
     return top.parts
 
 
-# --- More trousers -----------------------------------------------------------------------------------------------
+# --- More trousers ---------------------------------------------------------------------------------------
 
 
 def _trousers(t: _Tailor, name: str, end: float | None = None, high: float = 0.30) -> list[_Part]:
@@ -1099,15 +1302,19 @@ def _trousers(t: _Tailor, name: str, end: float | None = None, high: float = 0.3
     end = end or 2.02 + 0.08 * t("length")
     at_hem = (0.048 if wide < 0.25 else 0.058 if wide < 0.75 else 0.085) + 0.05 * t("flare") ** 3
     offset = 0.009 if name != "jeans" else 0.008
-    base = drape(s, t.figure, np.float32(offset), 5, (_leg_tube(0.066 + 0.016 * wide, at_hem),))
-    crease = 0.0
+    base = drape(s, t.figure, offset, 5, (_leg_tube(0.066 + 0.016 * wide, at_hem),))
+    crease = np.zeros_like(s.leg)
     if name in ("trousers", "suit"):
         at_front = np.minimum(s.turn, 1 - s.turn)
-        crease = 0.006 * np.where(s.kind == LEG, np.maximum(1 - at_front / 0.05, 0) * smoothstep(s.leg, 0.1, 0.5), 0)
+        crease = 0.006 * np.where(
+            s.kind == LEG, np.maximum(1 - at_front / 0.05, 0) * smoothstep(s.leg, 0.1, 0.5), 0
+        )
     cloth = base.lifted(_leg_folds(t, s, 0.013 if name == "jeans" else 0.009) + crease)
     field = both(waist(s, high), leg(s, end))
     top = _Top(cloth, field, [_Part(cut(cloth, field), name)])
-    top.add(name, both(band(s.torso, high - 0.08, high), np.where(s.kind == TRUNK, -1.0, 1.0)), 0.002, t.shade(0.88))
+    if name == "suit":
+        return top.parts
+    top.add(name, both(band(s.torso, high - 0.08, high + 0.005), on(s, TRUNK)), 0.002, t.shade(0.88))
     if name == "jeans":
         behind = np.where(s.place[:, 1] > 0.02, -1.0, 1.0)
         for side in (-1, 1):
@@ -1124,12 +1331,12 @@ def _shorts(t: _Tailor) -> list[_Part]:
     """From short shorts to the knee."""
     s = canvas("lower")
     end = t.between("length", 0.30, 1.0)
-    base = drape(s, t.figure, np.float32(0.010), 5, (_leg_tube(0.10 + 0.02 * t("loose"), 0.10, 0.05),))
+    base = drape(s, t.figure, 0.010, 5, (_leg_tube(0.10 + 0.02 * t("loose"), 0.10, 0.05),))
     cloth = base.lifted(_leg_folds(t, s, 0.010))
     field = both(waist(s, 0.28), leg(s, end))
     top = _Top(cloth, field, [_Part(cut(cloth, field), "shorts")])
-    top.add("shorts", both(band(s.torso, 0.20, 0.28), np.where(s.kind == TRUNK, -1.0, 1.0)), 0.002, t.shade(0.88))
-    top.add("shorts", np.where(s.kind == LEG, band(s.leg, end - 0.07, end), 1.0), 0.002)
+    top.add("shorts", both(band(s.torso, 0.20, 0.28), on(s, TRUNK)), 0.002, t.shade(0.88))
+    top.add("shorts", both(on(s, LEG), band(s.leg, end - 0.07, end + 0.01)), 0.002)
     return top.parts
 
 
@@ -1137,12 +1344,14 @@ def _dungarees(t: _Tailor) -> list[_Part]:
     """Trousers with a bib and straps, over a top."""
     parts = _trousers(t, "jeans", high=0.40)
     s = canvas("upper")
-    cloth = drape(s, t.figure, np.float32(0.020), 8)
+    cloth = drape(s, t.figure, 0.020, 8)
     # The bib narrows upwards; the straps go over the shoulders and cross to the waist behind.
     bib = both(s.x - (0.105 - 0.03 * smoothstep(s.torso, 0.4, 0.8)), _on_front(s), band(s.torso, 0.30, 0.80))
     behind = smoothstep(s.place[:, 1], -0.03, 0.06)
     line = 0.078 - 0.055 * behind * smoothstep(-s.torso, -1.1, -0.45)
-    strap = both(band(s.x, line - 0.015, line + 0.015), 0.36 - s.torso, np.where(behind < 0.2, 0.77 - s.torso, -1.0))
+    strap = both(
+        band(s.x, line - 0.015, line + 0.015), 0.36 - s.torso, np.where(behind < 0.2, 0.77 - s.torso, -1.0)
+    )
     top = _Top(cloth, bib, parts)
     top.add("dungarees", bib, 0.0)
     top.add("dungarees", strap, 0.003)
@@ -1155,16 +1364,16 @@ def _dungarees(t: _Tailor) -> list[_Part]:
     return top.parts
 
 
-# --- Accessories -------------------------------------------------------------------------------------------------
+# --- Accessories -----------------------------------------------------------------------------------------
 
 
 def _gloves(t: _Tailor, name: str, start: float) -> list[_Part]:
     """From the fingers to a level of the arm."""
     s = canvas("hands")
     folds = wrinkles(s, t.rng, 0.05, 0.004 * np.where(s.arm < 1.95, 1.0, 0.0) * (start < 1.5))
-    cloth = drape(s, t.figure, np.float32(0.003), 1).lifted(folds)
-    top = _Top(cloth, start - s.arm, [_Part(cut(cloth, start - s.arm), name)])
-    top.add(name, band(s.arm, start, start + 0.06), 0.002)
+    cloth = drape(s, t.figure, 0.003, 1).lifted(folds)
+    top = _Top(cloth, [start - s.arm], [_Part(cut(cloth, [start - s.arm]), name)])
+    top.add(name, band(s.arm, start - 0.01, start + 0.06), 0.002)
     return top.parts
 
 
@@ -1181,7 +1390,9 @@ def _belt(t: _Tailor) -> list[_Part]:
     half = wide * 0.62 * np.array([[-1.0, 1], [1, 1], [1, -1], [-1, -1]]) * t.scale
     ring = np.stack([half[:, 0], np.zeros(4), half[:, 1]], 1)
     ahead = np.array([0, -0.007 * t.scale, 0])
-    rows = (centre + np.stack([ring * 0.55 + ahead * 0.6, ring * 0.6 + ahead, ring + ahead, ring * 1.0 - ahead]))[:, ::-1]
+    rows = (
+        centre + np.stack([ring * 0.55 + ahead * 0.6, ring * 0.6 + ahead, ring + ahead, ring * 1.0 - ahead])
+    )[:, ::-1]
     rows = rows[..., ::1].astype(np.float32)
     anchors, share = same_anchors(figure, rows, canvas("upper").index)
     return [_Part(belt, "belt"), _Part(grid(rows[:, ::-1], anchors, share), "buckle", METAL, "metallic")]
@@ -1190,10 +1401,10 @@ def _belt(t: _Tailor) -> list[_Part]:
 def _necklace(t: _Tailor) -> list[_Part]:
     """A chain or pearls, with a pendant now and then."""
     s = canvas("upper")
-    cloth = drape(s, t.figure, np.float32(0.006), 3)
+    cloth = drape(s, t.figure, 0.006, 3)
     line = neckline(s, 0.072, t.between("length", 0.055, 0.16), 0.012, 1.6)
     count = 96
-    ring = ordered_ring(s, line, count)(cloth.points)
+    ring = smooth_ring(ordered_ring(s, line, count)(cloth.points).T, 12).T
     size = t.between("loose", 0.002, 0.006)
     bead = size * (0.75 + 0.25 * np.cos(np.arange(count) * 2 * np.pi / count * 48)) if size > 0.0035 else size
     bead = np.broadcast_to(bead, count)
@@ -1201,7 +1412,9 @@ def _necklace(t: _Tailor) -> list[_Part]:
     parts = [_Part(_tube_around_neck(t, ring, bead, bead, zero, zero, 6), "necklace")]
     if t("variant") > 0.5:
         low = ring[0]
-        pendant = _disc(t, low - np.array([0, 0.004, 0.012]) * t.scale, unit(np.array([0, -1, 0.25])), 0.011, 0.005)
+        pendant = _disc(
+            t, low - np.array([0, 0.004, 0.012]) * t.scale, unit(np.array([0, -1, 0.25])), 0.011, 0.005
+        )
         parts.append(_Part(pendant, "necklace"))
     return parts
 
@@ -1209,17 +1422,19 @@ def _necklace(t: _Tailor) -> list[_Part]:
 def _scarf(t: _Tailor) -> list[_Part]:
     """Two turns around the neck; an end hangs in front."""
     s = canvas("upper")
-    cloth = drape(s, t.figure, np.float32(0.030), 6)
+    cloth = drape(s, t.figure, 0.030, 6)
     parts = []
     phi = np.arange(64) * 2 * np.pi / 64
     for k, (half, rise) in enumerate(((0.082, 0.012), (0.072, 0.034))):
         ring = ordered_ring(s, neckline(s, half, 0.075 - 0.015 * k, 0.02), 64)(cloth.points)
         wave = 0.004 * np.sin(7 * phi + 9 * t("phase") + k) + 0.003 * np.sin(11 * phi + 5 * k)
         wide, high = 0.026 + wave, 0.024 + wave[::-1] + 0.006 * np.cos(phi + k)
-        tube = _tube_around_neck(t, ring, wide, high, -0.004 * np.ones(64), rise + 0.006 * np.sin(2 * phi + k), 16)
+        tube = _tube_around_neck(
+            t, ring, wide, high, -0.004 * np.ones(64), rise + 0.006 * np.sin(2 * phi + k), 16
+        )
         parts.append(_Part(tube, "scarf"))
     folds = 0.006 * np.sin(s.place[:, 0] * 2 * np.pi / 0.035 + 3 * np.sin(s.length * 7))
-    top = _Top(cloth.lifted(folds), s.x, parts)
+    top = _Top(cloth.lifted(folds), [s.x], parts)
     side = 1 if t("variant") > 0.5 else -1
     end = t.between("length", 0.25, 0.65)
     place = s.place[:, 0] * side
@@ -1239,7 +1454,8 @@ class _Crown:
 
 
 def _crown(t: _Tailor, ease: float, low: float, tall: float = 0.0) -> _Crown:
-    """`ease` metres off the skull, down to `low` metres above the eyes (lower behind), `tall` metres taller."""
+    """`ease` metres off the skull, down to `low` metres above the eyes (lower behind), `tall` metres
+    taller."""
     figure, scale = t.figure, t.scale
     _, regions = package_mesh()
     model = template().vertices
@@ -1255,11 +1471,18 @@ def _crown(t: _Tailor, ease: float, low: float, tall: float = 0.0) -> _Crown:
     size = (figure.vertices[head, 2].max() - figure.vertices[head[near_eyes], 2].mean()) / (top - eye)
     brow = crown - (top - eye - low + 0.005) * size
     u = np.linspace(0, 1, 18)
-    levels = (crown - 0.002 * size - (crown - brow) * (1 - np.cos(u * np.pi / 2)) ** 0.8).astype(np.float32)
+    levels = (
+        crown - 0.006 * size - (crown - brow - 0.006 * size) * (1 - np.cos(u * np.pi / 2)) ** 0.8
+    ).astype(np.float32)
     centres, radii = slice_hulls(points, levels, 0.009 * size, 48)
     radii = smooth_levels(smooth_ring(radii, 2), 1)
     radii = np.maximum.accumulate(radii, 0) + ease * scale
     grown = levels + (ease + tall * (1 - u) ** 0.5) * scale * (1 - u) ** 0.6
+    # A dome over the first slice.
+    dome = np.array([0.10, 0.40, 0.68, 0.88], np.float32)
+    radii = np.concatenate([radii[:1] * dome[:, None], radii])
+    grown = np.concatenate([grown[0] + 0.16 * radii[4].mean() * (np.sqrt(1 - dome**2)), grown])
+    centres = np.concatenate([centres[:1].repeat(4, 0), centres])
     rows = stack(grown.astype(np.float32), centres, radii)
     rows[..., 2] -= tilt * (rows[..., 1] - middle)
     covered = head[points[:, 2] > brow + 0.012 * size]
@@ -1285,7 +1508,7 @@ def _beanie(t: _Tailor) -> list[_Part]:
     """A ribbed knit cap with a turned-up band; a bobble now and then."""
     crown = _crown(t, 0.013, 0.025, 0.02 + 0.04 * t("loose") ** 2)
     phi = np.arange(48) * 2 * np.pi / 48
-    rib = 0.0015 * np.cos(24 * phi)[:, None] * t.scale
+    rib = 0.0012 * np.cos(16 * phi)[:, None] * t.scale
     rows = crown.rows.copy()
     for row in rows[3:]:
         row += _flat_out(row) * rib
@@ -1293,8 +1516,8 @@ def _beanie(t: _Tailor) -> list[_Part]:
     parts = [_Part(_head_sheet(t, np.concatenate([rows, hem[None]]), crown, caps="top"), "beanie")]
     out = _flat_out(rows[-1])
     up = np.array([0, 0, 1.0])
-    steps = ((0.045, -0.004), (0.045, 0.008), (0.022, 0.011), (0.0, 0.008), (-0.004, 0.0))
-    cuff = np.stack([rows[-1] + (out * o + up * u) * t.scale + 3 * rib * out * (o > 0) for u, o in steps])
+    steps = ((0.045, -0.006), (0.046, 0.004), (0.022, 0.0065), (0.0, 0.004), (-0.004, -0.003))
+    cuff = np.stack([rows[-1] + (out * o + up * u) * t.scale + 1.5 * rib * out * (o > 0) for u, o in steps])
     parts.append(_Part(_head_sheet(t, cuff, crown), "beanie", t.shade(0.88)))
     if t("variant") > 0.65:
         centre = rows[0].mean(0) + np.array([0, 0, 0.02]) * t.scale
@@ -1322,7 +1545,11 @@ def _cap(t: _Tailor) -> list[_Part]:
     top_side = [base + thick + f * ahead + f * droop for f in (0.0, 0.35, 0.7, 1.0)]
     low_side = [base - thick + f * ahead + f * droop for f in (1.0, 0.5, 0.0)]
     visor = np.stack([*top_side, *low_side])
-    parts.append(_Part(_head_sheet(t, visor, crown, closed=False), "visor", t.shade(0.8) if t("variant") > 0.5 else None))
+    parts.append(
+        _Part(
+            _head_sheet(t, visor, crown, closed=False), "visor", t.shade(0.8) if t("variant") > 0.5 else None
+        )
+    )
     return parts
 
 
@@ -1330,13 +1557,20 @@ def _hat(t: _Tailor) -> list[_Part]:
     """A hat with a brim and a band."""
     crown = _crown(t, 0.013, 0.030, 0.05)
     rows = crown.rows.copy()
-    pinch = bump(rows[..., 0] / t.scale, 0, 0.025) * smoothstep(-np.linspace(0, 1, 18), -0.4, 0.0)[:, None]
+    pinch = (
+        bump(rows[..., 0] / t.scale, 0, 0.025)
+        * smoothstep(-np.linspace(0, 1, len(rows)), -0.5, -0.1)[:, None]
+    )
     rows[..., 2] -= 0.02 * t.scale * pinch
     ring, out = rows[-1], _flat_out(rows[-1])
     wide = t.between("flare", 0.045, 0.075) * t.scale
     curl = np.abs(out[:, :1]) ** 2 * np.array([0, 0, 0.014]) * t.scale
     thick = np.array([0, 0, 0.004]) * t.scale
-    brim = [ring - out * 0.004, ring + out * wide * 0.5 + curl * 0.3 + thick, ring + out * wide + curl + thick]
+    brim = [
+        ring - out * 0.004,
+        ring + out * wide * 0.5 + curl * 0.3 + thick,
+        ring + out * wide + curl + thick,
+    ]
     brim += [ring + out * wide + curl - thick, ring - thick - out * 0.012 * t.scale]
     band_rows = np.stack([rows[k] + out * 0.003 * t.scale for k in (-4, -3, -2, -1)])
     return [

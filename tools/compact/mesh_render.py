@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from assets import Assets
 from dressing import Part, PersonMesh
-from studio import material_row, shade, to_linear, to_srgb
+from studio import exposed, material_row, shade, to_linear, to_srgb
 from texturing import GRAINS, Pyramid, grain, recolored
 from torch import Tensor
 from visibility import visibility
@@ -99,7 +99,7 @@ class Renderer:
             depth = (0.5 + DEPTH_SCALE * (z / distance[part.view] - 1)).clamp(0, 1)
             row, column = part.row // self.supersample, part.column // self.supersample
             ones = torch.ones_like(z)
-            values = torch.cat([color.clamp(0, 1), torch.stack([ones, depth], 1)], 1)
+            values = torch.cat([exposed(color), torch.stack([ones, depth], 1)], 1)
             pixels.index_add_(0, (part.view * size + row) * size + column, values)
         pixels = pixels.view(len(views), size, size, 5).movedim(-1, 1)
         count = pixels[:, 3:4]
@@ -325,7 +325,7 @@ def _face_table(
 
 
 def _part_row(part: Part) -> list[float]:
-    """Target colour and median (linear), keep, whether to recolour, texture, normal map, grain, kind, material.
+    """Target and median (linear), keep, whether to recolour, texture, normal map, grain, kind, material.
 
     A part without texture is white, so its target is its colour.
     """

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from transformers import BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection, PreTrainedTokenizerFast
+from minilm import load_minilm
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from specularip.diffusion.adapter import attach_identity
 from specularip.diffusion.conv_autoencoder import ConvAutoencoder
 from specularip.diffusion.denoiser import UNetDenoiser
 from specularip.diffusion.prior import Prior
 
-TOKENS = 64
-"""Longest caption, in word pieces."""
 FACE_SIZE, FACE_WIDTH, FACE_TOKENS = 64, 128, 4
 TRAINED_TEXT_LAYERS = 2
 """Layers of the text encoder that are trained, from the top. The others keep what they know of English."""
@@ -36,7 +35,7 @@ def make_unet() -> UNet2DConditionModel:
 
 
 def make_prior(text_encoder: Path, device: torch.device | str) -> Prior:
-    """text_encoder: a folder with MiniLM's weights and tokenizer (`text_encoder.py` writes it)."""
+    """text_encoder: a folder with MiniLM's weights and tokenizer (see `minilm`)."""
     unet = make_unet()
     vision = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
@@ -62,11 +61,12 @@ def make_prior(text_encoder: Path, device: torch.device | str) -> Prior:
         rescale_betas_zero_snr=True,
     )
     projection = attach_identity(unet, FACE_TOKENS, FACE_WIDTH)
+    text, tokenizer = load_minilm(text_encoder)
     prior = Prior(
         UNetDenoiser(unet),
         ConvAutoencoder(),
-        BertModel.from_pretrained(text_encoder, add_pooling_layer=False),
-        PreTrainedTokenizerFast.from_pretrained(text_encoder, model_max_length=TOKENS),
+        text,
+        tokenizer,
         scheduler,
         image_encoder=vision,
         image_projection=projection,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +83,12 @@ def to_srgb(linear: Tensor) -> Tensor:
     )
 
 
+def exposed(linear: Tensor, knee: float = 0.5) -> Tensor:
+    """Linear RGB below 1 as a camera records it: highlights above `knee` are compressed, not cut."""
+    above = (linear - knee).clamp_min(0) / (1 - knee)
+    return linear.clamp(0, knee) + (1 - knee) * (1 - torch.exp(-above))
+
+
 def shade(
     normals: Tensor,
     threads: Tensor,
@@ -116,14 +123,14 @@ def shade(
     fresnel = specular_color + (1 - specular_color) * (1 - nv) ** 5 * (f0 * 6).clamp_max(0.5)
     color += open_ * fresnel * room * (0.10 + 0.90 * metal)
     color += open_ * sheen * (1 - nv) ** 2 * (0.35 + 0.65 * albedo)
-    wrap = 0.15 + scatter * normals.new_tensor(SCATTER_COLOR)
-    for i, (direction, rgb, size) in enumerate(LIGHTS):
-        toward, power = normals.new_tensor(direction), normals.new_tensor(rgb)
+    directions, powers, scatter_color = _constants(normals.device)
+    wrap = 0.15 + scatter * scatter_color
+    for i, (toward, power, (_, _, size)) in enumerate(zip(directions, powers, LIGHTS)):
         nl = (normals * toward).sum(-1, keepdim=True)
         shadow = lit[:, i : i + 1]
         # Within skin, light bleeds into the edge of a shadow: red first.
-        soft = shadow ** (1 - 0.5 * scatter * 3 * normals.new_tensor(SCATTER_COLOR)).clamp_min(0.3)
-        color += diffuse * (((1 - wrap) * nl + wrap).clamp_min(0) * soft * (0.5 + 0.5 * open_) * 0.46 * power)
+        soft = shadow ** (1 - 1.5 * scatter * scatter_color)
+        color += diffuse * (((1 - wrap) * nl + wrap).clamp_min(0) * soft * (0.3 + 0.7 * open_) * 0.46 * power)
         half = F.normalize(view + toward, dim=-1)
         a, b = (along**2 + size**2).sqrt(), (across**2 + size**2).sqrt()
         ht, hb, hn = ((half * axis).sum(-1, keepdim=True) for axis in (tangent, bitangent, normals))
@@ -133,6 +140,13 @@ def shade(
         strength = (d * visibility * lambert).clamp_max(8.0) * shadow * open_
         color += specular_color * strength * power * 1.9
     return color
+
+
+@cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Directions and colours of LIGHTS, [L,3] each, and SCATTER_COLOR."""
+    directions, colors, _ = zip(*LIGHTS)
+    return tuple(torch.tensor(values, device=device) for values in (directions, colors, SCATTER_COLOR))
 
 
 def _between_surfaces(open_: Tensor, albedo: Tensor) -> Tensor:

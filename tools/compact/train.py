@@ -25,7 +25,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from assets import Assets
-from data import SIZE, Examples, Photographer, as_images, disturb_faces
+from data import SIZE, Examples, Photographer, as_images, disturb_faces, dressed_people
+from dressing import dress
 from networks import make_prior
 from people import draw_person
 from PIL import Image
@@ -35,7 +36,7 @@ from torch import Tensor, nn
 from specularip.diffusion.attention import KeyViews
 from specularip.diffusion.prior import Prior
 
-VIEWS = 8
+VIEWS = 10
 """Views of each person that are rendered."""
 TOGETHER = 6
 """Views of a person that are denoised together."""
@@ -144,12 +145,20 @@ class Trainer:
 # Stage 1: people
 
 
-def render(run: Run, photographer: Photographer, seconds: float, most: int) -> Examples:
+def render(run: Run, photographer: Photographer, seconds: float, most: int, seed: int) -> Examples:
     """Up to `most` people, rendered for `seconds`."""
-    deadline = time.monotonic() + seconds
+    workers = max(0, (os.cpu_count() or 1) // run.ranks - 1) if run.device.type == "cuda" else 0
+    people = dressed_people(photographer.assets, seed, workers)
     parts: list[Examples] = []
-    while len(parts) * 16 < most and time.monotonic() < deadline:
-        parts.append(photographer.shoot(16, VIEWS))
+    first = photographer.shoot(*next(people), VIEWS)[0]  # builds the renderer
+    run.say("first people rendered")
+    deadline = time.monotonic() + seconds
+    count = 0
+    while count < most and time.monotonic() < deadline:
+        parts.append(photographer.shoot(*next(people), VIEWS)[0])
+        count += len(parts[-1].images)
+    people.close()
+    parts.append(first)
     examples = Examples.join(parts)
     run.say(f"rendered {len(examples.images)} people in {VIEWS} views on each rank")
     if run.rank == 0:
@@ -296,13 +305,14 @@ class DenoiserTask(nn.Module):
         self.prior, self.people = prior, people
         self.unet, self.projection, self.faces = prior.denoiser.unet, prior.image_projection, prior.image_encoder
         self.text = prior.text_encoder
-        self.null = prior.tokenizer("", padding="max_length", max_length=prior.max_tokens, return_tensors="pt").input_ids
+        self.predict = torch.compile(predict, dynamic=False) if prior.device.type == "cuda" else predict
+        self.null = prior.tokenize([""]).to(prior.device)
 
     def conditions(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Text embeddings, identity tokens and their weights, some of them dropped."""
         device, views = batch.latents.device, len(batch.latents) // self.people
         drop = torch.rand(self.people, 1, device=device).expand(-1, views).reshape(-1)
-        tokens = torch.where((drop < 0.1)[:, None], self.null.to(device), batch.tokens)
+        tokens = torch.where((drop < 0.1)[:, None], self.null, batch.tokens)
         text = self.prior.embed_tokens(tokens)
         face = self.faces((disturb_faces(batch.faces) - 0.5) / 0.5).image_embeds
         face = face.repeat_interleave(views, 0) * ((drop > 0.02) & (drop < 0.92))[:, None]
@@ -321,7 +331,7 @@ class DenoiserTask(nn.Module):
     def loss(self, batch: Batch) -> Tensor:
         timesteps, noisy, target, weight = self.noised(batch)
         with torch.autocast(noisy.device.type, torch.bfloat16):
-            v = predict(self.unet, noisy, batch.maps, timesteps, *self.conditions(batch), self.people)
+            v = self.predict(self.unet, noisy, batch.maps, timesteps, *self.conditions(batch), self.people)
         return (weight * (v.float() - target).square()).mean()
 
 
@@ -356,10 +366,9 @@ def train_denoiser(run: Run, prior: Prior, data: Latents, seconds: float, people
     for p in trainer.parameters:  # the ranks start alike
         if run.ranks > 1:
             dist.broadcast(p.data, 0)
-    loss_of = torch.compile(task.loss, dynamic=False) if run.device.type == "cuda" else task.loss
     deadline = time.monotonic() + seconds - trainer.spent
     while trainer.steps % 20 or not run.over(deadline):
-        trainer.step(loss_of(data.draw(people, TOGETHER)))
+        trainer.step(task.loss(data.draw(people, TOGETHER)))
     run.say(f"denoiser: {trainer.steps} steps of {people * TOGETHER * run.ranks} views, loss {trainer.smooth:.4f}")
     complete = trainer.elapsed >= seconds - 2
     if run.rank == 0:
@@ -378,7 +387,7 @@ def train_student(run: Run, prior: Prior, data: Latents, seconds: float, people:
     prior.requires_grad_(False)
     student.requires_grad_(True)
     task = DenoiserTask(prior, people)
-    null = prior.embed_tokens(task.null.to(run.device))
+    null = prior.embed_tokens(task.null)
 
     def loss_of(batch: Batch) -> Tensor:
         timesteps, noisy, _, weight = task.noised(batch)
@@ -388,9 +397,9 @@ def train_student(run: Run, prior: Prior, data: Latents, seconds: float, people:
             face = task.faces((disturb_faces(batch.faces) - 0.5) / 0.5).image_embeds.repeat_interleave(views, 0)
             identity = task.projection(face)
             scale = 0.5 + 0.5 * torch.rand(len(noisy), device=noisy.device)
-            with_text = predict(teacher, noisy, batch.maps, timesteps, text, identity, scale, people).float()
+            with_text = task.predict(teacher, noisy, batch.maps, timesteps, text, identity, scale, people).float()
             empty = null.expand(len(noisy), -1, -1)
-            without = predict(teacher, noisy, batch.maps, timesteps, empty, identity, scale, people).float()
+            without = task.predict(teacher, noisy, batch.maps, timesteps, empty, identity, scale, people).float()
         alpha = prior.alphas(timesteps)
         clean = [alpha.sqrt() * noisy - (1 - alpha).sqrt() * v for v in (with_text, without)]
         guided = clean[1] + GUIDANCE * (clean[0] - clean[1])
@@ -398,14 +407,13 @@ def train_student(run: Run, prior: Prior, data: Latents, seconds: float, people:
         guided = guided * (RESCALE * ratio + 1 - RESCALE)
         target = (alpha.sqrt() * noisy - guided) / (1 - alpha).sqrt()
         with torch.autocast(noisy.device.type, torch.bfloat16):
-            v = predict(student, noisy, batch.maps, timesteps, text, identity, scale, people)
+            v = task.predict(student, noisy, batch.maps, timesteps, text, identity, scale, people)
         return (weight * (v.float() - target).square()).mean()
 
     trainer = Trainer(run, student, rate, seconds, decay=0.998)
-    compiled = torch.compile(loss_of, dynamic=False) if run.device.type == "cuda" else loss_of
     deadline = time.monotonic() + seconds
     while trainer.steps % 20 or not run.over(deadline):
-        trainer.step(compiled(data.draw(people, TOGETHER)))
+        trainer.step(loss_of(data.draw(people, TOGETHER)))
     trainer.finish()
     run.say(f"student: {trainer.steps} steps, loss {trainer.smooth:.4f}")
     return student.eval()
@@ -418,16 +426,14 @@ def train_student(run: Run, prior: Prior, data: Latents, seconds: float, people:
 def preview(run: Run, prior: Prior, unet: nn.Module, photographer: Photographer, name: str, scale: float) -> None:
     """Samples of new people below the true renders; scale 1: without guidance."""
     rng = random.Random(900_000)
-    examples, _, sentences = photographer.shoot_people([draw_person(rng) for _ in range(6)], VIEWS)
+    persons = [draw_person(rng) for _ in range(6)]
+    examples, _, sentences = photographer.shoot(persons, dress(persons, photographer.assets), VIEWS)
     maps = examples.maps.flatten(0, 1).float() / 255
     text = prior.embed_tokens(examples.tokens[:, 0].long().flatten(0, 1))
     face = prior.image_encoder((examples.faces.float() / 255 - 0.5) / 0.5).image_embeds
     identity = prior.image_projection(face).repeat_interleave(VIEWS, 0)
     ones = torch.ones(len(maps), device=run.device)
-    empty = prior.embed_tokens(
-        prior.tokenizer("", padding="max_length", max_length=prior.max_tokens, return_tensors="pt")
-        .input_ids.to(run.device)
-    ).expand(len(maps), -1, -1)
+    empty = prior.embed_tokens(prior.tokenize([""])).expand(len(maps), -1, -1)
     noisy = torch.randn(len(maps), 16, 32, 32, generator=torch.Generator().manual_seed(3)).to(run.device)
     timesteps = prior.ddim_timesteps(24).tolist()
     for t, previous in zip(timesteps, [*timesteps[1:], -1]):
@@ -508,11 +514,11 @@ def main() -> None:
     prior = make_prior(args.text_encoder, device)
     run.say(f"{sum(p.numel() for p in prior.denoiser.unet.parameters()) / 1e6:.1f} M parameters in the UNet")
     torch.manual_seed(args.seed + 1 + local)
-    assets = Assets.load(args.assets, device)
+    assets = Assets.load(args.assets)
     photographer = Photographer(assets, prior.tokenizer, device, args.seed * 1000 + local)
     autoencoder_path, latents_path = work / "autoencoder.pt", work / f"latents-{local}.pt"
     if not latents_path.exists():
-        examples = render(run, photographer, args.render_seconds, args.people)
+        examples = render(run, photographer, args.render_seconds, args.people, args.seed * 1000 + local)
         torch.manual_seed(args.seed)
         if ranks > 1:
             for p in prior.autoencoder.parameters():

@@ -15,10 +15,10 @@ from zbuffer import Cutouts, draw
 
 from specularip.raster.mesh import SUBPIXELS
 
-MAP_SIZE = 512
+MAP_SIZE = 768
 SKY_DIRECTIONS = 24
-OFFSET, BIAS = 0.006, 0.004
-"""Metres that a vertex is lifted along its normal, and by which a surface must lie in front to cast shadow."""
+OFFSET, BIAS = 0.004, 0.003
+"""Metres that a vertex is lifted along its normal, and by which a surface must be in front to cast shadow."""
 FAR = 100.0
 
 
@@ -29,7 +29,7 @@ def visibility(vertices: Tensor, normals: Tensor, faces: Tensor, cutouts: Cutout
     """
     lights = [direction for direction, _, _ in LIGHTS]
     directions = torch.cat([vertices.new_tensor(lights), sphere(SKY_DIRECTIONS).to(vertices)])
-    sizes = [max(size, 0.08) for _, _, size in LIGHTS] + [0.12] * SKY_DIRECTIONS
+    sizes = [max(size, 0.08) for _, _, size in LIGHTS] + [0.06] * SKY_DIRECTIONS
     open_ = _open(vertices, normals, faces, cutouts, directions, vertices.new_tensor(sizes))
     weights = (normals @ directions[len(LIGHTS) :].T).clamp_min(0) + 1e-4
     sky = (open_[:, len(LIGHTS) :] * weights).sum(1) / weights.sum(1)
@@ -47,7 +47,7 @@ def sphere(count: int) -> Tensor:
 def _open(
     vertices: Tensor, normals: Tensor, faces: Tensor, cutouts: Cutouts, directions: Tensor, sizes: Tensor
 ) -> Tensor:
-    """The unshadowed share [n,D] of lights in directions [D,3] whose sizes [D] set the width of the filter."""
+    """The unshadowed share [n,D] of lights in directions [D,3] whose sizes [D] set the filter's width."""
     center = (vertices.amax(0) + vertices.amin(0)) / 2
     radius = (vertices - center).norm(dim=1).max() + 0.02
     helper = torch.where(

@@ -4,9 +4,9 @@ Both follow `specularip.raster.mesh`: positions snapped to 1/256 pixel, integer 
 `nearness` wins and the first of equal ones. Nearness is whatever is linear in the image and grows towards the
 camera: 1/z for a perspective camera, a distance for parallel light.
 
-Hair is drawn as cards with alpha. A sample is a hole where the texture's alpha is below a threshold that takes
-all levels over the samples of one pixel, in an order that depends on pixel and face: averaged, edges are soft,
-and cards behind each other show through independently (Enderton et al. 2010, "Stochastic Transparency").
+Hair is drawn as cards with alpha. A sample is a hole where the texture's alpha is below a threshold that
+takes all levels over the samples of one pixel, in an order that depends on pixel and face: averaged, edges
+are soft, and cards behind each other show independently (Enderton et al. 2010, "Stochastic Transparency").
 """
 
 from __future__ import annotations

@@ -40,11 +40,10 @@ def over_target_plane(
     focal, center = cameras.Ks[:, (0, 1), (0, 1)], cameras.Ks[:, :2, 2]
     right = (x - center[:, :1]) / focal[:, :1] * distance[:, None]
     down = (y - center[:, 1:]) / focal[:, 1:] * distance[:, None]
-    # The plane's point at pixel (x, y): affine in both, as the plane faces the camera.
+    # The plane's point at pixel (x, y), in body heights: affine in both, as the plane faces the camera.
     start = cameras.positions + rotations[:, 2] * distance[:, None]
-    columns = right[:, None] * rotations[:, 0, :, None]
-    rows = down[:, None] * rotations[:, 1, :, None]
-    plane = start[..., None, None] + columns[:, :, None] + rows[..., None]
-    background = normalized_positions(plane, height)
+    columns = (start[..., None] + right[:, None] * rotations[:, 0, :, None]) / height + 0.5
+    rows = down[:, None] * rotations[:, 1, :, None] / height
+    plane = (columns[:, :, None] + rows[..., None]).clamp_(0, 1)
     covered = coverage[:, None]
-    return torch.cat([surface + (1 - covered) * background, covered], 1)
+    return torch.cat([torch.addcmul(surface, 1 - covered, plane), covered], 1)

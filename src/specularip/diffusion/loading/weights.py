@@ -184,7 +184,7 @@ def dequantise(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
                 )
             if not bool(scale.isfinite().all()):
                 raise UserError(f"{path}: {key}{SCALE} is not finite: download the file again")
-            state[key] = value.half() * scale.half().reshape(-1, *[1] * (value.ndim - 1))
+            state[key] = value * scale.half().reshape(-1, *[1] * (value.ndim - 1))
     return state
 
 
