@@ -19,9 +19,9 @@ from torch import Tensor
 from specularip.metrics import SSIM_WINDOW, ssim_map
 
 SHADES = (0.05, 0.25, 0.5, 0.75, 0.95)
-"""Quantiles of luminance whose colours stand for a surface under the studio's light, dark side to highlight."""
+"""Quantiles of lightness whose colours stand for a surface in the studio, from dark side to highlight."""
 SMOOTH = 1 / 240
-"""Standard deviation of the blur that `fray` compares with, as a share of the image's side: 3 pixels of 720."""
+"""Standard deviation of `fray`'s blur as a share of the image's side: 3 pixels of 720."""
 
 
 def lab(srgb: Tensor | np.ndarray) -> np.ndarray:
@@ -74,9 +74,16 @@ def median_color(image: Tensor, mask: Tensor) -> Tensor:
     return pixels.median(0).values if len(pixels) else image.new_full((3,), torch.nan)
 
 
+def skin_of(face: Tensor) -> Tensor:
+    """Median colour [3] of the cheeks and nose in a face crop [3,F,F]."""
+    size = face.shape[-1]
+    middle = face[:, round(0.45 * size) : round(0.70 * size), round(0.33 * size) : round(0.67 * size)]
+    return middle.flatten(1).median(1).values
+
+
 def lit_palette(image: Tensor, mask: Tensor) -> np.ndarray:
-    """CIELAB [5,3] of the pixels in `mask`: for each quantile of `SHADES`, the mean colour of the tenth of the
-    pixels whose lightness is nearest to it."""
+    """CIELAB [5,3] of the pixels in `mask`: for each quantile of `SHADES`, the mean colour of the tenth of
+    the pixels whose lightness is nearest to it."""
     colors = lab(image[mask].cpu())
     colors = colors[colors[:, 0].argsort(kind="stable")]
     half = max(1, len(colors) // 20)
@@ -131,7 +138,7 @@ def edges(alpha: Tensor) -> Edges:
 
 
 def fray(mask: np.ndarray) -> float:
-    """Length of a silhouette's outline over that of the outline of the same silhouette blurred, bool [H,W]."""
+    """Length of the outline of a silhouette, bool [H,W], over that of its outline after a blur."""
     smooth = ndimage.gaussian_filter(mask.astype(np.float64), SMOOTH * len(mask)) > 0.5
     length = perimeter_crofton(smooth, directions=4)
     return float(perimeter_crofton(mask, directions=4) / length) if length else float("nan")
@@ -192,8 +199,8 @@ def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
 
 
 def alike(shares: np.ndarray, limit: float = 0.15) -> list[set[int]]:
-    """Groups of classes that cannot be told apart: chains of pairs of which each is taken for the other in more
-    than `limit` of the cases, on average of both directions. shares: see `confusion`."""
+    """Groups of classes that cannot be told apart: chains of pairs that are taken for each other in more than
+    `limit` of the cases, on average of both directions. shares: see `confusion`."""
     linked = (shares + shares.T) / 2 > limit
     groups: list[set[int]] = []
     for k in range(len(shares)):

@@ -45,7 +45,7 @@ def load(folder: Path, device: str) -> Prior:
 
 @torch.no_grad()
 def draw_samples(prior: Prior, asked: Asked, seed: int, sampling: Sampling) -> Tensor:
-    """The prior's images [V,5,S,S] of one person, on the CPU; views are drawn together where the prior can."""
+    """The prior's images [V,5,S,S] of one person, on the CPU."""
     guidance = preset_config("compact").guidance
     scale = face_weight(asked.views.azimuth_deg, guidance.identity_weight, guidance.identity_hidden)
     condition = condition_views(

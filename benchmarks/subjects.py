@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from measures import eroded, median_color
 from torch import Tensor
 
@@ -37,13 +39,24 @@ from people import (  # noqa: E402
     draw_person,
     held_out,
 )
+from studio import to_linear  # noqa: E402
 
 from specularip.body import AnnyModel, Body, phenotype_from_text  # noqa: E402
-from specularip.body.regions import TORSO  # noqa: E402
+from specularip.body.regions import HEAD, TORSO  # noqa: E402
 from specularip.cameras import UPPER, Cameras, Framing, Views, face_camera  # noqa: E402
 from specularip.raster.mesh import rasterize_mesh  # noqa: E402
 
-__all__ = ["BASIC", "FACE_SIZE", "GARMENTS", "MAP_SIZE", "MATERIALS", "Person", "held_out", "words_benchmark"]
+__all__ = [
+    "BASIC",
+    "FACE_SIZE",
+    "GARMENTS",
+    "MAP_SIZE",
+    "MATERIALS",
+    "Person",
+    "held_out",
+    "to_linear",
+    "words_benchmark",
+]
 
 FIRST_SEED = 900_000
 ASSETS = ROOT / "assets.npz"
@@ -198,12 +211,15 @@ def names(mesh: PersonMesh) -> list[str]:
 
 
 def views_of(
-    looks: Sequence[tuple[Framing, float]], height: float, size: int, elevation_deg: float = 6.0
+    looks: Sequence[tuple[Framing, float]],
+    height: float,
+    size: int,
+    elevation_deg: float | Sequence[float] = 6.0,
 ) -> Views:
     """Views of a body of this height, by framing and azimuth in degrees."""
     framings = [framing for framing, _ in looks]
     azimuth = torch.tensor([azimuth for _, azimuth in looks])
-    elevation = torch.full_like(azimuth, elevation_deg)
+    elevation = torch.as_tensor(elevation_deg).expand_as(azimuth)
     targets = torch.zeros(len(looks), 3)
     targets[:, 2] = torch.tensor([f.target_z for f in framings]) * height
     distance = torch.tensor([f.distance for f in framings]) * height
@@ -216,9 +232,25 @@ def region_mask(body: Body | Tensor, views: Views, size: int, regions: tuple[int
     """Where one of these regions of the bare body (a Body, or vertices in AnnyModel's order) is the nearest
     surface, bool [V,size,size]."""
     model = AnnyModel.load()
-    vertices = body if isinstance(body, Tensor) else body.vertices
-    found = rasterize_mesh(vertices, model.faces, views.cameras.resized(size, size)).triangles.long()
     wanted = torch.isin(model.regions[model.faces[:, 0]], torch.tensor(regions))
+    return _shown(body if isinstance(body, Tensor) else body.vertices, views, size, wanted)
+
+
+def cheeks_mask(vertices: Tensor, views: Views, size: int) -> Tensor:
+    """Where the bare body's cheeks and nose are the nearest surface, bool [V,size,size]: below the lids, above
+    the lips, beside neither ear."""
+    model = AnnyModel.load()
+    eyes = model.template[model.eyeballs].mean(1)
+    unit = (eyes[0] - eyes[1]).norm()
+    x, y, z = ((model.template[model.faces].mean(1) - eyes.mean(0)) / unit).unbind(-1)
+    head = model.regions[model.faces[:, 0]] == HEAD
+    return _shown(vertices, views, size, head & (y < 0.9) & (x.abs() < 0.85) & (z > -0.9) & (z < -0.28))
+
+
+def _shown(vertices: Tensor, views: Views, size: int, wanted: Tensor) -> Tensor:
+    """Where one of the faces `wanted` (bool, one each) is the nearest surface."""
+    faces = AnnyModel.load().faces
+    found = rasterize_mesh(vertices, faces, views.cameras.resized(size, size)).triangles.long()
     return (found >= 0) & wanted[found.clamp_min(0)]
 
 
@@ -234,3 +266,11 @@ def lit_colors(studio: Studio, material: str) -> Tensor:
         mask = eroded(region_mask(mesh.body.cpu(), views, 128, (TORSO,)), 1)
         found.append(median_color(studio.images(mesh, views, 128)[:, :3].movedim(1, -1), mask))
     return torch.stack(found)
+
+
+def contact_sheet(pictures: list[Tensor], across: int = 5, tile: int = 144) -> np.ndarray:
+    """People [V,3,S,S] side by side, `across` in a row, uint8 [H,W,3]."""
+    strips = [torch.cat([*F.interpolate(p, size=(tile, tile), mode="area")], 2) for p in pictures]
+    strips += [torch.ones_like(strips[0])] * (-len(strips) % across)
+    lines = [torch.cat(strips[i : i + across], 2) for i in range(0, len(strips), across)]
+    return (torch.cat(lines, 1).movedim(0, -1).clamp(0, 1) * 255).round().byte().numpy()

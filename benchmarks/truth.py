@@ -1,7 +1,8 @@
 """The truth test: people of the training generator whom training never saw, generated from their sentence and
 photo, against their own renders.
 
-    python benchmarks/truth.py --assets assets.npz [--only N ...] [--runs DIR] [--baseline DIR --checkout PATH]
+    python benchmarks/truth.py --assets assets.npz [--only N ...] [--runs DIR]
+        [--baseline DIR --checkout PATH]
 
 Person N is `subjects.stranger(N)`: the caption names everything that a sentence can, the body is the one that
 the package reads in it, the photo is a render. `specularip generate` makes the avatars in out/truth/avatars
@@ -11,15 +12,15 @@ same background: 16 sides of the whole body, three of the head, eight of the sil
 
 silhouette  IoU of alpha > 0.5, mean over the sides.
 PSNR        over the pixels that the person covers, of all sides together.
-colours     Median of each garment, of skin and of hair over all sides, where the person's own render shows it,
-            two pixels away from its border, in the avatar and in the person, by CIEDE2000. Parts of less than
-            SMALLEST of the body's pixels (belts, necklaces) are left out.
-head        SSIM of the close-up over the pixels that the person covers (the background would raise it), mean of
-            three views from the front.
+colours     Median of each garment, of skin and of hair over all sides, where the person's own render shows
+            it, two pixels away from its border, in the avatar and in the person, by CIEDE2000. Parts of less
+            than SMALLEST of the body's pixels (belts, necklaces) are left out.
+head        SSIM of the close-up over the pixels that the person covers (the background would raise it), mean
+            of three views from the front.
 bare skin   Of the pixels whose true part is a garment (as above), the share whose colour in the avatar is
-            nearer in CIELAB to the person's skin than to the garment; each is represented by five colours, from
-            its dark side to its highlights. The person's own share is the measure's error. Garments within
-            CIEDE2000 ALIKE of the skin cannot be judged.
+            nearer in CIELAB to the person's skin than to the garment; each is represented by five colours,
+            from its dark side to its highlights. The person's own share is the measure's error. Garments
+            within CIEDE2000 ALIKE of the skin cannot be judged.
 edges       Pieces besides the largest in each silhouette, enclosed holes, and the length of the outline over
             that of the smoothed outline, each beside the person's own.
 mean sample With --samples N: PSNR of avatar and of person against the mean of N images that the prior draws
@@ -123,8 +124,8 @@ def head_views(height: float) -> Views:
 
 
 def draw_people(assets: Path, device: str, folder: Path, numbers: list[int]) -> None:
-    """Write NN.png (the photo), NN.npz (the renders), NN.face.npz (what the prior is given) and NN.json of the
-    people that `folder` lacks."""
+    """Write NN.png (the photo), NN.npz (the renders, and what the prior is given) and NN.json (the sentence)
+    of these people."""
     import numpy as np
     from subjects import Studio, as_told, names, stranger
 

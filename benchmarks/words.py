@@ -5,19 +5,18 @@
 For each sentence the prior draws three views (the whole body from front and back, the upper body from the
 front) of the body that the package reads in it, with the face of a fresh person of that sex.
 
-colour    Median over the part of the body under the garment (its torso; its thighs for dungarees), one pixel from
-          the border, front and back. The nearest in CIELAB of the twelve colours as the studio lights them, on
-          whichever of LIT materials, must be the one in the sentence: in 95 %.
-garment   The prior's views are classified among the outermost garments (tops, outer, whole outfits) by
-          nearest neighbours among true renders: EACH people of the training generator a garment, in whatever else
-          they wear, standing upright. Features are those of `features`. The classifier is learned from two thirds of
-          them; its accuracy on the other third is printed as the ceiling ("studio"). Garments that it takes for
-          each other there (`measures.alike`) count as one, and are printed. In 90 % the garment must be that in the
-          sentence.
+colour    Median over the part of the body under the garment (its torso; its thighs for dungarees), one pixel
+          from the border, front and back. The nearest in CIELAB of the twelve colours as the studio lights
+          them, on whichever of the LIT materials, must be the one in the sentence: in 95 %.
+garment   The prior's views are classified among the outermost garments (tops, outer, whole outfits) by nearest
+          neighbours among true renders: EACH people of the training generator a garment, in whatever else they
+          wear, standing upright. Two thirds of them teach the classifier; its accuracy on the other third is
+          printed as the ceiling ("studio"). Garments that it takes for each other there (`measures.alike`)
+          count as one, and are printed. In 90 % the garment must be the one in the sentence.
 
-The reference is rendered once and kept in out/words/reference.npz: delete it when the generator changes.
-Prints a table, writes results/words.json, and puts all samples on out/words/sheet.png. Exit code 1 if a goal is
-missed.
+The reference is rendered once (on a GPU, as it is 800 people) and kept in out/words/reference.npz: delete it
+when the generator changes. Prints a table, writes results/words.json, and puts all samples on
+out/words/sheet.png. Exit code 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measures import Recognizer, alike, confusion, eroded, median_color, nearest
+from measures import Recognizer, alike, confusion, eroded, median_color, nearest, skin_of
 from runs import RESULTS, ROOT, machine
 from samples import SHIPPED, Asked, Sampling, draw_samples, load
 from subjects import (
@@ -45,6 +44,7 @@ from subjects import (
     UPRIGHT,
     Person,
     Studio,
+    contact_sheet,
     draw_person,
     lit_colors,
     region_mask,
@@ -78,13 +78,6 @@ FACES = 4
 # Garments from pictures
 
 
-def skin_of(face: Tensor) -> Tensor:
-    """Median colour [3] of the cheeks and nose in a face crop [3,F,F]."""
-    size = face.shape[-1]
-    middle = face[:, round(0.45 * size) : round(0.70 * size), round(0.33 * size) : round(0.67 * size)]
-    return middle.flatten(1).median(1).values
-
-
 def features(images: Tensor, maps: Tensor, face: Tensor) -> np.ndarray:
     """What tells garments apart in one person's pictures [V,5,S,S], body maps [V,4,FINE,FINE], and face crop
     [3,F,F]; colours count only as garment, skin and neither.
@@ -110,7 +103,10 @@ def features(images: Tensor, maps: Tensor, face: Tensor) -> np.ndarray:
         inside = maps[k, 3] > 0.5
         cell = (row[k] * COLUMNS + column[k])[inside]
         count = torch.bincount(cell, minlength=ROWS * COLUMNS)
-        mean = lambda x: torch.bincount(cell, x[inside], ROWS * COLUMNS) / count.clamp_min(1)  # noqa: B023, E731
+
+        def mean(values: Tensor, cell=cell, inside=inside, count=count) -> Tensor:
+            return torch.bincount(cell, values[inside], ROWS * COLUMNS) / count.clamp_min(1)
+
         uneven = (mean(light[k] ** 2) - mean(light[k]) ** 2).clamp_min(0).sqrt()
         extra = ((alpha[k] > 0.5) & ~inside).flatten()
         out = torch.bincount(strip[k].flatten(), extra.float(), STRIPS) / FINE
@@ -270,14 +266,6 @@ def main() -> None:
     write_json(args.out, report)
     print(write_png(out / "sheet.png", contact_sheet(pictures)))
     sys.exit(0 if all(shares[name] >= goal for name, goal in GOALS.items()) else 1)
-
-
-def contact_sheet(pictures: list[Tensor], across: int = 5, tile: int = 144) -> np.ndarray:
-    """People [V,3,S,S] side by side, `across` in a row, uint8 [H,W,3]."""
-    strips = [torch.cat([*F.interpolate(p, size=(tile, tile), mode="area")], 2) for p in pictures]
-    strips += [torch.ones_like(strips[0])] * (-len(strips) % across)
-    lines = [torch.cat(strips[i : i + across], 2) for i in range(0, len(strips), across)]
-    return (torch.cat(lines, 1).movedim(0, -1).clamp(0, 1) * 255).round().byte().numpy()
 
 
 if __name__ == "__main__":
