@@ -10,12 +10,13 @@ shows how far each measure can be trusted. All images are put on out/prior/CHECK
 colour    Twelve garment colours, eight images each: four people, from a random side, whole, and from the
           opposite one, upper body. Garment and material are held-out outfits (`people.held_out`: never in
           training with that colour); half of the sentences also name trousers of another colour. The median
-          colour of the torso (where the bare body's torso is the nearest surface, a pixel from its border, and
-          alpha is above 0.5) is compared in CIELAB with the twelve as the studio lights them on that material.
-pose      Mean IoU of alpha > 0.5 with the outline of the bare body's mesh: twelve people in random poses, each
-          whole, upper and lower body, from all sides and heights of training; clothes that follow the body
-          (t-shirt, shirt, tank top or sweater, with leggings) and short hair or none. Cloth and hair stand some
-          millimetres off the skin, so even the studio does not reach 1.
+          colour of the torso (where the bare body's torso is the nearest surface, a pixel from its border,
+          and alpha is above 0.5) is compared in CIELAB with the twelve as the studio lights them on that
+          material.
+pose      Mean IoU of alpha > 0.5 with the outline of the bare body's mesh: twelve people in random poses,
+          each whole, upper and lower body, from all sides and heights of training; clothes that follow the
+          body (t-shirt, shirt, tank top or sweater, with leggings) and short hair or none. Cloth and hair
+          stand some millimetres off the skin, so even the studio does not reach 1.
 identity  Spearman's rank correlation, over twenty people, of the skin's luminance (linear light, median over
           cheeks and nose) in the given face crop and in a drawn head close-up from within 30 degrees of the
           front. Sentences name no skin, hair or age.
@@ -114,8 +115,8 @@ class Case:
 
 @dataclass
 class Drawn:
-    """A case and V images of it [V,5,S,S], the prior's or the studio's. torso, body, cheeks: what the bare body
-    shows there, bool [V,S,S]; skin: median colour of the given face [3]."""
+    """A case and V images of it [V,5,S,S], the prior's or the studio's. torso, body, cheeks: what the bare
+    body shows there, bool [V,S,S]; skin: median colour of the given face [3]."""
 
     case: Case
     images: Tensor
@@ -155,7 +156,7 @@ def grown(rng: random.Random, *, female: bool | None = None, short_hair: bool = 
 
 
 def wearing(person: Person, garment: str, color: str, material: str, bottom: Piece | None = None) -> Person:
-    """`person` in this garment over `bottom` (None: plain black trousers, or nothing under a whole outfit)."""
+    """`person` in this garment, unless it is a whole outfit with `bottom` (None: plain black trousers)."""
     whole = GARMENTS[garment].slot == "whole"
     pieces = [plain_piece(garment, color, material)]
     if not whole:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tools" / "compact"))
 from assets import Assets  # noqa: E402
 from captions import is_plural, join, with_article, words_benchmark  # noqa: E402
 from data import FACE_SIZE, MAP_SIZE  # noqa: E402
-from dressing import PersonMesh, dress  # noqa: E402
+from dressing import PersonMesh, dress, luminance  # noqa: E402
 from mesh_render import Renderer  # noqa: E402
 from people import (  # noqa: E402
     BASIC,
@@ -32,8 +32,10 @@ from people import (  # noqa: E402
     DENIM_BLUE,
     GARMENTS,
     HAIR_COLORS,
+    HATS,
     MATERIALS,
     POSE_SIGMA,
+    SKIN_RAMP,
     Person,
     Piece,
     draw_person,
@@ -93,6 +95,24 @@ def stranger(seed: int) -> Person:
         person = draw_person(rng)
         if person.words["sex"] != "neutral":
             return person
+
+
+def fitting_face(seed: int, sex: str, age: str, tone: float, beard: bool) -> Person:
+    """Of many people whom training never saw, of this sex and age (a key of `people.AGES`), with a beard or
+    without: the one whose skin is nearest to `tone` on the ramp, 0 pale to 1 very dark."""
+    rng = random.Random(FIRST_SEED + 40_000 + seed)
+    drawn = (draw_person(rng) for _ in range(3000))
+    fits = [
+        p
+        for p in drawn
+        if (p.words["sex"], p.words["age"]) == (sex, age) and bool(p.beard) == beard and not wears_hat(p)
+    ]
+    wanted = luminance(SKIN_RAMP[round(tone * (len(SKIN_RAMP) - 1))])
+    return replace(min(fits, key=lambda p: abs(luminance(p.skin) - wanted)), pose=UPRIGHT)
+
+
+def wears_hat(person: Person) -> bool:
+    return any(piece.garment in HATS for piece in person.pieces)
 
 
 def plain_piece(garment: str, color: str, material: str) -> Piece:
@@ -237,8 +257,8 @@ def region_mask(body: Body | Tensor, views: Views, size: int, regions: tuple[int
 
 
 def cheeks_mask(vertices: Tensor, views: Views, size: int) -> Tensor:
-    """Where the bare body's cheeks and nose are the nearest surface, bool [V,size,size]: below the lids, above
-    the lips, beside neither ear."""
+    """Where the bare body's cheeks and nose are the nearest surface, bool [V,size,size]: below the lids,
+    above the lips, beside neither ear."""
     model = AnnyModel.load()
     eyes = model.template[model.eyeballs].mean(1)
     unit = (eyes[0] - eyes[1]).norm()

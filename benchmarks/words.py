@@ -8,10 +8,10 @@ front) of the body that the package reads in it, with the face of a fresh person
 colour    Median over the part of the body under the garment (its torso; its thighs for dungarees), one pixel
           from the border, front and back. The nearest in CIELAB of the twelve colours as the studio lights
           them, on whichever of the LIT materials, must be the one in the sentence: in 95 %.
-garment   The prior's views are classified among the outermost garments (tops, outer, whole outfits) by nearest
-          neighbours among true renders: EACH people of the training generator a garment, in whatever else they
-          wear, standing upright. Two thirds of them teach the classifier; its accuracy on the other third is
-          printed as the ceiling ("studio"). Garments that it takes for each other there (`measures.alike`)
+garment   The prior's views are classified among the outermost garments (tops, outer, whole outfits) by
+          nearest neighbours among true renders: EACH people of the training generator a garment, in whatever
+          else they wear, standing upright. Two thirds of them teach the classifier; its accuracy on the other
+          third is printed as the ceiling ("studio"). Garments that it takes for each other there (`measures.alike`)
           count as one, and are printed. In 90 % the garment must be the one in the sentence.
 
 The reference is rendered once (on a GPU, as it is 800 people) and kept in out/words/reference.npz: delete it
