@@ -125,7 +125,7 @@ def draw_faces(assets: Path, device: str, folder: Path, names: list[str]) -> Non
             write_png(folder / f"{name}.png", to_uint8(portrait.movedim(0, -1)))
 
 
-def strip(folder: Path):
+def strip(folder: Path, text: str) -> np.ndarray:
     """The avatar from the front, three-quarter, from the back, and its head: uint8 [SIZE,4 SIZE,3]."""
     from subjects import views_of
 
@@ -139,7 +139,7 @@ def strip(folder: Path):
     return to_uint8(images.movedim(0, 1).flatten(1, 2))
 
 
-def write_strip(path: Path, pixels) -> None:
+def write_strip(path: Path, pixels: np.ndarray) -> None:
     """As a PNG with a palette of its own, dithered: a third of the size of true colour."""
     from PIL import Image
 
@@ -190,9 +190,7 @@ def main() -> None:
     faces.mkdir(parents=True, exist_ok=True)
     if missing := [name for name in args.only if not photos[name].exists()]:
         in_own_process(draw_faces, args.assets, args.device, faces, missing)
-    make(
-        [Order(e.name, e.text, photos[e.name]) for e in ENTRIES if e.name in args.only], runs, jobs=args.jobs
-    )
+    make([Order(name, ENTRIES[name].text, photos[name]) for name in args.only], runs, jobs=args.jobs)
 
     pictures = DOCS / "gallery"
     pictures.mkdir(exist_ok=True)
@@ -218,7 +216,8 @@ def main() -> None:
         "",
     ]
     for name in shown:
-        text += [caption(name, runs), "", f"![{ENTRIES[name].text}](gallery/{name}.png)", ""]
+        picture = f"![{ENTRIES[name].text}](gallery/{name}.png)"
+        text += [caption(name, runs), "", picture, ""]
     (DOCS / "gallery.md").write_text("\n".join(text), encoding="utf-8")
     total = sum(path.stat().st_size for path in pictures.glob("*.png")) / 2**20
     print(f"{total:.1f} MiB in {pictures}")

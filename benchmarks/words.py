@@ -11,8 +11,9 @@ colour    Median over the part of the body under the garment (its torso; its thi
 garment   The prior's views are classified among the outermost garments (tops, outer, whole outfits) by
           nearest neighbours among true renders: EACH people of the training generator a garment, in whatever
           else they wear, standing upright. Two thirds of them teach the classifier; its accuracy on the other
-          third is printed as the ceiling ("studio"). Garments that it takes for each other there (`measures.alike`)
-          count as one, and are printed. In 90 % the garment must be the one in the sentence.
+          third is printed as the ceiling ("studio"). Garments that it takes for each other there
+          (`measures.alike`) count as one, and are printed. In 90 % the garment must be the one in the
+          sentence.
 
 The reference is rendered once (on a GPU, as it is 800 people) and kept in out/words/reference.npz: delete it
 when the generator changes. Prints a table, writes results/words.json, and puts all samples on
