@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from runs import PORTRAIT, ROOT, Order, cost_of, in_own_process, is_finished, make, render
 
 if TYPE_CHECKING:
-    pass
+    import numpy as np
 
 DOCS = ROOT / "docs"
 SIZE, SMALL = 512, 160
