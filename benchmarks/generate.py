@@ -15,28 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
-import os
-import platform
-import random
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from runs import PORTRAIT, RESULTS, ROOT, Order, cost_of, in_own_process, machine, make
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from specularip.avatar import Avatar
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-RESULTS = HERE / "results"
-PORTRAIT = ROOT / "examples" / "eileen_collins.jpg"
 
 
 @dataclass(frozen=True)
@@ -82,78 +70,20 @@ LIGHT_SKIN, DARK_SKIN = (0.87, 0.68, 0.56), (0.37, 0.23, 0.16)
 LUMA = (0.2126, 0.7152, 0.0722)
 
 
-def draw_photos(folder: Path) -> None:
-    """Write the photos that are not shipped: dark.png and man.png. Runs in its own process: a child's peak
-    memory starts at its parent's, so this script stays small until all runs are done."""
-    import numpy as np
+def draw_photos(folder: Path, assets: Path) -> None:
+    """Write the photos that are not shipped: dark.png and man.png."""
     import torch
-    from PIL import Image
+    from subjects import Studio, fitting_face, to_linear, to_srgb
 
-    from specularip.cameras import Cameras
     from specularip.faces.photo import read_image
-    from specularip.files import to_uint8
-
-    sys.path.insert(0, str(ROOT / "tools" / "compact"))
-    from data import SUPERSAMPLE, render_people
-    from dressing import Mannequin
-    from studio import to_linear, to_srgb
-    from wardrobe import HAIR_STYLES, draw_person
+    from specularip.files import to_uint8, write_png
 
     gain = to_linear(torch.tensor(DARK_SKIN)) / to_linear(torch.tensor(LIGHT_SKIN))
     light = torch.from_numpy(read_image(PORTRAIT)).float() / 255
-    dark = to_uint8(to_srgb(to_linear(light) * gain))
-
-    person = draw_person(random.Random(1))
-    person.phenotype.update(gender=0.05, age=0.7, muscle=0.6, weight=0.5)
-    person.skin, person.hair_rgb, person.beard = (0.74, 0.53, 0.40), (0.16, 0.10, 0.07), 0.0
-    person.hair_style = HAIR_STYLES.index("short")
-    dressed = Mannequin(torch.device("cpu")).dress([person])
-    unit = float(dressed.face_unit[0])
-    target = dressed.face_center[0] - torch.tensor([0.0, 0.0, 0.3 * unit])
-    size = 384 * SUPERSAMPLE
-    camera = Cameras.orbit(0.0, 0.0, 14 * unit, 26.0, size, size, target)
-    man = to_uint8(render_people(dressed, [camera])[0, :3].permute(1, 2, 0))
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in {"dark": dark, "man": man}.items():
-        Image.fromarray(np.ascontiguousarray(picture)).save(folder / f"{name}.png")
-
-
-def run(out: Path, photos: dict[str, Path], jobs: int, case: Case) -> None:
-    """Generate one avatar unless its folder is finished; write its time and memory to OUT/NAME.json."""
-    folder = out / case.name
-    if (folder / "report.json").exists():
-        print(f"{case.name}: finished before", flush=True)
-        return
-    command = [sys.executable, "-m", "specularip", "generate", case.text]
-    command += ["--image", str(photos[case.photo]), "--out", str(folder)]
-    resumed = folder.is_dir() and any((folder / "checkpoints").glob("*.safetensors"))
-    if resumed:
-        command.append("--resume")
-    elif folder.is_dir() and any(folder.iterdir()):
-        command.append("--overwrite")
-    environment = dict(os.environ)
-    if jobs > 1:
-        threads = str(max(1, (os.cpu_count() or 1) // jobs))
-        environment |= {"OMP_NUM_THREADS": threads, "SPECULARIP_NUM_THREADS": threads}
-    print(f"{case.name}: {case.text}", flush=True)
-    began = time.perf_counter()
-    with (out / f"{case.name}.log").open("w") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
-        )
-        # The usage of this child alone; resource.RUSAGE_CHILDREN is the largest of all so far.
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - began
-    peak = usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-    cost = {"seconds": round(seconds, 1), "peak_gib": round(peak, 2), "jobs": jobs, "resumed": resumed}
-    if process.returncode:
-        last = ((out / f"{case.name}.log").read_text().strip().splitlines() or ["no message"])[-1]
-        print(f"{case.name}: FAILED with exit code {process.returncode}: {last}", flush=True)
-    else:
-        (out / f"{case.name}.json").write_text(json.dumps(cost) + "\n")
-        print(f"{case.name}: {seconds:.0f} s, {peak:.2f} GiB", flush=True)
+    write_png(folder / "dark.png", to_uint8(to_srgb(to_linear(light) * gain)))
+    studio = Studio.open(assets)
+    man = studio.dress(fitting_face(0, "male", "adult", 0.4, beard=False))
+    write_png(folder / "man.png", to_uint8(studio.portrait(man).movedim(0, -1)))
 
 
 def torso_share(avatar: Avatar, cameras: Any) -> Tensor:
@@ -190,16 +120,13 @@ def torso_color(avatar: Avatar) -> list[float]:
 
 
 def nearest_color(rgb: list[float]) -> tuple[str, dict[str, float]]:
-    """The nearest of the wardrobe's twelve colours by CIELAB distance, and the distance to each."""
+    """The nearest of the twelve basic colours by CIELAB distance, and the distance to each."""
     import numpy as np
-    from skimage.color import rgb2lab
+    from measures import lab
+    from subjects import BASIC, COLORS
 
-    sys.path.insert(0, str(ROOT / "tools" / "compact"))
-    from wardrobe import COLORS
-
-    palette = rgb2lab(np.array([[value for value, _ in COLORS.values()]]))[0]
-    distance = np.linalg.norm(palette - rgb2lab(np.array([[rgb]]))[0], axis=1)
-    distances = {name: round(float(d), 1) for name, d in zip(COLORS, distance)}
+    distance = np.linalg.norm(lab(np.array([COLORS[name] for name in BASIC])) - lab(np.array(rgb)), axis=1)
+    distances = {name: round(float(d), 1) for name, d in zip(BASIC, distance)}
     return min(distances, key=distances.__getitem__), distances
 
 
@@ -301,7 +228,6 @@ def measure(out: Path, photos: dict[str, Path]) -> dict[str, Any]:
         if not (folder / "report.json").exists():
             continue
         avatar, report = load(folder), json.loads((folder / "report.json").read_text())
-        cost = out / f"{case.name}.json"
         rgb = torso_color(avatar)
         nearest, distances = nearest_color(rgb)
         runs[case.name] = {
@@ -316,7 +242,7 @@ def measure(out: Path, photos: dict[str, Path]) -> dict[str, Any]:
             "gaussians": len(avatar.gaussians),
             "notes": report.get("notes", []),
             "stages": report.get("seconds", {}),
-            "cost": json.loads(cost.read_text()) if cost.exists() else None,
+            "cost": cost_of(out, case.name),
         }
     return {
         "machine": machine(),
@@ -329,25 +255,6 @@ def measure(out: Path, photos: dict[str, Path]) -> dict[str, Any]:
 
 
 REPEAT = ("red-dress", "red-dress-again")
-
-
-def machine() -> dict[str, Any]:
-    from importlib.metadata import version
-
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 def checks(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -474,6 +381,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these of: {names}")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="where the run folders are")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--assets", type=Path, default=ROOT / "assets.npz", help="to draw the man's face")
     args = parser.parse_args()
     if unknown := set(args.names) - {case.name for case in CASES}:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
@@ -481,18 +389,10 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     photos = {"portrait": PORTRAIT, **{name: out / "faces" / f"{name}.png" for name in ("dark", "man")}}
     if not all(path.exists() for path in photos.values()):
-        painter = multiprocessing.get_context("spawn").Process(target=draw_photos, args=(out / "faces",))
-        painter.start()
-        painter.join()
-        if painter.exitcode:
-            raise SystemExit("the photos could not be drawn")
+        (out / "faces").mkdir(parents=True, exist_ok=True)
+        in_own_process(draw_photos, out / "faces", args.assets)
     todo = [case for case in CASES if not args.names or case.name in args.names]
-    with ThreadPoolExecutor(max(1, args.jobs)) as pool:
-        try:
-            list(pool.map(partial(run, out, photos, max(1, args.jobs)), todo))
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise SystemExit("stopped; the same command goes on") from None
+    make([Order(case.name, case.text, photos[case.photo]) for case in todo], out, jobs=max(1, args.jobs))
     from specularip.files import atomic_path, write_json
 
     found = measure(out, photos)

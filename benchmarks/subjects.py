@@ -41,7 +41,7 @@ from people import (  # noqa: E402
     draw_person,
     held_out,
 )
-from studio import to_linear  # noqa: E402
+from studio import to_linear, to_srgb  # noqa: E402
 
 from specularip.body import AnnyModel, Body, phenotype_from_text  # noqa: E402
 from specularip.body.regions import HEAD, TORSO  # noqa: E402
@@ -50,6 +50,7 @@ from specularip.raster.mesh import rasterize_mesh  # noqa: E402
 
 __all__ = [
     "BASIC",
+    "COLORS",
     "FACE_SIZE",
     "GARMENTS",
     "MAP_SIZE",
@@ -57,6 +58,7 @@ __all__ = [
     "Person",
     "held_out",
     "to_linear",
+    "to_srgb",
     "words_benchmark",
 ]
 
