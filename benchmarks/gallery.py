@@ -114,15 +114,14 @@ def draw_faces(assets: Path, device: str, folder: Path, names: list[str]) -> Non
     """NAME.png: a photo of a person who fits the entry's `Face`."""
     from subjects import Studio, fitting_face
 
-    from specularip.files import to_uint8, write_png
+    from specularip.files import write_png
 
     studio = Studio.open(assets, device)
     for name in names:
         if (face := ENTRIES[name].face) is not None:
             number = list(ENTRIES).index(name)
             person = fitting_face(number, face.sex, face.age, face.tone, face.beard)
-            portrait = studio.portrait(studio.dress(person))
-            write_png(folder / f"{name}.png", to_uint8(portrait.movedim(0, -1)))
+            write_png(folder / f"{name}.png", studio.photo(person))
 
 
 def strip(folder: Path, text: str) -> np.ndarray:

@@ -82,8 +82,7 @@ def draw_photos(folder: Path, assets: Path) -> None:
     light = torch.from_numpy(read_image(PORTRAIT)).float() / 255
     write_png(folder / "dark.png", to_uint8(to_srgb(to_linear(light) * gain)))
     studio = Studio.open(assets)
-    man = studio.dress(fitting_face(0, "male", "adult", 0.4, beard=False))
-    write_png(folder / "man.png", to_uint8(studio.portrait(man).movedim(0, -1)))
+    write_png(folder / "man.png", studio.photo(fitting_face(0, "male", "adult", 0.4, beard=False)))
 
 
 def torso_share(avatar: Avatar, cameras: Any) -> Tensor:

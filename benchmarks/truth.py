@@ -149,7 +149,7 @@ def draw_people(assets: Path, device: str, folder: Path, numbers: list[int]) -> 
             maps=studio.body_maps(mesh, sides)[list(SAMPLED_SIDES)],
             face=studio.face(mesh),
         )
-        write_png(folder / f"{number:02}.png", to_uint8(studio.portrait(mesh).movedim(0, -1)))
+        write_png(folder / f"{number:02}.png", studio.photo(person))
         cloth = [part.name for part in mesh.parts if part.kind == "cloth"]
         about = {
             "text": text,

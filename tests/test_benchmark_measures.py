@@ -10,13 +10,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from measures import (
-    Recognizer,
     alike,
     bare_share,
     body_psnr,
     body_ssim,
     ciede2000,
     confusion,
+    cross_validated,
     edges,
     eroded,
     fray,
@@ -121,9 +121,8 @@ def test_recognizer_tells_classes_by_what_differs_between_them() -> None:
     labels = np.repeat(np.arange(3), 40)
     features = rng.normal(size=(120, 20)) * np.array([30.0] * 10 + [1.0] * 10)  # large, useless columns
     features[:, 10] += 8 * labels
-    held = np.arange(120) % 3 == 0
-    trained = Recognizer.learn(features[~held], labels[~held], ("a", "b", "c"))
-    assert (trained.classify(features[held]) == labels[held]).mean() > 0.95
+    found = cross_validated(features, labels, ("a", "b", "c"))
+    assert (found == labels).mean() > 0.95
 
 
 def test_groups_of_classes_that_are_alike() -> None:
@@ -131,5 +130,5 @@ def test_groups_of_classes_that_are_alike() -> None:
     found = np.array([0, 0, 0, 1, 1, 1, 0, 1, 2, 2, 2, 2])
     shares = confusion(truth, found, 3)
     assert shares[0].tolist() == [0.75, 0.25, 0.0]
-    assert alike(shares) == [{0, 1}, {2}]
+    assert alike(shares) == [{0, 1}, {0, 1}, {2}]
     assert alike(shares, limit=0.3) == [{0}, {1}, {2}]
