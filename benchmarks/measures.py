@@ -162,7 +162,7 @@ class Recognizer:
 
     @staticmethod
     def learn(
-        features: np.ndarray, labels: np.ndarray, names: tuple[str, ...], shrinkage: float = 0.3
+        features: np.ndarray, labels: np.ndarray, names: tuple[str, ...], shrinkage: float = 0.5
     ) -> Recognizer:
         """From features [n,D] and labels [n]. Distances are whitened by the covariance within classes, shrunk
         by `shrinkage` towards its diagonal."""

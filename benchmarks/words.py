@@ -157,8 +157,8 @@ def reference(studio: Studio, each: int, path: Path) -> tuple[np.ndarray, np.nda
 
 @dataclass(frozen=True)
 class Reference:
-    """What true renders teach. exact, grouped: the recognizer's accuracy on people that it did not learn from,
-    without and with `same`: for each garment, those that it cannot be told from."""
+    """What true renders teach. exact, grouped: the recognizer's accuracy on people that it did not learn
+    from, without and with `same`: for each garment, those that it cannot be told from."""
 
     recognizer: Recognizer
     exact: float
