@@ -122,6 +122,42 @@ class SeidConfig:
 
 
 @dataclass(frozen=True)
+class FusionConfig:
+    """How sampled views become one surface (`stages.fusion`). Lengths in metres.
+
+    Sampled depths are smooth but off by one to three centimetres, and differently so in each view.
+    """
+
+    depth_tolerance: float = 0.012
+    """Error of depths that counts as agreement, relative to the camera's distance: about 3 cm for the whole
+    body, 1.5 % of the range of the depth channel."""
+    least_tolerance: float = 0.02
+    """The same for close-ups, where the views' disagreement about the shape dominates."""
+    outline_tolerance: int = 2
+    """Pixels by which a point may be outside of a silhouette: soft outlines, and disagreement of views."""
+    depth_blur: int = 2
+    """Radius in pixels of the smoothing of depths before normals are taken."""
+    steepest: float = 4.0
+    """Slope (depth per sideways step) above which two neighbouring pixels show different surfaces: a surface
+    seen at 76 degrees from its normal."""
+    least_cosine: float = 0.2
+    """Surfaces that are seen more obliquely than this give no points."""
+    confirmations_per_outside: int = 4
+    """A point may be outside of one silhouette for each so many views that confirm its depth."""
+    fine_voxel: float = 0.004
+    """Grid that joins the pixels of all views before they are merged."""
+    merge_radius: float = 0.03
+    """Distance within which points are layers of one surface."""
+    merge_sigma: float = 0.008
+    """Standard deviation sideways of the mean that merges them: a pixel of a view of the whole body."""
+    neighbours: int = 48
+    least_neighbours: int = 6
+    """How many points the mean takes at most, and how many must face the same way; others are stray."""
+    passes: int = 2
+    """How often points are moved onto the mean."""
+
+
+@dataclass(frozen=True)
 class ScrConfig:
     """Stage 2: Specular-Consistency Refinement."""
 
