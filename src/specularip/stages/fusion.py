@@ -9,6 +9,7 @@ but never the two sides of a thin part.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -57,10 +58,12 @@ class DepthViews:
 
 @dataclass(frozen=True)
 class SurfacePoints:
-    """P oriented points: positions [P,3], unit outward normals [P,3], weights [P]: confidence, relative."""
+    """P oriented points: positions [P,3]; unit outward normals [P,3]; sizes [P]: of the pixels that they are
+    from, in metres; weights [P]: confidence, relative."""
 
     positions: Tensor
     normals: Tensor
+    sizes: Tensor
     weights: Tensor
 
     def __len__(self) -> int:
@@ -198,9 +201,10 @@ def fuse(views: DepthViews, config: FusionConfig) -> SurfacePoints:
     towards = F.normalize(views.cameras.positions[view] - positions, dim=-1)
     cosine = (normals * towards).sum(-1)
     # Square on and close by is precise: the variance of a depth grows with the size of its pixel.
-    weights = cosine.square() / views.pixel_sizes[view]
+    sizes = views.pixel_sizes[view]
+    weights = cosine.square() / sizes
     keep = (cosine > config.least_cosine) & agreed(views, positions, view, config)
-    points = SurfacePoints(positions, normals, weights).select(keep)
+    points = SurfacePoints(positions, normals, sizes, weights).select(keep)
     points = thinned(points, config.fine_voxel)
     for _ in range(config.passes):
         points = _consolidated(points, config)
@@ -221,6 +225,12 @@ def agreed(views: DepthViews, positions: Tensor, source: Tensor, config: FusionC
     return (outside <= confirmed // config.confirmations_per_outside) & (seen_past <= confirmed)
 
 
+def joined(parts: Sequence[SurfacePoints]) -> SurfacePoints:
+    """All the points of `parts`."""
+    names = [field.name for field in fields(SurfacePoints)]
+    return SurfacePoints(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
 def thinned(points: SurfacePoints, voxel: float) -> SurfacePoints:
     """Weighted means over the cells of a grid of this size in metres; a cell has six compartments, one for
     each direction that a normal can point along most, so that the sides of thin parts stay apart."""
@@ -239,7 +249,7 @@ def thinned(points: SurfacePoints, voxel: float) -> SurfacePoints:
     weights = total(points.weights)
     positions = total(points.positions * points.weights[:, None]) / weights[:, None]
     normals = F.normalize(total(points.normals * points.weights[:, None]), dim=-1)
-    return SurfacePoints(positions, normals, weights)
+    return SurfacePoints(positions, normals, total(points.sizes * points.weights) / weights, weights)
 
 
 def _consolidated(points: SurfacePoints, config: FusionConfig) -> SurfacePoints:
@@ -256,11 +266,12 @@ def _consolidated(points: SurfacePoints, config: FusionConfig) -> SurfacePoints:
     across = (offsets.square().sum(-1) - along.square()).clamp_min(0)
     same = (points.normals[index] * points.normals[:, None]).sum(-1)
     weight = real * points.weights[index] * (same - 0.3).clamp_min(0)
-    weight = weight * torch.exp(-across / (2 * config.merge_sigma**2))
+    weight = weight * torch.exp(-across / (2 * (config.merge_sigma * points.sizes[:, None]).square()))
     total = weight.sum(1).clamp_min(1e-12)
     shift = (weight * along).sum(1) / total
     normals = F.normalize((weight[..., None] * points.normals[index]).sum(1), dim=-1)
-    moved = SurfacePoints(points.positions + shift[:, None] * points.normals, normals, points.weights)
+    positions = points.positions + shift[:, None] * points.normals
+    moved = SurfacePoints(positions, normals, points.sizes, points.weights)
     return moved.select((weight > 0).sum(1) >= config.least_neighbours)
 
 

@@ -144,17 +144,49 @@ class FusionConfig:
     """Surfaces that are seen more obliquely than this give no points."""
     confirmations_per_outside: int = 4
     """A point may be outside of one silhouette for each so many views that confirm its depth."""
-    fine_voxel: float = 0.004
+    fine_voxel: float = 0.003
     """Grid that joins the pixels of all views before they are merged."""
     merge_radius: float = 0.03
     """Distance within which points are layers of one surface."""
-    merge_sigma: float = 0.008
-    """Standard deviation sideways of the mean that merges them: a pixel of a view of the whole body."""
-    neighbours: int = 48
+    merge_sigma: float = 1.5
+    """Standard deviation sideways of the mean that merges them, in pixels of the views that see a point."""
+    neighbours: int = 32
     least_neighbours: int = 6
     """How many points the mean takes at most, and how many must face the same way; others are stray."""
     passes: int = 2
     """How often points are moved onto the mean."""
+
+
+@dataclass(frozen=True)
+class ViewFitConfig:
+    """The fit to the sampled views (`stages.view_fit`)."""
+
+    steps: int = 120
+    views_per_step: int = 3
+    color_weight: float = 10.0
+    alpha_weight: float = 5.0
+    depth_weight: float = 1.0
+    """Weights of the mean absolute differences of the views' channels. Sampled depths are the least exact: they
+    keep the surface of uniform colours in place."""
+    anchor_weight: float = 300.0
+    """Weight, per squared metre, of each Gaussian's distance from where the fusion put it."""
+    size_weight: float = 100.0
+    size_free: float = 0.012
+    """Weight on the longest axis of Gaussians in excess of `size_free` metres."""
+    needle_weight: float = 0.05
+    stretch_free: float = 2.5
+    """Weight on the log of the ratio of the two longer axes in excess of `stretch_free`."""
+    opacity_weight: float = 0.08
+    """Weight that drives opacities to 0 or 1, over the second half of the steps."""
+    specular_weight: float = 0.4
+    specular_from: float = 0.25
+    """As in SEID."""
+    densify_at: tuple[float, ...] = (0.25, 0.5)
+    """Fractions of the steps at which Gaussians with large screen-space gradients are split and cloned."""
+    grow_share: float = 0.08
+    rates: RateConfig = field(
+        default_factory=lambda: RateConfig(means=4e-4, log_scales=8e-3, color_logits=3e-2)
+    )
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from specularip.stages.fusion import (
     SurfacePoints,
     depth_views,
     fuse,
+    joined,
     look_up,
     spacings,
     thinned,
@@ -34,10 +35,17 @@ FINENESS = {"head": 0.45, "neck": 0.7, "hand": 0.6, "foot": 0.8}
 """Spacing of the Gaussians by region, relative to the rest: close-ups show the head, and hands are small."""
 FLATNESS = (0.75, 0.75, 0.22)
 """Scales of a Gaussian in units of the spacing: together the disks are opaque, alone they are crisp."""
+UNSEEN_FINENESS = 1.4
+"""The same for what no view shows, relative to its region."""
 OPACITY_LOGIT = 3.0
 BODY_SAMPLES = 60_000
 """Samples of the body's surface to which Gaussians are bound, about 6 mm apart."""
-CLOTH_REACH = 0.06
+SPACING = 1 / 260
+"""Spacing of the Gaussians in body heights, 6.5 mm, if their number allows it."""
+COVER_WIDTH, COVER_NEIGHBOURS = 2.0, 12
+"""How far sideways a point of the surface covers the body, in spacings of the body's samples, and how many of
+the nearest points are considered."""
+CLOTH_REACH = 0.12
 """Height in metres above the skin up to which a fused surface counts as the cloth that covers it."""
 
 Orbit = tuple[Framing, tuple[float, ...]]
@@ -95,8 +103,21 @@ def gaussians_from_views(
     views = depth_views(images, cameras, targets, background, config)
     generator = torch.Generator().manual_seed(seed)
     samples = body.sample_surface(BODY_SAMPLES, generator, {name: 1 / f for name, f in FINENESS.items()})
+    tree = cKDTree(samples.points.double().numpy())
+
+    def nearest_sample(points: SurfacePoints) -> Tensor:
+        return torch.from_numpy(tree.query(points.positions.double().numpy(), workers=-1)[1])
+
     surface = fuse(views, config)
-    points, bound = _within_budget(views, surface, samples, body.height / 260, max_points, config)
+    unseen = _unseen_body(views, surface, samples, config)
+    whole = joined([surface, unseen])
+    fineness = torch.ones(len(NAMES))
+    for name, factor in FINENESS.items():
+        fineness[NAMES.index(name)] = factor
+    fine = fineness[samples.regions[nearest_sample(whole)]]
+    fine[len(surface) :] *= UNSEEN_FINENESS
+    points = within_budget(whole, fine, body.height * SPACING, max_points)
+    bound = nearest_sample(points)
     colors = _colors(views, points, config)
     spacing = spacings(points.positions)
     spacing = spacing.clamp(max=float(spacing.median()) * 3)
@@ -114,71 +135,39 @@ def gaussians_from_views(
     )
 
 
-def _within_budget(
-    views: DepthViews,
-    surface: SurfacePoints,
-    samples: SurfaceSamples,
-    spacing: float,
-    max_points: int,
-    config: FusionConfig,
-) -> tuple[SurfacePoints, Tensor]:
-    """The surface and its completion, evenly about `spacing` metres apart or, if those are too many, farther;
-    and the body sample [P] that each point is bound to."""
-    tree = cKDTree(samples.points.double().numpy())
-    fineness = torch.ones(len(NAMES))
-    for name, factor in FINENESS.items():
-        fineness[NAMES.index(name)] = factor
-
-    def nearest_sample(points: SurfacePoints) -> Tensor:
-        return torch.from_numpy(tree.query(points.positions.double().numpy(), workers=-1)[1])
-
-    fine = fineness[samples.regions[nearest_sample(surface)]]
-    completion = _unseen_body(views, samples, config)
+def within_budget(
+    points: SurfacePoints, fineness: Tensor, spacing: float, max_points: int
+) -> SurfacePoints:
+    """Points thinned to `spacing` metres times their `fineness` [P], or more where too many would remain."""
+    groups = [(float(f), points.select(fineness == f)) for f in fineness.unique()]
     while True:
-        even = _joined([thinned(surface.select(fine == f), spacing * float(f)) for f in fine.unique()])
-        points = _joined([even, _uncovered(completion, even, samples, fineness * spacing)])
-        if len(points) <= max_points:
-            return points, nearest_sample(points)
-        spacing *= max(1.02, (len(points) / max_points) ** 0.5)
+        even = joined([thinned(group, spacing * f) for f, group in groups])
+        if len(even) <= max_points:
+            return even
+        spacing *= max(1.01, (len(even) / max_points) ** 0.5)
 
 
-def _unseen_body(views: DepthViews, samples: SurfaceSamples, config: FusionConfig) -> Tensor:
-    """The body samples that no view contradicts, as indices: not outside of a silhouette, and no view sees
-    past them."""
+def _unseen_body(
+    views: DepthViews, surface: SurfacePoints, samples: SurfaceSamples, config: FusionConfig
+) -> SurfacePoints:
+    """The body where no view shows the surface, and none contradicts the body: it is not outside of a
+    silhouette, no view sees past it, and no cloth lies on it."""
     seen = look_up(views, samples.points, 0)
     tolerance = views.tolerances(config)[:, None]
     contradicted = (seen.framed & ~seen.inside) | (seen.surface & (seen.behind < -tolerance))
-    return (~contradicted.any(0)).nonzero()[:, 0]
-
-
-def _uncovered(
-    rows: Tensor, surface: SurfacePoints, samples: SurfaceSamples, spacing_of: Tensor
-) -> SurfacePoints:
-    """Of the body samples `rows`, those without a point of the surface on or a little above them, thinned to
-    the spacing of their region, `spacing_of` [regions] in metres."""
-    positions, normals = samples.points[rows], samples.normals[rows]
-    spacing = spacing_of[samples.regions[rows]]
+    rows = (~contradicted.any(0)).nonzero()[:, 0]
+    positions, normals, spacing = samples.points[rows], samples.normals[rows], samples.spacing[rows]
     tree = cKDTree(surface.positions.double().numpy())
-    index = torch.from_numpy(tree.query(positions.double().numpy(), 12, workers=-1)[1])
+    index = torch.from_numpy(tree.query(positions.double().numpy(), COVER_NEIGHBOURS, workers=-1)[1])
     offsets = surface.positions[index] - positions[:, None]
     height = (offsets * normals[:, None]).sum(-1)
     across = (offsets.square().sum(-1) - height.square()).clamp_min(0).sqrt()
     same = (surface.normals[index] * normals[:, None]).sum(-1) > 0
-    covers = same & (across < 1.5 * spacing[:, None]) & (height > -2 * spacing[:, None])
-    open_ = ~(covers & (height < CLOTH_REACH)).any(1)
-    points = SurfacePoints(positions, normals, torch.ones(len(rows))).select(open_)
-    spacing = spacing[open_]
-    if not len(points):
-        return points
-    return _joined([thinned(points.select(spacing == s), float(s)) for s in spacing.unique()])
-
-
-def _joined(parts: list[SurfacePoints]) -> SurfacePoints:
-    return SurfacePoints(
-        torch.cat([part.positions for part in parts]),
-        torch.cat([part.normals for part in parts]),
-        torch.cat([part.weights for part in parts]),
-    )
+    reach = COVER_WIDTH * spacing[:, None]
+    covered = (same & (across < reach) & (height > -reach) & (height < CLOTH_REACH)).any(1)
+    sizes = spacing.new_full((len(rows),), float(views.pixel_sizes.max()))
+    points = SurfacePoints(positions, normals, sizes, torch.ones(len(rows)))
+    return points.select(~covered)
 
 
 def _colors(views: DepthViews, points: SurfacePoints, config: FusionConfig) -> Tensor:
@@ -188,7 +177,7 @@ def _colors(views: DepthViews, points: SurfacePoints, config: FusionConfig) -> T
     towards = F.normalize(views.cameras.positions[:, None] - points.positions, dim=-1)
     cosine = (towards * points.normals).sum(-1)
     visible = seen.surface & (seen.behind.abs() < views.tolerances(config)[:, None])
-    weights = visible * (cosine - config.least_cosine).clamp_min(0) / views.pixel_sizes[:, None]
+    weights = visible * (cosine - config.least_cosine).clamp_min(0) / views.pixel_sizes[:, None] ** 1.5
     colors = weighted_median(seen.colors, weights)
     known = weights.sum(0) > 0
     if bool(known.any()) and not bool(known.all()):

@@ -1,0 +1,141 @@
+"""The fit of SEID's start to the sampled views: photometric, with outlines and a little depth.
+
+Unlike score distillation it has fixed targets, so a hundred steps are enough. The specular branch is switched
+on with a rising gain, as in SEID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specularip.avatar import shade
+from specularip.cameras import Cameras
+from specularip.kernels.async_transfer import StepMetrics, copy_async
+from specularip.raster import Raster, rasterize
+from specularip.stages.fusion import DEPTH_GAIN, DepthViews
+from specularip.stages.initial_state import AvatarState
+from specularip.stages.seid import specular_gain, specular_penalty
+from specularip.stages.settings import ViewFitConfig
+from specularip.training.densify import DensityConfig, densify_and_prune
+from specularip.training.optimizer import SHARED, set_rates
+from specularip.training.parallel import SINGLE_RANK, Ranks
+from specularip.training.step import take_step
+
+RATE_DECAY = 0.8
+"""Learning rates fall linearly by this share over the fit; that of the specular head is constant."""
+
+
+@dataclass(frozen=True)
+class ViewTargets:
+    """V views as targets, on the device of the Gaussians: cameras; images [V,S,S,4], RGB over the background
+    and alpha; depths [V,S,S,1] in metres, which count where `measured` [V,S,S,1] is 1; distances [V] of the
+    cameras from their targets."""
+
+    cameras: Cameras
+    images: Tensor
+    depths: Tensor
+    measured: Tensor
+    distances: Tensor
+
+
+def view_targets(images: Tensor, views: DepthViews, device: torch.device | str = "cpu") -> ViewTargets:
+    """Sampled images [V,5,S,S] as targets; views: the same, decoded."""
+    return ViewTargets(
+        views.cameras.to(device),
+        images[:, :4].permute(0, 2, 3, 1).contiguous().to(device),
+        views.depths[..., None].to(device),
+        views.surface[..., None].float().to(device),
+        views.distances.to(device),
+    )
+
+
+def fit_views(
+    state: AvatarState,
+    targets: ViewTargets,
+    config: ViewFitConfig,
+    background: float,
+    max_points: int,
+    after_step: Callable[[int, StepMetrics], None],
+    first_step: int = 0,
+    ranks: Ranks = SINGLE_RANK,
+) -> None:
+    """Fit Gaussians and specular head to the views, from `first_step` on, changing `state` in place.
+
+    after_step and ranks: as for `seid`.
+    """
+    density = DensityConfig(max_points=max_points, grow_share=config.grow_share, min_opacity=0.05)
+    densify_after = {round(share * config.steps) for share in config.densify_at}
+    local = ranks.local_slice(config.views_per_step)
+    device = targets.images.device
+    size = (targets.cameras.width, targets.cameras.height)
+    for step in range(first_step, config.steps):
+        share = step / config.steps
+        set_rates(state.optimizer, 1.0 - RATE_DECAY * share, {SHARED: 1.0})
+        drawn = torch.randperm(len(targets.images), generator=state.generator)[: config.views_per_step]
+        rows = copy_async(drawn.sort().values[local], device)
+        gain = specular_gain(share, config.specular_from)
+        raster, specular = _draw(state, targets.cameras[rows], background, gain)
+        raster.means2d.retain_grad()
+        color, alpha, depth = _differences(raster, targets, rows)
+        loss = config.color_weight * color + config.alpha_weight * alpha + config.depth_weight * depth
+        loss = loss + _regularise(state, share, config)
+        if gain > 0:
+            loss = loss + config.specular_weight * specular_penalty(specular, state.ties["regions"])
+        finite = take_step(state, loss, ranks=ranks)
+        if raster.means2d.grad is not None:
+            state.screen_gradients.accumulate(raster.means2d.grad, raster.radii * finite, size, ranks)
+        if step + 1 in densify_after:
+            densify_and_prune(state, density, state.ties["anchors"])
+        after_step(
+            step + 1,
+            StepMetrics(
+                {"loss": loss, "l1": color, "alpha": alpha, "depth": depth, "skipped": state.skipped},
+                points=len(state),
+            ),
+        )
+
+
+def _draw(state: AvatarState, cameras: Cameras, background: float, gain: float) -> tuple[Raster, Tensor]:
+    """As `guide.draw`, with depth."""
+    gaussians = state.gaussians
+    colors, specular = shade(gaussians, state.shared, cameras, gain)
+    raster = rasterize(
+        gaussians.means,
+        gaussians.quats,
+        gaussians.scales,
+        gaussians.opacities,
+        colors,
+        cameras.viewmats,
+        cameras.Ks,
+        cameras.width,
+        cameras.height,
+        torch.full((3,), background, device=gaussians.means.device),
+    )
+    return raster, specular
+
+
+def _differences(raster: Raster, targets: ViewTargets, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean absolute differences of colour, alpha and encoded depth from the targets of the views `rows`."""
+    color, alpha = targets.images[rows].split([3, 1], -1)
+    scale = DEPTH_GAIN / targets.distances[rows][:, None, None, None]
+    measured = targets.measured[rows] * (raster.alpha.detach() > 0.5)
+    depth = (raster.depth - targets.depths[rows]).abs() * scale * measured
+    return (raster.image - color).abs().mean(), (raster.alpha - alpha).abs().mean(), depth.mean()
+
+
+def _regularise(state: AvatarState, share: float, config: ViewFitConfig) -> Tensor:
+    params = state.params
+    axes = params["log_scales"].sort(-1, descending=True).values
+    loss = config.size_weight * (axes[:, 0].exp() - config.size_free).clamp_min(0).mean()
+    stretch = (axes[:, 0] - axes[:, 1] - torch.log(axes.new_tensor(config.stretch_free))).clamp_min(0)
+    loss = loss + config.needle_weight * stretch.mean()
+    drift = (params["means"] - state.ties["anchors"]).square().sum(-1)
+    loss = loss + config.anchor_weight * drift.mean()
+    if share > 0.5:
+        opacities = params["opacity_logits"].sigmoid()
+        loss = loss + config.opacity_weight * (opacities * (1 - opacities)).mean()
+    return loss
