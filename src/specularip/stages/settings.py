@@ -168,8 +168,11 @@ class ViewFitConfig:
     depth_weight: float = 1.0
     """Weights of the mean absolute differences of the views' channels. Sampled depths are the least exact: they
     keep the surface of uniform colours in place."""
-    anchor_weight: float = 300.0
+    anchor_weight: float = 100.0
     """Weight, per squared metre, of each Gaussian's distance from where the fusion put it."""
+    smooth_weight: float = 3000.0
+    """The same for the difference of this displacement from the neighbours': the surface moves as a whole, and
+    outlines do not fray."""
     size_weight: float = 100.0
     size_free: float = 0.012
     """Weight on the longest axis of Gaussians in excess of `size_free` metres."""
@@ -179,8 +182,8 @@ class ViewFitConfig:
     opacity_weight: float = 0.08
     """Weight that drives opacities to 0 or 1, over the second half of the steps."""
     specular_weight: float = 0.4
-    specular_from: float = 0.25
-    """As in SEID."""
+    specular_from: float = 0.5
+    """As in SEID. Before, steps without highlights take half the time."""
     densify_at: tuple[float, ...] = (0.25, 0.5)
     """Fractions of the steps at which Gaussians with large screen-space gradients are split and cloned."""
     grow_share: float = 0.08

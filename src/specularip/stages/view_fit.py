@@ -14,6 +14,7 @@ from torch import Tensor
 
 from specularip.avatar import shade
 from specularip.cameras import Cameras
+from specularip.fitting.point_init import neighbours
 from specularip.kernels.async_transfer import StepMetrics, copy_async
 from specularip.raster import Raster, rasterize
 from specularip.stages.fusion import DEPTH_GAIN, DepthViews
@@ -25,6 +26,8 @@ from specularip.training.optimizer import SHARED, set_rates
 from specularip.training.parallel import SINGLE_RANK, Ranks
 from specularip.training.step import take_step
 
+NEIGHBOURS = 6
+"""How many neighbours a Gaussian moves along with."""
 RATE_DECAY = 0.8
 """Learning rates fall linearly by this share over the fit; that of the specular head is constant."""
 
@@ -67,6 +70,7 @@ def fit_views(
 
     after_step and ranks: as for `seid`.
     """
+    graph = neighbours(state.params["means"], NEIGHBOURS)
     density = DensityConfig(max_points=max_points, grow_share=config.grow_share, min_opacity=0.05)
     densify_after = {round(share * config.steps) for share in config.densify_at}
     local = ranks.local_slice(config.views_per_step)
@@ -75,21 +79,21 @@ def fit_views(
     for step in range(first_step, config.steps):
         share = step / config.steps
         set_rates(state.optimizer, 1.0 - RATE_DECAY * share, {SHARED: 1.0})
-        drawn = torch.randperm(len(targets.images), generator=state.generator)[: config.views_per_step]
-        rows = copy_async(drawn.sort().values[local], device)
+        rows = copy_async(step_rows(step, config.views_per_step, len(targets.images))[local], device)
         gain = specular_gain(share, config.specular_from)
         raster, specular = _draw(state, targets.cameras[rows], background, gain)
         raster.means2d.retain_grad()
         color, alpha, depth = _differences(raster, targets, rows)
         loss = config.color_weight * color + config.alpha_weight * alpha + config.depth_weight * depth
-        loss = loss + _regularise(state, share, config)
+        loss = loss + _regularise(state, graph, share, config)
         if gain > 0:
             loss = loss + config.specular_weight * specular_penalty(specular, state.ties["regions"])
         finite = take_step(state, loss, ranks=ranks)
         if raster.means2d.grad is not None:
             state.screen_gradients.accumulate(raster.means2d.grad, raster.radii * finite, size, ranks)
         if step + 1 in densify_after:
-            densify_and_prune(state, density, state.ties["anchors"])
+            _densify(state, density)
+            graph = neighbours(state.params["means"], NEIGHBOURS)
         after_step(
             step + 1,
             StepMetrics(
@@ -97,6 +101,23 @@ def fit_views(
                 points=len(state),
             ),
         )
+
+
+def step_rows(step: int, count: int, views: int) -> Tensor:
+    """The views of a step, `count` of `views`: all views in random order, again and again."""
+    at = torch.arange(step * count, (step + 1) * count)
+    orders = [
+        torch.randperm(views, generator=torch.Generator().manual_seed(epoch))
+        for epoch in range(int(at[0]) // views, int(at[-1]) // views + 1)
+    ]
+    return torch.cat(orders)[at - int(at[0]) // views * views]
+
+
+def _densify(state: AvatarState, density: DensityConfig) -> None:
+    """Density control, after which new Gaussians are as far from their anchors as their parents were."""
+    before = state.params["means"].detach()
+    change = densify_and_prune(state, density)
+    state.ties["anchors"] = state.ties["anchors"] + state.params["means"].detach() - before[change.parents]
 
 
 def _draw(state: AvatarState, cameras: Cameras, background: float, gain: float) -> tuple[Raster, Tensor]:
@@ -127,14 +148,16 @@ def _differences(raster: Raster, targets: ViewTargets, rows: Tensor) -> tuple[Te
     return (raster.image - color).abs().mean(), (raster.alpha - alpha).abs().mean(), depth.mean()
 
 
-def _regularise(state: AvatarState, share: float, config: ViewFitConfig) -> Tensor:
+def _regularise(state: AvatarState, graph: Tensor, share: float, config: ViewFitConfig) -> Tensor:
     params = state.params
     axes = params["log_scales"].sort(-1, descending=True).values
     loss = config.size_weight * (axes[:, 0].exp() - config.size_free).clamp_min(0).mean()
     stretch = (axes[:, 0] - axes[:, 1] - torch.log(axes.new_tensor(config.stretch_free))).clamp_min(0)
     loss = loss + config.needle_weight * stretch.mean()
-    drift = (params["means"] - state.ties["anchors"]).square().sum(-1)
-    loss = loss + config.anchor_weight * drift.mean()
+    drift = params["means"] - state.ties["anchors"]
+    apart = drift - drift[graph].mean(1)
+    loss = loss + config.anchor_weight * drift.square().sum(-1).mean()
+    loss = loss + config.smooth_weight * apart.square().sum(-1).mean()
     if share > 0.5:
         opacities = params["opacity_logits"].sigmoid()
         loss = loss + config.opacity_weight * (opacities * (1 - opacities)).mean()
