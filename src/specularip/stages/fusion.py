@@ -77,7 +77,7 @@ class SurfacePoints:
 def depth_views(
     images: Tensor, cameras: Cameras, targets: Tensor, background: float, config: FusionConfig
 ) -> DepthViews:
-    """Decode images [V,5,S,S]: RGB over a grey background, alpha, and depth (see DEPTH_GAIN; 0.5 where empty).
+    """Decode images [V,5,S,S]: RGB over a grey background, alpha, and depth (see DEPTH_GAIN; empty: 0.5).
 
     targets [V,3]: the points that the cameras look at. Pixels that are partly background are unmixed.
     """

@@ -166,13 +166,13 @@ class ViewFitConfig:
     color_weight: float = 10.0
     alpha_weight: float = 5.0
     depth_weight: float = 1.0
-    """Weights of the mean absolute differences of the views' channels. Sampled depths are the least exact: they
-    keep the surface of uniform colours in place."""
+    """Weights of the mean absolute differences of the views' channels. Sampled depths are the least exact:
+    they keep surfaces of one colour in place."""
     anchor_weight: float = 100.0
     """Weight, per squared metre, of each Gaussian's distance from where the fusion put it."""
     smooth_weight: float = 3000.0
-    """The same for the difference of this displacement from the neighbours': the surface moves as a whole, and
-    outlines do not fray."""
+    """The same for the difference of this displacement from the neighbours': the surface moves as a whole,
+    and outlines do not fray."""
     size_weight: float = 100.0
     size_free: float = 0.012
     """Weight on the longest axis of Gaussians in excess of `size_free` metres."""

@@ -7,7 +7,7 @@ on with a rising gain, as in SEID.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ from specularip.training.step import take_step
 
 NEIGHBOURS = 6
 """How many neighbours a Gaussian moves along with."""
+EXPOSURE = 1.06
+"""Largest factor between the exposures of the views."""
 RATE_DECAY = 0.8
 """Learning rates fall linearly by this share over the fit; that of the specular head is constant."""
 
@@ -70,6 +72,7 @@ def fit_views(
 
     after_step and ranks: as for `seid`.
     """
+    targets = with_equal_exposure(targets, state, background)
     graph = neighbours(state.params["means"], NEIGHBOURS)
     density = DensityConfig(max_points=max_points, grow_share=config.grow_share, min_opacity=0.05)
     densify_after = {round(share * config.steps) for share in config.densify_at}
@@ -101,6 +104,24 @@ def fit_views(
                 points=len(state),
             ),
         )
+
+
+@torch.no_grad()
+def with_equal_exposure(targets: ViewTargets, state: AvatarState, background: float) -> ViewTargets:
+    """The targets with colours scaled, in each view and channel, to the mean of the renders of `state`, by
+    EXPOSURE at most: sampled views differ slightly in exposure and tint, which is no reflection. The views'
+    mean exposure stays."""
+    ratios = []
+    for view in range(len(targets.images)):
+        raster, _ = _draw(state, targets.cameras[view], background, 0.0)
+        color, alpha = targets.images[view].split([3, 1], -1)
+        both = (raster.alpha[0] > 0.5) & (alpha > 0.5)
+        ratios.append((raster.image[0] * both).sum((0, 1)) / (color * both).sum((0, 1)).clamp_min(1e-6))
+    log_ratio = torch.stack(ratios).clamp(1 / EXPOSURE, EXPOSURE).log()
+    factor = (log_ratio - log_ratio.mean(0)).exp()[:, None, None]
+    color, alpha = targets.images.split([3, 1], -1)
+    empty = background * (1 - alpha)
+    return replace(targets, images=torch.cat([empty + factor * (color - empty), alpha], -1))
 
 
 def step_rows(step: int, count: int, views: int) -> Tensor:

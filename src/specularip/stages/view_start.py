@@ -135,9 +135,7 @@ def gaussians_from_views(
     )
 
 
-def within_budget(
-    points: SurfacePoints, fineness: Tensor, spacing: float, max_points: int
-) -> SurfacePoints:
+def within_budget(points: SurfacePoints, fineness: Tensor, spacing: float, max_points: int) -> SurfacePoints:
     """Points thinned to `spacing` metres times their `fineness` [P], or more where too many would remain."""
     groups = [(float(f), points.select(fineness == f)) for f in fineness.unique()]
     while True:
