@@ -162,7 +162,7 @@ class ViewFitConfig:
     """The fit to the sampled views (`stages.view_fit`)."""
 
     steps: int = 120
-    views_per_step: int = 3
+    views_per_step: int = 4
     color_weight: float = 10.0
     alpha_weight: float = 5.0
     depth_weight: float = 1.0

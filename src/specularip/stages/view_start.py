@@ -52,10 +52,12 @@ Orbit = tuple[Framing, tuple[float, ...]]
 """A framing and the azimuths in degrees of its views."""
 ORBITS: tuple[Orbit, ...] = (
     (FULL, (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)),
-    (UPPER, (0.0, 120.0, -120.0)),
-    (LOWER, (60.0, 180.0, -60.0)),
-    (HEAD, (0.0, 180.0)),
+    (UPPER, (0.0, 180.0)),
+    (LOWER, (0.0, 180.0)),
+    (HEAD, (0.0, 60.0, 180.0, -60.0)),
 )
+"""Sixteen views. With four of the head its outline is as clean as the body's; the sides of trunk and legs are
+in the views of the whole body."""
 ELEVATION_DEG = 8.0
 
 
