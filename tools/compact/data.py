@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass, fields
+from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from assets import Assets
@@ -14,8 +14,8 @@ from captions import describe
 from dressing import PersonMesh, dress
 from mesh_render import Renderer
 from people import Person, draw_person
+from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from specularip.cameras import Cameras, Views, face_camera, sample_views, view_name
 from specularip.diffusion.prompts import view_prompt
@@ -64,39 +64,6 @@ def captions(person: Person, views: Views, rng: random.Random) -> list[str]:
     ]
 
 
-class DressedPeople(IterableDataset):
-    """Random people and their meshes without end, in groups. Each worker process draws its own."""
-
-    def __init__(self, assets: Assets, seed: int, group: int = 4) -> None:
-        self.assets, self.seed, self.group = assets, seed, group
-
-    def __iter__(self) -> Iterator[list[tuple[Person, dict]]]:
-        worker = get_worker_info()
-        rng = random.Random(self.seed * 1009 + (0 if worker is None else worker.id))
-        while True:
-            persons = [draw_person(rng) for _ in range(self.group)]
-            yield [(p, _as_arrays(mesh)) for p, mesh in zip(persons, dress(persons, self.assets))]
-
-
-def _as_arrays(mesh: PersonMesh) -> dict:
-    """The mesh with arrays for tensors: these pass between processes by value, without shared memory."""
-    values = ((f.name, getattr(mesh, f.name)) for f in fields(mesh))
-    return {name: x.numpy() if isinstance(x, Tensor) else x for name, x in values}
-
-
-def _as_mesh(arrays: dict) -> PersonMesh:
-    return PersonMesh(**{k: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for k, x in arrays.items()})
-
-
-def dressed_people(assets: Assets, seed: int, workers: int) -> Iterator[tuple[list[Person], list[PersonMesh]]]:
-    """Groups of people and meshes, dressed by `workers` processes ahead of their use. assets: on the CPU."""
-    loader = DataLoader(
-        DressedPeople(assets, seed), batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None
-    )
-    for group in loader:
-        yield [person for person, _ in group], [_as_mesh(arrays) for _, arrays in group]
-
-
 class Photographer:
     """Renders dressed people. Deterministic for a seed."""
 
@@ -138,6 +105,32 @@ class Photographer:
             torch.tensor(tokens, dtype=torch.int16, device=self.device).reshape(p, CAPTIONS, views, -1),
         )
         return examples, sampled, [person[0] for person in sentences]
+
+
+def shoot_into(
+    folder: Path, assets: Path, tokenizer, device: torch.device, seed: int, views: int, seconds: float, most: int
+) -> None:
+    """Write the examples of random people to files in `folder`, for `seconds` or until there are `most`.
+
+    The body of a process: dressing is CPU work of one thread, so that a GPU takes a dozen of them.
+    """
+    torch.set_num_threads(1)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    photographer = Photographer(Assets.load(assets), tokenizer, device, seed)
+    rng = random.Random(seed)
+    examples: list[Examples] = []
+    deadline, saved, late = time.monotonic() + seconds, 0, False
+    while saved < most and not late:
+        persons = [draw_person(rng) for _ in range(2)]
+        examples.append(photographer.shoot(persons, dress(persons, photographer.assets), views)[0])
+        late = time.monotonic() > deadline
+        if len(examples) == 16 or late:
+            temporary = folder / f"{seed}-{saved}.tmp"
+            save_file({k: x.cpu().contiguous() for k, x in vars(Examples.join(examples)).items()}, temporary)
+            temporary.rename(temporary.with_suffix(".safetensors"))
+            saved += 2 * len(examples)
+            examples = []
 
 
 def as_images(images: Tensor, depth: Tensor) -> Tensor:

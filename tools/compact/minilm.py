@@ -24,7 +24,7 @@ def load_minilm(
     folder: Path, device: torch.device | str = "cpu"
 ) -> tuple[BertModel, PreTrainedTokenizerFast]:
     """Text encoder (float32) and tokenizer, for texts of at most `TOKENS` tokens."""
-    encoder = build_network(read_network("text_encoder", folder, device))
+    encoder = build_network(read_network("text_encoder", folder, device)).float()
     positions = encoder.embeddings
     positions.position_embeddings = torch.nn.Embedding.from_pretrained(
         positions.position_embeddings.weight[:TOKENS].clone(), freeze=False

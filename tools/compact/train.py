@@ -18,19 +18,21 @@ import os
 import random
 import time
 from dataclasses import dataclass, fields
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from assets import Assets
-from data import SIZE, Examples, Photographer, as_images, disturb_faces, dressed_people
+from data import SIZE, Examples, Photographer, as_images, disturb_faces, shoot_into
 from dressing import dress
 from networks import make_prior
 from people import draw_person
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from specularip.diffusion.attention import KeyViews
@@ -145,30 +147,59 @@ class Trainer:
 # Stage 1: people
 
 
-def render(run: Run, photographer: Photographer, seconds: float, most: int, seed: int) -> Examples:
-    """Up to `most` people, rendered for `seconds`."""
-    workers = max(0, (os.cpu_count() or 1) // run.ranks - 1) if run.device.type == "cuda" else 0
-    people = dressed_people(photographer.assets, seed, workers)
-    parts: list[Examples] = []
-    first = photographer.shoot(*next(people), VIEWS)[0]  # builds the renderer
-    run.say("first people rendered")
-    deadline = time.monotonic() + seconds
-    count = 0
-    while count < most and time.monotonic() < deadline:
-        parts.append(photographer.shoot(*next(people), VIEWS)[0])
-        count += len(parts[-1].images)
-    people.close()
-    parts.append(first)
-    examples = Examples.join(parts)
+def start_rendering(run: Run, args: argparse.Namespace, tokenizer) -> list[BaseProcess]:
+    """Processes that render people into WORK/people-RANK."""
+    folder = run.work / f"people-{run.rank}"
+    folder.mkdir(exist_ok=True)
+    count = max(1, min(args.processes, (os.cpu_count() or 2) // run.ranks - 1))
+    context = mp.get_context("spawn")
+    processes = []
+    for i in range(count):
+        seed = args.seed * 100_000 + run.rank * 100 + i
+        work = (folder, args.assets, tokenizer, run.device, seed, VIEWS, args.render_seconds, args.people // count)
+        processes.append(context.Process(target=shoot_into, args=work))
+        processes[-1].start()
+    return processes
+
+
+def collect(run: Run, processes: list[BaseProcess]) -> Examples:
+    """Everything that the processes have rendered, on the GPU."""
+    for process in processes:
+        process.join()
+    failed = sum(process.exitcode != 0 for process in processes)
+    run.say(f"{failed} of {len(processes)} rendering processes failed")
+    paths = sorted((run.work / f"people-{run.rank}").glob("*.safetensors"))
+    parts = [Examples(**load_file(path)) for path in paths]
+    count, at = sum(len(part.faces) for part in parts), 0
+    like = {name: x.new_empty(count, *x.shape[1:], device=run.device) for name, x in vars(parts[0]).items()}
+    for part in parts:
+        for name, values in vars(part).items():
+            like[name][at : at + len(values)] = values.to(run.device)
+        at += len(part.faces)
+    examples = Examples(**like)
+    for path in paths:
+        path.unlink()
     run.say(f"rendered {len(examples.images)} people in {VIEWS} views on each rank")
     if run.rank == 0:
         rows = as_images(examples.images[:12].flatten(0, 1), examples.depth[:12].flatten(0, 1))
-        save_sheet(run.out / "data.png", rows[:, :3], 16, 128)
-        save_sheet(run.out / "depth.png", rows[:, 4:].expand(-1, 3, -1, -1), 16, 128)
-        save_sheet(run.out / "maps.png", examples.maps[:12].flatten(0, 1)[:, :3] / 255, 16, 64)
+        save_sheet(run.out / "data.png", rows[:, :3], 20, 128)
+        save_sheet(run.out / "depth.png", rows[:, 4:].expand(-1, 3, -1, -1), 20, 128)
+        save_sheet(run.out / "maps.png", examples.maps[:12].flatten(0, 1)[:, :3] / 255, 20, 64)
         save_sheet(run.out / "faces.png", examples.faces[:64] / 255, 16, 64)
         save_sheet(run.out / "disturbed.png", disturb_faces(examples.faces[:64].float() / 255), 16, 64)
     return examples
+
+
+def warm_up(run: Run, prior: Prior, task: DenoiserTask, people: int) -> None:
+    """Compile the networks while others render."""
+    batch, device = people * TOGETHER, run.device
+    autoencoder_loss_compiled(prior.autoencoder, torch.rand(64, 5, SIZE, SIZE, device=device)).backward()
+    run.say("autoencoder compiled")
+    tokens = task.null.expand(batch, -1)
+    latents, maps = torch.randn(batch, 16, 32, 32, device=device), torch.rand(batch, 4, 64, 64, device=device)
+    task.loss(Batch(latents, maps, torch.rand(people, 3, 64, 64, device=device), tokens)).backward()
+    prior.zero_grad(set_to_none=True)
+    run.say("denoiser compiled")
 
 
 # Stage 2: autoencoder
@@ -206,9 +237,12 @@ def autoencoder_loss(autoencoder: nn.Module, images: Tensor) -> Tensor:
     return error + 1e-3 * pull
 
 
+autoencoder_loss_compiled = torch.compile(autoencoder_loss, dynamic=False)
+
+
 def train_autoencoder(run: Run, prior: Prior, examples: Examples, seconds: float, batch: int) -> None:
-    autoencoder = prior.autoencoder.to(memory_format=torch.channels_last)
-    loss_of = torch.compile(autoencoder_loss, dynamic=False) if run.device.type == "cuda" else autoencoder_loss
+    autoencoder = prior.autoencoder
+    loss_of = autoencoder_loss_compiled if run.device.type == "cuda" else autoencoder_loss
     trainer = Trainer(run, autoencoder, 1.2e-3, seconds, decay=0.999)
     count = len(examples.images) * VIEWS
     images, depth = examples.images.flatten(0, 1), examples.depth.flatten(0, 1)
@@ -355,10 +389,10 @@ def predict(
     return unet(sample, timesteps, text, cross_attention_kwargs=attention, return_dict=False)[0]
 
 
-def train_denoiser(run: Run, prior: Prior, data: Latents, seconds: float, people: int, rate: float) -> bool:
+def train_denoiser(
+    run: Run, prior: Prior, task: DenoiserTask, data: Latents, seconds: float, people: int, rate: float
+) -> bool:
     """Returns whether the stage is complete."""
-    prior.denoiser.unet.to(memory_format=torch.channels_last)
-    task = DenoiserTask(prior, people)
     trainer = Trainer(run, prior, rate, seconds)
     state = run.work / "denoiser.pt"
     if state.exists():
@@ -455,6 +489,7 @@ def preview(run: Run, prior: Prior, unet: nn.Module, photographer: Photographer,
 
 def save_sheet(path: Path, images: Tensor, columns: int, size: int) -> None:
     images = F.interpolate(images.float().cpu(), size=(size, size), mode="area").clamp(0, 1)
+    columns = min(columns, len(images))
     rows = len(images) // columns
     grid = images[: rows * columns].unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2)
     pixels = (grid.reshape(rows * size, columns * size, -1).numpy() * 255).round().astype(np.uint8)
@@ -491,6 +526,7 @@ def main() -> None:
     parser.add_argument("--autoencoder-seconds", type=float, default=150)
     parser.add_argument("--denoiser-seconds", type=float, default=800)
     parser.add_argument("--student-seconds", type=float, default=150)
+    parser.add_argument("--processes", type=int, default=15, help="rendering processes of each rank, at most")
     parser.add_argument("--stop-after", type=float, default=math.inf)
     parser.add_argument("--batch", type=int, default=48, help="people in a batch of each rank")
     parser.add_argument("--rate", type=float, default=5e-4)
@@ -514,11 +550,19 @@ def main() -> None:
     prior = make_prior(args.text_encoder, device)
     run.say(f"{sum(p.numel() for p in prior.denoiser.unet.parameters()) / 1e6:.1f} M parameters in the UNet")
     torch.manual_seed(args.seed + 1 + local)
-    assets = Assets.load(args.assets)
-    photographer = Photographer(assets, prior.tokenizer, device, args.seed * 1000 + local)
+    prior.denoiser.unet.to(memory_format=torch.channels_last)
+    prior.autoencoder.to(memory_format=torch.channels_last)
+    task = DenoiserTask(prior, args.batch)
+    photographer = Photographer(Assets.load(args.assets), prior.tokenizer, device, args.seed * 100_000 + 99)
     autoencoder_path, latents_path = work / "autoencoder.pt", work / f"latents-{local}.pt"
     if not latents_path.exists():
-        examples = render(run, photographer, args.render_seconds, args.people, args.seed * 1000 + local)
+        persons = [draw_person(photographer.rng)]
+        photographer.shoot(persons, dress(persons, photographer.assets), 1)  # compiles the renderer, once
+        run.say("renderer compiled")
+        processes = start_rendering(run, args, prior.tokenizer)
+        if cuda:
+            warm_up(run, prior, task, args.batch)
+        examples = collect(run, processes)
         torch.manual_seed(args.seed)
         if ranks > 1:
             for p in prior.autoencoder.parameters():
@@ -537,7 +581,7 @@ def main() -> None:
         prior.autoencoder.load_state_dict(torch.load(autoencoder_path, map_location=device, weights_only=True))
         run.say("data loaded")
     prior.autoencoder.requires_grad_(False).eval()
-    complete = train_denoiser(run, prior, data, args.denoiser_seconds, args.batch, args.rate)
+    complete = train_denoiser(run, prior, task, data, args.denoiser_seconds, args.batch, args.rate)
     prior.eval()
     if local == 0:
         unet = prior.denoiser.unet

@@ -46,9 +46,21 @@ def initial_state(
         regions=samples.regions,
         bind_joints=samples.bind_joints,
         bind_weights=samples.bind_weights,
-    ).to(device)
+    )
+    return state_of(gaussians, config, seed, generator, device)
+
+
+def state_of(
+    gaussians: Gaussians,
+    config: SeidConfig,
+    seed: int,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+) -> AvatarState:
+    """These Gaussians as the state before the first step, with a new specular head. See `initial_state`."""
+    gaussians = gaussians.to(device)
     ties = {f.name: getattr(gaussians, f.name) for f in fields(Gaussians) if f.name not in PARAMETERS}
-    ties["anchors"] = samples.points.clone().to(device)
+    ties["anchors"] = gaussians.means.clone()
     rates = asdict(config.rates)
     rates[SHARED] = rates.pop("head")
     head = new_head(config, seed).to(device)

@@ -122,6 +122,77 @@ class SeidConfig:
 
 
 @dataclass(frozen=True)
+class FusionConfig:
+    """How sampled views become one surface (`stages.fusion`). Lengths in metres.
+
+    Sampled depths are smooth but off by one to three centimetres, and differently so in each view.
+    """
+
+    depth_tolerance: float = 0.012
+    """Error of depths that counts as agreement, relative to the camera's distance: about 3 cm for the whole
+    body, 1.5 % of the range of the depth channel."""
+    least_tolerance: float = 0.02
+    """The same for close-ups, where the views' disagreement about the shape dominates."""
+    outline_tolerance: int = 2
+    """Pixels by which a point may be outside of a silhouette: soft outlines, and disagreement of views."""
+    depth_blur: int = 2
+    """Radius in pixels of the smoothing of depths before normals are taken."""
+    steepest: float = 4.0
+    """Slope (depth per sideways step) above which two neighbouring pixels show different surfaces: a surface
+    seen at 76 degrees from its normal."""
+    least_cosine: float = 0.2
+    """Surfaces that are seen more obliquely than this give no points."""
+    confirmations_per_outside: int = 4
+    """A point may be outside of one silhouette for each so many views that confirm its depth."""
+    fine_voxel: float = 0.003
+    """Grid that joins the pixels of all views before they are merged."""
+    merge_radius: float = 0.03
+    """Distance within which points are layers of one surface."""
+    merge_sigma: float = 1.5
+    """Standard deviation sideways of the mean that merges them, in pixels of the views that see a point."""
+    neighbours: int = 32
+    least_neighbours: int = 6
+    """How many points the mean takes at most, and how many must face the same way; others are stray."""
+    passes: int = 2
+    """How often points are moved onto the mean."""
+
+
+@dataclass(frozen=True)
+class ViewFitConfig:
+    """The fit to the sampled views (`stages.view_fit`)."""
+
+    steps: int = 120
+    views_per_step: int = 4
+    color_weight: float = 10.0
+    alpha_weight: float = 5.0
+    depth_weight: float = 1.0
+    """Weights of the mean absolute differences of the views' channels. Sampled depths are the least exact:
+    they keep surfaces of one colour in place."""
+    anchor_weight: float = 100.0
+    """Weight, per squared metre, of each Gaussian's distance from where the fusion put it."""
+    smooth_weight: float = 3000.0
+    """The same for the difference of this displacement from the neighbours': the surface moves as a whole,
+    and outlines do not fray."""
+    size_weight: float = 100.0
+    size_free: float = 0.012
+    """Weight on the longest axis of Gaussians in excess of `size_free` metres."""
+    needle_weight: float = 0.05
+    stretch_free: float = 2.5
+    """Weight on the log of the ratio of the two longer axes in excess of `stretch_free`."""
+    opacity_weight: float = 0.08
+    """Weight that drives opacities to 0 or 1, over the second half of the steps."""
+    specular_weight: float = 0.4
+    specular_from: float = 0.5
+    """As in SEID. Before, steps without highlights take half the time."""
+    densify_at: tuple[float, ...] = (0.25, 0.5)
+    """Fractions of the steps at which Gaussians with large screen-space gradients are split and cloned."""
+    grow_share: float = 0.08
+    rates: RateConfig = field(
+        default_factory=lambda: RateConfig(means=4e-4, log_scales=8e-3, color_logits=3e-2)
+    )
+
+
+@dataclass(frozen=True)
 class ScrConfig:
     """Stage 2: Specular-Consistency Refinement."""
 

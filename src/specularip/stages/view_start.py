@@ -1,0 +1,195 @@
+"""The start of SEID from sampled views: flat Gaussians on the surface that the views agree on.
+
+What no view shows (soles, armpits, the backs of hands between fingers, legs under a skirt) is taken from the
+body's own surface, where that contradicts no view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn import functional as F
+
+from specularip.body import Body
+from specularip.body.mesh import SurfaceSamples
+from specularip.body.regions import NAMES
+from specularip.cameras import FULL, HEAD, LOWER, UPPER, Cameras, Framing, Views
+from specularip.gaussians import Gaussians, turned_to
+from specularip.specular import LATENTS
+from specularip.stages.fusion import (
+    DepthViews,
+    SurfacePoints,
+    depth_views,
+    fuse,
+    joined,
+    look_up,
+    spacings,
+    thinned,
+)
+from specularip.stages.settings import FusionConfig
+
+FINENESS = {"head": 0.45, "neck": 0.7, "hand": 0.6, "foot": 0.8}
+"""Spacing of the Gaussians by region, relative to the rest: close-ups show the head, and hands are small."""
+FLATNESS = (0.75, 0.75, 0.22)
+"""Scales of a Gaussian in units of the spacing: together the disks are opaque, alone they are crisp."""
+UNSEEN_FINENESS = 1.4
+"""The same for what no view shows, relative to its region."""
+OPACITY_LOGIT = 3.0
+BODY_SAMPLES = 60_000
+"""Samples of the body's surface to which Gaussians are bound, about 6 mm apart."""
+SPACING = 1 / 260
+"""Spacing of the Gaussians in body heights, 6.5 mm, if their number allows it."""
+COVER_WIDTH, COVER_NEIGHBOURS = 2.0, 12
+"""How far sideways a point of the surface covers the body, in spacings of the body's samples, and how many of
+the nearest points are considered."""
+CLOTH_REACH = 0.12
+"""Height in metres above the skin up to which a fused surface counts as the cloth that covers it."""
+
+Orbit = tuple[Framing, tuple[float, ...]]
+"""A framing and the azimuths in degrees of its views."""
+ORBITS: tuple[Orbit, ...] = (
+    (FULL, (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)),
+    (UPPER, (0.0, 180.0)),
+    (LOWER, (0.0, 180.0)),
+    (HEAD, (0.0, 60.0, 180.0, -60.0)),
+)
+"""Sixteen views. With four of the head its outline is as clean as the body's; the sides of trunk and legs are
+in the views of the whole body."""
+ELEVATION_DEG = 8.0
+
+
+@dataclass(frozen=True)
+class StartViews:
+    """The views that are sampled together, and the points [V,3] that their cameras look at."""
+
+    views: Views
+    targets: Tensor
+
+
+def start_views(body_height: float, size: int, orbits: tuple[Orbit, ...] = ORBITS) -> StartViews:
+    """Views of size x size pixels that show every side of the person, and the face in close-up."""
+    plan = [(framing, azimuth) for framing, azimuths in orbits for azimuth in azimuths]
+    framings = [framing for framing, _ in plan]
+    azimuth = torch.tensor([azimuth for _, azimuth in plan])
+    elevation = torch.full((len(plan),), ELEVATION_DEG)
+    targets = torch.zeros(len(plan), 3)
+    targets[:, 2] = torch.tensor([framing.target_z for framing in framings]) * body_height
+    distance = torch.tensor([framing.distance for framing in framings]) * body_height
+    fov = torch.tensor([framing.fov_y_deg for framing in framings])
+    cameras = Cameras.orbit(azimuth, elevation, distance, fov, size, size, targets)
+    return StartViews(Views(cameras, azimuth, elevation, framings), targets)
+
+
+@torch.no_grad()
+def gaussians_from_views(
+    images: Tensor,
+    cameras: Cameras,
+    targets: Tensor,
+    body: Body,
+    max_points: int,
+    seed: int,
+    background: float = 0.6,
+    config: FusionConfig | None = None,
+) -> Gaussians:
+    """At most `max_points` flat Gaussians on the surface that the views show, on the CPU.
+
+    images [V,5,S,S] in 0..1: RGB over the grey `background`, alpha, and depth (`fusion.DEPTH_GAIN`); cameras
+    of these views; targets [V,3], the points that they look at. Diffuse colours are the weighted median over
+    the views, so that highlights, which few views see in one place, do not become part of them.
+    """
+    config = config or FusionConfig()
+    body = body.to("cpu")
+    views = depth_views(images, cameras, targets, background, config)
+    generator = torch.Generator().manual_seed(seed)
+    samples = body.sample_surface(BODY_SAMPLES, generator, {name: 1 / f for name, f in FINENESS.items()})
+    tree = cKDTree(samples.points.double().numpy())
+
+    def nearest_sample(points: SurfacePoints) -> Tensor:
+        return torch.from_numpy(tree.query(points.positions.double().numpy(), workers=-1)[1])
+
+    surface = fuse(views, config)
+    unseen = _unseen_body(views, surface, samples, config)
+    whole = joined([surface, unseen])
+    fineness = torch.ones(len(NAMES))
+    for name, factor in FINENESS.items():
+        fineness[NAMES.index(name)] = factor
+    fine = fineness[samples.regions[nearest_sample(whole)]]
+    fine[len(surface) :] *= UNSEEN_FINENESS
+    points = within_budget(whole, fine, body.height * SPACING, max_points)
+    bound = nearest_sample(points)
+    colors = _colors(views, points, config)
+    spacing = spacings(points.positions)
+    spacing = spacing.clamp(max=float(spacing.median()) * 3)
+    return Gaussians(
+        means=points.positions,
+        quats=turned_to(points.normals),
+        log_scales=torch.log(spacing[:, None] * torch.tensor(FLATNESS)),
+        opacity_logits=torch.full((len(points),), OPACITY_LOGIT),
+        color_logits=torch.logit(colors, eps=0.01),
+        latents=torch.zeros(len(points), LATENTS),
+        normal_residuals=torch.zeros(len(points), 3),
+        regions=samples.regions[bound],
+        bind_joints=samples.bind_joints[bound],
+        bind_weights=samples.bind_weights[bound],
+    )
+
+
+def within_budget(points: SurfacePoints, fineness: Tensor, spacing: float, max_points: int) -> SurfacePoints:
+    """Points thinned to `spacing` metres times their `fineness` [P], or more where too many would remain."""
+    groups = [(float(f), points.select(fineness == f)) for f in fineness.unique()]
+    while True:
+        even = joined([thinned(group, spacing * f) for f, group in groups])
+        if len(even) <= max_points:
+            return even
+        spacing *= max(1.01, (len(even) / max_points) ** 0.5)
+
+
+def _unseen_body(
+    views: DepthViews, surface: SurfacePoints, samples: SurfaceSamples, config: FusionConfig
+) -> SurfacePoints:
+    """The body where no view shows the surface, and none contradicts the body: it is not outside of a
+    silhouette, no view sees past it, and no cloth lies on it."""
+    seen = look_up(views, samples.points, 0)
+    tolerance = views.tolerances(config)[:, None]
+    contradicted = (seen.framed & ~seen.inside) | (seen.surface & (seen.behind < -tolerance))
+    rows = (~contradicted.any(0)).nonzero()[:, 0]
+    positions, normals, spacing = samples.points[rows], samples.normals[rows], samples.spacing[rows]
+    tree = cKDTree(surface.positions.double().numpy())
+    index = torch.from_numpy(tree.query(positions.double().numpy(), COVER_NEIGHBOURS, workers=-1)[1])
+    offsets = surface.positions[index] - positions[:, None]
+    height = (offsets * normals[:, None]).sum(-1)
+    across = (offsets.square().sum(-1) - height.square()).clamp_min(0).sqrt()
+    same = (surface.normals[index] * normals[:, None]).sum(-1) > 0
+    reach = COVER_WIDTH * spacing[:, None]
+    covered = (same & (across < reach) & (height > -reach) & (height < CLOTH_REACH)).any(1)
+    sizes = spacing.new_full((len(rows),), float(views.pixel_sizes.max()))
+    points = SurfacePoints(positions, normals, sizes, torch.ones(len(rows)))
+    return points.select(~covered)
+
+
+def _colors(views: DepthViews, points: SurfacePoints, config: FusionConfig) -> Tensor:
+    """Colours [P,3]: the median over the views that see a point, which count by how closely and squarely they
+    do; where none does, the colour of the nearest point that one sees."""
+    seen = look_up(views, points.positions, config.outline_tolerance)
+    towards = F.normalize(views.cameras.positions[:, None] - points.positions, dim=-1)
+    cosine = (towards * points.normals).sum(-1)
+    visible = seen.surface & (seen.behind.abs() < views.tolerances(config)[:, None])
+    weights = visible * (cosine - config.least_cosine).clamp_min(0) / views.pixel_sizes[:, None] ** 1.5
+    colors = weighted_median(seen.colors, weights)
+    known = weights.sum(0) > 0
+    if bool(known.any()) and not bool(known.all()):
+        tree = cKDTree(points.positions[known].double().numpy())
+        nearest = tree.query(points.positions[~known].double().numpy(), workers=-1)[1]
+        colors[~known] = colors[known][torch.from_numpy(nearest)]
+    return colors
+
+
+def weighted_median(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted median over the first dimension, by channel: values [V,P,C], weights [V,P] -> [P,C]."""
+    ordered, order = values.sort(dim=0)
+    weight = weights[..., None].expand_as(values).gather(0, order)
+    reached = weight.cumsum(0) >= 0.5 * weight.sum(0)
+    return ordered.gather(0, reached.float().argmax(0, keepdim=True))[0]

@@ -1,0 +1,155 @@
+"""The start of SEID from views: fusion, completion by the body, and the fit, on views of a simple person."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from specularip.body import Body, anny_body
+from specularip.gaussians import Gaussians, turned_to
+from specularip.metrics import psnr
+from specularip.raster import Raster, rasterize
+from specularip.stages.fusion import DEPTH_GAIN, SurfacePoints, depth_views, thinned, unproject
+from specularip.stages.initial_state import state_of
+from specularip.stages.settings import FusionConfig, SeidConfig, ViewFitConfig
+from specularip.stages.view_fit import fit_views, step_rows, view_targets
+from specularip.stages.view_start import StartViews, gaussians_from_views, start_views, weighted_median
+
+SIZE, GREY = 96, 0.6
+FUSION = FusionConfig(fine_voxel=0.006)
+
+
+def painted(points: torch.Tensor) -> torch.Tensor:
+    """Colours [N,3] that vary over the body."""
+    return 0.5 + 0.4 * torch.sin(4 * points + torch.tensor([0.0, 1.0, 2.0]))
+
+
+def draw(body: Body, views: StartViews) -> Raster:
+    samples = body.sample_surface(30_000, torch.Generator().manual_seed(1))
+    scales = samples.spacing[:, None] * torch.tensor([0.7, 0.7, 0.2])
+    cameras = views.views.cameras
+    return rasterize(
+        samples.points, turned_to(samples.normals), scales, torch.full((30_000,), 0.98),
+        painted(samples.points), cameras.viewmats, cameras.Ks, cameras.width, cameras.height,
+        torch.full((3,), GREY),
+    )  # fmt: skip
+
+
+def encoded(raster: Raster, views: StartViews) -> torch.Tensor:
+    """The five channels [V,5,S,S]."""
+    distance = (views.views.cameras.positions - views.targets).norm(dim=-1)[:, None, None, None]
+    code = raster.alpha * DEPTH_GAIN * (raster.depth / distance - 1) + 0.5
+    return torch.cat([raster.image, raster.alpha, code], -1).clamp(0, 1).permute(0, 3, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def body() -> Body:
+    return anny_body()
+
+
+@pytest.fixture(scope="module")
+def views(body: Body) -> StartViews:
+    return start_views(body.height, SIZE)
+
+
+@pytest.fixture(scope="module")
+def images(body: Body, views: StartViews) -> torch.Tensor:
+    return encoded(draw(body, views), views)
+
+
+@pytest.fixture(scope="module")
+def fused(body: Body, views: StartViews, images: torch.Tensor) -> Gaussians:
+    return gaussians_from_views(images, views.views.cameras, views.targets, body, 6000, 0, GREY, FUSION)
+
+
+def to_surface(points: torch.Tensor, body: Body) -> torch.Tensor:
+    """Distances [N] to the body's surface, about."""
+    dense = body.sample_surface(40_000, torch.Generator().manual_seed(2)).points
+    return torch.cat([torch.cdist(some, dense).amin(1) for some in points.split(2000)])
+
+
+def test_decoding_inverts_the_encoding(views: StartViews, images: torch.Tensor, body: Body) -> None:
+    decoded = depth_views(images, views.views.cameras, views.targets, GREY, FUSION)
+    points = unproject(decoded.depths, decoded.cameras)[decoded.surface]
+    distance = to_surface(points[::37], body)
+    assert distance.median() < 0.008
+    assert distance.quantile(0.95) < 0.022  # a pixel of the whole body is 21 mm wide
+    towards = decoded.cameras.positions[:, None, None] - unproject(decoded.depths, decoded.cameras)
+    facing = (decoded.normals.permute(0, 2, 3, 1) * towards).sum(-1)
+    assert bool((facing[decoded.surface] >= 0).all())
+
+
+def test_the_surface_is_covered_and_nothing_floats(fused: Gaussians, body: Body) -> None:
+    assert 3000 < len(fused) <= 6000
+    assert to_surface(fused.means, body).max() < 0.04
+    samples = body.sample_surface(2000, torch.Generator().manual_seed(3))
+    holes = torch.cdist(samples.points, fused.means).amin(1)
+    # The inside of the mouth and the like is not a hole.
+    assert holes.quantile(0.97) < 0.025
+    assert (fused.diffuse - painted(fused.means)).abs().median() < 0.05
+
+
+def test_gaussians_are_flat_disks_bound_to_the_body(fused: Gaussians, body: Body) -> None:
+    assert torch.equal(fused.log_scales.argmin(-1), torch.full((len(fused),), 2))
+    assert torch.allclose(fused.bind_weights.sum(-1), torch.ones(len(fused)), atol=1e-5)
+    assert fused.means[fused.regions == 0, 2].min() > 0.3 * body.height  # the head is on top
+
+
+def test_a_floating_patch_is_dropped(views: StartViews, images: torch.Tensor, body: Body) -> None:
+    spoilt = images.clone()
+    spoilt[0, 4, 30:36, 44:52] -= 0.12  # 20 cm in front of the chest, in one view
+    start = gaussians_from_views(spoilt, views.views.cameras, views.targets, body, 6000, 0, GREY, FUSION)
+    assert to_surface(start.means, body).max() < 0.05
+
+
+def test_views_that_disagree_give_one_layer(views: StartViews, images: torch.Tensor, body: Body) -> None:
+    distance = (views.views.cameras.positions - views.targets).norm(dim=-1)
+    error = 0.015 * torch.tensor([1.0, -1.0]).repeat(len(images) // 2 + 1)[: len(images)]
+    spoilt = images.clone()
+    spoilt[:, 4] += (error / distance * DEPTH_GAIN)[:, None, None] * images[:, 3]
+    start = gaussians_from_views(spoilt, views.views.cameras, views.targets, body, 6000, 0, GREY, FUSION)
+    assert to_surface(start.means, body).mean() < 0.011
+
+
+def test_both_sides_of_a_thin_sheet_stay_apart() -> None:
+    positions = torch.tensor([[0.001, 0.001, 0.001], [0.002, 0.002, 0.002], [0.001, 0.002, 0.003]])
+    normals = torch.tensor([[0.0, 0, 1], [0, 0, -1], [0, 0, 1]])
+    points = thinned(SurfacePoints(positions, normals, torch.ones(3), torch.ones(3)), 0.01)
+    assert len(points) == 2
+    assert torch.allclose(points.positions[points.normals[:, 2] > 0], torch.tensor([[0.001, 0.0015, 0.002]]))
+
+
+def test_weighted_median_ignores_an_outlier() -> None:
+    values = torch.tensor([0.2, 0.9, 0.3]).reshape(3, 1, 1)
+    assert float(weighted_median(values, torch.ones(3, 1))) == pytest.approx(0.3)
+    assert float(weighted_median(values, torch.tensor([[1.0], [5.0], [1.0]]))) == pytest.approx(0.9)
+
+
+def test_every_view_is_drawn_equally_often() -> None:
+    drawn = torch.cat([step_rows(step, 3, 16) for step in range(16)])
+    assert torch.equal(drawn.bincount(), torch.full((16,), 3))
+
+
+def test_the_fit_improves_on_the_fusion(fused: Gaussians, views: StartViews, images: torch.Tensor) -> None:
+    cameras = views.views.cameras
+    config = ViewFitConfig(steps=24, views_per_step=2)
+
+    def quality(g: Gaussians) -> float:
+        raster = rasterize(
+            g.means, g.quats, g.scales, g.opacities, g.diffuse, cameras.viewmats, cameras.Ks, SIZE, SIZE,
+            torch.full((3,), GREY),
+        )  # fmt: skip
+        return float(psnr(raster.image, images[:, :3].permute(0, 2, 3, 1)).mean())
+
+    before = quality(fused)
+    seid = replace(SeidConfig(), lights=4)
+    state = state_of(fused, seid, 0, torch.Generator().manual_seed(0))
+    targets = view_targets(images, depth_views(images, cameras, views.targets, GREY, FUSION))
+    done = []
+    fit_views(state, targets, config, GREY, 6500, lambda step, metrics: done.append(step))
+    assert done == list(range(1, 25))
+    assert len(state) <= 6500
+    with torch.no_grad():
+        assert quality(state.gaussians) > before + 1.0
