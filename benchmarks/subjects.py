@@ -1,7 +1,7 @@
 """People of the training generator as ground truth: who they are, the sentence about them, their pictures.
 
 Their seeds are FIRST_SEED and above. Those of training are 100,000 times its --seed, plus 100 times the rank,
-plus the process: below FIRST_SEED for --seed 0 (all published weights) to 8.
+plus the process: below FIRST_SEED for --seed 0 to 8.
 """
 
 from __future__ import annotations
