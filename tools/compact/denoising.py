@@ -188,6 +188,8 @@ def train_student(
             v = task.predict(student, noisy, batch.maps, timesteps, *conditions, task.people)
         return (weight * (v.float() - target).square()).mean()
 
+    loss().backward()  # compiles the networks for this
+    student.zero_grad(set_to_none=True)
     trainer = Trainer(run, student, run.work / "student.pt", rate=rate, seconds=seconds, ema=0.998)
     trainer.train(loss, between, lambda: keep(student))
     trainer.finish()

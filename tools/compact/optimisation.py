@@ -19,7 +19,7 @@ WARM_UP_STEPS = 300
 CHECKPOINT_SECONDS = 120.0
 STEPS_BETWEEN = 20
 """Steps after which the clock is read, together with the other ranks."""
-WEIGHT_DECAY = 0.02
+WEIGHT_DECAY = 0.01
 """Of matrices and kernels; biases and scales of norms have none."""
 
 
@@ -192,6 +192,7 @@ class Trainer:
             "ema": self.ema,
             "steps": self.steps,
             "spent": self.elapsed,
+            "smooth": self.smooth,
         }
         save_atomically(state, self.path)
         with self.averaged():
@@ -202,4 +203,4 @@ class Trainer:
             torch._foreach_copy_(self.parameters, state["parameters"])
             torch._foreach_copy_(self.ema, state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.steps, self.spent = state["steps"], state["spent"]
+        self.steps, self.spent, self.smooth = (state[name] for name in ("steps", "spent", "smooth"))
