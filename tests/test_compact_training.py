@@ -70,7 +70,10 @@ def test_weight_files_hold_what_is_trained(tmp_path: Path, seed: int) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["weights-0.safetensors"]
     load_trained(other, tmp_path.iterdir())
     for name, value in trained(prior).items():
-        assert torch.allclose(trained(other)[name], value, atol=0.01 * float(value.abs().max()) + 1e-4), (seed, name)
+        assert torch.allclose(trained(other)[name], value, atol=0.01 * float(value.abs().max()) + 1e-4), (
+            seed,
+            name,
+        )
     third = compact_prior(seed + 2)
     load_autoencoder(third, tmp_path.iterdir())
     assert torch.equal(third.autoencoder.decoder[0].weight, other.autoencoder.decoder[0].weight)

@@ -68,7 +68,9 @@ class Run:
             return
         grads = [p.grad for p in parameters if p.grad is not None]
         flat = self.mean(torch.cat([g.flatten() for g in grads]))
-        torch._foreach_copy_(grads, [x.view_as(g) for x, g in zip(flat.split([g.numel() for g in grads]), grads)])
+        torch._foreach_copy_(
+            grads, [x.view_as(g) for x, g in zip(flat.split([g.numel() for g in grads]), grads)]
+        )
 
 
 def save_atomically(value: Any, path: Path) -> None:
@@ -127,7 +129,9 @@ class Trainer:
     def elapsed(self) -> float:
         return self.spent + time.monotonic() - self.clock
 
-    def train(self, loss: Callable[[], Tensor], between: Callable[[], None], keep: Callable[[], None]) -> bool:
+    def train(
+        self, loss: Callable[[], Tensor], between: Callable[[], None], keep: Callable[[], None]
+    ) -> bool:
         """Steps until `seconds` or the end of the run; returns whether `seconds` have passed.
 
         between: called every `STEPS_BETWEEN` steps. keep: called on the first rank, with the averaged weights
@@ -151,7 +155,11 @@ class Trainer:
         self.run.average_gradients(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         share = min(1.0, self.elapsed / max(self.seconds, 1e-6))
-        rate = self.rate * min(1, (self.steps + 1) / WARM_UP_STEPS) * (0.02 + 0.49 * (1 + math.cos(math.pi * share)))
+        rate = (
+            self.rate
+            * min(1, (self.steps + 1) / WARM_UP_STEPS)
+            * (0.02 + 0.49 * (1 + math.cos(math.pi * share)))
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self.optimizer.step()
@@ -165,7 +173,9 @@ class Trainer:
                 raise FloatingPointError(f"the loss is {value} at step {self.steps}")
             self.smooth = value if self.steps <= 10 else 0.7 * self.smooth + 0.3 * value
             if self.steps % 500 == 0 or self.steps <= 100:
-                self.run.say(f"  step {self.steps}, {self.elapsed:.0f} of {self.seconds:.0f} s, loss {self.smooth:.4f}")
+                self.run.say(
+                    f"  step {self.steps}, {self.elapsed:.0f} of {self.seconds:.0f} s, loss {self.smooth:.4f}"
+                )
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

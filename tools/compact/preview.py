@@ -70,7 +70,9 @@ class Preview:
         meshes = dress(persons, photographer.assets)
         views = [orbit_views(mesh.height) for mesh in meshes]
         self.examples: Examples = photographer.shoot_views(persons, meshes, views)[0]
-        self.sentences = prior.tokenizer.batch_decode(self.examples.tokens[:, 0, 0].long(), skip_special_tokens=True)
+        self.sentences = prior.tokenizer.batch_decode(
+            self.examples.tokens[:, 0, 0].long(), skip_special_tokens=True
+        )
 
     @torch.no_grad()
     def sample(self, unet: nn.Module, scale: float, steps: int = STEPS) -> Tensor:

@@ -94,7 +94,9 @@ def stages(run: Run, args: argparse.Namespace) -> None:
         load_autoencoder(prior, args.autoencoder)
     task = DenoiserTask(prior, args.batch, args.together)
     data = Latents(run, prior, args.people)
-    run.say(f"{len(data)} people of earlier; {sum(p.numel() for p in task.unet.parameters()) / 1e6:.1f} M in the UNet")
+    run.say(
+        f"{len(data)} people of earlier; {sum(p.numel() for p in task.unet.parameters()) / 1e6:.1f} M in the UNet"
+    )
 
     # Rendering and compilation begin together. What could fail at the end is tried here.
     crew = Crew(run, args.assets, prior.tokenizer, args.views, args.seed, args.stop_after)
@@ -150,14 +152,26 @@ def stages(run: Run, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--assets", type=Path, required=True)
     add("--text-encoder", type=Path, required=True)
     add("--out", type=Path, required=True)
     add("--work", type=Path, help="fast local folder for data and state (default: OUT/work)")
-    add("--stop-after", type=float, default=math.inf, help="seconds after which training stops in this process")
-    add("--render-seconds", type=float, default=150, help="rendering before the first training, from the start")
+    add(
+        "--stop-after",
+        type=float,
+        default=math.inf,
+        help="seconds after which training stops in this process",
+    )
+    add(
+        "--render-seconds",
+        type=float,
+        default=150,
+        help="rendering before the first training, from the start",
+    )
     add("--autoencoder", type=Path, nargs="+", help="weight files of an earlier training to start from")
     add("--autoencoder-seconds", type=float, default=150, help="0: use --autoencoder as it is")
     add("--denoiser-seconds", type=float, default=800)
