@@ -44,12 +44,16 @@ class Examples:
         return Examples(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Examples)))
 
 
-def face_cameras(meshes: list[PersonMesh], generator: torch.Generator, turn_deg: float = 14.0) -> list[Cameras]:
+def face_cameras(
+    meshes: list[PersonMesh], generator: torch.Generator, turn_deg: float = 14.0
+) -> list[Cameras]:
     """One frontal camera per person, slightly rotated, that frames the face as photos are cropped."""
     cameras = []
     for mesh in meshes:
         turn = ((torch.rand(2, generator=generator) * 2 - 1) * turn_deg).tolist()
-        cameras.append(face_camera(mesh.face_center, mesh.face_unit, 2 * FACE_SIZE, turn[0], 2 + 0.5 * turn[1]))
+        cameras.append(
+            face_camera(mesh.face_center, mesh.face_unit, 2 * FACE_SIZE, turn[0], 2 + 0.5 * turn[1])
+        )
     return cameras
 
 
@@ -108,7 +112,14 @@ class Photographer:
 
 
 def shoot_into(
-    folder: Path, assets: Path, tokenizer, device: torch.device, seed: int, views: int, seconds: float, most: int
+    folder: Path,
+    assets: Path,
+    tokenizer,
+    device: torch.device,
+    seed: int,
+    views: int,
+    seconds: float,
+    most: int,
 ) -> None:
     """Write the examples of random people to files in `folder`, for `seconds` or until there are `most`.
 

@@ -79,7 +79,9 @@ class Run:
         flat = torch.cat([g.flatten() for g in grads])
         dist.all_reduce(flat)
         flat /= self.ranks
-        torch._foreach_copy_(grads, [x.view_as(g) for x, g in zip(flat.split([g.numel() for g in grads]), grads)])
+        torch._foreach_copy_(
+            grads, [x.view_as(g) for x, g in zip(flat.split([g.numel() for g in grads]), grads)]
+        )
 
 
 BEGAN = time.monotonic()
@@ -89,7 +91,9 @@ class Trainer:
     """AdamW with warm-up and cosine decay, gradient averaging and clipping, and an average of the weights
     (EMA). The schedule follows the share of the stage's time that has passed."""
 
-    def __init__(self, run: Run, module: nn.Module, rate: float, seconds: float, decay: float = 0.9995) -> None:
+    def __init__(
+        self, run: Run, module: nn.Module, rate: float, seconds: float, decay: float = 0.9995
+    ) -> None:
         self.run, self.rate, self.seconds, self.decay = run, rate, seconds, decay
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -108,7 +112,9 @@ class Trainer:
         self.run.average(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         share = min(1.0, self.elapsed / self.seconds)
-        rate = self.rate * min(1, (self.steps + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        rate = (
+            self.rate * min(1, (self.steps + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -120,7 +126,9 @@ class Trainer:
             value = float(loss.detach())
             self.smooth = value if self.steps <= 10 else 0.7 * self.smooth + 0.3 * value
             if self.steps % 500 == 0 or self.steps <= 100:
-                self.run.say(f"  step {self.steps}, {self.elapsed:.0f} of {self.seconds:.0f} s, loss {self.smooth:.4f}")
+                self.run.say(
+                    f"  step {self.steps}, {self.elapsed:.0f} of {self.seconds:.0f} s, loss {self.smooth:.4f}"
+                )
 
     def finish(self) -> None:
         """Put the averaged weights into the module."""
@@ -156,7 +164,16 @@ def start_rendering(run: Run, args: argparse.Namespace, tokenizer) -> list[BaseP
     processes = []
     for i in range(count):
         seed = args.seed * 100_000 + run.rank * 100 + i
-        work = (folder, args.assets, tokenizer, run.device, seed, VIEWS, args.render_seconds, args.people // count)
+        work = (
+            folder,
+            args.assets,
+            tokenizer,
+            run.device,
+            seed,
+            VIEWS,
+            args.render_seconds,
+            args.people // count,
+        )
         processes.append(context.Process(target=shoot_into, args=work))
         processes[-1].start()
     return processes
@@ -337,7 +354,11 @@ class DenoiserTask(nn.Module):
     def __init__(self, prior: Prior, people: int) -> None:
         super().__init__()
         self.prior, self.people = prior, people
-        self.unet, self.projection, self.faces = prior.denoiser.unet, prior.image_projection, prior.image_encoder
+        self.unet, self.projection, self.faces = (
+            prior.denoiser.unet,
+            prior.image_projection,
+            prior.image_encoder,
+        )
         self.text = prior.text_encoder
         self.predict = torch.compile(predict, dynamic=False) if prior.device.type == "cuda" else predict
         self.null = prior.tokenize([""]).to(prior.device)
@@ -403,7 +424,9 @@ def train_denoiser(
     deadline = time.monotonic() + seconds - trainer.spent
     while trainer.steps % 20 or not run.over(deadline):
         trainer.step(task.loss(data.draw(people, TOGETHER)))
-    run.say(f"denoiser: {trainer.steps} steps of {people * TOGETHER * run.ranks} views, loss {trainer.smooth:.4f}")
+    run.say(
+        f"denoiser: {trainer.steps} steps of {people * TOGETHER * run.ranks} views, loss {trainer.smooth:.4f}"
+    )
     complete = trainer.elapsed >= seconds - 2
     if run.rank == 0:
         torch.save(trainer.state(), state)
@@ -414,7 +437,9 @@ def train_denoiser(
 # Stage 4: guidance, distilled
 
 
-def train_student(run: Run, prior: Prior, data: Latents, seconds: float, people: int, rate: float) -> nn.Module:
+def train_student(
+    run: Run, prior: Prior, data: Latents, seconds: float, people: int, rate: float
+) -> nn.Module:
     """A copy of the UNet that predicts what guidance makes of two predictions of the UNet."""
     teacher = prior.denoiser.unet.eval()
     student = copy.deepcopy(teacher).train().requires_grad_(True)
@@ -428,12 +453,18 @@ def train_student(run: Run, prior: Prior, data: Latents, seconds: float, people:
         with torch.no_grad(), torch.autocast(noisy.device.type, torch.bfloat16):
             views = len(noisy) // people
             text = prior.embed_tokens(batch.tokens)
-            face = task.faces((disturb_faces(batch.faces) - 0.5) / 0.5).image_embeds.repeat_interleave(views, 0)
+            face = task.faces((disturb_faces(batch.faces) - 0.5) / 0.5).image_embeds.repeat_interleave(
+                views, 0
+            )
             identity = task.projection(face)
             scale = 0.5 + 0.5 * torch.rand(len(noisy), device=noisy.device)
-            with_text = task.predict(teacher, noisy, batch.maps, timesteps, text, identity, scale, people).float()
+            with_text = task.predict(
+                teacher, noisy, batch.maps, timesteps, text, identity, scale, people
+            ).float()
             empty = null.expand(len(noisy), -1, -1)
-            without = task.predict(teacher, noisy, batch.maps, timesteps, empty, identity, scale, people).float()
+            without = task.predict(
+                teacher, noisy, batch.maps, timesteps, empty, identity, scale, people
+            ).float()
         alpha = prior.alphas(timesteps)
         clean = [alpha.sqrt() * noisy - (1 - alpha).sqrt() * v for v in (with_text, without)]
         guided = clean[1] + GUIDANCE * (clean[0] - clean[1])
@@ -457,7 +488,9 @@ def train_student(run: Run, prior: Prior, data: Latents, seconds: float, people:
 
 
 @torch.no_grad()
-def preview(run: Run, prior: Prior, unet: nn.Module, photographer: Photographer, name: str, scale: float) -> None:
+def preview(
+    run: Run, prior: Prior, unet: nn.Module, photographer: Photographer, name: str, scale: float
+) -> None:
     """Samples of new people below the true renders; scale 1: without guidance."""
     rng = random.Random(900_000)
     persons = [draw_person(rng) for _ in range(6)]
@@ -516,7 +549,9 @@ def save_parts(out: Path, name: str, tensors: dict[str, Tensor], limit: int = 15
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -578,16 +613,24 @@ def main() -> None:
         run.say("encoded and saved")
     else:
         data = Latents(**torch.load(latents_path, map_location=device, weights_only=True))
-        prior.autoencoder.load_state_dict(torch.load(autoencoder_path, map_location=device, weights_only=True))
+        prior.autoencoder.load_state_dict(
+            torch.load(autoencoder_path, map_location=device, weights_only=True)
+        )
         run.say("data loaded")
     prior.autoencoder.requires_grad_(False).eval()
     complete = train_denoiser(run, prior, task, data, args.denoiser_seconds, args.batch, args.rate)
     prior.eval()
     if local == 0:
         unet = prior.denoiser.unet
-        others = {k: v for k, v in prior.state_dict().items() if k.startswith(("image_", "text_encoder.encoder.layer."))}
+        others = {
+            k: v
+            for k, v in prior.state_dict().items()
+            if k.startswith(("image_", "text_encoder.encoder.layer."))
+        }
         kept = {f"text_encoder.encoder.layer.{i}." for i in (4, 5)}
-        others = {k: v for k, v in others.items() if k.startswith("image_") or any(k.startswith(x) for x in kept)}
+        others = {
+            k: v for k, v in others.items() if k.startswith("image_") or any(k.startswith(x) for x in kept)
+        }
         if not complete or args.student_seconds == 0:
             save_parts(args.out, "unet", unet.state_dict())
             save_parts(args.out, "others", others)

@@ -83,6 +83,10 @@ class Denoiser(Protocol):
     def pose_channels(self) -> int:
         """Channels of the pose images; 0: not conditioned on pose."""
 
+    @property
+    def pose_scale(self) -> int:
+        """Side of a pose image over that of the noisy image."""
+
     def __call__(self, inputs: DenoiserInputs) -> Tensor:
         """The network's prediction (ε or v), [B,C,h,w] float32. Raises ValueError for unsuitable poses."""
 
