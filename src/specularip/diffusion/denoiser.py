@@ -41,10 +41,14 @@ class PoseFeatures:
         return PoseFeatures(self.get()[index])
 
 
+DRAWING_CHANNELS = 3
+"""Channels of a drawing of the skeleton: RGB on black."""
+
 BODY_MAP_CHANNELS = 4
+"""Channels of a body map: where on the body a pixel is (3), and whether the body covers it."""
 
 Pose = Tensor | PoseFeatures | None
-"""Of V views: pose images [V,P,S,S] in 0..1, on black; their features; or no pose."""
+"""Of V views: pose images [V,P,S,S] in 0..1 (drawings or body maps); their features; or no pose."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +109,17 @@ class UNetDenoiser(nn.Module):
 
     unet: UNet2DConditionModel, with the identity attention of `adapter.attach_identity` or its loader, if
     any; without it, the attention processors are replaced by those of `attention` here. controlnet:
-    ControlNetModel, for drawings of the skeleton; without one, the pose is a body map, concatenated to the
-    latents if the UNet has input channels for it: 4 n² of them for a map of n times the latents' side, of
-    which n x n pixels are folded into channels.
+    ControlNetModel, for drawings of the skeleton. Without one, the pose is concatenated to the noisy image if
+    the UNet has input channels for it: 3 take a drawing at the noisy image's size, 4 n² a body map of n times
+    its side, n x n pixels of which are folded into channels. Raises ValueError for any other number.
     """
 
     def __init__(self, unet: Any, controlnet: Any = None) -> None:
         super().__init__()
         self.unet, self.controlnet = unet, controlnet
+        extra = self._extra_channels
+        if controlnet is None and extra not in (0, DRAWING_CHANNELS, BODY_MAP_CHANNELS * self.pose_scale**2):
+            raise ValueError(f"a UNet with {extra} more input than output channels takes no known pose image")
         self.has_identity = bool(identity_layers(unet))
         if not self.has_identity:
             install_attention(unet, identity=False)
@@ -121,17 +128,18 @@ class UNetDenoiser(nn.Module):
     def pose_channels(self) -> int:
         if self.controlnet is not None:
             return int(self.controlnet.config.conditioning_channels)
-        return min(BODY_MAP_CHANNELS, self._map_channels)
+        return min(self._extra_channels, BODY_MAP_CHANNELS)
 
     @property
-    def _map_channels(self) -> int:
+    def _extra_channels(self) -> int:
+        """Input channels of the UNet beyond those of the noisy image."""
         return int(self.unet.config.in_channels) - int(self.unet.config.out_channels)
 
     @property
     def pose_scale(self) -> int:
         """Side of a pose image over that of the noisy image."""
         if self.controlnet is None:
-            return math.isqrt(self._map_channels // BODY_MAP_CHANNELS)
+            return max(1, math.isqrt(self._extra_channels // BODY_MAP_CHANNELS))
         # Each layer of the ControlNet's embedding after the first one halves the image.
         return 2 ** (len(self.controlnet.config.conditioning_embedding_out_channels) - 1)
 
