@@ -114,8 +114,8 @@ class Prior(nn.Module):
 
     @property
     def shows_depth(self) -> bool:
-        """Whether images have depth as a fifth channel: 0.5 + 1.25 (z / t - 1) of the surface at depth z, with
-        t the distance of the camera from the point it looks at; 0.5 where there is none."""
+        """Whether images have depth as a fifth channel: 0.5 + 1.25 (z / t - 1) of the surface at depth z, t
+        being the distance of the camera from the point it looks at; 0.5 where there is none."""
         return self.image_channels == 5
 
     @property

@@ -27,7 +27,8 @@ def sample(
 ) -> Tensor:
     """One image [V,C,S,S] in 0..1 for each view of `condition`, by deterministic DDIM with guidance.
 
-    Where views attend to each other, those of one batch show one person. The noise is drawn on the CPU, so that a seed gives the same noise on every device.
+    Where views attend to each other, those of one batch show one person. The noise is drawn on the CPU, so
+    that a seed gives the same noise on every device. progress(done, total) is called after every step.
     """
     shape = (len(condition), prior.latent_channels, prior.latent_size, prior.latent_size)
     noise = torch.randn(shape, generator=generator)

@@ -161,7 +161,8 @@ def _regularise(state: AvatarState, graph: Tensor, share: float, config: ViewFit
     stretch = (axes[:, 0] - axes[:, 1] - torch.log(axes.new_tensor(config.stretch_free))).clamp_min(0)
     loss = loss + config.needle_weight * stretch.mean()
     drift = params["means"] - state.ties["anchors"]
-    apart = drift - drift[graph].mean(1)
+    # Towards where the neighbours are: their own gradients come from their own rows, in a fixed order.
+    apart = drift - drift.detach()[graph].mean(1)
     loss = loss + config.anchor_weight * drift.square().sum(-1).mean()
     loss = loss + config.smooth_weight * apart.square().sum(-1).mean()
     if share > 0.5:
