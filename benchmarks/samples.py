@@ -10,6 +10,7 @@ from torch import Tensor
 
 from specularip.cameras import Views
 from specularip.diffusion.conditioning import condition_views, face_weight
+from specularip.diffusion.denoiser import BODY_MAP_CHANNELS
 from specularip.diffusion.loading.folder import load_prior
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook
@@ -39,8 +40,13 @@ class Asked:
 
 
 def load(folder: Path, device: str) -> Prior:
-    """In the precision in which the package runs it."""
-    return load_prior(folder, device=torch.device(device), dtype="auto")
+    """In the precision in which the package runs it. Exits if it is not of the kind of tools/compact."""
+    prior = load_prior(folder, device=torch.device(device), dtype="auto")
+    if not (prior.shows_depth and prior.pose_channels == BODY_MAP_CHANNELS):
+        raise SystemExit(
+            f"{folder} is not a prior of today's tools/compact, with depth and body maps: name one by --prior"
+        )
+    return prior
 
 
 @torch.no_grad()

@@ -238,12 +238,13 @@ def main() -> None:
     args = parser.parse_args()
 
     studio = Studio.open(args.assets, args.device)
+    prior = None if args.reference_only else load(args.prior, args.device)
     known = Reference.learn(*reference(studio, args.each, out / "reference.npz"))
     known.print()
-    if args.reference_only:
+    if prior is None:
         return
     palette = torch.stack([lit_colors(studio, material) for material in LIT], 1)  # [12,4,3]
-    faces, prior = faces_by_sex(studio), load(args.prior, args.device)
+    faces = faces_by_sex(studio)
     sampling = Sampling(args.steps, args.scale)
     rows: list[dict[str, Any]] = []
     pictures = []

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_prior import compact_prior
 
 from specularip.diffusion.conv_autoencoder import ConvAutoencoder, ConvAutoencoderConfig
+from specularip.diffusion.denoiser import DenoiserInputs, concatenated_pose
 from specularip.diffusion.loading.folder import load_prior, save_prior
 from specularip.diffusion.loading.weights import dequantise, quantise
 from specularip.diffusion.prior import Prior
@@ -44,7 +45,8 @@ def test_round_trip(prior: Prior, tmp_path: Path) -> None:
     assert isinstance(loaded.autoencoder, ConvAutoencoder)
     assert loaded.autoencoder.config == prior.autoencoder.config  # type: ignore[attr-defined]
     assert (loaded.image_channels, loaded.image_size, loaded.latent_size) == (5, 64, 8)
-    assert (loaded.latent_channels, loaded.pose_channels, loaded.clip_sample) == (16, 16, False)
+    assert (loaded.latent_channels, loaded.pose_channels, loaded.clip_sample) == (16, 4, False)
+    assert loaded.denoiser.pose_scale == 2  # 2 x 2 pixels of the body map to one of the latents
     text = ["a woman in a red dress"]
     assert torch.allclose(prior.encode_text(text), loaded.encode_text(text), atol=1e-6), SEED
 
@@ -140,6 +142,29 @@ def test_missing_parts_are_named(tmp_path: Path, folder: Path) -> None:
         load_prior(tmp_path / "p", dtype="float32")
 
 
+def test_channels_beyond_the_noisy_image_say_what_the_pose_is() -> None:
+    layouts = {0: (0, 1), 3: (3, 1), 4: (4, 1), 16: (4, 2), 36: (4, 3)}
+    assert {channels: concatenated_pose(channels) for channels in layouts} == layouts
+    for channels in (-4, 1, 5, 8, 12):
+        with pytest.raises(ValueError, match="more input than output channels"):
+            concatenated_pose(channels)
+
+
+def test_each_pixel_of_the_body_map_reaches_the_prediction(prior: Prior) -> None:
+    """A map of twice the latents' side is not averaged down to it."""
+    generator = torch.Generator().manual_seed(SEED)
+    noisy, text = torch.randn(1, 16, 8, 8, generator=generator), prior.encode_text(["a man"])
+    flat = torch.full((1, 4, 16, 16), 0.5)
+    checked = flat + 0.5 * (torch.arange(16) % 2 * 2 - 1)
+    out = [
+        prior.predict_noise(DenoiserInputs(noisy, torch.tensor([500]), text, pose))
+        for pose in (flat, checked)
+    ]
+    assert (out[0] - out[1]).abs().max() > 1e-3, SEED
+    with pytest.raises(ValueError, match=r"pose must be \[B,4"):
+        prior.predict_noise(DenoiserInputs(noisy, torch.tensor([500]), text, flat[:, :3]))
+
+
 def test_padding_does_not_matter_and_is_zero(prior: Prior) -> None:
     ids = prior.tokenize(["a woman in a red dress"], "longest")
     short, long = prior.embed_tokens(ids), prior.encode_text(["a woman in a red dress"])
@@ -157,11 +182,8 @@ def test_every_size_divisible_by_8_is_encoded_and_decoded_differentiably() -> No
         latents = autoencoder.encode(images)
         assert latents.shape == (2, 16, size // 8, size // 8)
         decoded = autoencoder.decode(latents)
-        assert (
-            decoded.shape == images.shape
-            and 0 <= float(decoded.detach().min())
-            and float(decoded.detach().max()) <= 1
-        )
+        assert decoded.shape == images.shape
+        assert 0 <= float(decoded.detach().min()) <= float(decoded.detach().max()) <= 1
         (gradient,) = torch.autograd.grad(decoded.sum(), images)
         assert gradient.isfinite().all() and gradient.any()
 

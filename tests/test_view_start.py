@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from specularip.body import Body, anny_body
+from specularip.cameras import Views
 from specularip.gaussians import Gaussians, turned_to
 from specularip.metrics import psnr
 from specularip.raster import Raster, rasterize
@@ -15,7 +16,7 @@ from specularip.stages.fusion import DEPTH_GAIN, SurfacePoints, depth_views, thi
 from specularip.stages.initial_state import state_of
 from specularip.stages.settings import FusionConfig, SeidConfig, ViewFitConfig
 from specularip.stages.view_fit import fit_views, step_rows, view_targets
-from specularip.stages.view_start import StartViews, gaussians_from_views, start_views, weighted_median
+from specularip.stages.view_start import gaussians_from_views, start_views, weighted_median
 
 SIZE, GREY = 96, 0.6
 FUSION = FusionConfig(fine_voxel=0.006)
@@ -26,10 +27,10 @@ def painted(points: torch.Tensor) -> torch.Tensor:
     return 0.5 + 0.4 * torch.sin(4 * points + torch.tensor([0.0, 1.0, 2.0]))
 
 
-def draw(body: Body, views: StartViews) -> Raster:
+def draw(body: Body, views: Views) -> Raster:
     samples = body.sample_surface(30_000, torch.Generator().manual_seed(1))
     scales = samples.spacing[:, None] * torch.tensor([0.7, 0.7, 0.2])
-    cameras = views.views.cameras
+    cameras = views.cameras
     return rasterize(
         samples.points, turned_to(samples.normals), scales, torch.full((30_000,), 0.98),
         painted(samples.points), cameras.viewmats, cameras.Ks, cameras.width, cameras.height,
@@ -37,9 +38,9 @@ def draw(body: Body, views: StartViews) -> Raster:
     )  # fmt: skip
 
 
-def encoded(raster: Raster, views: StartViews) -> torch.Tensor:
+def encoded(raster: Raster, views: Views) -> torch.Tensor:
     """The five channels [V,5,S,S]."""
-    distance = (views.views.cameras.positions - views.targets).norm(dim=-1)[:, None, None, None]
+    distance = (views.cameras.positions - views.targets).norm(dim=-1)[:, None, None, None]
     code = raster.alpha * DEPTH_GAIN * (raster.depth / distance - 1) + 0.5
     return torch.cat([raster.image, raster.alpha, code], -1).clamp(0, 1).permute(0, 3, 1, 2)
 
@@ -50,18 +51,18 @@ def body() -> Body:
 
 
 @pytest.fixture(scope="module")
-def views(body: Body) -> StartViews:
+def views(body: Body) -> Views:
     return start_views(body.height, SIZE)
 
 
 @pytest.fixture(scope="module")
-def images(body: Body, views: StartViews) -> torch.Tensor:
+def images(body: Body, views: Views) -> torch.Tensor:
     return encoded(draw(body, views), views)
 
 
 @pytest.fixture(scope="module")
-def fused(body: Body, views: StartViews, images: torch.Tensor) -> Gaussians:
-    return gaussians_from_views(images, views.views.cameras, views.targets, body, 6000, 0, GREY, FUSION)
+def fused(body: Body, views: Views, images: torch.Tensor) -> Gaussians:
+    return gaussians_from_views(images, views.cameras, views.targets, body, 6000, 0, GREY, FUSION)
 
 
 def to_surface(points: torch.Tensor, body: Body) -> torch.Tensor:
@@ -70,8 +71,8 @@ def to_surface(points: torch.Tensor, body: Body) -> torch.Tensor:
     return torch.cat([torch.cdist(some, dense).amin(1) for some in points.split(2000)])
 
 
-def test_decoding_inverts_the_encoding(views: StartViews, images: torch.Tensor, body: Body) -> None:
-    decoded = depth_views(images, views.views.cameras, views.targets, GREY, FUSION)
+def test_decoding_inverts_the_encoding(views: Views, images: torch.Tensor, body: Body) -> None:
+    decoded = depth_views(images, views.cameras, views.targets, GREY, FUSION)
     points = unproject(decoded.depths, decoded.cameras)[decoded.surface]
     distance = to_surface(points[::37], body)
     assert distance.median() < 0.008
@@ -97,19 +98,19 @@ def test_gaussians_are_flat_disks_bound_to_the_body(fused: Gaussians, body: Body
     assert fused.means[fused.regions == 0, 2].min() > 0.3 * body.height  # the head is on top
 
 
-def test_a_floating_patch_is_dropped(views: StartViews, images: torch.Tensor, body: Body) -> None:
+def test_a_floating_patch_is_dropped(views: Views, images: torch.Tensor, body: Body) -> None:
     spoilt = images.clone()
     spoilt[0, 4, 30:36, 44:52] -= 0.12  # 20 cm in front of the chest, in one view
-    start = gaussians_from_views(spoilt, views.views.cameras, views.targets, body, 6000, 0, GREY, FUSION)
+    start = gaussians_from_views(spoilt, views.cameras, views.targets, body, 6000, 0, GREY, FUSION)
     assert to_surface(start.means, body).max() < 0.05
 
 
-def test_views_that_disagree_give_one_layer(views: StartViews, images: torch.Tensor, body: Body) -> None:
-    distance = (views.views.cameras.positions - views.targets).norm(dim=-1)
+def test_views_that_disagree_give_one_layer(views: Views, images: torch.Tensor, body: Body) -> None:
+    distance = (views.cameras.positions - views.targets).norm(dim=-1)
     error = 0.015 * torch.tensor([1.0, -1.0]).repeat(len(images) // 2 + 1)[: len(images)]
     spoilt = images.clone()
     spoilt[:, 4] += (error / distance * DEPTH_GAIN)[:, None, None] * images[:, 3]
-    start = gaussians_from_views(spoilt, views.views.cameras, views.targets, body, 6000, 0, GREY, FUSION)
+    start = gaussians_from_views(spoilt, views.cameras, views.targets, body, 6000, 0, GREY, FUSION)
     assert to_surface(start.means, body).mean() < 0.011
 
 
@@ -132,8 +133,8 @@ def test_every_view_is_drawn_equally_often() -> None:
     assert torch.equal(drawn.bincount(), torch.full((16,), 3))
 
 
-def test_the_fit_improves_on_the_fusion(fused: Gaussians, views: StartViews, images: torch.Tensor) -> None:
-    cameras = views.views.cameras
+def test_the_fit_improves_on_the_fusion(fused: Gaussians, views: Views, images: torch.Tensor) -> None:
+    cameras = views.cameras
     config = ViewFitConfig(steps=24, views_per_step=2)
 
     def quality(g: Gaussians) -> float:

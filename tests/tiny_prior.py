@@ -361,8 +361,9 @@ def make_condition(prior: Prior, azimuths: Sequence[float], seed: int) -> Condit
         azimuth,
         torch.full_like(azimuth, 5.0),
         [FRAMINGS[i % 4] for i in range(len(azimuth))],
+        torch.zeros(len(azimuth), 3),
     )
-    pose = torch.rand(len(azimuth), 3, size, size, generator=generator)
+    pose = torch.rand(len(azimuth), prior.pose_channels, size, size, generator=generator)
     face = prior.encode_face(torch.rand(1, 3, 32, 32, generator=generator))
     book = PromptBook(prior)
     return condition_views(

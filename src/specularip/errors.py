@@ -7,3 +7,8 @@ class UserError(Exception):
 
 class MissingWeights(UserError):
     """Weights that are not on this machine. The message names them; the caller adds how to download them."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

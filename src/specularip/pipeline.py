@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from specularip import raster, specular
 from specularip.avatar import Avatar
@@ -32,6 +33,7 @@ from specularip.faces.insightface import InsightFace
 from specularip.faces.photo import read_image
 from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs
+from specularip.kernels.async_transfer import StepMetrics
 from specularip.lpips import NO_LPIPS, find_lpips
 from specularip.machine import check_gpu, check_memory
 from specularip.presentation import preview, turntable
@@ -45,6 +47,7 @@ from specularip.stages.photo_anchor import PhotoAnchor, make_photo_anchor
 from specularip.stages.scr import Targets, fit_targets, make_targets, orbits
 from specularip.stages.seid import seid
 from specularip.stages.settings import Config
+from specularip.stages.start import sample_start, start_from
 from specularip.stopping import stop_on_signal
 from specularip.training.parallel import init_ranks
 from specularip.training.session import Session
@@ -258,7 +261,11 @@ def _run_stages(session: Session, context: RunContext) -> Avatar:
     checkpoint = session.resume()
     phase, step = ("seid", 0) if checkpoint is None else (checkpoint.name, int(checkpoint.meta["step"]))
     targets: Targets | None = None
-    if checkpoint is None:
+    if phase == "seid" and checkpoint is None and guide.prior.shows_depth:
+        state = _start(session, guide, None)
+    elif checkpoint is not None and phase == "start":
+        state, phase, step = _start(session, guide, checkpoint.state["views"]), "seid", 0
+    elif checkpoint is None:
         state = initial_state(guide.body, config.seid, config.seed, session.device)
     else:
         packed = checkpoint.state
@@ -295,6 +302,31 @@ def _run_stages(session: Session, context: RunContext) -> Avatar:
     with session.training("fit", "SCR fit", config.scr.fit_steps, step, pack, show):
         fit_targets(state, guide, photo, targets, context.perceptual, step, session.after_step, ranks)
     return _finish(session, context, state)
+
+
+def _start(session: Session, guide: Guide, views: Tensor | None) -> AvatarState:
+    """SEID's first state from sampled views; `views`: those of the checkpoint, to be sampled if None."""
+    if views is None:
+        session.progress.start("SEID views", guide.config.start.ddim_steps)
+        with session.timed("views"):
+
+            def after_sampling(done: int, total: int) -> None:
+                session.progress.step(done)
+                session.check_stop()
+
+            views = sample_start(guide, after_sampling)
+            session.ranks.broadcast(views)
+        session.save("start", 0, {"views": views})
+        _release_memory(guide.prior)
+    # Takes half a minute: a run stopped here starts the fit again, from the views.
+    session.progress.start("SEID start", guide.config.start.fit.steps)
+    with session.timed("start"):
+
+        def after_fitting(done: int, metrics: StepMetrics) -> None:
+            session.progress.step(done)
+            session.check_stop()
+
+        return start_from(views, guide, session.device, after_fitting, session.ranks)
 
 
 def _release_memory(prior: Prior) -> None:

@@ -150,8 +150,8 @@ class SharedSelfAttention:
         """hidden_states [B,T,C] -> [B,T,C]; `identity` and `identity_scale` are ignored."""
         query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         if key_views is not None and key_views.together:
-            joint = (x.unflatten(0, (key_views.branches, -1)).flatten(1, 2) for x in (query, key, value))
-            out = plain_attention(*joint, attn.heads).reshape(query.shape)
+            joint = [x.unflatten(0, (key_views.branches, -1)).flatten(1, 2) for x in (query, key, value)]
+            out = plain_attention(joint[0], joint[1], joint[2], attn.heads).reshape(query.shape)
         elif key_views is None or self.layer is None:
             mask = _mask(attn, attention_mask, hidden_states.shape[1], len(hidden_states))
             out = plain_attention(query, key, value, attn.heads, mask)

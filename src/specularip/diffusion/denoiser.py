@@ -41,10 +41,14 @@ class PoseFeatures:
         return PoseFeatures(self.get()[index])
 
 
+DRAWING_CHANNELS = 3
+"""Channels of a drawing of the skeleton: RGB on black."""
+
 BODY_MAP_CHANNELS = 4
+"""Channels of a body map: where on the body a pixel is (3), and whether the body covers it."""
 
 Pose = Tensor | PoseFeatures | None
-"""Of V views: pose images [V,P,S,S] in 0..1, on black; their features; or no pose."""
+"""Of V views: pose images [V,P,S,S] in 0..1 (drawings or body maps); their features; or no pose."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,10 @@ class Denoiser(Protocol):
     def pose_channels(self) -> int:
         """Channels of the pose images; 0: not conditioned on pose."""
 
+    @property
+    def pose_scale(self) -> int:
+        """Side of a pose image over that of the noisy image."""
+
     def __call__(self, inputs: DenoiserInputs) -> Tensor:
         """The network's prediction (ε or v), [B,C,h,w] float32. Raises ValueError for unsuitable poses."""
 
@@ -96,40 +104,51 @@ class Denoiser(Protocol):
         """Free captured CUDA graphs and their memory, as when the batch shape is about to change."""
 
 
+def concatenated_pose(channels: int) -> tuple[int, int]:
+    """What a UNet's `channels` more input than output channels are for: the channels of the pose images, and
+    their side over that of the noisy image.
+
+    None take no pose, 3 a drawing of the same size, 4 n² a body map of n times the side, n x n pixels of
+    which are folded into channels. Raises ValueError for any other number.
+    """
+    if channels in (0, DRAWING_CHANNELS):
+        return channels, 1
+    scale = math.isqrt(max(channels, 0) // BODY_MAP_CHANNELS)
+    if channels != BODY_MAP_CHANNELS * scale**2:
+        raise ValueError(f"{channels} more input than output channels are for no known pose image")
+    return BODY_MAP_CHANNELS, scale
+
+
 class UNetDenoiser(nn.Module):
     """`Denoiser` on diffusers' modules, differentiable in inputs and weights.
 
     unet: UNet2DConditionModel, with the identity attention of `adapter.attach_identity` or its loader, if
     any; without it, the attention processors are replaced by those of `attention` here. controlnet:
-    ControlNetModel, for drawings of the skeleton; without one, the pose is a body map, concatenated to the
-    latents if the UNet has input channels for it: 4 n² of them for a map of n times the latents' side, of
-    which n x n pixels are folded into channels.
+    ControlNetModel, for drawings of the skeleton. Without one, the pose is concatenated to the noisy image if
+    the UNet has input channels for it; raises ValueError as `concatenated_pose` does.
     """
 
     def __init__(self, unet: Any, controlnet: Any = None) -> None:
         super().__init__()
         self.unet, self.controlnet = unet, controlnet
+        if controlnet is not None:
+            self._pose_channels = int(controlnet.config.conditioning_channels)
+            # Each layer of the ControlNet's embedding after the first one halves the image.
+            self._pose_scale = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)
+        else:
+            extra = int(unet.config.in_channels) - int(unet.config.out_channels)
+            self._pose_channels, self._pose_scale = concatenated_pose(extra)
         self.has_identity = bool(identity_layers(unet))
         if not self.has_identity:
             install_attention(unet, identity=False)
 
     @property
     def pose_channels(self) -> int:
-        if self.controlnet is not None:
-            return int(self.controlnet.config.conditioning_channels)
-        return min(BODY_MAP_CHANNELS, self._map_channels)
-
-    @property
-    def _map_channels(self) -> int:
-        return int(self.unet.config.in_channels) - int(self.unet.config.out_channels)
+        return self._pose_channels
 
     @property
     def pose_scale(self) -> int:
-        """Side of a pose image over that of the noisy image."""
-        if self.controlnet is None:
-            return math.isqrt(self._map_channels // BODY_MAP_CHANNELS)
-        # Each layer of the ControlNet's embedding after the first one halves the image.
-        return 2 ** (len(self.controlnet.config.conditioning_embedding_out_channels) - 1)
+        return self._pose_scale
 
     def encode_pose(self, pose: Pose, latent_size: int) -> Pose:
         """`pose` itself."""

@@ -31,10 +31,13 @@ def branch_noise(
     """Predicted noise of each branch, each [V,C,h,w], from one call of the denoiser.
 
     noisy [V,C,h,w], timesteps [V]. Each branch has its own identity tokens; the negative branch those of the
-    null face if the condition has none for it. last: evaluate the last branch for the first `last` views only
+    null face if the condition has none for it. key_views None: the views attend to each other if the prior
+    was trained so. last: evaluate the last branch for the first `last` views only
     (None: all); not together with `key_views`.
     """
     g, views = len(branches), len(noisy)
+    if key_views is None and prior.views_together:
+        key_views = KeyViews(g, together=True)
     last = views if last is None else last
     count = (g - 1) * views + last
     text = torch.cat([getattr(condition, branch) for branch in branches])[:count]
@@ -68,8 +71,11 @@ def cfg_noise(
 
     As usual, the negative prompt replaces the unconditional one. `rescale` in 0..1 pulls the standard
     deviation of the guided prediction back to that of the positive one, against the over-saturation of a
-    large scale (Lin et al., 2024, section 3.4), here applied to the clean estimate.
+    large scale (Lin et al., 2024, section 3.4), here applied to the clean estimate. A scale of 1 takes the
+    positive prediction alone, in half the time, as for a prior into which guidance was distilled.
     """
+    if scale == 1 and key_views is None:
+        return branch_noise(prior, noisy, timesteps, condition, ("positive",))[0]
     positive, negative = branch_noise(prior, noisy, timesteps, condition, ("positive", "negative"), key_views)
     guided = negative + scale * (positive - negative)
     if rescale == 0:

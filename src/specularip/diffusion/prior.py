@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from specularip.diffusion.adapter import FaceFeatures, FaceIdProjection, ImageProjection
 from specularip.diffusion.attention import for_branches, identity_layers
 from specularip.diffusion.autoencoder import Autoencoder
-from specularip.diffusion.denoiser import Denoiser, DenoiserInputs, Pose
+from specularip.diffusion.denoiser import BODY_MAP_CHANNELS, Denoiser, DenoiserInputs, Pose
 from specularip.diffusion.resizing import resize
 from specularip.diffusion.vocabulary import Vocabulary
 
@@ -101,6 +101,22 @@ class Prior(nn.Module):
     def pose_channels(self) -> int:
         """Channels of the pose images; 0: not conditioned on pose."""
         return self.denoiser.pose_channels
+
+    @property
+    def views_together(self) -> bool:
+        """Whether the views of a person attend to each other: so were priors with body maps trained."""
+        return self.pose_channels == BODY_MAP_CHANNELS
+
+    @property
+    def pose_size(self) -> int:
+        """Side of the body maps that the denoiser takes."""
+        return self.latent_size * self.denoiser.pose_scale
+
+    @property
+    def shows_depth(self) -> bool:
+        """Whether images have depth as a fifth channel: 0.5 + 1.25 (z / t - 1) of the surface at depth z, t
+        being the distance of the camera from the point it looks at; 0.5 where there is none."""
+        return self.image_channels == 5
 
     @property
     def identity_dim(self) -> int:

@@ -10,6 +10,9 @@ invented in front, such as a belt buckle, is the same in the neighbouring views:
    among those eight, weighted by proximity.
 
 The three groups go through each step together, so keys and values of only one step are held.
+
+A prior whose views attend to each other anyway (`Prior.views_together`) needs none of this: its views go
+through in groups from all sides, each with noise of its own, as in its training.
 """
 
 from __future__ import annotations
@@ -81,6 +84,28 @@ def plan_views(azimuth_deg: Tensor, own_share: float) -> ViewPlan:
     return ViewPlan(keys, diagonals, joined, others, neighbours, (1 - own_share) * near)
 
 
+Group = tuple[Tensor, KeyViews | None]
+"""Indices of views that go through the denoiser together, and what their self-attention shares."""
+
+
+def _groups_by_key(plan: ViewPlan, batch: int) -> list[Group]:
+    """Key views, diagonals and others, for one step."""
+    store: dict[str, tuple[Tensor, Tensor]] = {}
+    groups: list[Group] = [(views, KeyViews(2, record=True, store=store)) for views in plan.keys.split(batch)]
+    for views, joined in zip(plan.diagonals.split(batch), plan.joined.split(batch)):
+        groups.append((views, KeyViews(2, record=True, joined=joined, store=store)))
+    for rows in torch.arange(len(plan.others), device=plan.others.device).split(batch):
+        blend = KeyViews(2, neighbours=plan.neighbours[rows], weights=plan.weights[rows], store=store)
+        groups.append((plan.others[rows], blend))
+    return groups
+
+
+def _groups_by_side(count: int, batch: int, device: torch.device) -> list[Group]:
+    """Groups of at most `batch` of an orbit's views, each from all sides."""
+    groups = -(-count // batch)
+    return [(torch.arange(first, count, groups, device=device), None) for first in range(groups)]
+
+
 @torch.no_grad()
 def refine(
     prior: Prior,
@@ -113,25 +138,18 @@ def refine(
     if not 1 <= refine_steps <= ddim_steps:
         raise ValueError(f"refine_steps must lie in 1..ddim_steps, got {refine_steps} of {ddim_steps}")
     device = prior.device
-    plan = plan_views(azimuth_deg, own_share).to(device)
+    plan = None if prior.views_together else plan_views(azimuth_deg, own_share).to(device)
     vae_batch = vae_batch or batch
     timesteps = prior.ddim_timesteps(ddim_steps)[-refine_steps:].tolist()
     latents = torch.cat([prior.encode_image(part.to(device), size) for part in images.split(vae_batch)])
     # The pose is the same in all steps.
     condition = replace(condition, pose=prior.encode_pose(condition.pose, latents.shape[-1]))
-    noise = torch.randn((1, *latents.shape[1:]), generator=generator).to(device)
+    noise = torch.randn((1 if plan else len(latents), *latents.shape[1:]), generator=generator).to(device)
     noisy = prior.add_noise(latents, noise, torch.tensor([timesteps[0]], device=device))
 
     for done, (t, previous) in enumerate(zip(timesteps, [*timesteps[1:], -1])):
-        store: dict[str, tuple[Tensor, Tensor]] = {}
         step = torch.empty_like(noisy)
-
-        groups = [(views, KeyViews(2, record=True, store=store)) for views in plan.keys.split(batch)]
-        for views, joined in zip(plan.diagonals.split(batch), plan.joined.split(batch)):
-            groups.append((views, KeyViews(2, record=True, joined=joined, store=store)))
-        for rows in torch.arange(len(plan.others), device=device).split(batch):
-            blend = KeyViews(2, neighbours=plan.neighbours[rows], weights=plan.weights[rows], store=store)
-            groups.append((plan.others[rows], blend))
+        groups = _groups_by_side(len(noisy), batch, device) if plan is None else _groups_by_key(plan, batch)
         for views, shared in groups:
             if not len(views):
                 continue  # an orbit of eight has only keys and diagonals

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -20,21 +23,27 @@ def sample(
     rescale: float = 0.0,
     generator: torch.Generator | None = None,
     batch: int = 16,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """One image [V,C,S,S] in 0..1 for each view of `condition`, by deterministic DDIM with guidance.
 
-    The noise is drawn on the CPU, so that a seed gives the same noise on every device.
+    Where views attend to each other, those of one batch show one person. The noise is drawn on the CPU, so
+    that a seed gives the same noise on every device. progress(done, total) is called after every step.
     """
     shape = (len(condition), prior.latent_channels, prior.latent_size, prior.latent_size)
     noise = torch.randn(shape, generator=generator)
     timesteps = prior.ddim_timesteps(steps).tolist()
     images = []
-    for start in range(0, len(condition), batch):
+    total = len(timesteps) * -(-len(condition) // batch)
+    for index, start in enumerate(range(0, len(condition), batch)):
         part = condition[start : start + batch]
+        part = replace(part, pose=prior.encode_pose(part.pose))
         noisy = noise[start : start + batch].to(prior.device)
-        for t, previous in zip(timesteps, [*timesteps[1:], -1]):
+        for done, (t, previous) in enumerate(zip(timesteps, [*timesteps[1:], -1])):
             at = torch.full((len(part),), t, device=prior.device)
             guided = cfg_noise(prior, noisy, at, part, scale, rescale)
             noisy = prior.ddim_step(noisy, guided, t, previous)
+            if progress is not None:
+                progress(index * len(timesteps) + done + 1, total)
         images.append(prior.decode(noisy))
     return torch.cat(images)

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specularip.diffusion.loading.weights import first_line
-from specularip.errors import UserError
+from specularip.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from specularip.avatar import shade
 from specularip.body import Body, HeadEllipsoid
+from specularip.body.coordinate_map import body_map
 from specularip.body.skeleton import draw_skeleton
 from specularip.cameras import Cameras, Views
 from specularip.diffusion.adapter import FaceFeatures
@@ -21,6 +22,7 @@ from specularip.gaussians import Gaussians
 from specularip.kernels.async_transfer import copy_async
 from specularip.raster import Raster, rasterize
 from specularip.specular import SpecularHead
+from specularip.stages.fusion import DEPTH_GAIN
 from specularip.stages.settings import Config
 
 EncodedFace = Tensor | FaceFeatures
@@ -58,14 +60,26 @@ class Guide:
         """Keypoints [18,3] and head ellipsoid, on the CPU: 18 points project faster there than on a GPU."""
         return self.body.keypoints.cpu(), self.body.head.to("cpu")
 
+    def body_map(self, views: Views) -> Tensor:
+        """Body maps [V,4,m,m] at the size at which the prior takes them, on the CPU."""
+        body, size = self._bare_body, self.prior.pose_size
+        cameras = views.cameras.resized(size, size)
+        return body_map(body.vertices, body.faces, body.height, cameras, views.targets)
+
+    @cached_property
+    def _bare_body(self) -> Body:
+        return self.body.to("cpu")
+
     def condition(
         self, views: Views, guidance: GuidanceConfig | None = None, size: int | None = None
     ) -> Condition:
-        """The conditioning for V views: view-dependent prompts, pose images [V,3,size,size] (None: of the
+        """The conditioning for V views: view-dependent prompts, pose images [V,P,size,size] (None: of the
         prior's own size), and face tokens with a weight [V] that falls with the visibility of the face."""
         guidance = guidance or self.config.guidance
         pose = None
-        if self.prior.pose_channels:
+        if self.prior.views_together:
+            pose = self.body_map(views)
+        elif self.prior.pose_channels:
             size = size or self.prior.image_size
             pose = draw_skeleton(*self._skeleton, views.cameras, size, self.prior.device)
         scale = face_weight(views.azimuth_deg, guidance.identity_weight, guidance.identity_hidden)
@@ -82,10 +96,15 @@ class Guide:
 
 
 def draw(
-    gaussians: Gaussians, head: SpecularHead | None, cameras: Cameras, background: float, gain: float = 1.0
+    gaussians: Gaussians,
+    head: SpecularHead | None,
+    cameras: Cameras,
+    background: float,
+    gain: float = 1.0,
+    depth: bool = False,
 ) -> tuple[Raster, Tensor]:
-    """Render for training, on the device of the Gaussians: the raster over a grey background, without depth,
-    and the specular colours [B,N,3]. gain: factor of the specular colours."""
+    """Render for training, on the device of the Gaussians: the raster over a grey background, and the
+    specular colours [B,N,3]. gain: factor of the specular colours."""
     cameras = cameras.to(gaussians.means.device)
     colors, specular = shade(gaussians, head, cameras, gain)
     raster = rasterize(
@@ -99,13 +118,18 @@ def draw(
         cameras.width,
         cameras.height,
         torch.full((3,), background, device=gaussians.means.device),
-        depth=False,
+        depth=depth,
     )
     return raster, specular
 
 
-def as_images(raster: Raster, channels: int) -> Tensor:
-    """Renders as images for the prior, [B,channels,H,W]: RGB over the background, plus alpha if channels is
-    4."""
-    image = raster.image if channels == 3 else torch.cat([raster.image, raster.alpha], -1)
-    return image.permute(0, 3, 1, 2)
+def as_images(raster: Raster, channels: int, distances: Tensor | None = None) -> Tensor:
+    """Renders as images for the prior, [B,channels,H,W]: RGB over the background; from 4 channels on with
+    alpha; with 5 also depth (`Prior.shows_depth`), for which `distances` [B] of the cameras from their
+    targets are needed."""
+    parts = [raster.image] if channels == 3 else [raster.image, raster.alpha]
+    if channels == 5:
+        assert distances is not None
+        relative = raster.depth / distances.to(raster.depth)[:, None, None, None] - 1
+        parts.append(torch.where(raster.alpha > 0.02, 0.5 + DEPTH_GAIN * relative, 0.5).clamp(0, 1))
+    return torch.cat(parts, -1).permute(0, 3, 1, 2)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from specularip.diffusion.conv_autoencoder import ConvAutoencoder
 from specularip.diffusion.prior import Prior
 from specularip.lpips import feature_distance, find_lpips, unit_channels
 
@@ -39,9 +40,37 @@ class Perceptual(Protocol):
 
 
 def perceptual_loss(prior: Prior) -> Perceptual:
-    """LPIPS where its weights are present, else features of `prior`'s UNet. Raises UserError as `find_lpips`
-    does."""
-    return find_lpips(prior.device) or UnetFeatures(prior)
+    """LPIPS where its weights are present, else features of `prior`'s autoencoder, if it is a small one, or
+    of its UNet. Raises UserError as `find_lpips` does."""
+    encoder = prior.autoencoder if isinstance(prior.autoencoder, ConvAutoencoder) else None
+    return find_lpips(prior.device) or (UnetFeatures(prior) if encoder is None else EncoderFeatures(encoder))
+
+
+class EncoderFeatures:
+    """Distance between features of a small autoencoder's encoder, at a quarter of the images' size."""
+
+    name = "encoder-features"
+
+    def __init__(self, autoencoder: ConvAutoencoder) -> None:
+        depth = autoencoder.config.encoder_depth
+        self._layers = list(autoencoder.encoder)[: 2 + depth]  # folding, a convolution, residual blocks
+        self._dtype = autoencoder.shift.dtype
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Features [B,C,S/4,S/4] float32 of images [B,4,S,S] (RGB over the background, and alpha), one tensor
+        a residual block, of unit length over the channels. Depth counts as unknown. Differentiable."""
+        flat = images.new_full((len(images), 1, *images.shape[2:]), 0.5)
+        x = (torch.cat([images[:, :4], flat], 1) * 2 - 1).to(self._dtype)
+        found = []
+        for index, layer in enumerate(self._layers):
+            x = layer(x)
+            if index > 1:
+                found.append(unit_channels(x.float()))
+        return found
+
+    def distance(self, features_a: Sequence[Tensor], features_b: Sequence[Tensor]) -> Tensor:
+        """Squared distance of `features`, mean over pixels and images, summed over layers; a scalar."""
+        return feature_distance(features_a, features_b)
 
 
 class UnetFeatures:

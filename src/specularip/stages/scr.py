@@ -101,8 +101,15 @@ def make_targets(state: AvatarState, guide: Guide, after_step: Callable[[int, in
         # In batches: the rasteriser's sorting buffers for all large renders at once would not fit in memory.
         renders = [
             as_images(
-                draw(state.gaussians, state.shared, views.cameras[rows], guide.config.background)[0],
+                draw(
+                    state.gaussians,
+                    state.shared,
+                    views.cameras[rows],
+                    guide.config.background,
+                    depth=guide.prior.shows_depth,
+                )[0],
                 guide.prior.image_channels,
+                views.distances[rows],
             )
             for rows in torch.arange(views_count).split(config.refine_batch)
         ]
@@ -123,7 +130,7 @@ def make_targets(state: AvatarState, guide: Guide, after_step: Callable[[int, in
             progress=count,
         )
         done += config.refine_steps
-        cameras, refined = cropped(views.cameras, refined, config)
+        cameras, refined = cropped(views.cameras, refined[:, :4], config)  # depth is not fitted again
         viewmats.append(cameras.viewmats)
         Ks.append(cameras.Ks)
         images.append(refined)

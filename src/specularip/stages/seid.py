@@ -65,11 +65,13 @@ def seid(
         gain = specular_gain(share, config.specular_from)
         set_rates(state.optimizer, 1.0 - RATE_DECAY * share, {SHARED: 1.0})
         inputs = sds_inputs(guide, step, bounds[step], rows, state.generator)
-        raster, specular = draw(state.gaussians, state.shared, inputs.cameras, background, gain)
+        raster, specular = draw(
+            state.gaussians, state.shared, inputs.cameras, background, gain, prior.shows_depth
+        )
         raster.means2d.retain_grad()
         distilled = sds(
             prior,
-            as_images(raster, prior.image_channels),
+            as_images(raster, prior.image_channels, inputs.distances),
             inputs.condition,
             inputs.timesteps,
             inputs.noise,
@@ -107,10 +109,12 @@ def seid(
 class SdsInputs:
     """The inputs of score distillation, apart from the renders, for the V views of one rank.
 
-    timesteps [V] int64 on the CPU; all else on the prior's device, noise [V,c,h,w].
+    distances [V] of the cameras from the points they look at, and timesteps [V] int64, both on the CPU; all
+    else on the prior's device, noise [V,c,h,w].
     """
 
     cameras: Cameras
+    distances: Tensor
     condition: Condition
     timesteps: Tensor
     noise: Tensor
@@ -125,6 +129,8 @@ def sds_inputs(guide: Guide, step: int, bound: int, rows: slice, generator: torc
     views = step_views(config, step, guide.body.height, generator)
     lowest, highest = timestep_range(config, step / config.steps, bound)
     timesteps = sample_timesteps(highest, len(views.framings), generator, minimum=lowest)
+    if prior.views_together:
+        timesteps = timesteps[:1].expand(len(timesteps))
     shape = (prior.latent_channels, prior.latent_size, prior.latent_size)
     noise = torch.randn(len(views.framings), *shape, generator=generator)
     chosen, device = torch.arange(len(timesteps))[rows], prior.device
@@ -135,6 +141,7 @@ def sds_inputs(guide: Guide, step: int, bound: int, rows: slice, generator: torc
     viewmats, Ks = copy_async(cameras.viewmats, device), copy_async(cameras.Ks, device)
     return SdsInputs(
         Cameras(viewmats, Ks, cameras.width, cameras.height),
+        local.distances,
         replace(condition, pose=prior.encode_pose(condition.pose)),
         timesteps[chosen],
         copy_async(noise[chosen], device),

@@ -193,6 +193,18 @@ class ViewFitConfig:
 
 
 @dataclass(frozen=True)
+class StartConfig:
+    """The start of stage 1 with a prior that shows depth: sampled views, and the fit to them."""
+
+    ddim_steps: int = 20
+    scale: float = 2.5
+    """Guidance of the sampling; 1 for a prior into which guidance was distilled."""
+    rescale: float = 0.5
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    fit: ViewFitConfig = field(default_factory=ViewFitConfig)
+
+
+@dataclass(frozen=True)
 class ScrConfig:
     """Stage 2: Specular-Consistency Refinement."""
 
@@ -249,6 +261,7 @@ class Config:
     """Weight of the photo on the front of the head; 0 for none."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    start: StartConfig = field(default_factory=StartConfig)
     seid: SeidConfig = field(default_factory=SeidConfig)
     scr: ScrConfig = field(default_factory=ScrConfig)
     turntable_frames: int = 120

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from specularip.avatar import shade
 from specularip.cameras import Cameras
 from specularip.fitting.point_init import neighbours
 from specularip.kernels.async_transfer import StepMetrics, copy_async
-from specularip.raster import Raster, rasterize
+from specularip.raster import Raster
 from specularip.stages.fusion import DEPTH_GAIN, DepthViews
+from specularip.stages.guide import draw
 from specularip.stages.initial_state import AvatarState
 from specularip.stages.seid import specular_gain, specular_penalty
 from specularip.stages.settings import ViewFitConfig
@@ -142,22 +142,7 @@ def _densify(state: AvatarState, density: DensityConfig) -> None:
 
 
 def _draw(state: AvatarState, cameras: Cameras, background: float, gain: float) -> tuple[Raster, Tensor]:
-    """As `guide.draw`, with depth."""
-    gaussians = state.gaussians
-    colors, specular = shade(gaussians, state.shared, cameras, gain)
-    raster = rasterize(
-        gaussians.means,
-        gaussians.quats,
-        gaussians.scales,
-        gaussians.opacities,
-        colors,
-        cameras.viewmats,
-        cameras.Ks,
-        cameras.width,
-        cameras.height,
-        torch.full((3,), background, device=gaussians.means.device),
-    )
-    return raster, specular
+    return draw(state.gaussians, state.shared, cameras, background, gain, depth=True)
 
 
 def _differences(raster: Raster, targets: ViewTargets, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,7 +161,8 @@ def _regularise(state: AvatarState, graph: Tensor, share: float, config: ViewFit
     stretch = (axes[:, 0] - axes[:, 1] - torch.log(axes.new_tensor(config.stretch_free))).clamp_min(0)
     loss = loss + config.needle_weight * stretch.mean()
     drift = params["means"] - state.ties["anchors"]
-    apart = drift - drift[graph].mean(1)
+    # Towards where the neighbours are: their own gradients come from their own rows, in a fixed order.
+    apart = drift - drift.detach()[graph].mean(1)
     loss = loss + config.anchor_weight * drift.square().sum(-1).mean()
     loss = loss + config.smooth_weight * apart.square().sum(-1).mean()
     if share > 0.5:

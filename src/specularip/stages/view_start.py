@@ -6,8 +6,6 @@ body's own surface, where that contradicts no view.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
@@ -61,15 +59,7 @@ in the views of the whole body."""
 ELEVATION_DEG = 8.0
 
 
-@dataclass(frozen=True)
-class StartViews:
-    """The views that are sampled together, and the points [V,3] that their cameras look at."""
-
-    views: Views
-    targets: Tensor
-
-
-def start_views(body_height: float, size: int, orbits: tuple[Orbit, ...] = ORBITS) -> StartViews:
+def start_views(body_height: float, size: int, orbits: tuple[Orbit, ...] = ORBITS) -> Views:
     """Views of size x size pixels that show every side of the person, and the face in close-up."""
     plan = [(framing, azimuth) for framing, azimuths in orbits for azimuth in azimuths]
     framings = [framing for framing, _ in plan]
@@ -80,7 +70,7 @@ def start_views(body_height: float, size: int, orbits: tuple[Orbit, ...] = ORBIT
     distance = torch.tensor([framing.distance for framing in framings]) * body_height
     fov = torch.tensor([framing.fov_y_deg for framing in framings])
     cameras = Cameras.orbit(azimuth, elevation, distance, fov, size, size, targets)
-    return StartViews(Views(cameras, azimuth, elevation, framings), targets)
+    return Views(cameras, azimuth, elevation, framings, targets)
 
 
 @torch.no_grad()

@@ -57,6 +57,10 @@ class FastDenoiser(nn.Module):
     def pose_channels(self) -> int:
         return self.plain.pose_channels
 
+    @property
+    def pose_scale(self) -> int:
+        return self.plain.pose_scale
+
     def release_graphs(self) -> None:
         if self._graphs is not None:
             self._graphs.clear()

@@ -36,10 +36,10 @@ from specularip.diffusion.denoiser import UNetDenoiser
 from specularip.diffusion.loading.adapter import load_identity
 from specularip.diffusion.loading.networks import Kind, build_network, check_together, reading
 from specularip.diffusion.loading.sources import PRIOR_PARTS
-from specularip.diffusion.loading.weights import first_line, pick_dtype, quantise, read_json
+from specularip.diffusion.loading.weights import pick_dtype, quantise, read_json
 from specularip.diffusion.prior import CLIP_MEAN, CLIP_STD, Prior
 from specularip.diffusion.vocabulary import Vocabulary
-from specularip.errors import UserError
+from specularip.errors import UserError, first_line
 
 WEIGHTS = {
     "diffusers": "diffusion_pytorch_model.safetensors",

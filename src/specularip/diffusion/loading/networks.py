@@ -21,17 +21,17 @@ import torch
 from torch import Tensor
 
 from specularip.diffusion.conv_autoencoder import ConvAutoencoder
+from specularip.diffusion.denoiser import concatenated_pose
 from specularip.diffusion.loading import original_names as original
 from specularip.diffusion.loading.weights import (
     Names,
     fill,
     find_weights,
-    first_line,
     quiet,
     read_json,
     read_tensors,
 )
-from specularip.errors import UserError
+from specularip.errors import UserError, first_line
 
 Kind = Literal["unet", "vae", "autoencoder", "controlnet", "text_encoder", "image_encoder"]
 
@@ -306,7 +306,12 @@ def check_together(networks: Mapping[Kind, Any], names: Mapping[Kind, str]) -> N
             f"{names['vae']} is a VAE of another model: it has {vae.config.latent_channels} latent "
             f"channels, and the UNet in {names['unet']} predicts {unet.config.out_channels}"
         )
-    if controlnet is not None:
+    if controlnet is None:
+        try:
+            concatenated_pose(int(unet.config.in_channels) - int(unet.config.out_channels))
+        except ValueError as error:
+            raise UserError(f"cannot use the UNet in {names['unet']}: {error}") from error
+    else:
         sizes = [
             (
                 list(net.config.block_out_channels),

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from specularip.diffusion.loading.sources import in_hub_cache, pick_weights
-from specularip.errors import MissingWeights, UserError
+from specularip.errors import MissingWeights, UserError, first_line
 
 PICKLES = (".bin", ".pt", ".pth")
 """Endings of files that torch.load reads with `weights_only=True`, which allows tensors and no code."""
@@ -45,11 +45,6 @@ def pick_dtype(name: str, device: torch.device | str) -> torch.dtype:
     probes = [getattr(torch.cpu, f"_is_{x}_supported", lambda: False) for x in ("avx512_bf16", "amx_tile")]
     native = torch.device(device).type == "cpu" and any(probe() for probe in probes)
     return torch.bfloat16 if native else torch.float32
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its type's name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def read_json(path: Path) -> dict[str, Any]:

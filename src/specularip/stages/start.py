@@ -1,0 +1,66 @@
+"""The start of SEID for a prior that shows depth: views are sampled, and Gaussians are fitted to them.
+
+Score distillation then refines a person who is already there, instead of growing one from bare skin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from specularip.diffusion.sample import sample
+from specularip.kernels.async_transfer import StepMetrics
+from specularip.stages.fusion import depth_views
+from specularip.stages.guide import Guide
+from specularip.stages.initial_state import AvatarState, state_of
+from specularip.stages.view_fit import fit_views, view_targets
+from specularip.stages.view_start import gaussians_from_views, start_views
+from specularip.training.parallel import SINGLE_RANK, Ranks
+
+
+@torch.no_grad()
+def sample_start(guide: Guide, after_step: Callable[[int, int], None]) -> Tensor:
+    """Images [V,5,S,S] of the person from the sides of `start_views`, all sampled together.
+
+    after_step(done, total) is called after every denoising step.
+    """
+    config, prior = guide.config.start, guide.prior
+    views = start_views(guide.body.height, prior.image_size)
+    return sample(
+        prior,
+        guide.condition(views),
+        steps=config.ddim_steps,
+        scale=config.scale,
+        rescale=config.rescale,
+        generator=torch.Generator().manual_seed(guide.config.seed),
+        batch=len(views.framings),
+        progress=after_step,
+    )
+
+
+def start_from(
+    images: Tensor,
+    guide: Guide,
+    device: torch.device,
+    after_step: Callable[[int, StepMetrics], None],
+    ranks: Ranks = SINGLE_RANK,
+) -> AvatarState:
+    """The state before SEID's first step: Gaussians on the surface that the sampled views agree on, fitted to
+    them. after_step and ranks: as for `seid`."""
+    config, seed = guide.config, guide.config.seed
+    views = start_views(guide.body.height, images.shape[-1])
+    images = images.cpu()
+    gaussians = gaussians_from_views(
+        images, views.cameras, views.targets, guide.body, config.seid.points, seed, config.background,
+        config.start.fusion,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    state = state_of(gaussians, config.seid, seed, generator, device)
+    decoded = depth_views(images, views.cameras, views.targets, config.background, config.start.fusion)
+    targets = view_targets(images, decoded, device)
+    fit_views(
+        state, targets, config.start.fit, config.background, config.seid.max_points, after_step, ranks=ranks
+    )
+    return state
