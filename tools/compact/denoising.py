@@ -139,9 +139,8 @@ def train_denoiser(
     complete = trainer.train(lambda: task.loss(data.draw(task.people, task.together)), between, keep)
     trainer.finish()
     views = task.people * task.together * run.ranks
-    run.say(
-        f"denoiser: {trainer.steps} steps of {views} views, loss {trainer.smooth:.4f}, {len(data)} people a rank"
-    )
+    run.say(f"denoiser: {trainer.steps} steps of {views} views, loss {trainer.smooth:.4f}")
+    run.say(f"{len(data)} people on each rank")
     return complete
 
 

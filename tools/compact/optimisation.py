@@ -1,4 +1,4 @@
-"""What every training stage does: steps of AdamW on one or several GPUs, until a time, with its state kept."""
+"""What every stage of the training does: steps of AdamW on one or several GPUs until a time, resumably."""
 
 from __future__ import annotations
 

@@ -94,9 +94,8 @@ def stages(run: Run, args: argparse.Namespace) -> None:
         load_autoencoder(prior, args.autoencoder)
     task = DenoiserTask(prior, args.batch, args.together)
     data = Latents(run, prior, args.people)
-    run.say(
-        f"{len(data)} people of earlier; {sum(p.numel() for p in task.unet.parameters()) / 1e6:.1f} M in the UNet"
-    )
+    size = sum(p.numel() for p in task.unet.parameters()) / 1e6
+    run.say(f"{size:.1f} M parameters in the UNet; {len(data)} people from before")
 
     # Rendering and compilation begin together. What could fail at the end is tried here.
     crew = Crew(run, args.assets, prior.tokenizer, args.views, args.seed, args.stop_after)
@@ -189,8 +188,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.autoencoder_seconds == 0 and not args.autoencoder:
         parser.error("--autoencoder-seconds 0 needs --autoencoder")
-    if args.together > args.views:
-        parser.error("--together must not exceed --views")
+    if not args.together <= args.views <= 16:
+        parser.error("--together must not exceed --views, nor --views 16")
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     args.processes = args.processes or max(1, (os.cpu_count() or 1) // ranks - CORES_LEFT)
     run = start(args)
