@@ -45,12 +45,13 @@ class Run:
         if self.first:
             print(f"[{time.monotonic() - self.began:6.1f} s] {text}", flush=True)
 
+    def agree(self, mine: bool) -> bool:
+        """Whether any rank says so: all ranks then go the same way."""
+        return bool(self.mean(torch.tensor(float(mine), device=self.device)) > 0)
+
     def over(self, deadline: float) -> bool:
         """Whether `deadline` or the end of the run has come, for any rank."""
-        late = torch.tensor(float(time.monotonic() > min(deadline, self.ends)), device=self.device)
-        if self.ranks > 1:
-            dist.all_reduce(late)
-        return bool(late > 0)
+        return self.agree(time.monotonic() > min(deadline, self.ends))
 
     def barrier(self) -> None:
         if self.ranks > 1:
@@ -147,8 +148,7 @@ class Trainer:
                 self._save(keep)
                 saved = time.monotonic()
         self._save(keep)
-        complete = torch.tensor(float(self.elapsed >= self.seconds - 2), device=self.run.device)
-        return bool(self.run.mean(complete) > 0)
+        return self.run.agree(self.elapsed >= self.seconds - 2)
 
     def step(self, loss: Tensor) -> None:
         loss.backward()
@@ -196,6 +196,8 @@ class Trainer:
     def _save(self, keep: Callable[[], None]) -> None:
         if not self.run.first:
             return
+        if not all(bool(x.isfinite().all()) for x in self.ema):
+            raise FloatingPointError(f"weights are not finite at step {self.steps}: the state before is kept")
         state = {
             "parameters": [p.detach() for p in self.parameters],
             "optimizer": self.optimizer.state_dict(),

@@ -71,7 +71,7 @@ def keep(run: Run, prior: Prior, student: nn.Module | None = None) -> None:
 def settle_autoencoder(run: Run, prior: Prior, crew: Crew, args: argparse.Namespace) -> bool:
     """Train the autoencoder, or load it if that has been done; returns whether it is complete."""
     path = run.work / "autoencoder.pt"
-    if not path.exists():
+    if not run.agree(path.exists()):
         if args.autoencoder_seconds > 0:
             batch = 64 if run.device.type == "cuda" else 2
             if not train_autoencoder(run, prior, crew.finished(), args.autoencoder_seconds, batch):
