@@ -87,7 +87,7 @@ def settle_autoencoder(run: Run, prior: Prior, crew: Crew, args: argparse.Namesp
 
 def stages(run: Run, args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
-    prior = make_prior(args.text_encoder, run.device).eval()  # there is no dropout anywhere
+    prior = make_prior(args.text_encoder, run.device).eval()  # without dropout
     prior.denoiser.unet.to(memory_format=torch.channels_last)
     prior.autoencoder.to(memory_format=torch.channels_last)
     if args.autoencoder:
