@@ -1,4 +1,4 @@
-"""`generate` with a prior of the compact layout: it starts from sampled views, here those of a known person."""
+"""`generate` with a prior of the compact layout, which starts from sampled views; here of a known person."""
 
 from __future__ import annotations
 

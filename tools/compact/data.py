@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing as mp
+import os
 import random
 import time
 from dataclasses import dataclass, fields
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from specularip.cameras import Cameras, Views, face_camera, sample_views, view_name
 from specularip.diffusion.prompts import view_prompt
+from specularip.stages.view_start import ELEVATION_DEG, ORBITS
 
 SIZE = 256
 MAP_SIZE = 64
@@ -26,6 +29,13 @@ FACE_SIZE = 64
 FRAMING_WEIGHTS = (0.44, 0.19, 0.13, 0.24)
 CAPTIONS = 3
 """Sentences about each person."""
+ORBIT_SHARE = 0.5
+"""Share of the people who are seen from about the sides of `ORBITS`, as when the prior is used."""
+JITTER_DEG, JITTER_DISTANCE = 5.0, 0.04
+SHARD = 32
+"""People in a file."""
+NICENESS = 10
+"""Of the rendering processes: what trains goes first."""
 
 
 @dataclass
@@ -44,16 +54,12 @@ class Examples:
         return Examples(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Examples)))
 
 
-def face_cameras(
-    meshes: list[PersonMesh], generator: torch.Generator, turn_deg: float = 14.0
-) -> list[Cameras]:
+def face_cameras(meshes: list[PersonMesh], generator: torch.Generator, turn_deg: float = 14.0) -> list[Cameras]:
     """One frontal camera per person, slightly rotated, that frames the face as photos are cropped."""
     cameras = []
     for mesh in meshes:
         turn = ((torch.rand(2, generator=generator) * 2 - 1) * turn_deg).tolist()
-        cameras.append(
-            face_camera(mesh.face_center, mesh.face_unit, 2 * FACE_SIZE, turn[0], 2 + 0.5 * turn[1])
-        )
+        cameras.append(face_camera(mesh.face_center, mesh.face_unit, 2 * FACE_SIZE, turn[0], 2 + 0.5 * turn[1]))
     return cameras
 
 
@@ -68,6 +74,38 @@ def captions(person: Person, views: Views, rng: random.Random) -> list[str]:
     ]
 
 
+def orbit_views(body_height: float) -> Views:
+    """The sixteen views that `generate` samples together."""
+    return _orbit_views(body_height, torch.arange(sum(len(azimuths) for _, azimuths in ORBITS)), None)
+
+
+def _orbit_views(body_height: float, columns: Tensor, generator: torch.Generator | None) -> Views:
+    """Some of the views of `ORBITS`, exactly or about those sides."""
+    plan = [(framing, azimuth) for framing, azimuths in ORBITS for azimuth in azimuths]
+    plan = [plan[i] for i in columns.tolist()]
+    count = len(plan)
+    off = torch.zeros(count, 3) if generator is None else torch.rand(count, 3, generator=generator) * 2 - 1
+    framings = [framing for framing, _ in plan]
+    azimuth = torch.tensor([azimuth for _, azimuth in plan]) + JITTER_DEG * off[:, 0]
+    elevation = ELEVATION_DEG + JITTER_DEG * off[:, 1]
+    distance = torch.tensor([f.distance for f in framings]) * (1 + JITTER_DISTANCE * off[:, 2])
+    targets = torch.zeros(count, 3)
+    targets[:, 2] = torch.tensor([f.target_z for f in framings]) * body_height
+    fov = torch.tensor([f.fov_y_deg for f in framings])
+    cameras = Cameras.orbit(azimuth, elevation, distance * body_height, fov, SIZE, SIZE, targets)
+    return Views(cameras, azimuth, elevation, framings, targets)
+
+
+def training_views(count: int, body_height: float, generator: torch.Generator) -> Views:
+    """`count` views of a person: for some people random ones, for the others some of those of `ORBITS`."""
+    sides = sum(len(azimuths) for _, azimuths in ORBITS)
+    if count <= sides and float(torch.rand((), generator=generator)) < ORBIT_SHARE:
+        return _orbit_views(body_height, torch.randperm(sides, generator=generator)[:count], generator)
+    return sample_views(
+        count, size=SIZE, body_height=body_height, weights=FRAMING_WEIGHTS, generator=generator
+    )
+
+
 class Photographer:
     """Renders dressed people. Deterministic for a seed."""
 
@@ -77,17 +115,21 @@ class Photographer:
         self.rng = random.Random(seed)
         self.generator = torch.Generator().manual_seed(seed)
 
+    def shoot(self, count: int, views: int) -> Examples:
+        """Random people, each in `views` views."""
+        persons = [draw_person(self.rng) for _ in range(count)]
+        meshes = dress(persons, self.assets)
+        return self.shoot_views(
+            persons, meshes, [training_views(views, mesh.height, self.generator) for mesh in meshes]
+        )[0]
+
     @torch.no_grad()
-    def shoot(
-        self, persons: list[Person], meshes: list[PersonMesh], views: int
-    ) -> tuple[Examples, list[Views], list[list[str]]]:
-        """The examples, the views of each person, and the V captions of each person's first sentence."""
-        sampled = [
-            sample_views(
-                views, size=SIZE, body_height=m.height, weights=FRAMING_WEIGHTS, generator=self.generator
-            )
-            for m in meshes
-        ]
+    def shoot_views(
+        self, persons: list[Person], meshes: list[PersonMesh], sampled: list[Views]
+    ) -> tuple[Examples, list[list[str]]]:
+        """The examples in the given views, equally many of each person, and the V captions of each person's
+        first sentence."""
+        views = len(sampled[0].framings)
         cameras, targets = [v.cameras for v in sampled], [v.targets for v in sampled]
         images = self.renderer.images(meshes, cameras, targets, SIZE)
         maps = self.renderer.body_maps(meshes, cameras, targets, MAP_SIZE)
@@ -108,39 +150,30 @@ class Photographer:
             byte(faces),
             torch.tensor(tokens, dtype=torch.int16, device=self.device).reshape(p, CAPTIONS, views, -1),
         )
-        return examples, sampled, [person[0] for person in sentences]
+        return examples, [person[0] for person in sentences]
 
 
 def shoot_into(
-    folder: Path,
-    assets: Path,
-    tokenizer,
-    device: torch.device,
-    seed: int,
-    views: int,
-    seconds: float,
-    most: int,
+    folder: Path, assets: Path, tokenizer, device: torch.device, seed: int, views: int, seconds: float
 ) -> None:
-    """Write the examples of random people to files in `folder`, for `seconds` or until there are `most`.
+    """Write the examples of random people to files in `folder`, for `seconds` or until the parent ends.
 
     The body of a process: dressing is CPU work of one thread, so that a GPU takes a dozen of them.
     """
+    os.nice(NICENESS)
     torch.set_num_threads(1)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     photographer = Photographer(Assets.load(assets), tokenizer, device, seed)
-    rng = random.Random(seed)
     examples: list[Examples] = []
-    deadline, saved, late = time.monotonic() + seconds, 0, False
-    while saved < most and not late:
-        persons = [draw_person(rng) for _ in range(2)]
-        examples.append(photographer.shoot(persons, dress(persons, photographer.assets), views)[0])
-        late = time.monotonic() > deadline
-        if len(examples) == 16 or late:
+    deadline, saved, parent = time.monotonic() + seconds, 0, mp.parent_process()
+    while time.monotonic() < deadline and (parent is None or parent.is_alive()):
+        examples.append(photographer.shoot(2, views))
+        if 2 * len(examples) == SHARD:
             temporary = folder / f"{seed}-{saved}.tmp"
             save_file({k: x.cpu().contiguous() for k, x in vars(Examples.join(examples)).items()}, temporary)
             temporary.rename(temporary.with_suffix(".safetensors"))
-            saved += 2 * len(examples)
+            saved += SHARD
             examples = []
 
 
