@@ -24,11 +24,14 @@ def assemble(parts: Path, text_encoder: Path, out: Path) -> None:
     load_trained(prior, files)
     prior.vocabulary = Vocabulary.of(vocabulary())
     save_prior(prior, out, int8=True)
-    print(f"{out}: {sum(f.stat().st_size for f in out.rglob('*')) / 1e6:.1f} MB, {len(prior.vocabulary.words)} words")
+    size = sum(file.stat().st_size for file in out.rglob("*")) / 1e6
+    print(f"{out}: {size:.1f} MB, {len(prior.vocabulary.words)} words")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", type=Path, help="folder with weights-0.safetensors and so on")
     parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--prior", type=Path, required=True)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from specularip.diffusion.prior import Prior
 
-MOST_IMAGES = 60_000
-"""Images that are kept on a GPU, 24 GB."""
+MOST_IMAGES = 40_000
+"""Images that are kept on a GPU: 16 GB, and twice that for a moment."""
 RATE = 1.2e-3
 MEASURED = 256
 """Images of each rank from which the latents' means and variances are taken."""

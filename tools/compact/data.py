@@ -54,12 +54,16 @@ class Examples:
         return Examples(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Examples)))
 
 
-def face_cameras(meshes: list[PersonMesh], generator: torch.Generator, turn_deg: float = 14.0) -> list[Cameras]:
+def face_cameras(
+    meshes: list[PersonMesh], generator: torch.Generator, turn_deg: float = 14.0
+) -> list[Cameras]:
     """One frontal camera per person, slightly rotated, that frames the face as photos are cropped."""
     cameras = []
     for mesh in meshes:
         turn = ((torch.rand(2, generator=generator) * 2 - 1) * turn_deg).tolist()
-        cameras.append(face_camera(mesh.face_center, mesh.face_unit, 2 * FACE_SIZE, turn[0], 2 + 0.5 * turn[1]))
+        cameras.append(
+            face_camera(mesh.face_center, mesh.face_unit, 2 * FACE_SIZE, turn[0], 2 + 0.5 * turn[1])
+        )
     return cameras
 
 
@@ -74,19 +78,13 @@ def captions(person: Person, views: Views, rng: random.Random) -> list[str]:
     ]
 
 
-def orbit_views(body_height: float) -> Views:
-    """The sixteen views that `generate` samples together."""
-    return _orbit_views(body_height, torch.arange(sum(len(azimuths) for _, azimuths in ORBITS)), None)
-
-
-def _orbit_views(body_height: float, columns: Tensor, generator: torch.Generator | None) -> Views:
-    """Some of the views of `ORBITS`, exactly or about those sides."""
-    plan = [(framing, azimuth) for framing, azimuths in ORBITS for azimuth in azimuths]
-    plan = [plan[i] for i in columns.tolist()]
-    count = len(plan)
-    off = torch.zeros(count, 3) if generator is None else torch.rand(count, 3, generator=generator) * 2 - 1
-    framings = [framing for framing, _ in plan]
-    azimuth = torch.tensor([azimuth for _, azimuth in plan]) + JITTER_DEG * off[:, 0]
+def views_about_orbits(count: int, body_height: float, generator: torch.Generator) -> Views:
+    """`count` views from about some of the sides of `ORBITS`."""
+    sides = [(framing, azimuth) for framing, azimuths in ORBITS for azimuth in azimuths]
+    sides = [sides[i] for i in torch.randperm(len(sides), generator=generator)[:count].tolist()]
+    off = torch.rand(count, 3, generator=generator) * 2 - 1
+    framings = [framing for framing, _ in sides]
+    azimuth = torch.tensor([azimuth for _, azimuth in sides]) + JITTER_DEG * off[:, 0]
     elevation = ELEVATION_DEG + JITTER_DEG * off[:, 1]
     distance = torch.tensor([f.distance for f in framings]) * (1 + JITTER_DISTANCE * off[:, 2])
     targets = torch.zeros(count, 3)
@@ -97,10 +95,9 @@ def _orbit_views(body_height: float, columns: Tensor, generator: torch.Generator
 
 
 def training_views(count: int, body_height: float, generator: torch.Generator) -> Views:
-    """`count` views of a person: for some people random ones, for the others some of those of `ORBITS`."""
-    sides = sum(len(azimuths) for _, azimuths in ORBITS)
-    if count <= sides and float(torch.rand((), generator=generator)) < ORBIT_SHARE:
-        return _orbit_views(body_height, torch.randperm(sides, generator=generator)[:count], generator)
+    """`count` views of a person, at most 16: as when the prior is used for some people, random for others."""
+    if float(torch.rand((), generator=generator)) < ORBIT_SHARE:
+        return views_about_orbits(count, body_height, generator)
     return sample_views(
         count, size=SIZE, body_height=body_height, weights=FRAMING_WEIGHTS, generator=generator
     )

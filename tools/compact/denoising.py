@@ -49,7 +49,11 @@ class DenoiserTask(nn.Module):
     def __init__(self, prior: Prior, people: int, together: int) -> None:
         super().__init__()
         self.prior, self.people, self.together = prior, people, together
-        self.unet, self.projection, self.faces = prior.denoiser.unet, prior.image_projection, prior.image_encoder
+        self.unet, self.projection, self.faces = (
+            prior.denoiser.unet,
+            prior.image_projection,
+            prior.image_encoder,
+        )
         self.text = prior.text_encoder
         self.predict = torch.compile(predict, dynamic=False) if prior.device.type == "cuda" else predict
         self.null = prior.tokenize([""]).to(prior.device)
@@ -135,7 +139,8 @@ def train_denoiser(
     complete = trainer.train(lambda: task.loss(data.draw(task.people, task.together)), between, keep)
     trainer.finish()
     views = task.people * task.together * run.ranks
-    run.say(f"denoiser: {trainer.steps} steps of {views} views, loss {trainer.smooth:.4f}, {len(data)} people a rank")
+    run.say(f"denoiser: {trainer.steps} steps of {views} views, loss {trainer.smooth:.4f}")
+    run.say(f"{len(data)} people on each rank")
     return complete
 
 
@@ -148,12 +153,17 @@ class Guided:
         self.null = task.prior.embed_tokens(task.null)
 
     @torch.no_grad()
-    def target(self, noisy: Tensor, maps: Tensor, timesteps: Tensor, conditions: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def target(
+        self, noisy: Tensor, maps: Tensor, timesteps: Tensor, conditions: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
         task, (text, identity, scale) = self.task, conditions
         empty = self.null.expand(len(noisy), -1, -1)
         alpha = task.prior.alphas(timesteps)
         with torch.autocast(noisy.device.type, torch.bfloat16):
-            v = [task.predict(task.unet, noisy, maps, timesteps, t, identity, scale, task.people) for t in (text, empty)]
+            v = [
+                task.predict(task.unet, noisy, maps, timesteps, t, identity, scale, task.people)
+                for t in (text, empty)
+            ]
         clean, without = (alpha.sqrt() * noisy - (1 - alpha).sqrt() * x.float() for x in v)
         guided = without + self.guidance * (clean - without)
         ratio = clean.std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
@@ -182,12 +192,18 @@ def train_student(
         timesteps, noisy, _, weight = task.noised(batch)
         with torch.no_grad(), torch.autocast(noisy.device.type, torch.bfloat16):
             scale = 0.5 + 0.5 * torch.rand(len(noisy), device=noisy.device)
-            conditions = task.prior.embed_tokens(batch.tokens), task.projection(task.face_tokens(batch)), scale
+            conditions = (
+                task.prior.embed_tokens(batch.tokens),
+                task.projection(task.face_tokens(batch)),
+                scale,
+            )
         target = teacher.target(noisy, batch.maps, timesteps, conditions)
         with torch.autocast(noisy.device.type, torch.bfloat16):
             v = task.predict(student, noisy, batch.maps, timesteps, *conditions, task.people)
         return (weight * (v.float() - target).square()).mean()
 
+    loss().backward()  # compiles the networks for this
+    student.zero_grad(set_to_none=True)
     trainer = Trainer(run, student, run.work / "student.pt", rate=rate, seconds=seconds, ema=0.998)
     trainer.train(loss, between, lambda: keep(student))
     trainer.finish()

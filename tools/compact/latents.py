@@ -133,9 +133,7 @@ class Latents:
 def encode(prior: Prior, examples: Examples) -> Tensor:
     """Latents [P,V,16,32,32] float16 of the images of P people."""
     parts = []
-    for images, depth in zip(
-        examples.images.split(ENCODED_TOGETHER), examples.depth.split(ENCODED_TOGETHER)
-    ):
+    for images, depth in zip(examples.images.split(ENCODED_TOGETHER), examples.depth.split(ENCODED_TOGETHER)):
         with torch.autocast(images.device.type, torch.bfloat16):
             latents = prior.autoencoder.encode(as_images(images.flatten(0, 1), depth.flatten(0, 1)))
         parts.append(latents.half().unflatten(0, images.shape[:2]))

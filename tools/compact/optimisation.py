@@ -1,4 +1,4 @@
-"""What every training stage does: steps of AdamW on one or several GPUs, until a time, with its state kept."""
+"""What every stage of the training does: steps of AdamW on one or several GPUs until a time, resumably."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WARM_UP_STEPS = 300
 CHECKPOINT_SECONDS = 120.0
 STEPS_BETWEEN = 20
 """Steps after which the clock is read, together with the other ranks."""
-WEIGHT_DECAY = 0.02
+WEIGHT_DECAY = 0.01
 """Of matrices and kernels; biases and scales of norms have none."""
 
 
@@ -45,12 +45,13 @@ class Run:
         if self.first:
             print(f"[{time.monotonic() - self.began:6.1f} s] {text}", flush=True)
 
+    def agree(self, mine: bool) -> bool:
+        """Whether any rank says so: all ranks then go the same way."""
+        return bool(self.mean(torch.tensor(float(mine), device=self.device)) > 0)
+
     def over(self, deadline: float) -> bool:
         """Whether `deadline` or the end of the run has come, for any rank."""
-        late = torch.tensor(float(time.monotonic() > min(deadline, self.ends)), device=self.device)
-        if self.ranks > 1:
-            dist.all_reduce(late)
-        return bool(late > 0)
+        return self.agree(time.monotonic() > min(deadline, self.ends))
 
     def barrier(self) -> None:
         if self.ranks > 1:
@@ -68,7 +69,9 @@ class Run:
             return
         grads = [p.grad for p in parameters if p.grad is not None]
         flat = self.mean(torch.cat([g.flatten() for g in grads]))
-        torch._foreach_copy_(grads, [x.view_as(g) for x, g in zip(flat.split([g.numel() for g in grads]), grads)])
+        torch._foreach_copy_(
+            grads, [x.view_as(g) for x, g in zip(flat.split([g.numel() for g in grads]), grads)]
+        )
 
 
 def save_atomically(value: Any, path: Path) -> None:
@@ -127,7 +130,9 @@ class Trainer:
     def elapsed(self) -> float:
         return self.spent + time.monotonic() - self.clock
 
-    def train(self, loss: Callable[[], Tensor], between: Callable[[], None], keep: Callable[[], None]) -> bool:
+    def train(
+        self, loss: Callable[[], Tensor], between: Callable[[], None], keep: Callable[[], None]
+    ) -> bool:
         """Steps until `seconds` or the end of the run; returns whether `seconds` have passed.
 
         between: called every `STEPS_BETWEEN` steps. keep: called on the first rank, with the averaged weights
@@ -143,15 +148,18 @@ class Trainer:
                 self._save(keep)
                 saved = time.monotonic()
         self._save(keep)
-        complete = torch.tensor(float(self.elapsed >= self.seconds - 2), device=self.run.device)
-        return bool(self.run.mean(complete) > 0)
+        return self.run.agree(self.elapsed >= self.seconds - 2)
 
     def step(self, loss: Tensor) -> None:
         loss.backward()
         self.run.average_gradients(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         share = min(1.0, self.elapsed / max(self.seconds, 1e-6))
-        rate = self.rate * min(1, (self.steps + 1) / WARM_UP_STEPS) * (0.02 + 0.49 * (1 + math.cos(math.pi * share)))
+        rate = (
+            self.rate
+            * min(1, (self.steps + 1) / WARM_UP_STEPS)
+            * (0.02 + 0.49 * (1 + math.cos(math.pi * share)))
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self.optimizer.step()
@@ -165,7 +173,9 @@ class Trainer:
                 raise FloatingPointError(f"the loss is {value} at step {self.steps}")
             self.smooth = value if self.steps <= 10 else 0.7 * self.smooth + 0.3 * value
             if self.steps % 500 == 0 or self.steps <= 100:
-                self.run.say(f"  step {self.steps}, {self.elapsed:.0f} of {self.seconds:.0f} s, loss {self.smooth:.4f}")
+                self.run.say(
+                    f"  step {self.steps}, {self.elapsed:.0f} of {self.seconds:.0f} s, loss {self.smooth:.4f}"
+                )
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -186,12 +196,15 @@ class Trainer:
     def _save(self, keep: Callable[[], None]) -> None:
         if not self.run.first:
             return
+        if not all(bool(x.isfinite().all()) for x in self.ema):
+            raise FloatingPointError(f"weights are not finite at step {self.steps}: the state before is kept")
         state = {
             "parameters": [p.detach() for p in self.parameters],
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema,
             "steps": self.steps,
             "spent": self.elapsed,
+            "smooth": self.smooth,
         }
         save_atomically(state, self.path)
         with self.averaged():
@@ -202,4 +215,4 @@ class Trainer:
             torch._foreach_copy_(self.parameters, state["parameters"])
             torch._foreach_copy_(self.ema, state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.steps, self.spent = state["steps"], state["spent"]
+        self.steps, self.spent, self.smooth = (state[name] for name in ("steps", "spent", "smooth"))

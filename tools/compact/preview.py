@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import Examples, Photographer, as_images, disturb_faces, orbit_views
+from data import SIZE, Examples, Photographer, as_images, disturb_faces
 from denoising import predict
 from dressing import dress
 from people import draw_person
@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from specularip.diffusion.prior import Prior
+from specularip.stages.view_start import start_views
 
 SEED = 900_000
 STEPS = 24
@@ -68,9 +69,11 @@ class Preview:
         rng = random.Random(SEED)
         persons = [draw_person(rng) for _ in range(people)]
         meshes = dress(persons, photographer.assets)
-        views = [orbit_views(mesh.height) for mesh in meshes]
+        views = [start_views(mesh.height, SIZE) for mesh in meshes]
         self.examples: Examples = photographer.shoot_views(persons, meshes, views)[0]
-        self.sentences = prior.tokenizer.batch_decode(self.examples.tokens[:, 0, 0].long(), skip_special_tokens=True)
+        self.sentences = prior.tokenizer.batch_decode(
+            self.examples.tokens[:, 0, 0].long(), skip_special_tokens=True
+        )
 
     @torch.no_grad()
     def sample(self, unet: nn.Module, scale: float, steps: int = STEPS) -> Tensor:

@@ -71,7 +71,7 @@ def keep(run: Run, prior: Prior, student: nn.Module | None = None) -> None:
 def settle_autoencoder(run: Run, prior: Prior, crew: Crew, args: argparse.Namespace) -> bool:
     """Train the autoencoder, or load it if that has been done; returns whether it is complete."""
     path = run.work / "autoencoder.pt"
-    if not path.exists():
+    if not run.agree(path.exists()):
         if args.autoencoder_seconds > 0:
             batch = 64 if run.device.type == "cuda" else 2
             if not train_autoencoder(run, prior, crew.finished(), args.autoencoder_seconds, batch):
@@ -94,7 +94,8 @@ def stages(run: Run, args: argparse.Namespace) -> None:
         load_autoencoder(prior, args.autoencoder)
     task = DenoiserTask(prior, args.batch, args.together)
     data = Latents(run, prior, args.people)
-    run.say(f"{len(data)} people of earlier; {sum(p.numel() for p in task.unet.parameters()) / 1e6:.1f} M in the UNet")
+    size = sum(p.numel() for p in task.unet.parameters()) / 1e6
+    run.say(f"{size:.1f} M parameters in the UNet; {len(data)} people from before")
 
     # Rendering and compilation begin together. What could fail at the end is tried here.
     crew = Crew(run, args.assets, prior.tokenizer, args.views, args.seed, args.stop_after)
@@ -150,14 +151,26 @@ def stages(run: Run, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--assets", type=Path, required=True)
     add("--text-encoder", type=Path, required=True)
     add("--out", type=Path, required=True)
     add("--work", type=Path, help="fast local folder for data and state (default: OUT/work)")
-    add("--stop-after", type=float, default=math.inf, help="seconds after which training stops in this process")
-    add("--render-seconds", type=float, default=150, help="rendering before the first training, from the start")
+    add(
+        "--stop-after",
+        type=float,
+        default=math.inf,
+        help="seconds after which training stops in this process",
+    )
+    add(
+        "--render-seconds",
+        type=float,
+        default=150,
+        help="rendering before the first training, from the start",
+    )
     add("--autoencoder", type=Path, nargs="+", help="weight files of an earlier training to start from")
     add("--autoencoder-seconds", type=float, default=150, help="0: use --autoencoder as it is")
     add("--denoiser-seconds", type=float, default=800)
@@ -175,8 +188,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.autoencoder_seconds == 0 and not args.autoencoder:
         parser.error("--autoencoder-seconds 0 needs --autoencoder")
-    if args.together > args.views:
-        parser.error("--together must not exceed --views")
+    if not args.together <= args.views <= 16:
+        parser.error("--together must not exceed --views, nor --views 16")
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     args.processes = args.processes or max(1, (os.cpu_count() or 1) // ranks - CORES_LEFT)
     run = start(args)

@@ -61,6 +61,8 @@ def load_trained(prior: Prior, files: Iterable[Path]) -> None:
     state, wanted = read_tensors(list(files)), trained(prior)
     if state.keys() != wanted.keys():
         odd = sorted(state.keys() ^ wanted.keys())
-        raise ValueError(f"the files have {len(state)} of {len(wanted)} tensors; differing: {', '.join(odd[:3])}")
+        raise ValueError(
+            f"the files have {len(state)} of {len(wanted)} tensors; differing: {', '.join(odd[:3])}"
+        )
     for name, value in state.items():
         wanted[name].copy_(value)
