@@ -11,16 +11,29 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from assets import Assets, Fitted
 from garments import DRAWN, BodyFrame, build
+from mesh_kernels import (
+    blended,
+    compacted,
+    filled,
+    grown,
+    interior,
+    moved,
+    smoothed,
+    strand_directions,
+    turned,
+    vertex_normals,
+)
 from people import HATS, Person, Piece
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from specularip.body.anny import PHENOTYPE_NAMES
-from specularip.body.mesh import vertex_normals
 
 RGB = tuple[float, float, float]
 
@@ -30,6 +43,8 @@ SUNKEN = 0.004
 """Metres that skin at the rim of hidden skin sinks under the cloth."""
 HANGING = 0.04
 """Cloth farther than this from the skin hangs."""
+COARSE = 6
+"""So many vertices of the body are one, where only about the closest is wanted."""
 WHITE: RGB = (0.93, 0.93, 0.92)
 FULL_BEARD = 0.45
 """From this `Person.beard` on, a beard has a volume; below it is stubble."""
@@ -126,6 +141,11 @@ class _Figure:
     along: Tensor
     frame: BodyFrame
 
+    @cached_property
+    def coarse(self) -> cKDTree:
+        """One of every `COARSE` vertices of the body."""
+        return cKDTree(self.frame.vertices[::COARSE].numpy())
+
 
 @torch.no_grad()
 def dress(persons: list[Person], assets: Assets) -> list[PersonMesh]:
@@ -136,8 +156,6 @@ def dress(persons: list[Person], assets: Assets) -> list[PersonMesh]:
         [[p.phenotype.get(k, 0.5) for k in PHENOTYPE_NAMES] for p in persons], device=device
     )
     base, joints = assets.bodies(phenotypes)
-    skin_normals = vertex_normals(base, assets.skin_faces)
-    normals = vertex_normals(base[:, assets.package], model.faces)
     poses = torch.tensor([p.pose for p in persons], device=device)
     bend = pose_transforms(joints, poses, model.joint_names, model.joint_parents)
     bend = torch.einsum("bj,pjrc->pbrc", assets.skinning, bend)
@@ -146,8 +164,9 @@ def dress(persons: list[Person], assets: Assets) -> list[PersonMesh]:
     for k, person in enumerate(persons):
         body = base[k, assets.package]
         height = float(body[:, 2].max() - body[:, 2].min())
-        frame = BodyFrame(body, normals[k], model.faces, model.regions, joints[k], model.joint_names, height)
-        figure = _Figure(base[k], skin_normals[k], bend[k], along[k], frame)
+        normals = vertex_normals(body, model.faces)
+        frame = BodyFrame(body, normals, model.faces, model.regions, joints[k], model.joint_names, height)
+        figure = _Figure(base[k], vertex_normals(base[k], assets.skin_faces), bend[k], along[k], frame)
         meshes.append(_assemble(person, figure, assets))
     return meshes
 
@@ -319,7 +338,7 @@ def _fitted(mesh: Fitted, figure: _Figure, part: Part) -> _Layer:
     """A mesh of the files on a body."""
     axes = torch.arange(3, device=mesh.base.device)
     span = (figure.base[mesh.scale[:, 0], axes] - figure.base[mesh.scale[:, 1], axes]).abs()
-    vertices = (figure.base[mesh.base] * mesh.weights[..., None]).sum(1) + mesh.offsets * span
+    vertices = blended(figure.base, mesh.base, mesh.weights) + mesh.offsets * span
     part = replace(part, texture=mesh.texture, normal_map=mesh.normal_map, median=mesh.median)
     return _Layer(part, vertices, mesh.faces, mesh.uv, mesh.base, mesh.weights, mesh.near, mesh.hidden)
 
@@ -341,20 +360,20 @@ def _drawn(piece: Piece, figure: _Figure, assets: Assets, shirt: Piece | None) -
         base = assets.package[torch.stack([mesh.anchors, mesh.other_anchors], 1)]
         share = torch.stack([1 - mesh.other_share, mesh.other_share], 1)
         hidden = assets.package[mesh.hidden]
-        near = assets.package[_closest(mesh.vertices, mesh.anchors, figure.frame.vertices)]
+        near = assets.package[_closest(mesh.vertices, mesh.anchors, figure)]
         layers.append(
             _Layer(part, mesh.vertices, mesh.faces, mesh.uv, base, share, near, hidden, mesh.tangents)
         )
     return layers
 
 
-def _closest(vertices: Tensor, anchors: Tensor, body: Tensor, far: float = HANGING, step: int = 6) -> Tensor:
+def _closest(vertices: Tensor, anchors: Tensor, figure: _Figure) -> Tensor:
     """The body vertex [n] closest to each of vertices [n,3]: its anchor, unless that is far away; then one of
-    every `step` is near enough."""
+    every few is near enough."""
     result = anchors.clone()
-    hanging = ((vertices - body[anchors]).norm(dim=-1) > far).nonzero()[:, 0]
-    for some in hanging.split(4096):
-        result[some] = torch.cdist(vertices[some], body[::step]).argmin(1) * step
+    hanging = (vertices - figure.frame.vertices[anchors]).norm(dim=-1) > HANGING
+    if hanging.any():
+        result[hanging] = torch.from_numpy(figure.coarse.query(vertices[hanging].numpy())[1]) * COARSE
     return result
 
 
@@ -427,7 +446,7 @@ def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tenso
             height = torch.maximum(height, _spread(layer, own + lift, assets))
     covered = torch.zeros_like(height, dtype=torch.bool)
     for garment in reversed(_garments(layers)):
-        inside = _interior(covered, assets)
+        inside = interior(covered, assets.skin_faces)
         for layer in garment:
             shown = ~inside[layer.near][layer.faces].all(1)
             layer.faces, layer.uv = layer.faces[shown], layer.uv[shown]
@@ -454,38 +473,18 @@ def _above(layer: _Layer, figure: _Figure) -> Tensor:
     return torch.where(distance > HANGING, distance, (offset * figure.normals[layer.near]).sum(-1))
 
 
-def _grown(values: Tensor, assets: Assets) -> Tensor:
-    """Values [B] of the skin, each replaced by the largest of its neighbours."""
-    largest = values[assets.skin_faces].amax(1, keepdim=True).expand(-1, 3).flatten()
-    return values.scatter_reduce(0, assets.skin_faces.flatten(), largest, "amax")
-
-
 def _envelope(values: Tensor, assets: Assets, rounds: int = 3) -> Tensor:
     """A smooth field [B] on the skin, hardly anywhere below values [B]."""
-    values = _grown(_grown(values, assets), assets)
-    corners = assets.skin_faces.flatten()
-    count = torch.bincount(corners, minlength=len(values)).clamp_min(1)
-    for _ in range(rounds):
-        mean = values[assets.skin_faces].mean(1, keepdim=True).expand(-1, 3).flatten()
-        values = torch.zeros_like(values).index_add_(0, corners, mean) / count
-    return values
+    faces = assets.skin_faces
+    return smoothed(grown(grown(values, faces), faces), faces, rounds)
 
 
 def _spread(layer: _Layer, above: Tensor, assets: Assets, rings: int = 3, nowhere: float = 0.0) -> Tensor:
     """A layer's heights [n] above the skin on base vertices [B]: as large as that of any vertex nearby."""
-    height = torch.full((len(assets.mean),), -1e3, device=above.device)
+    height = torch.full((len(assets.mean),), -1e3)
     height.scatter_reduce_(0, layer.near, above, "amax")
-    for _ in range(rings):
-        height = torch.where(height <= -1e3, _grown(height, assets), height)
+    height = filled(height, assets.skin_faces, rings, -1e3)
     return torch.where(height <= -1e3, nowhere, height)
-
-
-def _interior(covered: Tensor, assets: Assets) -> Tensor:
-    """Those of the base vertices [B] marked in `covered` all of whose neighbours are marked."""
-    rim = assets.skin_faces[~covered[assets.skin_faces].all(1)].flatten()
-    result = covered.clone()
-    result[rim] = False
-    return result
 
 
 def _over_clothes(hair: _Layer, height: Tensor, figure: _Figure, reach: float = 0.08) -> None:
@@ -511,7 +510,7 @@ def _skin(
     person: Person, figure: _Figure, assets: Assets, covered: Tensor, rng: random.Random
 ) -> list[_Layer]:
     """The visible skin and the eyes."""
-    hidden = _interior(covered, assets)
+    hidden = interior(covered, assets.skin_faces)
     visible = ~hidden[assets.skin_faces].all(1)
     vertices = figure.base - SUNKEN * (covered & ~hidden)[:, None] * figure.normals
     texture = assets.texture(skin_texture(person, assets, rng))
@@ -554,7 +553,7 @@ def luminance(rgb: RGB) -> float:
 
 def _shell(part: Part, vertices: Tensor, faces: Tensor, uv: Tensor, assets: Assets) -> _Layer:
     """Triangles of the base mesh itself; vertices [B,3]."""
-    used, inverse = torch.unique(faces, return_inverse=True)
+    used, inverse = compacted(faces, len(vertices))
     share = torch.ones(len(used), 1, device=used.device)
     return _Layer(part, vertices[used], inverse, uv, used[:, None], share, used, used[:0])
 
@@ -599,28 +598,27 @@ def _posed(layers: list[_Layer], figure: _Figure, assets: Assets) -> PersonMesh:
     first = 0
     skull = figure.base[assets.eye_faces.flatten()].mean(0) + figure.base.new_tensor([0.0, 0.07, 0.0])
     for k, layer in enumerate(layers):
-        bend = (figure.bend[layer.base] * layer.share[..., None, None]).sum(1)
-        along = (figure.along[layer.base] * layer.share[..., None]).sum(1)
+        bend = blended(figure.bend, layer.base, layer.share)
         if layer.tangents is not None:
             along = layer.tangents
         elif layer.part.kind == "hair" and layer.part.texture >= 0:
             along = strand_directions(layer.vertices, layer.faces, layer.uv)
+        else:
+            along = blended(figure.along, layer.base, layer.share)
         normal = vertex_normals(layer.vertices, layer.faces)
         if layer.part.name == "hair":
             # Cards of hair are seen from both sides: their normals point away from the head, rounded like it.
             away = normalize(layer.vertices - skull, dim=-1)
             side = (normal * away).sum(-1, keepdim=True).sign()
             normal = normalize(normal * side + 0.9 * away, dim=-1)
-        rotation = bend[..., :3]
-        vertices.append((rotation @ layer.vertices[..., None])[..., 0] + bend[..., 3])
-        normals.append(normalize((rotation @ normal[..., None])[..., 0], dim=-1))
-        tangents.append(normalize((rotation @ along[..., None])[..., 0], dim=-1))
+        vertices.append(moved(layer.vertices, bend))
+        normals.append(turned(normal, bend))
+        tangents.append(turned(along, bend))
         faces.append(layer.faces + first)
         uv.append(layer.uv)
         part.append(torch.full((len(layer.faces),), k, device=figure.base.device))
         first += len(layer.vertices)
-    bend = figure.bend[assets.package]
-    body = (bend[..., :3] @ figure.frame.vertices[..., None])[..., 0] + bend[..., 3]
+    body = moved(figure.frame.vertices, figure.bend[assets.package])
     right, left = (body[row].mean(0) for row in assets.model.eyeballs)
     return PersonMesh(
         vertices=torch.cat(vertices),
@@ -635,15 +633,3 @@ def _posed(layers: list[_Layer], figure: _Figure, assets: Assets) -> PersonMesh:
         face_center=(left + right) / 2,
         face_unit=float((left - right).norm()),
     )
-
-
-def strand_directions(vertices: Tensor, faces: Tensor, uv: Tensor) -> Tensor:
-    """Unit directions [n,3] of falling v: textures of hair are painted with their strands upright."""
-    a, b, c = vertices[faces].unbind(1)
-    (u1, v1), (u2, v2) = (uv[:, 1] - uv[:, 0]).unbind(1), (uv[:, 2] - uv[:, 0]).unbind(1)
-    determinant = u1 * v2 - u2 * v1
-    direction = (u2[:, None] * (b - a) - u1[:, None] * (c - a)) * determinant.sign()[:, None]
-    total = torch.zeros_like(vertices)
-    for k in range(3):
-        total.index_add_(0, faces[:, k], normalize(direction, dim=-1))
-    return normalize(total + 1e-6, dim=-1)
