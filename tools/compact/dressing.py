@@ -13,6 +13,7 @@ import random
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from assets import Assets, Fitted
 from garments import DRAWN, BodyFrame, build
@@ -29,6 +30,7 @@ from mesh_kernels import (
     vertex_normals,
 )
 from people import HATS, Person, Piece
+from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
 from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -45,9 +47,12 @@ HANGING = 0.04
 """Cloth farther than this from the skin hangs."""
 COARSE = 6
 """So many vertices of the body are one, where only about the closest is wanted."""
+WIDENING_BAND = 0.03
+"""Metres of height over which skirts are widened alike."""
 WHITE: RGB = (0.93, 0.93, 0.92)
 FULL_BEARD = 0.45
 """From this `Person.beard` on, a beard has a volume; below it is stubble."""
+BEARD_SHELLS = 4
 FEET = ("shoes", "boots", "sneakers", "high heels", "sandals")
 SLIM = ("leggings",)
 """What boots are worn over."""
@@ -117,7 +122,7 @@ class PersonMesh:
 class _Layer:
     """A mesh on the unposed body. vertices [n,3]; faces [m,3]; uv [m,3,2]. Vertex i moves with base vertices
     base[i] by shares share[i], both [n,k]; near [n]: the base vertex of the skin below it; hidden: base
-    vertices it hides."""
+    vertices it hides; falls: it hangs around the trunk or both legs."""
 
     part: Part
     vertices: Tensor
@@ -128,18 +133,21 @@ class _Layer:
     near: Tensor
     hidden: Tensor
     tangents: Tensor | None = None
+    falls: bool = False
 
 
 @dataclass
 class _Figure:
     """One person's unposed body: base vertices [B,3], skin normals [B,3], joints [J,3]; frame for drawn
-    garments; bend [B,3,4]: the pose of each base vertex; along [B,3]: the limb's direction."""
+    garments; bend [B,3,4]: the pose of each base vertex; along [B,3]: the limb's direction; outwards [B,3]:
+    away from the limb's axis, where cloth moves."""
 
     base: Tensor
     normals: Tensor
     bend: Tensor
     along: Tensor
     frame: BodyFrame
+    outwards: Tensor
 
     @cached_property
     def coarse(self) -> cKDTree:
@@ -166,7 +174,9 @@ def dress(persons: list[Person], assets: Assets) -> list[PersonMesh]:
         height = float(body[:, 2].max() - body[:, 2].min())
         normals = vertex_normals(body, model.faces)
         frame = BodyFrame(body, normals, model.faces, model.regions, joints[k], model.joint_names, height)
-        figure = _Figure(base[k], vertex_normals(base[k], assets.skin_faces), bend[k], along[k], frame)
+        skin_normals = vertex_normals(base[k], assets.skin_faces)
+        outwards = away_from_limbs(skin_normals, along[k], assets.skin_faces)
+        figure = _Figure(base[k], skin_normals, bend[k], along[k], frame, outwards)
         meshes.append(_assemble(person, figure, assets))
     return meshes
 
@@ -227,6 +237,13 @@ def limb_directions(joints: Tensor, names: tuple[str, ...]) -> Tensor:
                 a, b = (names.index(f"{end}.{side}") for end in ends[name.rstrip(".LR0123456789")])
                 result[:, k] = normalize(joints[:, b] - joints[:, a], dim=-1)
     return result
+
+
+def away_from_limbs(normals: Tensor, along: Tensor, faces: Tensor, rounds: int = 4) -> Tensor:
+    """Directions [B,3], about unit, of the skin's normals without their part along the limb, smooth."""
+    flat = normals - (normals * along).sum(1, keepdim=True) * along
+    flat = torch.stack([smoothed(column.contiguous(), faces, rounds) for column in flat.unbind(1)], 1)
+    return flat / flat.norm(dim=-1, keepdim=True).clamp_min(0.5)
 
 
 def _assemble(person: Person, figure: _Figure, assets: Assets) -> PersonMesh:
@@ -362,7 +379,7 @@ def _drawn(piece: Piece, figure: _Figure, assets: Assets, shirt: Piece | None) -
         hidden = assets.package[mesh.hidden]
         near = assets.package[_closest(mesh.vertices, mesh.anchors, figure)]
         layers.append(
-            _Layer(part, mesh.vertices, mesh.faces, mesh.uv, base, share, near, hidden, mesh.tangents)
+            _Layer(part, mesh.vertices, mesh.faces, mesh.uv, base, share, near, hidden, mesh.tangents, mesh.falls)
         )
     return layers
 
@@ -429,21 +446,29 @@ def _hangs(layer: _Layer, figure: _Figure) -> Tensor:
 def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tensor, Tensor]:
     """Keep each layer outside those before it; drop what later layers hide. Returns which base vertices are
     hidden by any and the height of all cloth above them, both [B]."""
-    height = torch.zeros(len(figure.base), device=figure.base.device)
+    height = torch.zeros(len(figure.base))
+    inner: list[_Layer] = []
     for garment in _garments(layers):
         # Meshes of one garment (a coat and its buttons) move together.
-        above = [_above(layer, figure) for layer in garment]
+        shells = [layer for layer in garment if not layer.falls]
+        above = [_above(layer, figure) for layer in shells]
         floor = _envelope(height, assets)
         floor = floor + torch.where(floor > 0, CLOTH_GAP, NAKED_GAP)
-        needs = [(floor[layer.near] - own).clamp(0, HIGHEST_LIFT) for layer, own in zip(garment, above)]
-        moved = torch.zeros_like(height)
-        for layer, need in zip(garment, needs):
-            moved.scatter_reduce_(0, layer.near, need, "amax")
-        moved = _envelope(moved, assets)
-        for layer, own, need in zip(garment, above, needs):
-            lift = torch.maximum(need, moved[layer.near])
-            layer.vertices = layer.vertices + lift[:, None] * figure.normals[layer.near]
+        needs = [(floor[layer.near] - own).clamp(0, HIGHEST_LIFT) for layer, own in zip(shells, above)]
+        lifts = torch.zeros_like(height)
+        for layer, need in zip(shells, needs):
+            lifts.scatter_reduce_(0, layer.near, need, "amax")
+        lifts = _envelope(lifts, assets)
+        before = [layer.vertices for layer in shells]
+        for layer, own, need in zip(shells, above, needs):
+            lift = torch.maximum(need, lifts[layer.near])
+            layer.vertices = layer.vertices + lift[:, None] * figure.outwards[layer.near]
             height = torch.maximum(height, _spread(layer, own + lift, assets))
+        for layer in garment:
+            if layer.falls:
+                _widen(layer, inner, list(zip(shells, before)), figure, assets)
+                height = torch.maximum(height, _spread(layer, _above(layer, figure), assets))
+        inner += garment
     covered = torch.zeros_like(height, dtype=torch.bool)
     for garment in reversed(_garments(layers)):
         inside = interior(covered, assets.skin_faces)
@@ -453,6 +478,54 @@ def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tenso
         for layer in garment:
             covered[layer.hidden] = True
     return covered, height
+
+
+def _widen(
+    layer: _Layer, inner: list[_Layer], shells: list[tuple[_Layer, Tensor]], figure: _Figure, assets: Assets
+) -> None:
+    """Move a layer that falls away from the body's axis: out of the `inner` layers, and as far as the shells
+    of its own garment moved, which come with their vertices before that."""
+    axis = figure.frame.joints[[figure.frame.joint_names.index(f"upperleg01.{side}") for side in "LR"]].mean(0)
+    low, high = layer.vertices[:, 2].min(), layer.vertices[:, 2].max()
+    bands, sectors = max(int((high - low) / WIDENING_BAND), 2), 32
+
+    def place(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bands and sectors of points [n,3], with fractions, and radii."""
+        flat = points[:, :2] - axis[:2]
+        turn = torch.atan2(flat[:, 1], flat[:, 0]) / (2 * math.pi) % 1
+        return (points[:, 2] - low) / (high - low) * bands, turn * sectors, flat.norm(dim=-1)
+
+    def farthest(points: Tensor, values: Tensor, nowhere: float) -> Tensor:
+        """The largest of values [n] in each band and sector."""
+        band, sector, _ = place(points)
+        inside = (band >= 0) & (band < bands)
+        bins = band[inside].long() * sectors + sector[inside].long() % sectors
+        table = torch.full((bands * sectors,), nowhere)
+        return table.scatter_reduce(0, bins, values[inside], "amax").view(bands, sectors)
+
+    # Rows that go inwards at the ends do not count.
+    z = layer.vertices[:, 2]
+    own = layer.vertices[(z > low + 0.002) & (z < high - 0.002)]
+    narrowest = -farthest(own, -place(own)[2], -9.0)
+    need = torch.zeros(bands, sectors)
+    for other in inner:
+        points = other.vertices[~assets.arms[other.near]]
+        need = torch.maximum(need, farthest(points, place(points)[2], 0.0) + CLOTH_GAP - narrowest)
+    for other, before in shells:
+        trunk = ~assets.arms[other.near]
+        points, moved_by = other.vertices[trunk], (place(other.vertices)[2] - place(before)[2])[trunk]
+        need = torch.maximum(need, farthest(points, moved_by, 0.0))
+    if need.max() <= 0:
+        return
+    modes = ("nearest", "wrap")
+    wide = maximum_filter(need.clamp(0, 2 * HIGHEST_LIFT).numpy(), (3, 3), mode=modes)
+    smooth = gaussian_filter(wide, 1.0, mode=modes)
+    band, sector, radius = place(layer.vertices)
+    coordinates = np.stack([(band - 0.5).clamp(0, bands - 1).numpy(), (sector - 0.5).numpy()])
+    smooth = np.pad(smooth, ((0, 0), (1, 1)), mode="wrap")
+    push = torch.from_numpy(map_coordinates(smooth, coordinates + [[0], [1]], order=1, mode="nearest"))
+    away = (layer.vertices[:, :2] - axis[:2]) * (push / radius.clamp_min(1e-3))[:, None]
+    layer.vertices = torch.cat([layer.vertices[:, :2] + away, layer.vertices[:, 2:]], 1)
 
 
 def _garments(layers: list[_Layer]) -> list[list[_Layer]]:
@@ -568,24 +641,26 @@ def _head(person: Person, figure: _Figure, assets: Assets, rng: random.Random) -
     def fitted(name: str, part: Part) -> None:
         layers.append(_fitted(rng.choice(assets.fitted[name]), figure, part))
 
-    def grown(texture: str, part: Part, chosen: Tensor, lift: float) -> None:
+    def short(texture: str, part: Part, chosen: Tensor, lift: Tensor | float) -> None:
         row = assets.texture(texture)
         part = replace(part, texture=row, median=_median(assets, row))
         vertices = figure.base + lift * figure.normals
         layers.append(_shell(part, vertices, assets.skin_faces[chosen], assets.skin_uv[chosen], assets))
 
     if person.hair_style != "bald":
-        grown("scalp", hair, assets.scalp, 0.0008)
+        short("scalp", hair, assets.scalp, 0.0008)
         fitted(f"hair/{person.hair_style}", hair)
     fitted(f"brow/{person.brows}", replace(hair, name="brow", rgb=dark))
     lash = rng.choice((2, 3, 4)) if female else 1
     fitted(f"lash/{lash}", replace(hair, name="lash", rgb=(0.05, 0.04, 0.04)))
     if person.beard > 0:
-        beard = replace(hair, name="beard", rgb=dark)
-        grown("stubble" if person.beard < FULL_BEARD else "beard", beard, assets.beard, 0.0008)
-        if person.beard >= FULL_BEARD:
-            for shell in range(1, 4):
-                grown("beard", beard, assets.beard, 0.012 * (person.beard - FULL_BEARD + 0.15) * shell / 2)
+        # Shells of sparse hair, longest where it grows most densely: together opaque there, thin at the rim.
+        r, g, b = (0.85 * h + 0.06 for h in person.hair_rgb)
+        beard = replace(hair, name="beard", rgb=(r, g, b))
+        longest = max(person.beard - FULL_BEARD, 0.0)
+        for shell in range(1 + (longest > 0) * BEARD_SHELLS):
+            lift = 0.0008 + (0.002 + 0.012 * longest) * assets.beard_growth[:, None] * shell / BEARD_SHELLS
+            short("stubble", beard, assets.beard, lift)
     return layers
 
 

@@ -79,7 +79,7 @@ class DrawnMesh:
     Vertex i moves with the package's vertices anchors[i] and other_anchors[i], by shares 1 - other_share[i]
     and other_share[i]; anchors alone is a coarse answer. hidden [12488]: body vertices that this part surely
     covers. material_override and rgb_override: of parts that differ from the piece (buttons, soles, buckles,
-    zips)."""
+    zips). falls: it hangs around the trunk or both legs."""
 
     vertices: Tensor
     faces: Tensor
@@ -92,6 +92,7 @@ class DrawnMesh:
     name: str
     material_override: str | None = None
     rgb_override: RGB | None = None
+    falls: bool = False
 
 
 @dataclass
@@ -163,6 +164,7 @@ def build(piece: Piece, body: BodyFrame) -> list[DrawnMesh]:
             name=part.name,
             material_override=part.material,
             rgb_override=part.rgb,
+            falls=part.sheet.falls,
         )
         for part in parts
     ]
@@ -328,7 +330,7 @@ def _skirt(
     sheets = [
         grid(rows, *side_anchors(tailor.figure, rows), closed=not opening) for rows in (outer, inner, lining)
     ]
-    sheet = join(sheets)
+    sheet = replace(join(sheets), falls=True)
     _, regions = package_mesh()
     limbs = np.isin(regions, (HIPS, UPPER_LEG, LOWER_LEG, FOOT))
     z = tailor.figure.vertices[:, 2]
@@ -363,7 +365,7 @@ def _hoop(t: _Tailor, fall: _Fall, high: float, low: float, lift: float) -> Shee
     radii = fall.radii[r] * (1 - u) + fall.radii[r1] * u
     radii = radii + np.array([-0.014, lift, lift * 1.15, lift, -0.014])[:, None] * t.scale
     points = stack(levels, centres, finer_ring(radii, 2))
-    return grid(points, *side_anchors(t.figure, points))
+    return replace(grid(points, *side_anchors(t.figure, points)), falls=True)
 
 
 def _leg_height(figure: Figure, level: float) -> float:
