@@ -30,7 +30,7 @@ from mesh_kernels import (
     vertex_normals,
 )
 from people import HATS, Person, Piece
-from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
+from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter, minimum_filter
 from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -49,10 +49,13 @@ COARSE = 6
 """So many vertices of the body are one, where only about the closest is wanted."""
 WIDENING_BAND = 0.03
 """Metres of height over which skirts are widened alike."""
+SEAM = 0.08
+"""Metres below its upper end over which a skirt lies inside a bodice, or just comes out of it."""
 WHITE: RGB = (0.93, 0.93, 0.92)
 FULL_BEARD = 0.45
 """From this `Person.beard` on, a beard has a volume; below it is stubble."""
-BEARD_SHELLS = 4
+BEARD_SHELLS = 6
+"""Layers of a full beard, besides the stubble."""
 FEET = ("shoes", "boots", "sneakers", "high heels", "sandals")
 SLIM = ("leggings",)
 """What boots are worn over."""
@@ -486,8 +489,9 @@ def _widen(
     """Move a layer that falls away from the body's axis: out of the `inner` layers, and as far as the shells
     of its own garment moved, which come with their vertices before that."""
     axis = figure.frame.joints[[figure.frame.joint_names.index(f"upperleg01.{side}") for side in "LR"]].mean(0)
-    low, high = layer.vertices[:, 2].min(), layer.vertices[:, 2].max()
-    bands, sectors = max(int((high - low) / WIDENING_BAND), 2), 32
+    end, start = layer.vertices[:, 2].min(), layer.vertices[:, 2].max()
+    low, high = end - WIDENING_BAND, start + WIDENING_BAND
+    bands, sectors = int((high - low) / WIDENING_BAND), 32
 
     def place(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bands and sectors of points [n,3], with fractions, and radii."""
@@ -505,12 +509,18 @@ def _widen(
 
     # Rows that go inwards at the ends do not count.
     z = layer.vertices[:, 2]
-    own = layer.vertices[(z > low + 0.002) & (z < high - 0.002)]
+    own = layer.vertices[(z > end + 0.002) & (z < start - 0.002)]
     narrowest = -farthest(own, -place(own)[2], -9.0)
+    beside = torch.from_numpy(minimum_filter(narrowest.numpy(), (3, 1), mode="nearest"))
+    narrowest = torch.where(narrowest < 9, narrowest, beside)
     need = torch.zeros(bands, sectors)
     for other in inner:
         points = other.vertices[~assets.arms[other.near]]
         need = torch.maximum(need, farthest(points, place(points)[2], 0.0) + CLOTH_GAP - narrowest)
+    if any(other.vertices[:, 2].max() > start + SEAM for other, _ in shells):
+        # The upper end stays inside the bodice that it hangs from.
+        middle = low + (torch.arange(bands)[:, None] + 0.5) * (high - low) / bands
+        need *= ((start - middle) / SEAM).clamp(0, 1)
     for other, before in shells:
         trunk = ~assets.arms[other.near]
         points, moved_by = other.vertices[trunk], (place(other.vertices)[2] - place(before)[2])[trunk]
