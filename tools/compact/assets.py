@@ -210,6 +210,12 @@ class Assets:
         return self.skinning[:, [name.startswith(limbs) for name in self.model.joint_names]].sum(1) > 0.5
 
     @cached_property
+    def shins(self) -> Tensor:
+        """How far base vertices [B] move with the lower legs and feet, 0..1."""
+        limbs = ("lowerleg", "foot", "toe")
+        return self.skinning[:, [name.startswith(limbs) for name in self.model.joint_names]].sum(1)
+
+    @cached_property
     def beard_growth(self) -> Tensor:
         """How densely a beard grows on each base vertex [B], 0..1."""
         right, left = self.mean[self.package][self.model.eyeballs].mean(1)

@@ -465,8 +465,10 @@ def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tenso
         before = [layer.vertices for layer in shells]
         for layer, own, need in zip(shells, above, needs):
             lift = torch.maximum(need, lifts[layer.near])
+            lift = lift * (1 - assets.shins[layer.near])
             layer.vertices = layer.vertices + lift[:, None] * figure.outwards[layer.near]
-            height = torch.maximum(height, _spread(layer, own + lift, assets))
+            _widen_legs(layer, inner, figure, assets)
+            height = torch.maximum(height, _spread(layer, _above(layer, figure), assets))
         for layer in garment:
             if layer.falls:
                 _widen(layer, inner, list(zip(shells, before)), figure, assets)
@@ -483,59 +485,104 @@ def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tenso
     return covered, height
 
 
+@dataclass
+class _Bins:
+    """Bands of height from `low` to `high` and sectors around a vertical axis [2]."""
+
+    axis: Tensor
+    low: float
+    high: float
+    sectors: int = 32
+
+    @property
+    def bands(self) -> int:
+        return max(int((self.high - self.low) / WIDENING_BAND), 1)
+
+    def place(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bands and sectors of points [n,3], with fractions, and radii."""
+        flat = points[:, :2] - self.axis
+        turn = torch.atan2(flat[:, 1], flat[:, 0]) / (2 * math.pi) % 1
+        band = (points[:, 2] - self.low) / (self.high - self.low) * self.bands
+        return band, turn * self.sectors, flat.norm(dim=-1)
+
+    def radius(self, points: Tensor) -> Tensor:
+        return (points[:, :2] - self.axis).norm(dim=-1)
+
+    def farthest(self, points: Tensor, values: Tensor, nowhere: float) -> Tensor:
+        """The largest of values [n] at points [n,3] in each band and sector."""
+        band, sector, _ = self.place(points)
+        inside = (band >= 0) & (band < self.bands)
+        bins = band[inside].long() * self.sectors + sector[inside].long() % self.sectors
+        table = torch.full((self.bands * self.sectors,), nowhere)
+        return table.scatter_reduce(0, bins, values[inside], "amax").view(self.bands, self.sectors)
+
+    def widened(self, points: Tensor, need: Tensor) -> Tensor:
+        """Points [n,3] moved away from the axis, smoothly, by at least what their bin needs."""
+        if need.max() <= 0:
+            return points
+        modes = ("nearest", "wrap")
+        wide = maximum_filter(need.clamp(0, 2 * HIGHEST_LIFT).numpy(), (3, 3), mode=modes)
+        smooth = np.pad(gaussian_filter(wide, 1.0, mode=modes), ((0, 0), (1, 1)), mode="wrap")
+        band, sector, radius = self.place(points)
+        at = np.stack([(band - 0.5).clamp(0, self.bands - 1).numpy(), (sector + 0.5).numpy()])
+        push = torch.from_numpy(map_coordinates(smooth, at, order=1, mode="nearest"))
+        away = (points[:, :2] - self.axis) * (push / radius.clamp_min(1e-3))[:, None]
+        return torch.cat([points[:, :2] + away, points[:, 2:]], 1)
+
+
 def _widen(
     layer: _Layer, inner: list[_Layer], shells: list[tuple[_Layer, Tensor]], figure: _Figure, assets: Assets
 ) -> None:
     """Move a layer that falls away from the body's axis: out of the `inner` layers, and as far as the shells
     of its own garment moved, which come with their vertices before that."""
-    axis = figure.frame.joints[[figure.frame.joint_names.index(f"upperleg01.{side}") for side in "LR"]].mean(0)
-    end, start = layer.vertices[:, 2].min(), layer.vertices[:, 2].max()
-    low, high = end - WIDENING_BAND, start + WIDENING_BAND
-    bands, sectors = int((high - low) / WIDENING_BAND), 32
-
-    def place(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Bands and sectors of points [n,3], with fractions, and radii."""
-        flat = points[:, :2] - axis[:2]
-        turn = torch.atan2(flat[:, 1], flat[:, 0]) / (2 * math.pi) % 1
-        return (points[:, 2] - low) / (high - low) * bands, turn * sectors, flat.norm(dim=-1)
-
-    def farthest(points: Tensor, values: Tensor, nowhere: float) -> Tensor:
-        """The largest of values [n] in each band and sector."""
-        band, sector, _ = place(points)
-        inside = (band >= 0) & (band < bands)
-        bins = band[inside].long() * sectors + sector[inside].long() % sectors
-        table = torch.full((bands * sectors,), nowhere)
-        return table.scatter_reduce(0, bins, values[inside], "amax").view(bands, sectors)
-
-    # Rows that go inwards at the ends do not count.
+    hips = [figure.frame.joint_names.index(f"upperleg01.{side}") for side in "LR"]
     z = layer.vertices[:, 2]
+    end, start = float(z.min()), float(z.max())
+    bins = _Bins(figure.frame.joints[hips, :2].mean(0), end - WIDENING_BAND, start + WIDENING_BAND)
+    # Rows that go inwards at the ends do not count.
     own = layer.vertices[(z > end + 0.002) & (z < start - 0.002)]
-    narrowest = -farthest(own, -place(own)[2], -9.0)
+    narrowest = -bins.farthest(own, -bins.radius(own), -9.0)
     beside = torch.from_numpy(minimum_filter(narrowest.numpy(), (3, 1), mode="nearest"))
     narrowest = torch.where(narrowest < 9, narrowest, beside)
-    need = torch.zeros(bands, sectors)
+    need = torch.zeros_like(narrowest)
     for other in inner:
         points = other.vertices[~assets.arms[other.near]]
-        need = torch.maximum(need, farthest(points, place(points)[2], 0.0) + CLOTH_GAP - narrowest)
+        reach = bins.farthest(points, bins.radius(points), 0.0)
+        need = torch.maximum(need, reach + CLOTH_GAP - narrowest)
     if any(other.vertices[:, 2].max() > start + SEAM for other, _ in shells):
         # The upper end stays inside the bodice that it hangs from.
-        middle = low + (torch.arange(bands)[:, None] + 0.5) * (high - low) / bands
+        middle = bins.low + (torch.arange(bins.bands)[:, None] + 0.5) * (bins.high - bins.low) / bins.bands
         need *= ((start - middle) / SEAM).clamp(0, 1)
     for other, before in shells:
         trunk = ~assets.arms[other.near]
-        points, moved_by = other.vertices[trunk], (place(other.vertices)[2] - place(before)[2])[trunk]
-        need = torch.maximum(need, farthest(points, moved_by, 0.0))
-    if need.max() <= 0:
-        return
-    modes = ("nearest", "wrap")
-    wide = maximum_filter(need.clamp(0, 2 * HIGHEST_LIFT).numpy(), (3, 3), mode=modes)
-    smooth = gaussian_filter(wide, 1.0, mode=modes)
-    band, sector, radius = place(layer.vertices)
-    coordinates = np.stack([(band - 0.5).clamp(0, bands - 1).numpy(), (sector - 0.5).numpy()])
-    smooth = np.pad(smooth, ((0, 0), (1, 1)), mode="wrap")
-    push = torch.from_numpy(map_coordinates(smooth, coordinates + [[0], [1]], order=1, mode="nearest"))
-    away = (layer.vertices[:, :2] - axis[:2]) * (push / radius.clamp_min(1e-3))[:, None]
-    layer.vertices = torch.cat([layer.vertices[:, :2] + away, layer.vertices[:, 2:]], 1)
+        shift = (bins.radius(other.vertices) - bins.radius(before))[trunk]
+        need = torch.maximum(need, bins.farthest(other.vertices[trunk], shift, 0.0))
+    layer.vertices = bins.widened(layer.vertices, need)
+
+
+def _widen_legs(layer: _Layer, inner: list[_Layer], figure: _Figure, assets: Assets) -> None:
+    """Move cloth below the knees away from the ankle, out of shoes and other `inner` layers."""
+    for side, sign in (("L", 1), ("R", -1)):
+        ankle = figure.frame.joints[figure.frame.joint_names.index(f"foot.{side}"), :2]
+
+        def below_knee(layer: _Layer, sign: int = sign) -> Tensor:
+            return ((assets.shins[layer.near] > 0.02) & (layer.vertices[:, 0] * sign > 0)).nonzero()[:, 0]
+
+        own = below_knee(layer)
+        under = [other.vertices[below_knee(other)] for other in inner]
+        if not len(own) or not any(len(points) for points in under):
+            continue
+        points = layer.vertices[own]
+        bins = _Bins(ankle, float(points[:, 2].min()) - 1e-4, float(points[:, 2].max()) + 1e-4)
+        reach = bins.farthest(points, bins.radius(points), 0.0)
+        reach = torch.where(reach > 0, reach, 9.0)
+        need = torch.zeros_like(reach)
+        for other in under:
+            need = torch.maximum(need, bins.farthest(other, bins.radius(other), 0.0) + CLOTH_GAP - reach)
+        vertices = layer.vertices.clone()
+        shin = assets.shins[layer.near[own], None]
+        vertices[own] += (bins.widened(points, need) - points) * shin
+        layer.vertices = vertices
 
 
 def _garments(layers: list[_Layer]) -> list[list[_Layer]]:
