@@ -516,17 +516,18 @@ class _Bins:
         table = torch.full((self.bands * self.sectors,), nowhere)
         return table.scatter_reduce(0, bins, values[inside], "amax").view(self.bands, self.sectors)
 
-    def widened(self, points: Tensor, need: Tensor) -> Tensor:
-        """Points [n,3] moved away from the axis, smoothly, by at least what their bin needs."""
-        if need.max() <= 0:
-            return points
+    def push(self, points: Tensor, need: Tensor, grow: int = 3) -> Tensor:
+        """Metres [n] to move points outwards, smooth, for what each bin needs; `grow` bins around it, too."""
         modes = ("nearest", "wrap")
-        wide = maximum_filter(need.clamp(0, 2 * HIGHEST_LIFT).numpy(), (3, 3), mode=modes)
+        wide = maximum_filter(need.clamp_min(0).numpy(), (grow, grow), mode=modes)
         smooth = np.pad(gaussian_filter(wide, 1.0, mode=modes), ((0, 0), (1, 1)), mode="wrap")
-        band, sector, radius = self.place(points)
+        band, sector, _ = self.place(points)
         at = np.stack([(band - 0.5).clamp(0, self.bands - 1).numpy(), (sector + 0.5).numpy()])
-        push = torch.from_numpy(map_coordinates(smooth, at, order=1, mode="nearest"))
-        away = (points[:, :2] - self.axis) * (push / radius.clamp_min(1e-3))[:, None]
+        return torch.from_numpy(map_coordinates(smooth, at, order=1, mode="nearest"))
+
+    def pushed(self, points: Tensor, push: Tensor) -> Tensor:
+        """Points [n,3] moved away from the axis by `push` [n]."""
+        away = (points[:, :2] - self.axis) * (push / self.radius(points).clamp_min(1e-3))[:, None]
         return torch.cat([points[:, :2] + away, points[:, 2:]], 1)
 
 
@@ -549,15 +550,17 @@ def _widen(
         points = other.vertices[~assets.arms[other.near]]
         reach = bins.farthest(points, bins.radius(points), 0.0)
         need = torch.maximum(need, reach + CLOTH_GAP - narrowest)
+    push = bins.push(layer.vertices, need.clamp_max(2 * HIGHEST_LIFT))
     if any(other.vertices[:, 2].max() > start + SEAM for other, _ in shells):
         # The upper end stays inside the bodice that it hangs from.
-        middle = bins.low + (torch.arange(bins.bands)[:, None] + 0.5) * (bins.high - bins.low) / bins.bands
-        need *= ((start - middle) / SEAM).clamp(0, 1)
+        push *= ((start - z) / SEAM).clamp(0, 1)
+    shift = torch.zeros_like(need)
     for other, before in shells:
         trunk = ~assets.arms[other.near]
-        shift = (bins.radius(other.vertices) - bins.radius(before))[trunk]
-        need = torch.maximum(need, bins.farthest(other.vertices[trunk], shift, 0.0))
-    layer.vertices = bins.widened(layer.vertices, need)
+        moved_by = (bins.radius(other.vertices) - bins.radius(before))[trunk]
+        shift = torch.maximum(shift, bins.farthest(other.vertices[trunk], moved_by, 0.0))
+    push = torch.maximum(push, bins.push(layer.vertices, shift, grow=1))
+    layer.vertices = bins.pushed(layer.vertices, push)
 
 
 def _widen_legs(layer: _Layer, inner: list[_Layer], figure: _Figure, assets: Assets) -> None:
@@ -579,9 +582,9 @@ def _widen_legs(layer: _Layer, inner: list[_Layer], figure: _Figure, assets: Ass
         need = torch.zeros_like(reach)
         for other in under:
             need = torch.maximum(need, bins.farthest(other, bins.radius(other), 0.0) + CLOTH_GAP - reach)
+        push = bins.push(points, need.clamp_max(HIGHEST_LIFT)) * assets.shins[layer.near[own]]
         vertices = layer.vertices.clone()
-        shin = assets.shins[layer.near[own], None]
-        vertices[own] += (bins.widened(points, need) - points) * shin
+        vertices[own] = bins.pushed(points, push)
         layer.vertices = vertices
 
 

@@ -344,7 +344,7 @@ def _emerging(t: _Tailor, fall: _Fall, start: float) -> _Fall:
     the seam is level."""
     own = fall.levels <= start
     drop = (start - fall.levels[own]) / t.scale
-    out = (-0.005 + 0.013 * smoothstep(drop, 0.0, 0.07))[:, None] * t.scale
+    out = (-0.005 + 0.013 * smoothstep(drop, 0.0, 0.03))[:, None] * t.scale
     return _Fall(fall.levels[own], fall.centres[own], fall.radii[own] + out)
 
 
@@ -544,7 +544,7 @@ def _bodice(t: _Tailor, name: str, level: float, fall: _Fall, formal: bool) -> _
         offset=0.008,
         neck=line,
         arm=arm,
-        low=level - 0.17,
+        low=level - 0.09,
         loose=0.0,
         hang=lambda points: fall.push(points, weight),
         tube=(0.05, 0.036 + 0.03 * t("flare")) if arm > 0.4 else None,
@@ -607,7 +607,7 @@ def _coat(t: _Tailor, name: str, shiny: bool = False) -> list[_Part]:
         offset=0.026,
         neck=lambda s: neckline(s, 0.085, 0.10, 0.02, 1.3),
         arm=2.05,
-        low=0.20,
+        low=0.27,
         loose=1.0,
         tube=(0.070, 0.062),
         folds=0.006 if shiny else 0.009,
@@ -1301,7 +1301,7 @@ def _trousers(t: _Tailor, name: str, end: float | None = None, high: float = 0.3
     """Narrow to wide legs, a waistband; jeans also have pockets and a button."""
     s = canvas("lower")
     wide = t("loose")
-    end = end or 2.02 + 0.08 * t("length")
+    end = end or 1.99 + 0.06 * t("length")
     at_hem = (0.048 if wide < 0.25 else 0.058 if wide < 0.75 else 0.085) + 0.05 * t("flare") ** 3
     offset = 0.009 if name != "jeans" else 0.008
     base = drape(s, t.figure, offset, 5, (_leg_tube(0.066 + 0.016 * wide, at_hem),))
