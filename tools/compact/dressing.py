@@ -260,7 +260,7 @@ def _assemble(person: Person, figure: _Figure, assets: Assets) -> PersonMesh:
     layers = [*_skin(person, figure, assets, covered, rng), *_head(person, figure, assets, rng)]
     for layer in layers:
         if layer.part.name == "hair":
-            _over_clothes(layer, height, figure)
+            _over_clothes(layer, height, figure, assets)
             if hats:
                 _under_hat(layer, hats, figure, assets)
     return _posed([*layers, *clothes, *hats], figure, assets)
@@ -620,12 +620,13 @@ def _spread(layer: _Layer, above: Tensor, assets: Assets, rings: int = 3, nowher
     return torch.where(height <= -1e3, nowhere, height)
 
 
-def _over_clothes(hair: _Layer, height: Tensor, figure: _Figure, reach: float = 0.08) -> None:
-    """Lift hair out of the clothes."""
-    lift = (height[hair.near] + 0.006 - _above(hair, figure)).clamp(0, reach)
+def _over_clothes(hair: _Layer, height: Tensor, figure: _Figure, assets: Assets, reach: float = 0.10) -> None:
+    """Lift hair out of the clothes, what is above the same skin alike: a braid keeps its thickness."""
+    need = (height[hair.near] + 0.006 - _above(hair, figure)).clamp(0, reach)
     neck = figure.frame.joints[figure.frame.joint_names.index("neck01"), 2]
-    lift = lift * ((neck + 0.03 - figure.base[hair.near, 2]) / 0.06).clamp(0, 1) * (height[hair.near] > 0)
-    hair.vertices = hair.vertices + lift[:, None] * figure.normals[hair.near]
+    need = need * ((neck + 0.03 - figure.base[hair.near, 2]) / 0.06).clamp(0, 1) * (height[hair.near] > 0)
+    lift = _envelope(torch.zeros_like(height).scatter_reduce(0, hair.near, need, "amax"), assets)
+    hair.vertices = hair.vertices + lift[hair.near, None] * figure.outwards[hair.near]
 
 
 def _under_hat(hair: _Layer, hats: list[_Layer], figure: _Figure, assets: Assets) -> None:
@@ -742,8 +743,11 @@ def _posed(layers: list[_Layer], figure: _Figure, assets: Assets) -> PersonMesh:
             along = blended(figure.along, layer.base, layer.share)
         normal = vertex_normals(layer.vertices, layer.faces)
         if layer.part.name == "hair":
-            # Cards of hair are seen from both sides: their normals point away from the head, rounded like it.
-            away = normalize(layer.vertices - skull, dim=-1)
+            # Cards of hair are seen from both sides: their normals point away from the head, rounded like it,
+            # and below it from its vertical axis.
+            centre = skull.repeat(len(normal), 1)
+            centre[:, 2] = torch.minimum(skull[2], layer.vertices[:, 2])
+            away = normalize(layer.vertices - centre, dim=-1)
             side = (normal * away).sum(-1, keepdim=True).sign()
             normal = normalize(normal * side + 0.9 * away, dim=-1)
         vertices.append(moved(layer.vertices, bend))
