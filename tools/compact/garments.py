@@ -344,7 +344,7 @@ def _emerging(t: _Tailor, fall: _Fall, start: float) -> _Fall:
     the seam is level."""
     own = fall.levels <= start
     drop = (start - fall.levels[own]) / t.scale
-    out = (-0.005 + 0.013 * smoothstep(drop, 0.0, 0.03))[:, None] * t.scale
+    out = (-0.005 + 0.013 * smoothstep(drop, 0.0, 0.07))[:, None] * t.scale
     return _Fall(fall.levels[own], fall.centres[own], fall.radii[own] + out)
 
 
