@@ -13,6 +13,7 @@ from specularip.gaussians import Gaussians, turned_to
 from specularip.metrics import psnr
 from specularip.raster import Raster, rasterize
 from specularip.stages.fusion import DEPTH_GAIN, SurfacePoints, depth_views, thinned, unproject
+from specularip.stages.guide import as_images
 from specularip.stages.initial_state import state_of
 from specularip.stages.settings import FusionConfig, SeidConfig, ViewFitConfig
 from specularip.stages.view_fit import fit_views, step_rows, view_targets
@@ -40,9 +41,7 @@ def draw(body: Body, views: Views) -> Raster:
 
 def encoded(raster: Raster, views: Views) -> torch.Tensor:
     """The five channels [V,5,S,S]."""
-    distance = (views.cameras.positions - views.targets).norm(dim=-1)[:, None, None, None]
-    code = raster.alpha * DEPTH_GAIN * (raster.depth / distance - 1) + 0.5
-    return torch.cat([raster.image, raster.alpha, code], -1).clamp(0, 1).permute(0, 3, 1, 2)
+    return as_images(raster, 5, views.distances)
 
 
 @pytest.fixture(scope="module")

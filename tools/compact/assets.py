@@ -17,6 +17,7 @@ import json
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,25 @@ class Assets:
     def texture(self, name: str) -> int:
         """The row of a texture."""
         return self.texture_names.index(name)
+
+    @cached_property
+    def arms(self) -> Tensor:
+        """Which base vertices [B] move with arms and hands."""
+        limbs = ("upperarm", "lowerarm", "wrist", "metacarpal", "finger")
+        return self.skinning[:, [name.startswith(limbs) for name in self.model.joint_names]].sum(1) > 0.5
+
+    @cached_property
+    def shins(self) -> Tensor:
+        """How far base vertices [B] move with the lower legs and feet, 0..1."""
+        limbs = ("lowerleg", "foot", "toe")
+        return self.skinning[:, [name.startswith(limbs) for name in self.model.joint_names]].sum(1)
+
+    @cached_property
+    def beard_growth(self) -> Tensor:
+        """How densely a beard grows on each base vertex [B], 0..1."""
+        right, left = self.mean[self.package][self.model.eyeballs].mean(1)
+        points = (self.mean - (left + right) / 2).numpy()
+        return torch.from_numpy(beard_density(points, float((left - right).norm())).astype(np.float32))
 
     def bodies(self, phenotypes: Tensor) -> tuple[Tensor, Tensor]:
         """Phenotypes [N,11] -> base vertices [N,B,3] and joints [N,J,3], as AnnyModel.evaluate places

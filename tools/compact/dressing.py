@@ -11,16 +11,31 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 from assets import Assets, Fitted
 from garments import DRAWN, BodyFrame, build
+from mesh_kernels import (
+    blended,
+    compacted,
+    filled,
+    grown,
+    interior,
+    moved,
+    smoothed,
+    strand_directions,
+    turned,
+    vertex_normals,
+)
 from people import HATS, Person, Piece
+from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter, minimum_filter
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from specularip.body.anny import PHENOTYPE_NAMES
-from specularip.body.mesh import vertex_normals
 
 RGB = tuple[float, float, float]
 
@@ -30,9 +45,17 @@ SUNKEN = 0.004
 """Metres that skin at the rim of hidden skin sinks under the cloth."""
 HANGING = 0.04
 """Cloth farther than this from the skin hangs."""
+COARSE = 6
+"""So many vertices of the body are one, where only about the closest is wanted."""
+WIDENING_BAND = 0.03
+"""Metres of height over which skirts are widened alike."""
+SEAM = 0.08
+"""Metres below its upper end over which a skirt lies inside a bodice, or just comes out of it."""
 WHITE: RGB = (0.93, 0.93, 0.92)
 FULL_BEARD = 0.45
 """From this `Person.beard` on, a beard has a volume; below it is stubble."""
+BEARD_SHELLS = 6
+"""Layers of a full beard, besides the stubble."""
 FEET = ("shoes", "boots", "sneakers", "high heels", "sandals")
 SLIM = ("leggings",)
 """What boots are worn over."""
@@ -102,7 +125,7 @@ class PersonMesh:
 class _Layer:
     """A mesh on the unposed body. vertices [n,3]; faces [m,3]; uv [m,3,2]. Vertex i moves with base vertices
     base[i] by shares share[i], both [n,k]; near [n]: the base vertex of the skin below it; hidden: base
-    vertices it hides."""
+    vertices it hides; falls: it hangs around the trunk or both legs."""
 
     part: Part
     vertices: Tensor
@@ -113,18 +136,26 @@ class _Layer:
     near: Tensor
     hidden: Tensor
     tangents: Tensor | None = None
+    falls: bool = False
 
 
 @dataclass
 class _Figure:
     """One person's unposed body: base vertices [B,3], skin normals [B,3], joints [J,3]; frame for drawn
-    garments; bend [B,3,4]: the pose of each base vertex; along [B,3]: the limb's direction."""
+    garments; bend [B,3,4]: the pose of each base vertex; along [B,3]: the limb's direction; outwards [B,3]:
+    away from the limb's axis, where cloth moves."""
 
     base: Tensor
     normals: Tensor
     bend: Tensor
     along: Tensor
     frame: BodyFrame
+    outwards: Tensor
+
+    @cached_property
+    def coarse(self) -> cKDTree:
+        """One of every `COARSE` vertices of the body."""
+        return cKDTree(self.frame.vertices[::COARSE].numpy())
 
 
 @torch.no_grad()
@@ -136,8 +167,6 @@ def dress(persons: list[Person], assets: Assets) -> list[PersonMesh]:
         [[p.phenotype.get(k, 0.5) for k in PHENOTYPE_NAMES] for p in persons], device=device
     )
     base, joints = assets.bodies(phenotypes)
-    skin_normals = vertex_normals(base, assets.skin_faces)
-    normals = vertex_normals(base[:, assets.package], model.faces)
     poses = torch.tensor([p.pose for p in persons], device=device)
     bend = pose_transforms(joints, poses, model.joint_names, model.joint_parents)
     bend = torch.einsum("bj,pjrc->pbrc", assets.skinning, bend)
@@ -146,8 +175,11 @@ def dress(persons: list[Person], assets: Assets) -> list[PersonMesh]:
     for k, person in enumerate(persons):
         body = base[k, assets.package]
         height = float(body[:, 2].max() - body[:, 2].min())
-        frame = BodyFrame(body, normals[k], model.faces, model.regions, joints[k], model.joint_names, height)
-        figure = _Figure(base[k], skin_normals[k], bend[k], along[k], frame)
+        normals = vertex_normals(body, model.faces)
+        frame = BodyFrame(body, normals, model.faces, model.regions, joints[k], model.joint_names, height)
+        skin_normals = vertex_normals(base[k], assets.skin_faces)
+        outwards = away_from_limbs(skin_normals, along[k], assets.skin_faces)
+        figure = _Figure(base[k], skin_normals, bend[k], along[k], frame, outwards)
         meshes.append(_assemble(person, figure, assets))
     return meshes
 
@@ -210,6 +242,13 @@ def limb_directions(joints: Tensor, names: tuple[str, ...]) -> Tensor:
     return result
 
 
+def away_from_limbs(normals: Tensor, along: Tensor, faces: Tensor, rounds: int = 4) -> Tensor:
+    """Directions [B,3], about unit, of the skin's normals without their part along the limb, smooth."""
+    flat = normals - (normals * along).sum(1, keepdim=True) * along
+    flat = torch.stack([smoothed(column.contiguous(), faces, rounds) for column in flat.unbind(1)], 1)
+    return flat / flat.norm(dim=-1, keepdim=True).clamp_min(0.5)
+
+
 def _assemble(person: Person, figure: _Figure, assets: Assets) -> PersonMesh:
     rng = random.Random(person.seed)
     clothes = _clothes(person, figure, assets)
@@ -221,7 +260,7 @@ def _assemble(person: Person, figure: _Figure, assets: Assets) -> PersonMesh:
     layers = [*_skin(person, figure, assets, covered, rng), *_head(person, figure, assets, rng)]
     for layer in layers:
         if layer.part.name == "hair":
-            _over_clothes(layer, height, figure)
+            _over_clothes(layer, height, figure, assets)
             if hats:
                 _under_hat(layer, hats, figure, assets)
     return _posed([*layers, *clothes, *hats], figure, assets)
@@ -319,7 +358,7 @@ def _fitted(mesh: Fitted, figure: _Figure, part: Part) -> _Layer:
     """A mesh of the files on a body."""
     axes = torch.arange(3, device=mesh.base.device)
     span = (figure.base[mesh.scale[:, 0], axes] - figure.base[mesh.scale[:, 1], axes]).abs()
-    vertices = (figure.base[mesh.base] * mesh.weights[..., None]).sum(1) + mesh.offsets * span
+    vertices = blended(figure.base, mesh.base, mesh.weights) + mesh.offsets * span
     part = replace(part, texture=mesh.texture, normal_map=mesh.normal_map, median=mesh.median)
     return _Layer(part, vertices, mesh.faces, mesh.uv, mesh.base, mesh.weights, mesh.near, mesh.hidden)
 
@@ -341,20 +380,20 @@ def _drawn(piece: Piece, figure: _Figure, assets: Assets, shirt: Piece | None) -
         base = assets.package[torch.stack([mesh.anchors, mesh.other_anchors], 1)]
         share = torch.stack([1 - mesh.other_share, mesh.other_share], 1)
         hidden = assets.package[mesh.hidden]
-        near = assets.package[_closest(mesh.vertices, mesh.anchors, figure.frame.vertices)]
+        near = assets.package[_closest(mesh.vertices, mesh.anchors, figure)]
         layers.append(
-            _Layer(part, mesh.vertices, mesh.faces, mesh.uv, base, share, near, hidden, mesh.tangents)
+            _Layer(part, mesh.vertices, mesh.faces, mesh.uv, base, share, near, hidden, mesh.tangents, mesh.falls)
         )
     return layers
 
 
-def _closest(vertices: Tensor, anchors: Tensor, body: Tensor, far: float = HANGING, step: int = 6) -> Tensor:
+def _closest(vertices: Tensor, anchors: Tensor, figure: _Figure) -> Tensor:
     """The body vertex [n] closest to each of vertices [n,3]: its anchor, unless that is far away; then one of
-    every `step` is near enough."""
+    every few is near enough."""
     result = anchors.clone()
-    hanging = ((vertices - body[anchors]).norm(dim=-1) > far).nonzero()[:, 0]
-    for some in hanging.split(4096):
-        result[some] = torch.cdist(vertices[some], body[::step]).argmin(1) * step
+    hanging = (vertices - figure.frame.vertices[anchors]).norm(dim=-1) > HANGING
+    if hanging.any():
+        result[hanging] = torch.from_numpy(figure.coarse.query(vertices[hanging].numpy())[1]) * COARSE
     return result
 
 
@@ -410,30 +449,143 @@ def _hangs(layer: _Layer, figure: _Figure) -> Tensor:
 def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tensor, Tensor]:
     """Keep each layer outside those before it; drop what later layers hide. Returns which base vertices are
     hidden by any and the height of all cloth above them, both [B]."""
-    height = torch.zeros(len(figure.base), device=figure.base.device)
+    height = torch.zeros(len(figure.base))
+    inner: list[_Layer] = []
     for garment in _garments(layers):
         # Meshes of one garment (a coat and its buttons) move together.
-        above = [_above(layer, figure) for layer in garment]
+        shells = [layer for layer in garment if not layer.falls]
+        above = [_above(layer, figure) for layer in shells]
         floor = _envelope(height, assets)
         floor = floor + torch.where(floor > 0, CLOTH_GAP, NAKED_GAP)
-        needs = [(floor[layer.near] - own).clamp(0, HIGHEST_LIFT) for layer, own in zip(garment, above)]
-        moved = torch.zeros_like(height)
-        for layer, need in zip(garment, needs):
-            moved.scatter_reduce_(0, layer.near, need, "amax")
-        moved = _envelope(moved, assets)
-        for layer, own, need in zip(garment, above, needs):
-            lift = torch.maximum(need, moved[layer.near])
-            layer.vertices = layer.vertices + lift[:, None] * figure.normals[layer.near]
-            height = torch.maximum(height, _spread(layer, own + lift, assets))
+        needs = [(floor[layer.near] - own).clamp(0, HIGHEST_LIFT) for layer, own in zip(shells, above)]
+        lifts = torch.zeros_like(height)
+        for layer, need in zip(shells, needs):
+            lifts.scatter_reduce_(0, layer.near, need, "amax")
+        lifts = _envelope(lifts, assets)
+        before = [layer.vertices for layer in shells]
+        for layer, own, need in zip(shells, above, needs):
+            lift = torch.maximum(need, lifts[layer.near])
+            lift = lift * (1 - assets.shins[layer.near])
+            layer.vertices = layer.vertices + lift[:, None] * figure.outwards[layer.near]
+            _widen_legs(layer, inner, figure, assets)
+            height = torch.maximum(height, _spread(layer, _above(layer, figure), assets))
+        for layer in garment:
+            if layer.falls:
+                _widen(layer, inner, list(zip(shells, before)), figure, assets)
+                height = torch.maximum(height, _spread(layer, _above(layer, figure), assets))
+        inner += garment
     covered = torch.zeros_like(height, dtype=torch.bool)
     for garment in reversed(_garments(layers)):
-        inside = _interior(covered, assets)
+        inside = interior(covered, assets.skin_faces)
         for layer in garment:
             shown = ~inside[layer.near][layer.faces].all(1)
             layer.faces, layer.uv = layer.faces[shown], layer.uv[shown]
         for layer in garment:
             covered[layer.hidden] = True
     return covered, height
+
+
+@dataclass
+class _Bins:
+    """Bands of height from `low` to `high` and sectors around a vertical axis [2]."""
+
+    axis: Tensor
+    low: float
+    high: float
+    sectors: int = 32
+
+    @property
+    def bands(self) -> int:
+        return max(int((self.high - self.low) / WIDENING_BAND), 1)
+
+    def place(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bands and sectors of points [n,3], with fractions, and radii."""
+        flat = points[:, :2] - self.axis
+        turn = torch.atan2(flat[:, 1], flat[:, 0]) / (2 * math.pi) % 1
+        band = (points[:, 2] - self.low) / (self.high - self.low) * self.bands
+        return band, turn * self.sectors, flat.norm(dim=-1)
+
+    def radius(self, points: Tensor) -> Tensor:
+        return (points[:, :2] - self.axis).norm(dim=-1)
+
+    def farthest(self, points: Tensor, values: Tensor, nowhere: float) -> Tensor:
+        """The largest of values [n] at points [n,3] in each band and sector."""
+        band, sector, _ = self.place(points)
+        inside = (band >= 0) & (band < self.bands)
+        bins = band[inside].long() * self.sectors + sector[inside].long() % self.sectors
+        table = torch.full((self.bands * self.sectors,), nowhere)
+        return table.scatter_reduce(0, bins, values[inside], "amax").view(self.bands, self.sectors)
+
+    def push(self, points: Tensor, need: Tensor, grow: int = 3) -> Tensor:
+        """Metres [n] to move points outwards, smooth, for what each bin needs; `grow` bins around it, too."""
+        modes = ("nearest", "wrap")
+        wide = maximum_filter(need.clamp_min(0).numpy(), (grow, grow), mode=modes)
+        smooth = np.pad(gaussian_filter(wide, 1.0, mode=modes), ((0, 0), (1, 1)), mode="wrap")
+        band, sector, _ = self.place(points)
+        at = np.stack([(band - 0.5).clamp(0, self.bands - 1).numpy(), (sector + 0.5).numpy()])
+        return torch.from_numpy(map_coordinates(smooth, at, order=1, mode="nearest"))
+
+    def pushed(self, points: Tensor, push: Tensor) -> Tensor:
+        """Points [n,3] moved away from the axis by `push` [n]."""
+        away = (points[:, :2] - self.axis) * (push / self.radius(points).clamp_min(1e-3))[:, None]
+        return torch.cat([points[:, :2] + away, points[:, 2:]], 1)
+
+
+def _widen(
+    layer: _Layer, inner: list[_Layer], shells: list[tuple[_Layer, Tensor]], figure: _Figure, assets: Assets
+) -> None:
+    """Move a layer that falls away from the body's axis: out of the `inner` layers, and as far as the shells
+    of its own garment moved, which come with their vertices before that."""
+    hips = [figure.frame.joint_names.index(f"upperleg01.{side}") for side in "LR"]
+    z = layer.vertices[:, 2]
+    end, start = float(z.min()), float(z.max())
+    bins = _Bins(figure.frame.joints[hips, :2].mean(0), end - WIDENING_BAND, start + WIDENING_BAND)
+    # Rows that go inwards at the ends do not count.
+    own = layer.vertices[(z > end + 0.002) & (z < start - 0.002)]
+    narrowest = -bins.farthest(own, -bins.radius(own), -9.0)
+    beside = torch.from_numpy(minimum_filter(narrowest.numpy(), (3, 1), mode="nearest"))
+    narrowest = torch.where(narrowest < 9, narrowest, beside)
+    need = torch.zeros_like(narrowest)
+    for other in inner:
+        points = other.vertices[~assets.arms[other.near]]
+        reach = bins.farthest(points, bins.radius(points), 0.0)
+        need = torch.maximum(need, reach + CLOTH_GAP - narrowest)
+    push = bins.push(layer.vertices, need.clamp_max(2 * HIGHEST_LIFT))
+    if any(other.vertices[:, 2].max() > start + SEAM for other, _ in shells):
+        # The upper end stays inside the bodice that it hangs from.
+        push *= ((start - z) / SEAM).clamp(0, 1)
+    shift = torch.zeros_like(need)
+    for other, before in shells:
+        trunk = ~assets.arms[other.near]
+        moved_by = (bins.radius(other.vertices) - bins.radius(before))[trunk]
+        shift = torch.maximum(shift, bins.farthest(other.vertices[trunk], moved_by, 0.0))
+    push = torch.maximum(push, bins.push(layer.vertices, shift, grow=1))
+    layer.vertices = bins.pushed(layer.vertices, push)
+
+
+def _widen_legs(layer: _Layer, inner: list[_Layer], figure: _Figure, assets: Assets) -> None:
+    """Move cloth below the knees away from the ankle, out of shoes and other `inner` layers."""
+    for side, sign in (("L", 1), ("R", -1)):
+        ankle = figure.frame.joints[figure.frame.joint_names.index(f"foot.{side}"), :2]
+
+        def below_knee(layer: _Layer, sign: int = sign) -> Tensor:
+            return ((assets.shins[layer.near] > 0.02) & (layer.vertices[:, 0] * sign > 0)).nonzero()[:, 0]
+
+        own = below_knee(layer)
+        under = [other.vertices[below_knee(other)] for other in inner]
+        if not len(own) or not any(len(points) for points in under):
+            continue
+        points = layer.vertices[own]
+        bins = _Bins(ankle, float(points[:, 2].min()) - 1e-4, float(points[:, 2].max()) + 1e-4)
+        reach = bins.farthest(points, bins.radius(points), 0.0)
+        reach = torch.where(reach > 0, reach, 9.0)
+        need = torch.zeros_like(reach)
+        for other in under:
+            need = torch.maximum(need, bins.farthest(other, bins.radius(other), 0.0) + CLOTH_GAP - reach)
+        push = bins.push(points, need.clamp_max(HIGHEST_LIFT)) * assets.shins[layer.near[own]]
+        vertices = layer.vertices.clone()
+        vertices[own] = bins.pushed(points, push)
+        layer.vertices = vertices
 
 
 def _garments(layers: list[_Layer]) -> list[list[_Layer]]:
@@ -454,46 +606,27 @@ def _above(layer: _Layer, figure: _Figure) -> Tensor:
     return torch.where(distance > HANGING, distance, (offset * figure.normals[layer.near]).sum(-1))
 
 
-def _grown(values: Tensor, assets: Assets) -> Tensor:
-    """Values [B] of the skin, each replaced by the largest of its neighbours."""
-    largest = values[assets.skin_faces].amax(1, keepdim=True).expand(-1, 3).flatten()
-    return values.scatter_reduce(0, assets.skin_faces.flatten(), largest, "amax")
-
-
 def _envelope(values: Tensor, assets: Assets, rounds: int = 3) -> Tensor:
     """A smooth field [B] on the skin, hardly anywhere below values [B]."""
-    values = _grown(_grown(values, assets), assets)
-    corners = assets.skin_faces.flatten()
-    count = torch.bincount(corners, minlength=len(values)).clamp_min(1)
-    for _ in range(rounds):
-        mean = values[assets.skin_faces].mean(1, keepdim=True).expand(-1, 3).flatten()
-        values = torch.zeros_like(values).index_add_(0, corners, mean) / count
-    return values
+    faces = assets.skin_faces
+    return smoothed(grown(grown(values, faces), faces), faces, rounds)
 
 
 def _spread(layer: _Layer, above: Tensor, assets: Assets, rings: int = 3, nowhere: float = 0.0) -> Tensor:
     """A layer's heights [n] above the skin on base vertices [B]: as large as that of any vertex nearby."""
-    height = torch.full((len(assets.mean),), -1e3, device=above.device)
+    height = torch.full((len(assets.mean),), -1e3)
     height.scatter_reduce_(0, layer.near, above, "amax")
-    for _ in range(rings):
-        height = torch.where(height <= -1e3, _grown(height, assets), height)
+    height = filled(height, assets.skin_faces, rings, -1e3)
     return torch.where(height <= -1e3, nowhere, height)
 
 
-def _interior(covered: Tensor, assets: Assets) -> Tensor:
-    """Those of the base vertices [B] marked in `covered` all of whose neighbours are marked."""
-    rim = assets.skin_faces[~covered[assets.skin_faces].all(1)].flatten()
-    result = covered.clone()
-    result[rim] = False
-    return result
-
-
-def _over_clothes(hair: _Layer, height: Tensor, figure: _Figure, reach: float = 0.08) -> None:
-    """Lift hair out of the clothes."""
-    lift = (height[hair.near] + 0.006 - _above(hair, figure)).clamp(0, reach)
+def _over_clothes(hair: _Layer, height: Tensor, figure: _Figure, assets: Assets, reach: float = 0.10) -> None:
+    """Lift hair out of the clothes, what is above the same skin alike: a braid keeps its thickness."""
+    need = (height[hair.near] + 0.006 - _above(hair, figure)).clamp(0, reach)
     neck = figure.frame.joints[figure.frame.joint_names.index("neck01"), 2]
-    lift = lift * ((neck + 0.03 - figure.base[hair.near, 2]) / 0.06).clamp(0, 1) * (height[hair.near] > 0)
-    hair.vertices = hair.vertices + lift[:, None] * figure.normals[hair.near]
+    need = need * ((neck + 0.03 - figure.base[hair.near, 2]) / 0.06).clamp(0, 1) * (height[hair.near] > 0)
+    lift = _envelope(torch.zeros_like(height).scatter_reduce(0, hair.near, need, "amax"), assets)
+    hair.vertices = hair.vertices + lift[hair.near, None] * figure.outwards[hair.near]
 
 
 def _under_hat(hair: _Layer, hats: list[_Layer], figure: _Figure, assets: Assets) -> None:
@@ -511,7 +644,7 @@ def _skin(
     person: Person, figure: _Figure, assets: Assets, covered: Tensor, rng: random.Random
 ) -> list[_Layer]:
     """The visible skin and the eyes."""
-    hidden = _interior(covered, assets)
+    hidden = interior(covered, assets.skin_faces)
     visible = ~hidden[assets.skin_faces].all(1)
     vertices = figure.base - SUNKEN * (covered & ~hidden)[:, None] * figure.normals
     texture = assets.texture(skin_texture(person, assets, rng))
@@ -554,7 +687,7 @@ def luminance(rgb: RGB) -> float:
 
 def _shell(part: Part, vertices: Tensor, faces: Tensor, uv: Tensor, assets: Assets) -> _Layer:
     """Triangles of the base mesh itself; vertices [B,3]."""
-    used, inverse = torch.unique(faces, return_inverse=True)
+    used, inverse = compacted(faces, len(vertices))
     share = torch.ones(len(used), 1, device=used.device)
     return _Layer(part, vertices[used], inverse, uv, used[:, None], share, used, used[:0])
 
@@ -569,24 +702,26 @@ def _head(person: Person, figure: _Figure, assets: Assets, rng: random.Random) -
     def fitted(name: str, part: Part) -> None:
         layers.append(_fitted(rng.choice(assets.fitted[name]), figure, part))
 
-    def grown(texture: str, part: Part, chosen: Tensor, lift: float) -> None:
+    def short(texture: str, part: Part, chosen: Tensor, lift: Tensor | float) -> None:
         row = assets.texture(texture)
         part = replace(part, texture=row, median=_median(assets, row))
         vertices = figure.base + lift * figure.normals
         layers.append(_shell(part, vertices, assets.skin_faces[chosen], assets.skin_uv[chosen], assets))
 
     if person.hair_style != "bald":
-        grown("scalp", hair, assets.scalp, 0.0008)
+        short("scalp", hair, assets.scalp, 0.0008)
         fitted(f"hair/{person.hair_style}", hair)
     fitted(f"brow/{person.brows}", replace(hair, name="brow", rgb=dark))
     lash = rng.choice((2, 3, 4)) if female else 1
     fitted(f"lash/{lash}", replace(hair, name="lash", rgb=(0.05, 0.04, 0.04)))
     if person.beard > 0:
-        beard = replace(hair, name="beard", rgb=dark)
-        grown("stubble" if person.beard < FULL_BEARD else "beard", beard, assets.beard, 0.0008)
-        if person.beard >= FULL_BEARD:
-            for shell in range(1, 4):
-                grown("beard", beard, assets.beard, 0.012 * (person.beard - FULL_BEARD + 0.15) * shell / 2)
+        # Shells of sparse hair, longest where it grows most densely: together opaque there, thin at the rim.
+        r, g, b = (0.85 * h + 0.06 for h in person.hair_rgb)
+        beard = replace(hair, name="beard", rgb=(r, g, b))
+        longest = max(person.beard - FULL_BEARD, 0.0)
+        for shell in range(1 + (longest > 0) * BEARD_SHELLS):
+            lift = 0.0008 + (0.002 + 0.012 * longest) * assets.beard_growth[:, None] * shell / BEARD_SHELLS
+            short("stubble", beard, assets.beard, lift)
     return layers
 
 
@@ -599,28 +734,30 @@ def _posed(layers: list[_Layer], figure: _Figure, assets: Assets) -> PersonMesh:
     first = 0
     skull = figure.base[assets.eye_faces.flatten()].mean(0) + figure.base.new_tensor([0.0, 0.07, 0.0])
     for k, layer in enumerate(layers):
-        bend = (figure.bend[layer.base] * layer.share[..., None, None]).sum(1)
-        along = (figure.along[layer.base] * layer.share[..., None]).sum(1)
+        bend = blended(figure.bend, layer.base, layer.share)
         if layer.tangents is not None:
             along = layer.tangents
         elif layer.part.kind == "hair" and layer.part.texture >= 0:
             along = strand_directions(layer.vertices, layer.faces, layer.uv)
+        else:
+            along = blended(figure.along, layer.base, layer.share)
         normal = vertex_normals(layer.vertices, layer.faces)
         if layer.part.name == "hair":
-            # Cards of hair are seen from both sides: their normals point away from the head, rounded like it.
-            away = normalize(layer.vertices - skull, dim=-1)
+            # Cards of hair are seen from both sides: their normals point away from the head, rounded like it,
+            # and below it from its vertical axis.
+            centre = skull.repeat(len(normal), 1)
+            centre[:, 2] = torch.minimum(skull[2], layer.vertices[:, 2])
+            away = normalize(layer.vertices - centre, dim=-1)
             side = (normal * away).sum(-1, keepdim=True).sign()
             normal = normalize(normal * side + 0.9 * away, dim=-1)
-        rotation = bend[..., :3]
-        vertices.append((rotation @ layer.vertices[..., None])[..., 0] + bend[..., 3])
-        normals.append(normalize((rotation @ normal[..., None])[..., 0], dim=-1))
-        tangents.append(normalize((rotation @ along[..., None])[..., 0], dim=-1))
+        vertices.append(moved(layer.vertices, bend))
+        normals.append(turned(normal, bend))
+        tangents.append(turned(along, bend))
         faces.append(layer.faces + first)
         uv.append(layer.uv)
         part.append(torch.full((len(layer.faces),), k, device=figure.base.device))
         first += len(layer.vertices)
-    bend = figure.bend[assets.package]
-    body = (bend[..., :3] @ figure.frame.vertices[..., None])[..., 0] + bend[..., 3]
+    body = moved(figure.frame.vertices, figure.bend[assets.package])
     right, left = (body[row].mean(0) for row in assets.model.eyeballs)
     return PersonMesh(
         vertices=torch.cat(vertices),
@@ -635,15 +772,3 @@ def _posed(layers: list[_Layer], figure: _Figure, assets: Assets) -> PersonMesh:
         face_center=(left + right) / 2,
         face_unit=float((left - right).norm()),
     )
-
-
-def strand_directions(vertices: Tensor, faces: Tensor, uv: Tensor) -> Tensor:
-    """Unit directions [n,3] of falling v: textures of hair are painted with their strands upright."""
-    a, b, c = vertices[faces].unbind(1)
-    (u1, v1), (u2, v2) = (uv[:, 1] - uv[:, 0]).unbind(1), (uv[:, 2] - uv[:, 0]).unbind(1)
-    determinant = u1 * v2 - u2 * v1
-    direction = (u2[:, None] * (b - a) - u1[:, None] * (c - a)) * determinant.sign()[:, None]
-    total = torch.zeros_like(vertices)
-    for k in range(3):
-        total.index_add_(0, faces[:, k], normalize(direction, dim=-1))
-    return normalize(total + 1e-6, dim=-1)

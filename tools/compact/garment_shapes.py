@@ -87,7 +87,7 @@ class Sheet:
     """A piece of cloth: vertices, outward normals and threads (downwards) [n,3]; faces [m,3]; uv [n,2],
     metres, and the girth [n] after which u starts anew. Vertex i moves with the body's vertices anchors[i] =
     (a, b), by shares 1 - share[i] and share[i]. hidden [12488]: the body's vertices that the sheet surely
-    covers."""
+    covers. falls: it hangs around the trunk or both legs (a skirt, a belt), not along the skin."""
 
     vertices: Array
     threads: Array
@@ -97,6 +97,7 @@ class Sheet:
     anchors: Ints
     share: Array
     hidden: Mask
+    falls: bool = False
 
     def face_uv(self) -> Array:
         """Texture coordinates of the corners of the faces, [m,3,2], without jumps at the seam."""
@@ -117,7 +118,7 @@ def join(sheets: list[Sheet]) -> Sheet:
     }
     faces = np.concatenate([s.faces + start for s, start in zip(sheets, starts)])
     hidden = np.logical_or.reduce([s.hidden for s in sheets])
-    return Sheet(**stacked, faces=faces, hidden=hidden)
+    return Sheet(**stacked, faces=faces, hidden=hidden, falls=any(s.falls for s in sheets))
 
 
 def unit(x: Array) -> Array:

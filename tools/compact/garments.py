@@ -79,7 +79,7 @@ class DrawnMesh:
     Vertex i moves with the package's vertices anchors[i] and other_anchors[i], by shares 1 - other_share[i]
     and other_share[i]; anchors alone is a coarse answer. hidden [12488]: body vertices that this part surely
     covers. material_override and rgb_override: of parts that differ from the piece (buttons, soles, buckles,
-    zips)."""
+    zips). falls: it hangs around the trunk or both legs."""
 
     vertices: Tensor
     faces: Tensor
@@ -92,6 +92,7 @@ class DrawnMesh:
     name: str
     material_override: str | None = None
     rgb_override: RGB | None = None
+    falls: bool = False
 
 
 @dataclass
@@ -163,6 +164,7 @@ def build(piece: Piece, body: BodyFrame) -> list[DrawnMesh]:
             name=part.name,
             material_override=part.material,
             rgb_override=part.rgb,
+            falls=part.sheet.falls,
         )
         for part in parts
     ]
@@ -328,7 +330,7 @@ def _skirt(
     sheets = [
         grid(rows, *side_anchors(tailor.figure, rows), closed=not opening) for rows in (outer, inner, lining)
     ]
-    sheet = join(sheets)
+    sheet = replace(join(sheets), falls=True)
     _, regions = package_mesh()
     limbs = np.isin(regions, (HIPS, UPPER_LEG, LOWER_LEG, FOOT))
     z = tailor.figure.vertices[:, 2]
@@ -363,7 +365,7 @@ def _hoop(t: _Tailor, fall: _Fall, high: float, low: float, lift: float) -> Shee
     radii = fall.radii[r] * (1 - u) + fall.radii[r1] * u
     radii = radii + np.array([-0.014, lift, lift * 1.15, lift, -0.014])[:, None] * t.scale
     points = stack(levels, centres, finer_ring(radii, 2))
-    return grid(points, *side_anchors(t.figure, points))
+    return replace(grid(points, *side_anchors(t.figure, points)), falls=True)
 
 
 def _leg_height(figure: Figure, level: float) -> float:
@@ -542,7 +544,7 @@ def _bodice(t: _Tailor, name: str, level: float, fall: _Fall, formal: bool) -> _
         offset=0.008,
         neck=line,
         arm=arm,
-        low=level - 0.17,
+        low=level - 0.13,
         loose=0.0,
         hang=lambda points: fall.push(points, weight),
         tube=(0.05, 0.036 + 0.03 * t("flare")) if arm > 0.4 else None,
@@ -605,7 +607,7 @@ def _coat(t: _Tailor, name: str, shiny: bool = False) -> list[_Part]:
         offset=0.026,
         neck=lambda s: neckline(s, 0.085, 0.10, 0.02, 1.3),
         arm=2.05,
-        low=0.20,
+        low=0.24,
         loose=1.0,
         tube=(0.070, 0.062),
         folds=0.006 if shiny else 0.009,
@@ -1299,7 +1301,7 @@ def _trousers(t: _Tailor, name: str, end: float | None = None, high: float = 0.3
     """Narrow to wide legs, a waistband; jeans also have pockets and a button."""
     s = canvas("lower")
     wide = t("loose")
-    end = end or 2.02 + 0.08 * t("length")
+    end = end or 1.99 + 0.06 * t("length")
     at_hem = (0.048 if wide < 0.25 else 0.058 if wide < 0.75 else 0.085) + 0.05 * t("flare") ** 3
     offset = 0.009 if name != "jeans" else 0.008
     base = drape(s, t.figure, offset, 5, (_leg_tube(0.066 + 0.016 * wide, at_hem),))

@@ -23,6 +23,8 @@ from specularip.stages.settings import FusionConfig
 
 DEPTH_GAIN = 1.25
 """The depth channel is 0.5 + DEPTH_GAIN (z / t - 1): z the depth, t the camera's distance from its target."""
+CLIPPED = 0.01
+"""Depth codes this close to 0 or 1 may have been clipped."""
 SOLID = 0.5
 """Alpha above which a pixel belongs to the person."""
 
@@ -79,19 +81,22 @@ def depth_views(
 ) -> DepthViews:
     """Decode images [V,5,S,S]: RGB over a grey background, alpha, and depth (see DEPTH_GAIN; empty: 0.5).
 
-    targets [V,3]: the points that the cameras look at. Pixels that are partly background are unmixed.
+    targets [V,3]: the points that the cameras look at. Colours of pixels that are partly background are
+    unmixed. Depths at the ends of their range are not measured: an arm that reaches towards a camera can be
+    nearer than the channel can say.
     """
     images, cameras = images.detach().float().cpu(), cameras.to("cpu")
     distances = (cameras.positions - targets.cpu()).norm(dim=-1)
     alphas = images[:, 3].clamp(0, 1)
     part = alphas.clamp_min(SOLID)[:, None]
     colors = ((images[:, :3] - background * (1 - part)) / part).clamp(0, 1)
-    code = (images[:, 4] - 0.5) / part[:, 0]
+    code = images[:, 4]
     solid = alphas > SOLID
-    depths = distances[:, None, None] * (1 + code / DEPTH_GAIN)
+    depths = distances[:, None, None] * (1 + (code - 0.5) / DEPTH_GAIN)
     smooth = _smooth(depths, solid, config.depth_blur)
     pixel = (distances / cameras.Ks[:, 0, 0])[:, None, None]
-    surface = solid & ~_steps(depths, solid, config.steepest * pixel)
+    measured = (code > CLIPPED) & (code < 1 - CLIPPED)
+    surface = solid & measured & ~_steps(depths, solid, config.steepest * pixel)
     return DepthViews(
         colors=colors,
         alphas=alphas,
