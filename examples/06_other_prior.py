@@ -1,7 +1,7 @@
 """Another diffusion prior: any folder in diffusers' layout. Without one, the folder of the shipped prior.
 
 The folder holds model_index.json, unet/, text_encoder/, tokenizer/ and scheduler/, and optionally vae/ or
-autoencoder/, controlnet/, image_encoder/ and ip_adapter/; what the prior can do follows from them (docs/models.md).
+autoencoder/, controlnet/, image_encoder/ and ip_adapter/; what the prior can do follows from them.
 With the shipped prior it takes as long as 01; `--quick` gives a very rough avatar in half a minute.
 """
 

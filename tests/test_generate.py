@@ -13,6 +13,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+from tiny_runs import FACE, SEID, TINY, difference, make
 
 from specularip import avatar as avatar_module
 from specularip.errors import UserError
@@ -20,32 +21,7 @@ from specularip.pipeline import generate
 from specularip.progress import Progress
 from specularip.run_folder import FILES, RunFolder
 from specularip.stages import seid as seid_module
-from specularip.stages.settings import Config, ScrConfig, SeidConfig
 from specularip.training import session
-
-FACE = Path(__file__).parent.parent / "examples" / "eileen_collins.jpg"
-TEXT = "A woman in a red satin dress"
-SEID = SeidConfig(steps=10, points=900, max_points=1200, render_size=64, views_per_step=2, densify_every=3)
-TINY = Config(
-    seid=SEID,
-    scr=ScrConfig(orbit_views=8, refine_steps=1, ddim_steps=25, fit_steps=4, views_per_step=2),
-    turntable_frames=90,
-    turntable_size=64,
-)
-
-
-def make(out: Path, **options: object) -> avatar_module.Avatar:
-    settings = {"config": TINY, **options}
-    return generate(TEXT, FACE, out=out, **settings)  # type: ignore[arg-type]
-
-
-def difference(a: avatar_module.Avatar, b: avatar_module.Avatar) -> float:
-    """Largest absolute difference of any float tensor of two avatars."""
-    assert len(a.gaussians) == len(b.gaussians), "the avatars have different numbers of Gaussians"
-    assert a.head is not None and b.head is not None
-    pairs = [(x, b.gaussians.tensors()[k]) for k, x in a.gaussians.tensors().items()]
-    pairs += [(x, b.head.state_dict()[k]) for k, x in a.head.state_dict().items()]
-    return max(float((x.double() - y.double()).abs().max()) for x, y in pairs)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +161,7 @@ def test_a_killed_run_leaves_whole_files_and_resumes_to_the_same_avatar(
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import safetensors.torch
-from test_generate import make
+from tiny_runs import make
 from specularip.training import session
 session.CHECKPOINT_SECONDS = session.PREVIEW_SECONDS = 0.0
 save, calls = safetensors.torch.save, []

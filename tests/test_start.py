@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_generate import FACE, SEID, TEXT, TINY, difference
 from tiny_prior import compact_prior
+from tiny_runs import FACE, SEID, TEXT, TINY, difference
 
 from specularip import pipeline
 from specularip.avatar import Avatar
