@@ -463,9 +463,9 @@ def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tenso
             lifts.scatter_reduce_(0, layer.near, need, "amax")
         lifts = _envelope(lifts, assets)
         before = [layer.vertices for layer in shells]
-        for layer, own, need in zip(shells, above, needs):
-            lift = torch.maximum(need, lifts[layer.near])
-            lift = lift * (1 - assets.shins[layer.near])
+        lifts = lifts * (1 - assets.shins)
+        for layer in shells:
+            lift = lifts[layer.near]
             layer.vertices = layer.vertices + lift[:, None] * figure.outwards[layer.near]
             _widen_legs(layer, inner, figure, assets)
             height = torch.maximum(height, _spread(layer, _above(layer, figure), assets))
