@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,6 +70,15 @@ class BodyFrame:
     joints: Tensor
     joint_names: tuple[str, ...]
     height: float
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The same as arrays."""
+        joints = dict(zip(self.joint_names, self.joints.cpu().numpy()))
+        size = np.ptp(template().vertices[:, 2])
+        return Figure(
+            self.vertices.cpu().numpy(), self.normals.cpu().numpy(), joints, float(self.height / size)
+        )
 
 
 @dataclass
@@ -141,12 +151,7 @@ SOLE_WHITE: RGB = (0.92, 0.92, 0.90)
 def build(piece: Piece, body: BodyFrame) -> list[DrawnMesh]:
     """The parts of a garment on a body; the same every time for the same piece and body."""
     device = body.vertices.device
-    joints = dict(zip(body.joint_names, body.joints.cpu().numpy()))
-    low, high = template().vertices[:, 2].min(), template().vertices[:, 2].max()
-    figure = Figure(
-        body.vertices.cpu().numpy(), body.normals.cpu().numpy(), joints, float(body.height / (high - low))
-    )
-    parts = DRAWN[piece.garment](_Tailor(piece, figure))
+    parts = DRAWN[piece.garment](_Tailor(piece, body.figure))
 
     def tensor(values: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(values), dtype=dtype, device=device)
