@@ -385,7 +385,9 @@ def _drawn(piece: Piece, figure: _Figure, assets: Assets, shirt: Piece | None) -
         hidden = assets.package[mesh.hidden]
         near = assets.package[_closest(mesh.vertices, mesh.anchors, figure)]
         layers.append(
-            _Layer(part, mesh.vertices, mesh.faces, mesh.uv, base, share, near, hidden, mesh.tangents, mesh.falls)
+            _Layer(
+                part, mesh.vertices, mesh.faces, mesh.uv, base, share, near, hidden, mesh.tangents, mesh.falls
+            )
         )
     return layers
 
@@ -484,10 +486,21 @@ def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tenso
         inside = interior(covered, assets.skin_faces)
         for layer in garment:
             keep = shown(layer.faces, layer.near, inside)
-            layer.faces, layer.uv = layer.faces[keep], layer.uv[keep]
+            if not keep.all():
+                _keep_faces(layer, keep)
         for layer in garment:
             covered[layer.hidden] = True
     return covered, height
+
+
+def _keep_faces(layer: _Layer, keep: Tensor) -> None:
+    """Drop the faces [m] that are not kept, and the vertices that only they use."""
+    used, layer.faces = compacted(layer.faces[keep], len(layer.vertices))
+    layer.uv = layer.uv[keep]
+    layer.vertices, layer.near = layer.vertices[used], layer.near[used]
+    layer.base, layer.share = layer.base[used], layer.share[used]
+    if layer.tangents is not None:
+        layer.tangents = layer.tangents[used]
 
 
 @dataclass

@@ -1377,8 +1377,8 @@ def _dungarees(t: _Tailor) -> list[_Part]:
 def _gloves(t: _Tailor, name: str, start: float) -> list[_Part]:
     """From the fingers to a level of the arm."""
     s = canvas("hands")
-    folds = wrinkles(s, t.rng, 0.05, 0.004 * np.where(s.arm < 1.95, 1.0, 0.0) * (start < 1.5))
-    cloth = drape(s, t.figure, 0.003, 1).lifted(folds)
+    folds = wrinkles(s, t.rng, 0.05, 0.003 * np.where(s.arm < 1.95, 1.0, 0.0) * (start < 1.5))
+    cloth = drape(s, t.figure, 0.002, 1).lifted(folds)
     top = _Top(cloth, [start - s.arm], [_Part(cut(cloth, [start - s.arm]), name)])
     top.add(name, band(s.arm, start - 0.01, start + 0.06), 0.002)
     return top.parts

@@ -1,5 +1,5 @@
-"""Loops over the triangles and vertices of a mesh, compiled: on tens of thousands of them many times faster than
-array operations. All tensors are on the CPU."""
+"""Loops over the triangles and vertices of a mesh, compiled: on tens of thousands of them many times faster
+than array operations. All tensors are on the CPU."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _shown(faces: Array, near: Array, hidden: Array) -> Array:
 
 @njit(cache=True)
 def unwrapped_uv(uv: Array, girth: Array, faces: Array) -> Array:
-    """Texture coordinates of the corners of faces, [m,3,2]; u [n] of uv [n,2] starts anew after `girth` [n], but
+    """Texture coordinates of the corners of faces, [m,3,2]; u of uv [n,2] starts anew after `girth` [n], but
     not within a face."""
     result = np.empty((len(faces), 3, 2), np.float32)
     for m in range(len(faces)):
