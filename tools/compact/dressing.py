@@ -24,6 +24,7 @@ from mesh_kernels import (
     grown,
     interior,
     moved,
+    shown,
     smoothed,
     strand_directions,
     turned,
@@ -49,6 +50,8 @@ COARSE = 6
 """So many vertices of the body are one, where only about the closest is wanted."""
 WIDENING_BAND = 0.03
 """Metres of height over which skirts are widened alike."""
+BELOW_KNEE = 0.02
+"""Skin that moves by more than this share with shins and feet is below the knee."""
 SEAM = 0.08
 """Metres below its upper end over which a skirt lies inside a bodice, or just comes out of it."""
 WHITE: RGB = (0.93, 0.93, 0.92)
@@ -382,7 +385,9 @@ def _drawn(piece: Piece, figure: _Figure, assets: Assets, shirt: Piece | None) -
         hidden = assets.package[mesh.hidden]
         near = assets.package[_closest(mesh.vertices, mesh.anchors, figure)]
         layers.append(
-            _Layer(part, mesh.vertices, mesh.faces, mesh.uv, base, share, near, hidden, mesh.tangents, mesh.falls)
+            _Layer(
+                part, mesh.vertices, mesh.faces, mesh.uv, base, share, near, hidden, mesh.tangents, mesh.falls
+            )
         )
     return layers
 
@@ -451,6 +456,7 @@ def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tenso
     hidden by any and the height of all cloth above them, both [B]."""
     height = torch.zeros(len(figure.base))
     inner: list[_Layer] = []
+    legs: list[Tensor] = []
     for garment in _garments(layers):
         # Meshes of one garment (a coat and its buttons) move together.
         shells = [layer for layer in garment if not layer.falls]
@@ -463,26 +469,38 @@ def _stack(layers: list[_Layer], figure: _Figure, assets: Assets) -> tuple[Tenso
             lifts.scatter_reduce_(0, layer.near, need, "amax")
         lifts = _envelope(lifts, assets)
         before = [layer.vertices for layer in shells]
-        for layer, own, need in zip(shells, above, needs):
-            lift = torch.maximum(need, lifts[layer.near])
-            lift = lift * (1 - assets.shins[layer.near])
+        lifts = lifts * (1 - assets.shins)
+        for layer in shells:
+            lift = lifts[layer.near]
             layer.vertices = layer.vertices + lift[:, None] * figure.outwards[layer.near]
-            _widen_legs(layer, inner, figure, assets)
+            _widen_legs(layer, legs, figure, assets)
             height = torch.maximum(height, _spread(layer, _above(layer, figure), assets))
         for layer in garment:
             if layer.falls:
                 _widen(layer, inner, list(zip(shells, before)), figure, assets)
                 height = torch.maximum(height, _spread(layer, _above(layer, figure), assets))
         inner += garment
+        legs += [layer.vertices[assets.shins[layer.near] > BELOW_KNEE] for layer in garment]
     covered = torch.zeros_like(height, dtype=torch.bool)
     for garment in reversed(_garments(layers)):
         inside = interior(covered, assets.skin_faces)
         for layer in garment:
-            shown = ~inside[layer.near][layer.faces].all(1)
-            layer.faces, layer.uv = layer.faces[shown], layer.uv[shown]
+            keep = shown(layer.faces, layer.near, inside)
+            if not keep.all():
+                _keep_faces(layer, keep)
         for layer in garment:
             covered[layer.hidden] = True
     return covered, height
+
+
+def _keep_faces(layer: _Layer, keep: Tensor) -> None:
+    """Drop the faces [m] that are not kept, and the vertices that only they use."""
+    used, layer.faces = compacted(layer.faces[keep], len(layer.vertices))
+    layer.uv = layer.uv[keep]
+    layer.vertices, layer.near = layer.vertices[used], layer.near[used]
+    layer.base, layer.share = layer.base[used], layer.share[used]
+    if layer.tangents is not None:
+        layer.tangents = layer.tangents[used]
 
 
 @dataclass
@@ -563,25 +581,22 @@ def _widen(
     layer.vertices = bins.pushed(layer.vertices, push)
 
 
-def _widen_legs(layer: _Layer, inner: list[_Layer], figure: _Figure, assets: Assets) -> None:
-    """Move cloth below the knees away from the ankle, out of shoes and other `inner` layers."""
+def _widen_legs(layer: _Layer, inner: list[Tensor], figure: _Figure, assets: Assets) -> None:
+    """Move cloth below the knees away from the ankle, out of shoes and other cloth, points `inner` [k,3]."""
+    below = assets.shins[layer.near] > BELOW_KNEE
+    if not below.any() or not any(len(points) for points in inner):
+        return
     for side, sign in (("L", 1), ("R", -1)):
         ankle = figure.frame.joints[figure.frame.joint_names.index(f"foot.{side}"), :2]
-
-        def below_knee(layer: _Layer, sign: int = sign) -> Tensor:
-            return ((assets.shins[layer.near] > 0.02) & (layer.vertices[:, 0] * sign > 0)).nonzero()[:, 0]
-
-        own = below_knee(layer)
-        under = [other.vertices[below_knee(other)] for other in inner]
-        if not len(own) or not any(len(points) for points in under):
+        own = (below & (layer.vertices[:, 0] * sign > 0)).nonzero()[:, 0]
+        under = torch.cat([points[points[:, 0] * sign > 0] for points in inner])
+        if not len(own) or not len(under):
             continue
         points = layer.vertices[own]
         bins = _Bins(ankle, float(points[:, 2].min()) - 1e-4, float(points[:, 2].max()) + 1e-4)
         reach = bins.farthest(points, bins.radius(points), 0.0)
-        reach = torch.where(reach > 0, reach, 9.0)
-        need = torch.zeros_like(reach)
-        for other in under:
-            need = torch.maximum(need, bins.farthest(other, bins.radius(other), 0.0) + CLOTH_GAP - reach)
+        need = bins.farthest(under, bins.radius(under), 0.0) + CLOTH_GAP - reach
+        need = torch.where(reach > 0, need, 0.0)
         push = bins.push(points, need.clamp_max(HIGHEST_LIFT)) * assets.shins[layer.near[own]]
         vertices = layer.vertices.clone()
         vertices[own] = bins.pushed(points, push)

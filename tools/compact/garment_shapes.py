@@ -18,6 +18,7 @@ from functools import cache, cached_property
 from typing import TypeVar
 
 import numpy as np
+from mesh_kernels import unit_normals, unwrapped_uv
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import cKDTree
@@ -60,6 +61,16 @@ class Figure:
     joints: dict[str, Array]
     scale: float
 
+    @cached_property
+    def _trees(self) -> dict[int, tuple[Ints, cKDTree]]:
+        return {}
+
+    def tree(self, candidates: Ints) -> cKDTree:
+        """Finds the nearest of some vertices, given as the same array every time."""
+        if id(candidates) not in self._trees:
+            self._trees[id(candidates)] = candidates, cKDTree(self.vertices[candidates])
+        return self._trees[id(candidates)][1]
+
     def joint(self, name: str) -> Array:
         """A joint of the trunk, or the middle of a left and a right joint."""
         if name in self.joints:
@@ -101,12 +112,7 @@ class Sheet:
 
     def face_uv(self) -> Array:
         """Texture coordinates of the corners of the faces, [m,3,2], without jumps at the seam."""
-        uv = self.uv[self.faces]
-        girth = self.girth[self.faces[:, :1]]
-        most = np.maximum(np.maximum(uv[:, 0, 0], uv[:, 1, 0]), uv[:, 2, 0])
-        lag = most[:, None] - uv[..., 0]
-        uv[..., 0] += np.where(lag > girth / 2, girth, 0)
-        return uv
+        return unwrapped_uv(self.uv.astype(np.float32), self.girth.astype(np.float32), self.faces)
 
 
 def join(sheets: list[Sheet]) -> Sheet:
@@ -172,7 +178,7 @@ class Canvas:
     """A part of the body: c of its vertices, and n fine ones (the same c, then midpoints of the edges).
 
     index [c]; average [c,c] means of neighbours; loop, middle [n,c] refine by Loop's rule and linearly; faces
-    [m,3] and incidence [n,m] of the fine mesh; anchors [n,2]; kind [n] of limb. The coordinates, all [n] on
+    [m,3] of the fine mesh; anchors [n,2]; kind [n] of limb. The coordinates, all [n] on
     the template: arm, leg (0 shoulder or hip, 1 elbow or knee, 2 wrist or ankle; 0 elsewhere), torso (0 hip
     joints, 1 shoulder joints), place [n,3]; turn, 0..1 around the limb, from its front; length, metres down
     the limb."""
@@ -182,7 +188,6 @@ class Canvas:
     loop: sparse.csr_matrix
     middle: sparse.csr_matrix
     faces: Ints
-    incidence: sparse.csr_matrix
     anchors: Ints
     kind: Ints
     arm: Array
@@ -192,6 +197,12 @@ class Canvas:
     normal: Array
     turn: Array
     length: Array
+
+    @cached_property
+    def edges(self) -> Ints:
+        """Pairs of fine vertices [e,2]."""
+        pairs = np.sort(np.concatenate([self.faces[:, [0, 1]], self.faces[:, [1, 2]]]), 1)
+        return np.unique(pairs, axis=0)
 
     @cached_property
     def left(self) -> Mask:
@@ -219,8 +230,7 @@ class Canvas:
 
     def normals(self, points: Array) -> Array:
         """Vertex normals of fine points [n,3]."""
-        a, b, c = points[self.faces.T]
-        return unit(self.incidence @ np.cross(b - a, c - a))
+        return unit_normals(points, self.faces)
 
 
 _UPPER = (NECK, TORSO, UPPER_ARM, LOWER_ARM, HIPS)
@@ -264,10 +274,6 @@ def canvas(name: str) -> Canvas:
     average = _adjacency(coarse_faces, len(index))
     average = sparse.diags(1 / np.maximum(average.sum(1).A1, 1)) @ average
     count = loop.shape[0]
-    corner = fine.ravel()
-    incidence = sparse.csr_matrix(
-        (np.ones(len(corner), np.float32), (corner, np.repeat(np.arange(len(fine)), 3))), (count, len(fine))
-    )
     place = (middle @ points[index]).astype(np.float32)
     on = kind[index][pairs[:, 0]]
     turn, length = np.zeros(count, np.float32), np.zeros(count, np.float32)
@@ -291,7 +297,6 @@ def canvas(name: str) -> Canvas:
         loop=loop,
         middle=middle,
         faces=fine,
-        incidence=incidence,
         anchors=index[pairs],
         kind=on,
         **{k: v.astype(np.float32) for k, v in spread.items()},
@@ -571,10 +576,7 @@ def cut_sheet(sheet: Sheet, fields: list[Array], thickness: float) -> Sheet:
 
 def face_normals(points: Array, faces: Ints) -> Array:
     """Vertex normals [n,3] of a mesh."""
-    a, b, c = points[faces.T]
-    across = np.cross(b - a, c - a)
-    total = [np.bincount(faces.ravel(), np.repeat(across[:, k], 3), len(points)) for k in range(3)]
-    return unit(np.stack(total, 1)).astype(np.float32)
+    return unit_normals(np.ascontiguousarray(points, np.float32), faces)
 
 
 def _threads(surface: Canvas, figure: Figure, normals: Array) -> Array:
@@ -613,9 +615,7 @@ def wrinkles(surface: Canvas, rng: np.random.Generator, wavelength: float, stren
 def ordered_ring(surface: Canvas, field: Array, count: int) -> Callable[[Array], Array]:
     """The closed line field = 0 around the neck, as a map from points [n,3] of the fine mesh to points
     [count,3] at even angles from the front."""
-    i, j = np.unique(
-        np.sort(np.concatenate([surface.faces[:, [0, 1]], surface.faces[:, [1, 2]]]), 1), axis=0
-    ).T
+    i, j = surface.edges.T
     crossing = (field[i] < 0) != (field[j] < 0)
     i, j = i[crossing], j[crossing]
     t = (field[i] / (field[i] - field[j]))[:, None]
@@ -776,5 +776,5 @@ def side_anchors(figure: Figure, points: Array) -> tuple[Ints, Array]:
 
 def same_anchors(figure: Figure, points: Array, candidates: Ints) -> tuple[Ints, float]:
     """The nearest of the candidate vertices to each of points [...,3], as pairs."""
-    nearest = candidates[cKDTree(figure.vertices[candidates]).query(points.reshape(-1, 3))[1]]
+    nearest = candidates[figure.tree(candidates).query(points.reshape(-1, 3))[1]]
     return np.stack([nearest, nearest], -1).reshape(*points.shape[:-1], 2), 0.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,6 +70,15 @@ class BodyFrame:
     joints: Tensor
     joint_names: tuple[str, ...]
     height: float
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The same as arrays."""
+        joints = dict(zip(self.joint_names, self.joints.cpu().numpy()))
+        size = np.ptp(template().vertices[:, 2])
+        return Figure(
+            self.vertices.cpu().numpy(), self.normals.cpu().numpy(), joints, float(self.height / size)
+        )
 
 
 @dataclass
@@ -141,12 +151,7 @@ SOLE_WHITE: RGB = (0.92, 0.92, 0.90)
 def build(piece: Piece, body: BodyFrame) -> list[DrawnMesh]:
     """The parts of a garment on a body; the same every time for the same piece and body."""
     device = body.vertices.device
-    joints = dict(zip(body.joint_names, body.joints.cpu().numpy()))
-    low, high = template().vertices[:, 2].min(), template().vertices[:, 2].max()
-    figure = Figure(
-        body.vertices.cpu().numpy(), body.normals.cpu().numpy(), joints, float(body.height / (high - low))
-    )
-    parts = DRAWN[piece.garment](_Tailor(piece, figure))
+    parts = DRAWN[piece.garment](_Tailor(piece, body.figure))
 
     def tensor(values: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(values), dtype=dtype, device=device)
@@ -1372,8 +1377,8 @@ def _dungarees(t: _Tailor) -> list[_Part]:
 def _gloves(t: _Tailor, name: str, start: float) -> list[_Part]:
     """From the fingers to a level of the arm."""
     s = canvas("hands")
-    folds = wrinkles(s, t.rng, 0.05, 0.004 * np.where(s.arm < 1.95, 1.0, 0.0) * (start < 1.5))
-    cloth = drape(s, t.figure, 0.003, 1).lifted(folds)
+    folds = wrinkles(s, t.rng, 0.05, 0.003 * np.where(s.arm < 1.95, 1.0, 0.0) * (start < 1.5))
+    cloth = drape(s, t.figure, 0.002, 1).lifted(folds)
     top = _Top(cloth, [start - s.arm], [_Part(cut(cloth, [start - s.arm]), name)])
     top.add(name, band(s.arm, start - 0.01, start + 0.06), 0.002)
     return top.parts

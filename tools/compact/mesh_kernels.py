@@ -1,5 +1,5 @@
-"""Loops over the triangles and vertices of a mesh, compiled: on tens of thousands of them many times faster than
-array operations. All tensors are on the CPU."""
+"""Loops over the triangles and vertices of a mesh, compiled: on tens of thousands of them many times faster
+than array operations. All tensors are on the CPU."""
 
 from __future__ import annotations
 
@@ -116,6 +116,35 @@ def _interior(marked: Array, faces: Array) -> Array:
         i, j, k = faces[m]
         if not (marked[i] and marked[j] and marked[k]):
             result[i] = result[j] = result[k] = False
+    return result
+
+
+def shown(faces: Tensor, near: Tensor, hidden: Tensor) -> Tensor:
+    """Which faces [m] have a corner whose vertex near[i] of the skin is not hidden [B]."""
+    return torch.from_numpy(_shown(faces.numpy(), near.numpy(), hidden.numpy()))
+
+
+@njit(cache=True)
+def _shown(faces: Array, near: Array, hidden: Array) -> Array:
+    result = np.empty(len(faces), np.bool_)
+    for m in range(len(faces)):
+        i, j, k = faces[m]
+        result[m] = not (hidden[near[i]] and hidden[near[j]] and hidden[near[k]])
+    return result
+
+
+@njit(cache=True)
+def unwrapped_uv(uv: Array, girth: Array, faces: Array) -> Array:
+    """Texture coordinates of the corners of faces, [m,3,2]; u of uv [n,2] starts anew after `girth` [n], but
+    not within a face."""
+    result = np.empty((len(faces), 3, 2), np.float32)
+    for m in range(len(faces)):
+        i, j, k = faces[m]
+        most, around = max(uv[i, 0], uv[j, 0], uv[k, 0]), girth[i]
+        for corner in range(3):
+            u, v = uv[faces[m, corner]]
+            result[m, corner, 0] = u + around if most - u > around / 2 else u
+            result[m, corner, 1] = v
     return result
 
 
