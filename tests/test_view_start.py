@@ -61,7 +61,12 @@ def images(body: Body, views: Views) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def fused(body: Body, views: Views, images: torch.Tensor) -> Gaussians:
-    return gaussians_from_views(images, views.cameras, views.targets, body, 6000, 0, GREY, FUSION)
+    return start_of(images, views, body)
+
+
+def start_of(images: torch.Tensor, views: Views, body: Body) -> Gaussians:
+    decoded = depth_views(images, views.cameras, views.targets, GREY, FUSION)
+    return gaussians_from_views(decoded, body, 6000, 0, FUSION)
 
 
 def to_surface(points: torch.Tensor, body: Body) -> torch.Tensor:
@@ -100,7 +105,7 @@ def test_gaussians_are_flat_disks_bound_to_the_body(fused: Gaussians, body: Body
 def test_a_floating_patch_is_dropped(views: Views, images: torch.Tensor, body: Body) -> None:
     spoilt = images.clone()
     spoilt[0, 4, 30:36, 44:52] -= 0.12  # 20 cm in front of the chest, in one view
-    start = gaussians_from_views(spoilt, views.cameras, views.targets, body, 6000, 0, GREY, FUSION)
+    start = start_of(spoilt, views, body)
     assert to_surface(start.means, body).max() < 0.05
 
 
@@ -109,7 +114,7 @@ def test_views_that_disagree_give_one_layer(views: Views, images: torch.Tensor, 
     error = 0.015 * torch.tensor([1.0, -1.0]).repeat(len(images) // 2 + 1)[: len(images)]
     spoilt = images.clone()
     spoilt[:, 4] += (error / distance * DEPTH_GAIN)[:, None, None] * images[:, 3]
-    start = gaussians_from_views(spoilt, views.cameras, views.targets, body, 6000, 0, GREY, FUSION)
+    start = start_of(spoilt, views, body)
     assert to_surface(start.means, body).mean() < 0.011
 
 

@@ -52,13 +52,11 @@ def start_from(
     config, seed = guide.config, guide.config.seed
     views = start_views(guide.body.height, images.shape[-1])
     images = images.cpu()
-    gaussians = gaussians_from_views(
-        images, views.cameras, views.targets, guide.body, config.seid.points, seed, config.background,
-        config.start.fusion,
-    )  # fmt: skip
+    fusion = config.start.fusion
+    decoded = depth_views(images, views.cameras, views.targets, config.background, fusion)
+    gaussians = gaussians_from_views(decoded, guide.body, config.seid.points, seed, fusion)
     generator = torch.Generator().manual_seed(seed)
     state = state_of(gaussians, config.seid, seed, generator, device)
-    decoded = depth_views(images, views.cameras, views.targets, config.background, config.start.fusion)
     targets = view_targets(images, decoded, device)
     fit_views(
         state, targets, config.start.fit, config.background, config.seid.max_points, after_step, ranks=ranks

@@ -20,7 +20,6 @@ from specularip.specular import LATENTS
 from specularip.stages.fusion import (
     DepthViews,
     SurfacePoints,
-    depth_views,
     fuse,
     joined,
     look_up,
@@ -75,24 +74,14 @@ def start_views(body_height: float, size: int, orbits: tuple[Orbit, ...] = ORBIT
 
 @torch.no_grad()
 def gaussians_from_views(
-    images: Tensor,
-    cameras: Cameras,
-    targets: Tensor,
-    body: Body,
-    max_points: int,
-    seed: int,
-    background: float = 0.6,
-    config: FusionConfig | None = None,
+    views: DepthViews, body: Body, max_points: int, seed: int, config: FusionConfig
 ) -> Gaussians:
     """At most `max_points` flat Gaussians on the surface that the views show, on the CPU.
 
-    images [V,5,S,S] in 0..1: RGB over the grey `background`, alpha, and depth (`fusion.DEPTH_GAIN`); cameras
-    of these views; targets [V,3], the points that they look at. Diffuse colours are the weighted median over
-    the views, so that highlights, which few views see in one place, do not become part of them.
+    Diffuse colours are the weighted median over the views, so that highlights, which few views see in one
+    place, do not become part of them.
     """
-    config = config or FusionConfig()
     body = body.to("cpu")
-    views = depth_views(images, cameras, targets, background, config)
     generator = torch.Generator().manual_seed(seed)
     samples = body.sample_surface(BODY_SAMPLES, generator, {name: 1 / f for name, f in FINENESS.items()})
     tree = cKDTree(samples.points.double().numpy())
