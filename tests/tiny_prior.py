@@ -36,6 +36,21 @@ back
 overhead view full upper lower body legs head close up blurry noisy low quality""".split()
 
 
+def face_encoder() -> CLIPVisionModelWithProjection:
+    """CLIP's vision tower of one layer, for faces of 16x16 pixels; embeddings of 12 numbers."""
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=8,
+            projection_dim=12,
+        )
+    )
+
+
 def word_tokenizer(words: list[str], max_length: int = 32) -> PreTrainedTokenizerFast:
     """One token a word, in lower case, with start and end tokens."""
     special = ["<pad>", "<unk>", "<s>", "</s>"]
@@ -126,17 +141,7 @@ def pixel_prior(
     )  # fmt: skip
     image_encoder = projection = None
     if identity:
-        image_encoder = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                image_size=16,
-                patch_size=8,
-                projection_dim=12,
-            )
-        )
+        image_encoder = face_encoder()
         projection = attach_identity(unet, 2, 12)
     prior = Prior(
         UNetDenoiser(unet),
@@ -193,17 +198,7 @@ def latent_prior(folder: Path, seed: int = 0, *, size: int = 8, identity: bool =
     )  # fmt: skip
     image_encoder = projection = None
     if identity:
-        image_encoder = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                image_size=16,
-                patch_size=8,
-                projection_dim=12,
-            )
-        )
+        image_encoder = face_encoder()
         projection = attach_identity(unet, 4, 12)
     prior = Prior(
         UNetDenoiser(unet, controlnet),
@@ -277,17 +272,7 @@ def compact_prior(seed: int = 0, *, size: int = 8, identity: bool = True) -> Pri
     )  # fmt: skip
     image_encoder = projection = None
     if identity:
-        image_encoder = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                image_size=16,
-                patch_size=8,
-                projection_dim=12,
-            )
-        )
+        image_encoder = face_encoder()
         projection = attach_identity(unet, 2, 12)
     prior = Prior(
         UNetDenoiser(unet),
