@@ -1,6 +1,6 @@
 """An avatar from a sentence and a photo of a face.
 
-Writes a run folder: avatar.safetensors, avatar.ply, turntable.mp4, preview.png, report.json. Three to fifteen
+Writes a run folder: avatar.safetensors, avatar.ply, turntable.mp4, preview.png, report.json. Two to five
 minutes, depending on the CPU; `--quick` changes some settings and makes a very rough one in half a minute.
 """
 
@@ -20,9 +20,10 @@ args = parser.parse_args()
 
 config = preset_config("compact")  # all settings: nested frozen dataclasses
 if args.quick:
-    seid = replace(config.seid, steps=10, points=3000, render_size=64, views_per_step=2)
+    start = replace(config.start, ddim_steps=4, scale=1.0, fit=replace(config.start.fit, steps=20))
+    seid = replace(config.seid, steps=5, points=6000, render_size=128, views_per_step=2)
     scr = replace(config.scr, orbit_views=4, refine_steps=1, fit_steps=4)
-    config = replace(config, seid=seid, scr=scr, turntable_frames=30, turntable_size=240)
+    config = replace(config, start=start, seid=seid, scr=scr, turntable_frames=30, turntable_size=240)
 avatar = sip.generate(args.text, args.image, out=args.out, config=config, seed=0, overwrite=True)
 
 camera = sip.Cameras.orbit(azimuth_deg=30, elevation_deg=5, distance=2.4, width=512, height=512)

@@ -2,6 +2,7 @@
 
 The folder holds model_index.json, unet/, text_encoder/, tokenizer/ and scheduler/, and optionally vae/ or
 autoencoder/, controlnet/, image_encoder/ and ip_adapter/; what the prior can do follows from them.
+A prior that draws no depth starts from bare skin: it needs the settings of `presets.sd15`, or hundreds of steps.
 With the shipped prior it takes as long as 01; `--quick` gives a very rough avatar in half a minute.
 """
 
@@ -23,12 +24,13 @@ args = parser.parse_args()
 
 config = preset_config("compact")
 prior = replace(config.prior, path=str(args.prior))
-guidance = replace(config.guidance, scale=5.0)  # what suits one prior need not suit another
+guidance = replace(config.guidance, scale=2.0)  # what suits one prior need not suit another
 config = replace(config, prior=prior, guidance=guidance, device=args.device)
 if args.quick:
-    seid = replace(config.seid, steps=10, points=3000, render_size=64, views_per_step=2)
+    start = replace(config.start, ddim_steps=4, scale=1.0, fit=replace(config.start.fit, steps=20))
+    seid = replace(config.seid, steps=5, points=6000, render_size=128, views_per_step=2)
     scr = replace(config.scr, orbit_views=4, refine_steps=1, fit_steps=4)
-    config = replace(config, seid=seid, scr=scr, turntable_frames=30, turntable_size=240)
+    config = replace(config, start=start, seid=seid, scr=scr, turntable_frames=30, turntable_size=240)
 text = "A man in a green cotton t-shirt and blue jeans"
 avatar = sip.generate(text, args.image, out=args.out, config=config, overwrite=True)
 print(f"{args.out}: {len(avatar.gaussians)} Gaussians, from the prior in {config.prior.path}")

@@ -132,7 +132,7 @@ def test_stopped_and_failed_runs(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert stopped.value.code == code and words in error, error
         assert error.count("\n") == 1 and "--overwrite" not in error
-    assert given["seed"] == 0 and given["photo_weight"] == 1.0 and given["preset"] == "compact"
+    assert given["seed"] == 0 and given["photo_weight"] == 0.0 and given["preset"] == "compact"
     signal.signal(signal.SIGTERM, signal_before)
 
 

@@ -38,7 +38,7 @@ def test_the_run_folder_has_its_files_and_the_report_its_entries(
         assert (out / name).stat().st_size > 0, name
     report = json.loads((out / "report.json").read_text())
     assert report["settings"]["seid"]["steps"] == TINY.seid.steps
-    assert report["perceptual_loss"] == "unet-features" and "LPIPS" in report["perceptual_note"]
+    assert report["perceptual_loss"] == "encoder-features" and "LPIPS" in report["perceptual_note"]
     assert report["phenotype"]["gender"] > 0.5
     assert report["gaussians"] == len(made.gaussians) > 300
     assert {"seid", "refine", "fit", "load", "write"} <= set(report["seconds"])

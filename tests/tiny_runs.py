@@ -6,12 +6,14 @@ from pathlib import Path
 
 from specularip.avatar import Avatar
 from specularip.pipeline import generate
-from specularip.stages.settings import Config, ScrConfig, SeidConfig
+from specularip.stages.settings import Config, ScrConfig, SeidConfig, StartConfig, ViewFitConfig
 
 FACE = Path(__file__).parent.parent / "examples" / "eileen_collins.jpg"
 TEXT = "A woman in a red satin dress"
 SEID = SeidConfig(steps=10, points=900, max_points=1200, render_size=64, views_per_step=2, densify_every=3)
 TINY = Config(
+    photo_weight=1.0,
+    start=StartConfig(ddim_steps=1, scale=1.0, fit=ViewFitConfig(steps=4, views_per_step=2)),
     seid=SEID,
     scr=ScrConfig(orbit_views=8, refine_steps=1, ddim_steps=25, fit_steps=4, views_per_step=2),
     turntable_frames=90,

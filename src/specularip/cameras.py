@@ -53,6 +53,12 @@ class Cameras:
     def to(self, device: torch.device | str) -> Cameras:
         return Cameras(self.viewmats.to(device), self.Ks.to(device), self.width, self.height)
 
+    @staticmethod
+    def joined(parts: Sequence[Cameras]) -> Cameras:
+        """The cameras of all `parts`, which have images of one size."""
+        viewmats, Ks = (torch.cat([getattr(part, name) for part in parts]) for name in ("viewmats", "Ks"))
+        return Cameras(viewmats, Ks, parts[0].width, parts[0].height)
+
     def resized(self, width: int, height: int) -> Cameras:
         """The same views at another resolution."""
         scale = self.Ks.new_tensor([width / self.width, height / self.height, 1.0])

@@ -62,8 +62,8 @@ def generate(
         preset: compact is included in the package and needs no GPU and no download. sd15 is the full-size
             method: it needs an NVIDIA GPU with 16 GB and downloaded models (see `specularip models`).
         seed: Random seed. The same seed gives the same avatar on the same machine.
-        photo_weight: Weight of the photo in the loss on the front of the head; 0 leaves the face to the
-            diffusion prior. If omitted, 1 for compact and 0 for sd15, whose prior is conditioned on identity.
+        photo_weight: Weight of the photo in the loss on the front of the head; 1 lays it over the face. If
+            omitted, 0: the face is the diffusion prior's, which is conditioned on the photo.
         low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Deletes only files that a run writes.

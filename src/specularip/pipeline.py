@@ -27,7 +27,7 @@ from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
 from specularip.errors import MissingWeights, UserError
 from specularip.export.video import write_video
-from specularip.faces.alignment import align_face, face_mask
+from specularip.faces.alignment import align_face, face_mask, framed_by_hair
 from specularip.faces.cascade import find_face
 from specularip.faces.insightface import InsightFace
 from specularip.faces.photo import read_image
@@ -61,7 +61,7 @@ MEMORY_SETTINGS = (
     ("", "low_memory"), ("seid", "views_at_once"), ("scr", "refine_batch"), ("scr", "vae_batch"),
 )  # fmt: skip
 """Settings that a resumed run may change, because they do not affect the result."""
-UNET_FEATURES = f"the perceptual loss compares features of the prior's own UNet; {NO_LPIPS}"
+OWN_FEATURES = f"the perceptual loss compares features of the prior's own networks; {NO_LPIPS}"
 
 
 def generate(
@@ -246,7 +246,9 @@ def read_faces(
         else:
             for index, (photo, name) in enumerate(photos):
                 face = (inputs.face if index == 0 else None) or find_face(photo, name)
-                found.append(prior.encode_face(align_face(photo, face, PHOTO_SIZE)[None]))
+                crop = align_face(photo, face, PHOTO_SIZE)
+                crop = framed_by_hair(crop) if prior.shows_depth else crop
+                found.append(prior.encode_face(crop[None]))
     return found[0], found[1] if len(found) > 1 else None
 
 
@@ -377,7 +379,9 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
             "settings": config,
             "phenotype": context.phenotype,
             "perceptual_loss": perceptual.name if perceptual is not None else "none",
-            "perceptual_note": UNET_FEATURES if isinstance(perceptual, UnetFeatures) else "",
+            "perceptual_note": OWN_FEATURES
+            if perceptual is not None and perceptual.name != "lpips-vgg"
+            else "",
             "gaussians": len(avatar.gaussians),
             "dtype": str(guide.prior.dtype).removeprefix("torch."),
         }

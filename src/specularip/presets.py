@@ -1,7 +1,7 @@
 """Presets: named configurations of a run. Free of torch.
 
-`compact` has the default of every setting: 64x64 pixels of a small prior, minutes on two cores. `sd15` is the
-method's published configuration at full size.
+`compact` has the default of every setting: a small prior of 256x256 pixels, minutes on two cores. `sd15` is
+the method's published configuration at full size.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def sd15() -> Config:
             TimestepWindow(1.0, 20),
         ),
         timestep_slack=50,
+        specular_from=0.1,
         densify_from=200 / steps,
         densify_until=1700 / steps,
         densify_every=500,
@@ -109,13 +110,13 @@ def sd15() -> Config:
         shrink=0.5,
         fit_steps=1200,
         views_per_step=4,
+        perceptual_weight=15.0,
         perceptual="lpips",
     )
     return Config(
         preset="sd15",
         device="cuda",
         background=0.0,
-        photo_weight=0.0,
         prior=PriorConfig(path="sd15"),
         guidance=guidance,
         seid=seid,

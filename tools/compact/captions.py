@@ -363,14 +363,15 @@ def describe(person: Person, rng: random.Random) -> str:
 
 
 def vocabulary(count: int = 20_000) -> list[str]:
-    """The words of `count` captions, sorted, without those that occur once only."""
+    """The words of `count` captions, sorted, without rare ones (misspellings) and `invented` ones."""
     rng = random.Random(0)
+    meaningless = re.compile(f"({'|'.join(SYLLABLES.split(', '))}){{2,3}}")
     words = Counter(
         word
         for _ in range(count)
         for word in re.findall(r"[a-zé0-9]+", describe(draw_person(rng), rng).lower())
     )
-    return sorted(word for word, times in words.items() if times > 1)
+    return sorted(word for word, n in words.items() if n > 5 and not meaningless.fullmatch(word))
 
 
 # The benchmark ------------------------------------------------------------------------------------------

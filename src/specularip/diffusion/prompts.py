@@ -35,8 +35,12 @@ class PromptBook:
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> Tensor:
-        """Embeddings [B,T,D] of the texts."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._cache]
-        if new:
-            self._cache.update(zip(new, self.prior.encode_text(new)))
+        """Embeddings [B,T,D] of the texts.
+
+        Each text is encoded alone: in a batch, its last bits depend on what else is in it, and a resumed run
+        asks for other batches.
+        """
+        for text in dict.fromkeys(texts):
+            if text not in self._cache:
+                self._cache[text] = self.prior.encode_text([text])[0]
         return torch.stack([self._cache[text] for text in texts])

@@ -12,7 +12,9 @@ class GuidanceConfig:
 
     kind: Literal["anpg", "cfg"] = "cfg"
     """cfg: classifier-free guidance. anpg: annealed negative prompt guidance, three predictions a step."""
-    scale: float = 4.0
+    scale: float = 1.0
+    """Factor of the difference that the text makes. 1: no guidance, one evaluation instead of two; it is
+    enough where only details are at stake, as after sampled views (see `StartConfig`)."""
     negative: str = ""
     """The negative prompt. Plain CFG pushes away from it as hard as towards the text: "blurry" over-sharpens
     a small prior, for which an empty one works best. ANPG needs one."""
@@ -20,7 +22,7 @@ class GuidanceConfig:
     """The prompt of ANPG's unconditional branch."""
     anpg_switch: int = 170
     """Below this timestep ANPG uses the unconditional prediction itself."""
-    rescale: float = 0.5
+    rescale: float = 0.0
     """CFG only: how far the guided estimate's standard deviation is pulled back to that of the positive
     prediction, against over-saturation (0..1)."""
     identity_weight: float = 1.0

@@ -75,6 +75,31 @@ def face_mask(size: int = 96) -> Tensor:
     return torch.clamp((1.12 - radius) / 0.34, 0.0, 1.0).square()[None]
 
 
+HAIR_TONE = 0.7
+"""Brightness and saturation of the hair's stand-in relative to the photo. Hair in photos is lit from close by
+and shines; the compact prior reads such tones as those of a hat."""
+
+
+def framed_by_hair(crop: Tensor) -> Tensor:
+    """An `align_face` crop [3,S,S] of which only the face is left; all around it has the colour of the hair.
+
+    For a prior whose identity encoder has seen rendered faces only: what surrounds a face in a photo (a
+    background, a collar, waves of hair) resembles hats and scarves of the training more than its hair. The
+    colour is the median over the hair above the forehead, toned down by `HAIR_TONE`; that of a bald head is
+    its skin's.
+    """
+    import torch
+
+    at = torch.linspace(-1, 1, crop.shape[-1])
+    x, y = at[None, :], at[:, None]
+    above = (torch.hypot(x / 0.6, (y + 0.05) / 0.8) < 1) & (y < -0.5)
+    hair = crop[:, above].median(1).values[:, None, None]
+    grey = hair.mean()
+    hair = HAIR_TONE * (grey + HAIR_TONE * (hair - grey))
+    outside = (6 * (torch.hypot(x / 0.55, (y - 0.15) / 0.72) - 1)).clamp(0, 1)
+    return crop + outside * (hair - crop)
+
+
 def sample_square(
     image: np.ndarray, corner: tuple[float, float], edge: tuple[float, float], size: int
 ) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from specularip.body import Body
 from specularip.gaussians import PARAMETERS, Gaussians, turned_to
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
-from specularip.stages.settings import SeidConfig
+from specularip.stages.settings import RateConfig, SeidConfig
 from specularip.training.optimizer import SHARED
 from specularip.training.state import TrainState
 
@@ -61,10 +61,16 @@ def state_of(
     gaussians = gaussians.to(device)
     ties = {f.name: getattr(gaussians, f.name) for f in fields(Gaussians) if f.name not in PARAMETERS}
     ties["anchors"] = gaussians.means.clone()
-    rates = asdict(config.rates)
-    rates[SHARED] = rates.pop("head")
+    rates = adam_rates(config.rates)
     head = new_head(config, seed).to(device)
     return TrainState.create(gaussians.parameters(), ties, head, rates, generator, (0.9, 0.99), 1e-12)
+
+
+def adam_rates(config: RateConfig) -> dict[str, float]:
+    """The learning rates by the names of the optimizer's groups."""
+    rates = asdict(config)
+    rates[SHARED] = rates.pop("head")
+    return rates
 
 
 def new_head(config: SeidConfig, seed: int) -> SpecularHead:

@@ -20,6 +20,7 @@ from specularip.cameras import HEAD, LOWER, UPPER, Cameras, Framing, orbit_views
 from specularip.diffusion.refine import refine
 from specularip.kernels.async_transfer import StepMetrics, copy_async
 from specularip.kernels.cuda_graphs import GraphedFunction
+from specularip.stages.detail import detail_weights
 from specularip.stages.guide import Guide, as_images, draw
 from specularip.stages.initial_state import AvatarState
 from specularip.stages.perceptual import Perceptual, UnetFeatures
@@ -44,13 +45,15 @@ RATE_DECAY = 0.9
 @dataclass(frozen=True)
 class Targets:
     """Refined views: viewmats [V,4,4] and Ks [V,3,3] for renders of width x height pixels, and images
-    [V,C,h,w] in 0..1 of the same views, at the size at which they are compared."""
+    [V,C,h,w] in 0..1 of the same views, at the size at which they are compared. weights [V,1,h,w] of their
+    pixels in the photometric loss; None: all alike."""
 
     viewmats: Tensor
     Ks: Tensor
     images: Tensor
     width: int
     height: int
+    weights: Tensor | None = None
 
     def cameras(self, rows: Tensor) -> Cameras:
         """The cameras of the views at the indices `rows` [n]."""
@@ -58,7 +61,7 @@ class Targets:
 
     def pack(self) -> dict[str, Any]:
         """The fields as a dict, for a checkpoint."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     @staticmethod
     def unpack(packed: dict[str, Any], device: torch.device | str = "cpu") -> Targets:
@@ -86,6 +89,7 @@ def make_targets(state: AvatarState, guide: Guide, after_step: Callable[[int, in
     groups = orbits(config)
     total, done = config.refine_steps * len(groups), 0
     viewmats, Ks, images = [], [], []
+    orbit_cameras, depths, solid = [], [], []
 
     def count(step: int, steps: int) -> None:
         after_step(done + step, total)
@@ -99,20 +103,18 @@ def make_targets(state: AvatarState, guide: Guide, after_step: Callable[[int, in
             elevation_deg=config.elevation_deg,
         )
         # In batches: the rasteriser's sorting buffers for all large renders at once would not fit in memory.
-        renders = [
-            as_images(
-                draw(
-                    state.gaussians,
-                    state.shared,
-                    views.cameras[rows],
-                    guide.config.background,
-                    depth=guide.prior.shows_depth,
-                )[0],
-                guide.prior.image_channels,
-                views.distances[rows],
+        renders = []
+        for rows in torch.arange(views_count).split(config.refine_batch):
+            raster, _ = draw(
+                state.gaussians,
+                state.shared,
+                views.cameras[rows],
+                guide.config.background,
+                depth=guide.prior.shows_depth,
             )
-            for rows in torch.arange(views_count).split(config.refine_batch)
-        ]
+            renders.append(as_images(raster, guide.prior.image_channels, views.distances[rows]))
+            depths.append(raster.depth.squeeze(-1))
+            solid.append(raster.alpha.squeeze(-1) > 0.5)
         refined = refine(
             guide.prior,
             torch.cat(renders).clamp(0, 1),
@@ -131,10 +133,19 @@ def make_targets(state: AvatarState, guide: Guide, after_step: Callable[[int, in
         )
         done += config.refine_steps
         cameras, refined = cropped(views.cameras, refined[:, :4], config)  # depth is not fitted again
+        orbit_cameras.append(views.cameras)
         viewmats.append(cameras.viewmats)
         Ks.append(cameras.Ks)
         images.append(refined)
-    targets = Targets(torch.cat(viewmats), torch.cat(Ks), torch.cat(images), cameras.width, cameras.height)
+    weights = None
+    if guide.prior.shows_depth:
+        weights = detail_weights(torch.cat(depths), torch.cat(solid), Cameras.joined(orbit_cameras))
+        refined_size = (config.refine_size or guide.prior.image_size,) * 2
+        weights = F.interpolate(weights[:, None], refined_size)
+        weights = cropped(views.cameras, weights, config)[1]
+    targets = Targets(
+        torch.cat(viewmats), torch.cat(Ks), torch.cat(images), cameras.width, cameras.height, weights
+    )
     return Targets.unpack(targets.pack(), guide.prior.device)
 
 
@@ -218,7 +229,8 @@ def comparison(targets: Targets, perceptual: Perceptual | None) -> Comparison:
 
     def compare(renders: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         images = resized(renders, size)
-        photometric = (images - targets.images[rows]).abs().mean()
+        difference = (images - targets.images[rows]).abs()
+        photometric = (difference if targets.weights is None else targets.weights[rows] * difference).mean()
         if perceptual is None:
             return photometric, torch.zeros_like(photometric)
         wanted = [feature[rows] for feature in target_features]

@@ -21,14 +21,14 @@ PUBLISHED_HEIGHT = 1.5
 class RateConfig:
     """Adam's learning rates for the Gaussians' fields (means in metres) and the specular head."""
 
-    means: float = 8e-4
-    quats: float = 4e-3
-    log_scales: float = 8e-3
-    opacity_logits: float = 3e-2
-    color_logits: float = 4e-2
-    latents: float = 8e-3
-    normal_residuals: float = 3e-3
-    head: float = 1e-2
+    means: float = 2e-4
+    quats: float = 2e-3
+    log_scales: float = 4e-3
+    opacity_logits: float = 1e-2
+    color_logits: float = 1.5e-2
+    latents: float = 4e-3
+    normal_residuals: float = 2e-3
+    head: float = 5e-3
 
 
 @dataclass(frozen=True)
@@ -66,36 +66,38 @@ class TimestepWindow:
 class SeidConfig:
     """Stage 1: Specular-Enhanced Identity Distillation."""
 
-    steps: int = 360
-    points: int = 18_000
-    """Initial Gaussians, sampled on the body's surface."""
-    max_points: int = 28_000
+    steps: int = 16
+    points: int = 36_000
+    """Initial Gaussians: at most so many on the surface that sampled views show, or, with a prior that shows
+    no depth, so many on the body's."""
+    max_points: int = 42_000
     lights: int = 24
-    """Lobes of the lighting, shared by all Gaussians; images of 64x64 pixels resolve no more detail."""
-    render_size: int = 128
-    views_per_step: int = 6
+    """Lobes of the lighting, shared by all Gaussians."""
+    render_size: int = 256
+    views_per_step: int = 4
     views_at_once: int = 0
     """How many of them the prior processes together; 0: all. Fewer take less memory and more time."""
     framing_weights: tuple[float, float, float, float] = (0.34, 0.22, 0.16, 0.28)
     """Probabilities of full-body, upper-body, lower-body and head views."""
     orbit: OrbitConfig | None = None
     """The method's own sampling of views, instead of framings."""
-    top_timestep: int = 980
-    """Initial upper bound of the timesteps, which AHDS anneals to `bottom_timestep`."""
-    bottom_timestep: int = 180
+    top_timestep: int = 250
+    """Initial upper bound of the timesteps, which AHDS anneals to `bottom_timestep`. Low where the stage
+    starts from sampled views: more noise would replace their detail by the mean over all that it may hide."""
+    bottom_timestep: int = 60
     timestep_windows: tuple[TimestepWindow, ...] = ()
     """Narrower ranges of timesteps early in the stage. Empty: the lower bound is a fifth to a quarter of the
     upper."""
     timestep_slack: int = 0
     """How far timesteps may exceed AHDS's bound within a window."""
-    specular_from: float = 0.1
+    specular_from: float = 0.0
     """Fraction of the steps after which the specular branch is on."""
-    densify_from: float = 0.15
+    densify_from: float = 0.1
     densify_until: float = 0.7
-    densify_every: int = 40
+    densify_every: int = 10
     prune_until: float = 0.85
     """Fraction of the steps up to which Gaussians are pruned; after `densify_until` none are added."""
-    prune_every: int = 40
+    prune_every: int = 10
     grad_threshold: float = 0.0
     """Mean screen-space gradient above which a Gaussian may be densified. For this and the next four
     settings see `training.densify.DensityConfig`."""
@@ -170,6 +172,8 @@ class ViewFitConfig:
     they keep surfaces of one colour in place."""
     anchor_weight: float = 100.0
     """Weight, per squared metre, of each Gaussian's distance from where the fusion put it."""
+    hand_stiffness: float = 30.0
+    """Factor of `anchor_weight` for the hands, which start on the body's."""
     smooth_weight: float = 3000.0
     """The same for the difference of this displacement from the neighbours': the surface moves as a whole,
     and outlines do not fray."""
@@ -188,7 +192,16 @@ class ViewFitConfig:
     """Fractions of the steps at which Gaussians with large screen-space gradients are split and cloned."""
     grow_share: float = 0.08
     rates: RateConfig = field(
-        default_factory=lambda: RateConfig(means=4e-4, log_scales=8e-3, color_logits=3e-2)
+        default_factory=lambda: RateConfig(
+            means=4e-4,
+            quats=4e-3,
+            log_scales=8e-3,
+            opacity_logits=3e-2,
+            color_logits=3e-2,
+            latents=8e-3,
+            normal_residuals=3e-3,
+            head=1e-2,
+        )
     )
 
 
@@ -196,7 +209,7 @@ class ViewFitConfig:
 class StartConfig:
     """The start of stage 1 with a prior that shows depth: sampled views, and the fit to them."""
 
-    ddim_steps: int = 20
+    ddim_steps: int = 12
     scale: float = 2.5
     """Guidance of the sampling; 1 for a prior into which guidance was distilled."""
     rescale: float = 0.5
@@ -208,7 +221,7 @@ class StartConfig:
 class ScrConfig:
     """Stage 2: Specular-Consistency Refinement."""
 
-    orbit_views: int = 16
+    orbit_views: int = 12
     """Full-body views of the orbit."""
     close_ups: bool = True
     """Adds half as many views of the upper body, the legs and the head."""
@@ -220,7 +233,7 @@ class ScrConfig:
     """Side of the renders in pixels; 0: as in SEID."""
     refine_size: int = 0
     """Side of the refined images in pixels; 0: the prior's own size."""
-    refine_steps: int = 4
+    refine_steps: int = 3
     """Denoising steps of the refinement: the last ones of `ddim_steps`."""
     ddim_steps: int = 25
     refine_batch: int = 8
@@ -235,10 +248,10 @@ class ScrConfig:
     """Region that is fitted: top, bottom, left and right, as fractions of the image."""
     shrink: float = 1.0
     """Scale of the compared images relative to the refined ones."""
-    fit_steps: int = 160
-    views_per_step: int = 4
+    fit_steps: int = 100
+    views_per_step: int = 3
     l1_weight: float = 10.0
-    perceptual_weight: float = 15.0
+    perceptual_weight: float = 2.0
     perceptual: Literal["any", "lpips"] = "any"
     """any: LPIPS if its weights are downloaded, else features of the prior's own UNet."""
 
@@ -257,8 +270,8 @@ class Config:
     """Grey level of the background during optimisation; the compact prior was trained on this one."""
     body: str = "anny"
     """"anny", or the file or folder of SMPL-X."""
-    photo_weight: float = 1.0
-    """Weight of the photo on the front of the head; 0 for none."""
+    photo_weight: float = 0.0
+    """Weight of the photo, laid over the front of the head; 0: only the prior's identity tokens show it."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     start: StartConfig = field(default_factory=StartConfig)

@@ -6,6 +6,7 @@ Score distillation then refines a person who is already there, instead of growin
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from specularip.diffusion.sample import sample
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.stages.fusion import depth_views
 from specularip.stages.guide import Guide
-from specularip.stages.initial_state import AvatarState, state_of
+from specularip.stages.initial_state import AvatarState, adam_rates, state_of
 from specularip.stages.view_fit import fit_views, view_targets
 from specularip.stages.view_start import gaussians_from_views, start_views
 from specularip.training.parallel import SINGLE_RANK, Ranks
@@ -51,14 +52,17 @@ def start_from(
     them. after_step and ranks: as for `seid`."""
     config, seed = guide.config, guide.config.seed
     views = start_views(guide.body.height, images.shape[-1])
-    images = images.cpu()
+    # Sums over tensors of another memory layout, as the autoencoder returns them, differ in the last bits.
+    images = images.cpu().contiguous()
     fusion = config.start.fusion
     decoded = depth_views(images, views.cameras, views.targets, config.background, fusion)
     gaussians = gaussians_from_views(decoded, guide.body, config.seid.points, seed, fusion)
     generator = torch.Generator().manual_seed(seed)
-    state = state_of(gaussians, config.seid, seed, generator, device)
+    state = state_of(gaussians, replace(config.seid, rates=config.start.fit.rates), seed, generator, device)
     targets = view_targets(images, decoded, device)
     fit_views(
         state, targets, config.start.fit, config.background, config.seid.max_points, after_step, ranks=ranks
     )
+    for group in state.optimizer.param_groups:
+        group["initial_lr"] = adam_rates(config.seid.rates)[group["name"]]
     return state

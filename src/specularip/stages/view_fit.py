@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from specularip.body.regions import HAND
 from specularip.cameras import Cameras
 from specularip.fitting.point_init import neighbours
 from specularip.kernels.async_transfer import StepMetrics, copy_async
 from specularip.raster import Raster
+from specularip.stages.detail import detail_weights
 from specularip.stages.fusion import DEPTH_GAIN, DepthViews
 from specularip.stages.guide import draw
 from specularip.stages.initial_state import AvatarState
@@ -38,13 +40,14 @@ RATE_DECAY = 0.8
 class ViewTargets:
     """V views as targets, on the device of the Gaussians: cameras; images [V,S,S,4], RGB over the background
     and alpha; depths [V,S,S,1] in metres, which count where `measured` [V,S,S,1] is 1; distances [V] of the
-    cameras from their targets."""
+    cameras from their targets; weights [V,S,S,1] of the pixels."""
 
     cameras: Cameras
     images: Tensor
     depths: Tensor
     measured: Tensor
     distances: Tensor
+    weights: Tensor
 
 
 def view_targets(images: Tensor, views: DepthViews, device: torch.device | str = "cpu") -> ViewTargets:
@@ -55,6 +58,7 @@ def view_targets(images: Tensor, views: DepthViews, device: torch.device | str =
         views.depths[..., None].to(device),
         views.surface[..., None].float().to(device),
         views.distances.to(device),
+        detail_weights(views.depths, views.solid, views.cameras)[..., None].to(device),
     )
 
 
@@ -146,12 +150,16 @@ def _draw(state: AvatarState, cameras: Cameras, background: float, gain: float) 
 
 
 def _differences(raster: Raster, targets: ViewTargets, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean absolute differences of colour, alpha and encoded depth from the targets of the views `rows`."""
+    """Weighted absolute differences of colour, alpha and encoded depth from the targets of the views
+    `rows`."""
     color, alpha = targets.images[rows].split([3, 1], -1)
+    weights = targets.weights[rows]
     scale = DEPTH_GAIN / targets.distances[rows][:, None, None, None]
     measured = targets.measured[rows] * (raster.alpha.detach() > 0.5)
     depth = (raster.depth - targets.depths[rows]).abs() * scale * measured
-    return (raster.image - color).abs().mean(), (raster.alpha - alpha).abs().mean(), depth.mean()
+    differences = (raster.image - color).abs(), (raster.alpha - alpha).abs(), depth
+    color, alpha, depth = ((weights * difference).mean() for difference in differences)
+    return color, alpha, depth
 
 
 def _regularise(state: AvatarState, graph: Tensor, share: float, config: ViewFitConfig) -> Tensor:
@@ -163,7 +171,8 @@ def _regularise(state: AvatarState, graph: Tensor, share: float, config: ViewFit
     drift = params["means"] - state.ties["anchors"]
     # Towards where the neighbours are: their own gradients come from their own rows, in a fixed order.
     apart = drift - drift.detach()[graph].mean(1)
-    loss = loss + config.anchor_weight * drift.square().sum(-1).mean()
+    stiffness = torch.where(state.ties["regions"] == HAND, config.hand_stiffness, 1.0)
+    loss = loss + config.anchor_weight * (stiffness * drift.square().sum(-1)).mean()
     loss = loss + config.smooth_weight * apart.square().sum(-1).mean()
     if share > 0.5:
         opacities = params["opacity_logits"].sigmoid()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from specularip.body import Body
 from specularip.body.mesh import SurfaceSamples
-from specularip.body.regions import NAMES
+from specularip.body.regions import HAND, LOWER_ARM, LOWER_LEG, NAMES, UPPER_ARM
 from specularip.cameras import FULL, HEAD, LOWER, UPPER, Cameras, Framing, Views
 from specularip.gaussians import Gaussians, turned_to
 from specularip.specular import LATENTS
@@ -32,7 +32,7 @@ FINENESS = {"head": 0.45, "neck": 0.7, "hand": 0.6, "foot": 0.8}
 """Spacing of the Gaussians by region, relative to the rest: close-ups show the head, and hands are small."""
 FLATNESS = (0.75, 0.75, 0.22)
 """Scales of a Gaussian in units of the spacing: together the disks are opaque, alone they are crisp."""
-UNSEEN_FINENESS = 1.4
+UNSEEN_FINENESS = 2.0
 """The same for what no view shows, relative to its region."""
 OPACITY_LOGIT = 3.0
 BODY_SAMPLES = 60_000
@@ -42,6 +42,10 @@ SPACING = 1 / 260
 COVER_WIDTH, COVER_NEIGHBOURS = 2.0, 12
 """How far sideways a point of the surface covers the body, in spacings of the body's samples, and how many of
 the nearest points are considered."""
+SKIN_REACH = 0.015
+LIMBS = (UPPER_ARM, LOWER_ARM, LOWER_LEG)
+"""Distance in metres from the skin of these regions within which a fused surface is moved onto it: bare skin,
+and cloth that clings to it."""
 CLOTH_REACH = 0.12
 """Height in metres above the skin up to which a fused surface counts as the cloth that covers it."""
 
@@ -89,7 +93,7 @@ def gaussians_from_views(
     def nearest_sample(points: SurfacePoints) -> Tensor:
         return torch.from_numpy(tree.query(points.positions.double().numpy(), workers=-1)[1])
 
-    surface = fuse(views, config)
+    surface = with_skin(fuse(views, config), samples)
     unseen = _unseen_body(views, surface, samples, config)
     whole = joined([surface, unseen])
     fineness = torch.ones(len(NAMES))
@@ -114,6 +118,33 @@ def gaussians_from_views(
         bind_joints=samples.bind_joints[bound],
         bind_weights=samples.bind_weights[bound],
     )
+
+
+def with_skin(surface: SurfacePoints, samples: SurfaceSamples) -> SurfacePoints:
+    """The surface with the body's own hands, and with what lies close to a limb's skin moved onto it.
+
+    Sampled views disagree by a finger's width about where an arm is, while the body is exact.
+    """
+    tree = cKDTree(samples.points.double().numpy())
+    distance, index = (
+        torch.from_numpy(x) for x in tree.query(surface.positions.double().numpy(), workers=-1)
+    )
+    regions = samples.regions[index]
+    on_limb = (regions[:, None] == torch.tensor(LIMBS)).any(1)
+    on_skin = (on_limb & (distance < SKIN_REACH))[:, None]
+    moved = SurfacePoints(
+        torch.where(on_skin, samples.points[index], surface.positions),
+        torch.where(on_skin, samples.normals[index], surface.normals),
+        surface.sizes,
+        surface.weights,
+    )
+    hand = samples.regions == HAND
+    size, weight = surface.sizes.min(), surface.weights.median()
+    count = int(hand.sum())
+    hands = SurfacePoints(
+        samples.points[hand], samples.normals[hand], size.expand(count), weight.expand(count)
+    )
+    return joined([moved.select(regions != HAND), hands])
 
 
 def within_budget(points: SurfacePoints, fineness: Tensor, spacing: float, max_points: int) -> SurfacePoints:
