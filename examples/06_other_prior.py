@@ -2,7 +2,8 @@
 
 The folder holds model_index.json, unet/, text_encoder/, tokenizer/ and scheduler/, and optionally vae/ or
 autoencoder/, controlnet/, image_encoder/ and ip_adapter/; what the prior can do follows from them.
-A prior that draws no depth starts from bare skin: it needs the settings of `presets.sd15`, or hundreds of steps.
+A prior that draws no depth starts from bare skin: it needs the settings of `presets.sd15`, or hundreds of
+steps.
 With the shipped prior it takes as long as 01; `--quick` gives a very rough avatar in half a minute.
 """
 

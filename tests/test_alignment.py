@@ -4,10 +4,11 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from specularip.errors import UserError
-from specularip.faces.alignment import align_face, face_mask
+from specularip.faces.alignment import align_face, face_mask, framed_by_hair
 from specularip.faces.cascade import find_face
 
 PORTRAIT = os.path.join(os.path.dirname(__file__), "..", "examples", "eileen_collins.jpg")
@@ -94,3 +95,15 @@ def test_no_face(picture):
         image = np.random.default_rng().integers(0, 256, (300, 300, 3), dtype=np.uint8)
     with pytest.raises(UserError, match=r"no face found in holiday.jpg"):
         find_face(image, "holiday.jpg")
+
+
+def test_around_the_face_there_is_the_colour_of_the_hair(portrait):
+    crop = align_face(np.asarray(portrait), find_face(np.asarray(portrait)), 96)
+    framed = framed_by_hair(crop)
+    assert torch.equal(framed[:, 40:70, 36:60], crop[:, 40:70, 36:60]), "the face is as it was"
+    corners = framed[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert float(corners.std(1).max()) < 1e-6
+    red, green, blue = corners[:, 0].tolist()
+    assert 0.2 < blue < green < red < 0.6, "brown"
+    plain = torch.full((3, 96, 96), 0.5)
+    assert torch.allclose(framed_by_hair(plain)[:, 0, 0], torch.full((3,), 0.35))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from specularip.body import Body, anny_body
+from specularip.body.regions import NAMES
 from specularip.cameras import Views
 from specularip.gaussians import Gaussians, turned_to
 from specularip.metrics import psnr
@@ -158,3 +159,17 @@ def test_the_fit_improves_on_the_fusion(fused: Gaussians, views: Views, images: 
     assert len(state) <= 6500
     with torch.no_grad():
         assert quality(state.gaussians) > before + 1.0
+
+
+def test_hands_are_the_bodys_and_bare_arms_lie_on_its_skin(
+    body: Body, views: Views, images: torch.Tensor
+) -> None:
+    farther = images.clone()
+    farther[:, 4] += DEPTH_GAIN * 0.006  # all views agree on a body that is a centimetre too thin
+    decoded = depth_views(farther, views.cameras, views.targets, GREY, FUSION)
+    made = gaussians_from_views(decoded, body, 6000, 0, FUSION)
+    surface = body.sample_surface(60_000, torch.Generator().manual_seed(2)).points
+    away = torch.cdist(made.means, surface).amin(1)
+    hand, arm, hips = (made.regions == NAMES.index(name) for name in ("hand", "lower_arm", "hips"))
+    assert int(hand.sum()) > 200 and float(away[hand].quantile(0.95)) < 0.005
+    assert float(away[arm].quantile(0.9)) < 0.005 < float(away[hips].median())

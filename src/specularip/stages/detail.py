@@ -1,7 +1,7 @@
-"""How much each pixel of a set of views counts: a view says little about what another shows from closer by.
+"""How much each pixel of a set of views counts: a view says little about what another shows better.
 
-A face is a dozen pixels wide in a view of the whole body, where a prior draws it as a blur; fitted with equal
-weights, that blur and the sharp close-up give their mean.
+A face is a dozen pixels wide in a view of the whole body, where a prior draws it as a blur, and eyes are
+narrow slits in a view from the side. Fitted with equal weights, these and the sharp close-up give their mean.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.cameras import Cameras
-from specularip.stages.fusion import unproject
+from specularip.stages.fusion import surface_normals, unproject
 
-LEAST_COSINE = 0.5
-"""Views whose directions differ by more than 60 degrees show different surfaces."""
+LEAST_COSINE = 0.2
+"""Surfaces that are seen more obliquely than this count as seen at this angle by the view itself, and as not
+seen by others."""
 STRIDE = 4
 """Weights are computed for every fourth pixel in both directions; they change slowly."""
 GROWN = 2
@@ -23,23 +24,25 @@ GROWN = 2
 
 @torch.no_grad()
 def detail_weights(depths: Tensor, solid: Tensor, cameras: Cameras) -> Tensor:
-    """Weights [V,S,S] in 0..1 of the pixels of V views: the area that a pixel covers in the view that shows
-    the point from closest by, relative to its own; 1 for the background.
+    """Weights [V,S,S] in 0..1 of the pixels of V views: the area of the surface that a pixel covers in the view
+    that shows the point best (from close by, and squarely), relative to its own, squared; 1 for the background.
 
     depths [V,S,S]: metres along the optical axis, valid where `solid` [V,S,S].
     """
     device, size = depths.device, depths.shape[-1]
     depths, solid = depths.float().cpu()[:, ::STRIDE, ::STRIDE], solid.cpu()[:, ::STRIDE, ::STRIDE]
     small = cameras.to("cpu").resized(depths.shape[-1], depths.shape[-1])
-    forward = F.normalize(small.viewmats[:, 2, :3], dim=-1)
-    alike = forward @ forward.T > LEAST_COSINE
     focal = small.Ks[:, 0, 0]
-    points = unproject(depths, small)
+    points, normals = unproject(depths, small), surface_normals(depths, solid, small).permute(0, 2, 3, 1)
     weights = torch.ones_like(depths)
     for view, where in enumerate(solid):
-        pixels, depth = small.project(points[view][where])
-        framed = ((pixels >= 0) & (pixels < small.width)).all(-1) & (depth > 0.01) & alike[view][:, None]
-        sizes = torch.where(framed, depth / focal[:, None], torch.inf)
-        weights[view][where] = (sizes.amin(0) / sizes[view]).square().clamp(0, 1)
+        positions = points[view][where]
+        pixels, depth = small.project(positions)
+        towards = F.normalize(small.positions[:, None] - positions, dim=-1)
+        cosine = (towards * normals[view][where]).sum(-1)
+        areas = (depth / focal[:, None]).square() / cosine.clamp_min(LEAST_COSINE)
+        framed = ((pixels >= 0) & (pixels < small.width)).all(-1) & (depth > 0.01) & (cosine > LEAST_COSINE)
+        best = torch.where(framed, areas, torch.inf).amin(0).minimum(areas[view])
+        weights[view][where] = (best / areas[view]).square()
     grown = -F.max_pool2d(-weights[:, None], 2 * GROWN + 1, 1, GROWN)
     return F.interpolate(grown, (size, size), mode="bilinear")[:, 0].to(device)

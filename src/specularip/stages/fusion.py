@@ -101,7 +101,7 @@ def depth_views(
         colors=colors,
         alphas=alphas,
         depths=torch.where(solid, smooth, depths),
-        normals=_normals(smooth, solid, cameras),
+        normals=surface_normals(smooth, solid, cameras),
         solid=solid,
         surface=surface,
         distances=distances,
@@ -147,7 +147,7 @@ def unproject(depths: Tensor, cameras: Cameras) -> Tensor:
     return (in_view - translation[:, None, None]) @ rotation[:, None]
 
 
-def _normals(depths: Tensor, solid: Tensor, cameras: Cameras) -> Tensor:
+def surface_normals(depths: Tensor, solid: Tensor, cameras: Cameras) -> Tensor:
     """Unit normals [V,3,S,S] towards the camera from central differences, one-sided at outlines."""
     points = unproject(depths, cameras)
 
