@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
-from people import GARMENTS, METALS, USUAL_CLOTH, Person, Piece, draw_person, is_plain, shade
+from people import GARMENTS, HATS, METALS, USUAL_CLOTH, Person, Piece, draw_person, is_plain, shade
 from vocabulary import (
     ANCESTRIES,
     BUILDS,
@@ -133,7 +133,8 @@ def garment_phrase(rng: random.Random, piece: Piece, article: bool = True) -> st
 
 
 def mentioned(rng: random.Random, person: Person) -> list[Piece]:
-    """The pieces that a caption names, the most visible first; what has a usual look is mostly left out."""
+    """The pieces that a caption names, the most visible first; what has a usual look is mostly left out. Hats
+    are always named: nobody expects one unasked."""
     pieces = person.pieces
     over = any(piece.slot == "outer" or piece.garment in ("suit", "dungarees") for piece in pieces)
     ranks = ("outer", "whole", "top", "bottom", "feet", "extra")
@@ -146,13 +147,13 @@ def mentioned(rng: random.Random, person: Person) -> list[Piece]:
             usual = 0.3 if piece.slot == "bottom" else 0.15
             chance = usual if is_plain(piece) else 0.92 if piece.slot == "bottom" else 0.75
         else:
-            chance = 0.8 if piece.slot == "extra" else 1.0
+            chance = 0.8 if piece.slot == "extra" and piece.garment not in HATS else 1.0
         if rng.random() < chance:
             chosen.append(piece)
     chosen = chosen or pieces[:1]
     chosen.sort(key=lambda piece: ranks.index(piece.slot))
     if rng.random() < 0.08:
-        chosen = chosen[:1]
+        chosen = chosen[:1] + [piece for piece in chosen[1:] if piece.garment in HATS]
     if rng.random() < 0.15:
         rng.shuffle(chosen)
     return chosen

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from specularip.cameras import Cameras, Views, face_camera, sample_views, view_name
 from specularip.diffusion.prompts import view_prompt
+from specularip.faces.alignment import framed_by_hair
 from specularip.stages.view_start import ELEVATION_DEG, ORBITS
 
 SIZE = 256
@@ -179,9 +180,13 @@ def as_images(images: Tensor, depth: Tensor) -> Tensor:
     return torch.cat([images.float() / 255, depth.float()[:, None]], 1)
 
 
+FRAMED = 0.7
+"""Share of the faces that are framed by the colour of the hair."""
+
+
 def disturb_faces(faces: Tensor) -> Tensor:
     """Face crops [B,3,S,S], augmented as photos differ from renders: light, cast, crop, blur, noise,
-    background."""
+    background. Most are then framed by the colour of the hair, as `generate` does with photos."""
     b, dev = len(faces), faces.device
     r = lambda *shape: torch.rand(b, *shape, device=dev)  # noqa: E731
     scale, shift = 0.88 + 0.24 * r(), (r(2) - 0.5) * 0.16
@@ -216,4 +221,5 @@ def disturb_faces(faces: Tensor) -> Tensor:
     out = out + corner * (r() < 0.6).float()[:, None, None, None] * (r(3)[:, :, None, None] - out) * 0.9
     small = F.avg_pool2d(out, 3, 1, 1)
     out = torch.where((r() < 0.4)[:, None, None, None], small, out)
+    out = torch.where((r() < FRAMED)[:, None, None, None], framed_by_hair(out), out)
     return (out + 0.02 * torch.randn_like(out)).clamp(0, 1)

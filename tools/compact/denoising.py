@@ -204,7 +204,8 @@ def train_student(
 
     loss().backward()  # compiles the networks for this
     student.zero_grad(set_to_none=True)
-    trainer = Trainer(run, student, run.work / "student.pt", rate=rate, seconds=seconds, ema=0.998)
+    path = run.work / "student.pt"
+    trainer = Trainer(run, student, path, rate=rate, seconds=seconds, ema=0.985, warm_up=60)
     trainer.train(loss, between, lambda: keep(student))
     trainer.finish()
     run.say(f"student: {trainer.steps} steps, loss {trainer.smooth:.4f}")

@@ -99,8 +99,10 @@ class Trainer:
         seconds: float,
         slow: tuple[nn.Parameter, ...] = (),
         ema: float = 0.9995,
+        warm_up: int = WARM_UP_STEPS,
     ) -> None:
         self.run, self.path, self.rate, self.seconds, self.decay = run, path, rate, seconds, ema
+        self.warm_up = warm_up
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         late = {id(p) for p in slow}
         groups = []
@@ -157,7 +159,7 @@ class Trainer:
         share = min(1.0, self.elapsed / max(self.seconds, 1e-6))
         rate = (
             self.rate
-            * min(1, (self.steps + 1) / WARM_UP_STEPS)
+            * min(1, (self.steps + 1) / self.warm_up)
             * (0.02 + 0.49 * (1 + math.cos(math.pi * share)))
         )
         for group in self.optimizer.param_groups:

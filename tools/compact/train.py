@@ -29,7 +29,7 @@ from networks import make_prior
 from optimisation import Run, save_atomically
 from preview import Preview, data_sheet
 from torch import nn
-from weight_files import load_autoencoder, save_weights, trained
+from weight_files import load_autoencoder, load_trained, save_weights, trained
 
 from specularip.diffusion.prior import Prior
 
@@ -92,6 +92,8 @@ def stages(run: Run, args: argparse.Namespace) -> None:
     prior.autoencoder.to(memory_format=torch.channels_last)
     if args.autoencoder:
         load_autoencoder(prior, args.autoencoder)
+    if args.weights:
+        load_trained(prior, args.weights)
     task = DenoiserTask(prior, args.batch, args.together)
     data = Latents(run, prior, args.people)
     size = sum(p.numel() for p in task.unet.parameters()) / 1e6
@@ -171,6 +173,7 @@ def main() -> None:
         default=150,
         help="rendering before the first training, from the start",
     )
+    add("--weights", type=Path, nargs="+", help="weight files of an earlier training, to train further")
     add("--autoencoder", type=Path, nargs="+", help="weight files of an earlier training to start from")
     add("--autoencoder-seconds", type=float, default=150, help="0: use --autoencoder as it is")
     add("--denoiser-seconds", type=float, default=800)
@@ -186,8 +189,8 @@ def main() -> None:
     add("--preview", type=int, default=3, help="people on the contact sheet")
     add("--seed", type=int, default=0)
     args = parser.parse_args()
-    if args.autoencoder_seconds == 0 and not args.autoencoder:
-        parser.error("--autoencoder-seconds 0 needs --autoencoder")
+    if args.autoencoder_seconds == 0 and not (args.autoencoder or args.weights):
+        parser.error("--autoencoder-seconds 0 needs --autoencoder or --weights")
     if not args.together <= args.views <= 16:
         parser.error("--together must not exceed --views, nor --views 16")
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))

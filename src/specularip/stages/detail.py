@@ -24,8 +24,9 @@ GROWN = 2
 
 @torch.no_grad()
 def detail_weights(depths: Tensor, solid: Tensor, cameras: Cameras) -> Tensor:
-    """Weights [V,S,S] in 0..1 of the pixels of V views: the area of the surface that a pixel covers in the view
-    that shows the point best (from close by, and squarely), relative to its own, squared; 1 for the background.
+    """Weights [V,S,S] in 0..1 of the pixels of V views, 1 for the background: the area of the surface that a
+    pixel covers in the view that shows the point best (from close by, and squarely), relative to its own,
+    squared.
 
     depths [V,S,S]: metres along the optical axis, valid where `solid` [V,S,S].
     """
