@@ -124,6 +124,7 @@ def test_stopped_and_failed_runs(tmp_path, monkeypatch, capsys):
         ("a man's suit", ["--resume", "--seed", "4"], 130, "--seed 4 --resume\n"),
         ("broken", ["--overwrite"], 2, "specularip: error: the loss is not finite"),
     ]
+    cases[-1][1].extend(["--set", "seid.steps=3", "seid.points=99", "--set", "scr.fit_steps=7"])
     for text, options, code, words in cases:
         arguments = ["generate", text, "--image", str(PORTRAIT), "--out", out, *options]
         monkeypatch.setattr(sys, "argv", ["specularip", *arguments])
@@ -133,6 +134,8 @@ def test_stopped_and_failed_runs(tmp_path, monkeypatch, capsys):
         assert stopped.value.code == code and words in error, error
         assert error.count("\n") == 1 and "--overwrite" not in error
     assert given["seed"] == 0 and given["photo_weight"] == 0.0 and given["preset"] == "compact"
+    config = given["config"]  # --set can be repeated
+    assert (config.seid.steps, config.seid.points, config.scr.fit_steps) == (3, 99, 7)
     signal.signal(signal.SIGTERM, signal_before)
 
 

@@ -10,12 +10,13 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from specularip.errors import UserError
 from specularip.version import __version__
@@ -32,6 +33,9 @@ if "OMP_WAIT_POLICY" not in os.environ:
 USER_ERROR, STOPPED = 2, 130
 """Exit codes: an error that the user can fix; stopped by Ctrl-C or SIGTERM."""
 
+Settings = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, arg(name="set", metavar="NAME=VALUE ...")]
+"""--set, which takes several settings and can be repeated."""
+
 
 def generate(
     text: Annotated[Positional[str], arg(metavar="TEXT")],
@@ -43,7 +47,7 @@ def generate(
     low_memory: bool = False,
     resume: bool = False,
     overwrite: bool = False,
-    settings: Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")] = (),
+    settings: Settings = (),
 ) -> None:
     """Make an avatar from a sentence and a photo of a face.
 
@@ -80,7 +84,7 @@ def generate(
     from specularip.presets import preset_config
     from specularip.progress import Progress
 
-    config = with_settings(preset_config(preset), settings)
+    config = with_settings(preset_config(preset), tuple(chain(*settings)))
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
     # Before torch loads, so that input errors appear at once.
@@ -406,7 +410,7 @@ def models(
     action: Annotated[Positional[Literal["check", "fetch"]], arg(metavar="{check,fetch}")] = "check",
     preset: Literal["all", "compact", "sd15"] = "all",
     quick: bool = False,
-    settings: Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")] = (),
+    settings: Settings = (),
 ) -> None:
     """Check or download the models that the presets need.
 
@@ -430,7 +434,7 @@ def models(
     if settings and preset == "all":
         raise UserError("--set changes one preset: name it with --preset")
     names = ("compact", "sd15") if preset == "all" else (preset,)
-    configs = {name: with_settings(preset_config(name), settings) for name in names}
+    configs = {name: with_settings(preset_config(name), tuple(chain(*settings))) for name in names}
     if action == "fetch":
         from specularip.models.fetch import fetch
 

@@ -81,7 +81,7 @@ and shines; the compact prior reads such tones as those of a hat."""
 
 
 def framed_by_hair(crop: Tensor) -> Tensor:
-    """`align_face` crops [...,3,S,S] of which only the face is left; all around it has the colour of the hair.
+    """`align_face` crops [...,3,S,S] of which only the face is left; around it is the colour of the hair.
 
     For a prior whose identity encoder has seen rendered faces only: what surrounds a face in a photo (a
     background, a collar, waves of hair) resembles hats and scarves of the training more than its hair. The
