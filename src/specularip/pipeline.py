@@ -29,6 +29,7 @@ from specularip.errors import MissingWeights, UserError
 from specularip.export.video import write_video
 from specularip.faces.alignment import align_face, face_mask, framed_by_hair
 from specularip.faces.cascade import find_face
+from specularip.faces.hair import told_hair
 from specularip.faces.insightface import InsightFace
 from specularip.faces.photo import read_image
 from specularip.gaussians import Binding
@@ -247,7 +248,8 @@ def read_faces(
             for index, (photo, name) in enumerate(photos):
                 face = (inputs.face if index == 0 else None) or find_face(photo, name)
                 crop = align_face(photo, face, PHOTO_SIZE)
-                crop = framed_by_hair(crop) if prior.shows_depth else crop
+                if prior.shows_depth:
+                    crop = framed_by_hair(crop, told_hair(inputs.text, crop))
                 found.append(prior.encode_face(crop[None]))
     return found[0], found[1] if len(found) > 1 else None
 

@@ -80,24 +80,25 @@ HAIR_TONE = 0.7
 and shines; the compact prior reads such tones as those of a hat."""
 
 
-def framed_by_hair(crop: Tensor) -> Tensor:
+def framed_by_hair(crop: Tensor, hair: Tensor | None = None) -> Tensor:
     """`align_face` crops [...,3,S,S] of which only the face is left; around it is the colour of the hair.
 
     For a prior whose identity encoder has seen rendered faces only: what surrounds a face in a photo (a
     background, a collar, waves of hair) resembles hats and scarves of the training more than its hair. The
-    colour is the median over the hair above the forehead, toned down by `HAIR_TONE`; that of a bald head is
-    its skin's.
+    colour is `hair` [3], or if None the median over the hair above the forehead, toned down by `HAIR_TONE`;
+    that of a bald head is its skin's.
     """
     import torch
 
     at = torch.linspace(-1, 1, crop.shape[-1], device=crop.device)
     x, y = at[None, :], at[:, None]
-    above = (torch.hypot(x / 0.6, (y + 0.05) / 0.8) < 1) & (y < -0.5)
-    hair = crop[..., above].median(-1).values[..., None, None]
-    grey = hair.mean(-3, keepdim=True)
-    hair = HAIR_TONE * (grey + HAIR_TONE * (hair - grey))
+    if hair is None:
+        above = (torch.hypot(x / 0.6, (y + 0.05) / 0.8) < 1) & (y < -0.5)
+        seen = crop[..., above].median(-1).values
+        grey = seen.mean(-1, keepdim=True)
+        hair = HAIR_TONE * (grey + HAIR_TONE * (seen - grey))
     outside = (6 * (torch.hypot(x / 0.55, (y - 0.15) / 0.72) - 1)).clamp(0, 1)
-    return crop + outside * (hair - crop)
+    return crop + outside * (hair[..., None, None] - crop)
 
 
 def sample_square(
