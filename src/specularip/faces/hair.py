@@ -35,7 +35,7 @@ def told_hair(text: str, crop: Tensor) -> Tensor | None:
         return cheeks.flatten(1).median(1).values
     for words, color in COLORS:
         for word in words.split():
-            # At most two words between: "white curly hair", "black hair" but not "a black dress and long hair".
+            # At most two words between: "white curly hair", but not "a black dress and long hair".
             told = rf"\b{word}(?:[ -](?!and\b|with\b|in\b)[a-z]+){{0,2}}[ -](?:{HAIR})\b"
             noun = rf"\b{word}\b" if word in ALONE.split() else told
             if re.search(told, lowered) or re.search(noun, lowered):
