@@ -6,11 +6,19 @@ from pathlib import Path
 
 from specularip.avatar import Avatar
 from specularip.pipeline import generate
-from specularip.stages.settings import Config, ScrConfig, SeidConfig, StartConfig, ViewFitConfig
+from specularip.stages.settings import Config, RateConfig, ScrConfig, SeidConfig, StartConfig, ViewFitConfig
 
 FACE = Path(__file__).parent.parent / "examples" / "eileen_collins.jpg"
 TEXT = "A woman in a red satin dress"
-SEID = SeidConfig(steps=10, points=900, max_points=1200, render_size=64, views_per_step=2, densify_every=3)
+SEID = SeidConfig(
+    steps=10,
+    points=900,
+    max_points=1200,
+    render_size=64,
+    views_per_step=2,
+    densify_every=3,
+    rates=RateConfig(color_logits=0.1),  # ten steps must change something
+)
 TINY = Config(
     photo_weight=1.0,
     start=StartConfig(ddim_steps=1, scale=1.0, fit=ViewFitConfig(steps=4, views_per_step=2)),
