@@ -37,7 +37,6 @@ def told_hair(text: str, crop: Tensor) -> Tensor | None:
         for word in words.split():
             # At most two words between: "white curly hair", but not "a black dress and long hair".
             told = rf"\b{word}(?:[ -](?!and\b|with\b|in\b)[a-z]+){{0,2}}[ -](?:{HAIR})\b"
-            noun = rf"\b{word}\b" if word in ALONE.split() else told
-            if re.search(told, lowered) or re.search(noun, lowered):
+            if re.search(rf"\b{word}\b" if word in ALONE.split() else told, lowered):
                 return crop.new_tensor(color)
     return None

@@ -113,8 +113,9 @@ def make_targets(state: AvatarState, guide: Guide, after_step: Callable[[int, in
                 depth=guide.prior.shows_depth,
             )
             renders.append(as_images(raster, guide.prior.image_channels, views.distances[rows]))
-            depths.append(raster.depth.squeeze(-1))
-            solid.append(raster.alpha.squeeze(-1) > 0.5)
+            if guide.prior.shows_depth:
+                depths.append(raster.depth.squeeze(-1))
+                solid.append(raster.alpha.squeeze(-1) > 0.5)
         refined = refine(
             guide.prior,
             torch.cat(renders).clamp(0, 1),

@@ -253,7 +253,7 @@ class ScrConfig:
     l1_weight: float = 10.0
     perceptual_weight: float = 2.0
     perceptual: Literal["any", "lpips"] = "any"
-    """any: LPIPS if its weights are downloaded, else features of the prior's own UNet."""
+    """any: LPIPS if its weights are downloaded, else features of the prior's own networks."""
 
 
 @dataclass(frozen=True)

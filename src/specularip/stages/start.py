@@ -63,6 +63,7 @@ def start_from(
     fit_views(
         state, targets, config.start.fit, config.background, config.seid.max_points, after_step, ranks=ranks
     )
+    rates = adam_rates(config.seid.rates)
     for group in state.optimizer.param_groups:
-        group["initial_lr"] = adam_rates(config.seid.rates)[group["name"]]
+        group["initial_lr"] = rates[group["name"]]
     return state

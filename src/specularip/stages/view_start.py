@@ -93,7 +93,7 @@ def gaussians_from_views(
     def nearest_sample(points: SurfacePoints) -> Tensor:
         return torch.from_numpy(tree.query(points.positions.double().numpy(), workers=-1)[1])
 
-    surface = with_skin(fuse(views, config), samples)
+    surface = with_skin(fuse(views, config), samples, tree)
     unseen = _unseen_body(views, surface, samples, config)
     whole = joined([surface, unseen])
     fineness = torch.ones(len(NAMES))
@@ -120,12 +120,12 @@ def gaussians_from_views(
     )
 
 
-def with_skin(surface: SurfacePoints, samples: SurfaceSamples) -> SurfacePoints:
-    """The surface with the body's own hands, and with what lies close to a limb's skin moved onto it.
+def with_skin(surface: SurfacePoints, samples: SurfaceSamples, tree: cKDTree) -> SurfacePoints:
+    """The surface with the body's own hands, and with what lies close to a limb's skin moved onto it. tree:
+    of the samples' points.
 
     Sampled views disagree by a finger's width about where an arm is, while the body is exact.
     """
-    tree = cKDTree(samples.points.double().numpy())
     distance, index = (
         torch.from_numpy(x) for x in tree.query(surface.positions.double().numpy(), workers=-1)
     )
