@@ -29,8 +29,9 @@ from networks import make_prior
 from optimisation import Run, save_atomically
 from preview import Preview, data_sheet
 from torch import nn
-from weight_files import load_autoencoder, load_trained, save_weights, trained
+from weight_files import copy_trained, load_autoencoder, save_weights, trained
 
+from specularip.diffusion.loading.folder import load_prior
 from specularip.diffusion.prior import Prior
 
 CORES_LEFT = 4
@@ -92,8 +93,8 @@ def stages(run: Run, args: argparse.Namespace) -> None:
     prior.autoencoder.to(memory_format=torch.channels_last)
     if args.autoencoder:
         load_autoencoder(prior, args.autoencoder)
-    if args.weights:
-        load_trained(prior, args.weights)
+    if args.prior:
+        copy_trained(trained(load_prior(args.prior, device=run.device, dtype=torch.float32)), prior)
     task = DenoiserTask(prior, args.batch, args.together)
     data = Latents(run, prior, args.people)
     size = sum(p.numel() for p in task.unet.parameters()) / 1e6
@@ -173,7 +174,7 @@ def main() -> None:
         default=150,
         help="rendering before the first training, from the start",
     )
-    add("--weights", type=Path, nargs="+", help="weight files of an earlier training, to train further")
+    add("--prior", type=Path, help="a prior's folder, such as the one that ships, to train further")
     add("--autoencoder", type=Path, nargs="+", help="weight files of an earlier training to start from")
     add("--autoencoder-seconds", type=float, default=150, help="0: use --autoencoder as it is")
     add("--denoiser-seconds", type=float, default=800)
@@ -189,8 +190,8 @@ def main() -> None:
     add("--preview", type=int, default=3, help="people on the contact sheet")
     add("--seed", type=int, default=0)
     args = parser.parse_args()
-    if args.autoencoder_seconds == 0 and not (args.autoencoder or args.weights):
-        parser.error("--autoencoder-seconds 0 needs --autoencoder or --weights")
+    if args.autoencoder_seconds == 0 and not (args.autoencoder or args.prior):
+        parser.error("--autoencoder-seconds 0 needs --autoencoder or --prior")
     if not args.together <= args.views <= 16:
         parser.error("--together must not exceed --views, nor --views 16")
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))

@@ -8,7 +8,7 @@ among them. `python tools/compact/assemble.py` makes a prior's folder of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -58,11 +58,16 @@ def load_autoencoder(prior: Prior, files: Iterable[Path]) -> None:
 
 def load_trained(prior: Prior, files: Iterable[Path]) -> None:
     """Fill everything that is trained from files of `save_weights`. Raises ValueError for other contents."""
-    state, wanted = read_tensors(list(files)), trained(prior)
+    copy_trained(read_tensors(list(files)), prior)
+
+
+def copy_trained(state: Mapping[str, Tensor], prior: Prior) -> None:
+    """Fill everything that is trained from tensors by name. Raises ValueError for other names."""
+    wanted = trained(prior)
     if state.keys() != wanted.keys():
         odd = sorted(state.keys() ^ wanted.keys())
         raise ValueError(
-            f"the files have {len(state)} of {len(wanted)} tensors; differing: {', '.join(odd[:3])}"
+            f"the weights have {len(state)} of {len(wanted)} tensors; differing: {', '.join(odd[:3])}"
         )
     for name, value in state.items():
         wanted[name].copy_(value)
