@@ -17,10 +17,15 @@ colours     Median of each garment, of skin and of hair over all sides, where th
             than SMALLEST of the body's pixels (belts, necklaces) are left out.
 head        SSIM of the close-up over the pixels that the person covers (the background would raise it), mean
             of three views from the front.
+eyes        The same over two squares around the eyes, FEATURE of the image wide: a smooth face without eyes
+            passes the measure above. Beside it, the contrast there (standard deviation of luminance) over the
+            person's own.
 bare skin   Of the pixels whose true part is a garment (as above), the share whose colour in the avatar is
             nearer in CIELAB to the person's skin than to the garment; each is represented by five colours,
             from its dark side to its highlights. The person's own share is the measure's error. Garments
-            within CIEDE2000 ALIKE of the skin cannot be judged.
+            within CIEDE2000 ALIKE of the skin cannot be judged. Where a shirt is tucked in, black trousers
+            may be nearer to skin than to a purple shirt: "patches" are the pixels that are also nearer to
+            skin than to every other garment that can be judged.
 edges       Pieces besides the largest in each silhouette, enclosed holes, and the length of the outline over
             that of the smoothed outline, each beside the person's own.
 mean sample With --samples N: PSNR of avatar and of person against the mean of N images that the prior draws
@@ -51,6 +56,10 @@ if TYPE_CHECKING:
 SIDES, SIZE, ELEVATION_DEG = 16, 512, 6.0
 HEAD_SIZE, HEAD_AZIMUTHS = 256, (-30.0, 0.0, 30.0)
 OUTLINE_SIDES, OUTLINE_SIZE = 8, 720
+EYES = [14, 15]
+"""Among OpenPose's keypoints."""
+FEATURE = 0.09
+"""Side of the squares around the eyes, relative to the side of the head's image."""
 BORDER = 2
 """Pixels of SIZE by which the parts are eroded."""
 SMALLEST = 0.004
@@ -69,7 +78,9 @@ GOALS = {
     "psnr_512": ("PSNR over the body, 512², dB", ">=", 20.0, "{:.2f}"),
     "colors": ("parts whose median is within CIEDE2000 12", ">=", 0.90, "{:.1%}"),
     "head_ssim": ("SSIM of the head (on the person)", ">=", 0.60, "{:.3f}"),
-    "bare": ("bare skin in garments", "<=", 0.01, "{:.2%}"),
+    "eyes_ssim": ("SSIM of the eyes", ">=", 0.60, "{:.3f}"),
+    "bare": ("nearer to skin than to the garment", "<=", 0.01, "{:.2%}"),
+    "patches": ("nearer to skin than to any garment", "<=", 0.01, "{:.2%}"),
     "specks": ("loose pieces in a silhouette, beyond the person's", "<=", 0.0, "{:.2f}"),
     "fray": ("length of the outline over the person's", "<=", 1.05, "{:.3f}"),
 }
@@ -197,6 +208,7 @@ def compare(truth: Truth, folder: Path, checkout: Path) -> tuple[dict[str, Any],
 def likeness(truth: Truth, whole: Tensor, alpha: Tensor, head: Tensor) -> dict[str, float]:
     from measures import body_psnr, body_ssim, silhouette_iou
 
+    eyes = eye_masks(truth)
     small, small_truth = halved(whole), halved(truth.whole)
     small_alpha, small_truth_alpha = halved(alpha), halved(truth.alpha)
     return {
@@ -205,11 +217,35 @@ def likeness(truth: Truth, whole: Tensor, alpha: Tensor, head: Tensor) -> dict[s
         "psnr_256": body_psnr(small, small_truth, small_truth_alpha),
         "psnr_512": body_psnr(whole, truth.whole, truth.alpha),
         "head_ssim": body_ssim(head, truth.head[..., :3], truth.head[..., 3]),
+        "eyes_ssim": body_ssim(head, truth.head[..., :3], eyes),
+        "eyes_contrast": contrast(head, eyes) / contrast(truth.head[..., :3], eyes),
     }
+
+
+def eye_masks(truth: Truth) -> Tensor:
+    """Squares around the eyes in the views of the head, [3,h,h]: 1 inside."""
+    import torch
+
+    from specularip.body import anny_body, phenotype_from_text
+
+    body = anny_body(phenotype_from_text(truth.text))
+    pixels, _ = head_views(truth.height).cameras.project(body.keypoints[EYES])
+    at = torch.arange(HEAD_SIZE) + 0.5
+    near = ((at - pixels[..., None]).abs() < FEATURE * HEAD_SIZE / 2).float()  # views, eyes, xy, pixels
+    return torch.einsum("vew,veh->vhw", near[:, :, 0], near[:, :, 1]).clamp(max=1)
+
+
+def contrast(images: Tensor, mask: Tensor) -> float:
+    """Standard deviation of luma over the pixels of `mask`, mean over the images."""
+    import torch
+
+    luma = images @ images.new_tensor((0.2126, 0.7152, 0.0722))
+    return float(torch.stack([x[m > 0.5].std() for x, m in zip(luma, mask)]).mean())
 
 
 def colors(truth: Truth, whole: Tensor, alpha: Tensor) -> dict[str, Any]:
     """Median colours of the parts, and bare skin in the garments."""
+    import numpy as np
     from measures import bare_share, ciede2000, eroded, lit_palette, median_color
 
     least = SMALLEST * float((truth.alpha > 0.5).sum())
@@ -219,6 +255,13 @@ def colors(truth: Truth, whole: Tensor, alpha: Tensor) -> dict[str, Any]:
     ]
     medians, bare = {}, {}
     skin = truth.whole[covered["skin"]].median(0).values
+    told_apart = [
+        name
+        for name in truth.cloth
+        if name in covered and ciede2000(median_color(truth.whole, covered[name]), skin) > ALIKE
+    ]
+    skin_palette = lit_palette(truth.whole, covered["skin"])
+    palettes = {name: lit_palette(truth.whole, covered[name]) for name in told_apart}
     for name in judged:
         mask = covered[name]
         true, drawn = median_color(truth.whole, mask), median_color(whole, mask & (alpha > 0.5))
@@ -227,11 +270,12 @@ def colors(truth: Truth, whole: Tensor, alpha: Tensor) -> dict[str, Any]:
             "avatar": hexadecimal(drawn),
             "delta": ciede2000(true, drawn),
         }
-        if name in truth.cloth and ciede2000(true, skin) > ALIKE:
-            palettes = lit_palette(truth.whole, mask), lit_palette(truth.whole, covered["skin"])
+        if name in told_apart:
+            drawn_mask, own = mask & (alpha > 0.5), palettes[name]
             bare[name] = {
-                "avatar": bare_share(whole, mask & (alpha > 0.5), *palettes),
-                "true": bare_share(truth.whole, mask, *palettes),
+                "avatar": bare_share(whole, drawn_mask, own, skin_palette),
+                "patches": bare_share(whole, drawn_mask, np.concatenate([*palettes.values()]), skin_palette),
+                "true": bare_share(truth.whole, mask, own, skin_palette),
                 "pixels": int(mask.sum()),
             }
     return {"medians": medians, "bare_by_garment": bare}
@@ -288,11 +332,12 @@ def summary(people: dict[int, dict[str, Any]]) -> dict[str, float]:
     mean = lambda name: sum(p[name] for p in people.values()) / max(1, len(people))  # noqa: E731
     deltas = [part["delta"] for p in people.values() for part in p["medians"].values()]
     garments = [garment for p in people.values() for garment in p["bare_by_garment"].values()]
-    pixels = sum(g["pixels"] for g in garments if not math.isnan(g["avatar"]))
-    bare = sum(g["pixels"] * g["avatar"] for g in garments if not math.isnan(g["avatar"]))
-    found = {name: mean(name) for name in GOALS if name not in ("colors", "bare")}
+    drawn = [g for g in garments if not math.isnan(g["avatar"])]
+    pixels = max(1, sum(g["pixels"] for g in drawn))
+    found = {name: mean(name) for name in GOALS if name not in ("colors", "bare", "patches")}
     found["colors"] = sum(delta <= NEAR for delta in deltas) / max(1, len(deltas))
-    found["bare"] = bare / max(1, pixels)
+    found["bare"] = sum(g["pixels"] * g["avatar"] for g in drawn) / pixels
+    found["patches"] = sum(g["pixels"] * g["patches"] for g in drawn) / pixels
     found["bare_true"] = sum(g["pixels"] * g["true"] for g in garments) / max(
         1, sum(g["pixels"] for g in garments)
     )
@@ -348,8 +393,9 @@ def markdown(found: dict[str, Any]) -> str:
     floor = found["versions"][versions[0]]["summary"]["bare_true"]
     lines += ["", f"Of the people's own renders, {floor:.2%} of the garments' pixels count as bare skin.", ""]
     lines += [
-        "| person | version | IoU | PSNR | head | colours (CIEDE2000) | bare | specks | fray |",
-        "|---" * 9 + "|",
+        "| person | version | IoU | PSNR | head | eyes (contrast) | colours (CIEDE2000) | patches "
+        "| specks | fray |",
+        "|---" * 10 + "|",
     ]
     for number, text in found["people"].items():
         for version in versions:
@@ -357,13 +403,14 @@ def markdown(found: dict[str, Any]) -> str:
             if person is None:
                 continue
             deltas = ", ".join(f"{name} {part['delta']:.0f}" for name, part in person["medians"].items())
-            bare = ", ".join(f"{name} {g['avatar']:.1%}" for name, g in person["bare_by_garment"].items())
+            bare = ", ".join(f"{name} {g['patches']:.1%}" for name, g in person["bare_by_garment"].items())
             cells = [
                 f"{number}: {text}" if version == versions[0] else "",
                 version,
                 f"{person['iou_512']:.3f}",
                 f"{person['psnr_512']:.1f}",
                 f"{person['head_ssim']:.2f}",
+                f"{person['eyes_ssim']:.2f} ({person['eyes_contrast']:.0%})",
                 deltas,
                 bare,
                 f"{person['specks']:.1f}",

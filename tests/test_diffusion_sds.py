@@ -15,7 +15,7 @@ from specularip.diffusion.denoiser import DenoiserInputs
 from specularip.diffusion.guidance import anpg_direction, branch_noise, cfg_noise
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt, view_prompts
-from specularip.diffusion.sample import sample
+from specularip.diffusion.sample import sample, sampling_timesteps
 from specularip.diffusion.sds import clip_pixels, sds
 from specularip.diffusion.settings import GuidanceConfig
 from specularip.diffusion.timesteps import ahds_bounds, sample_timesteps
@@ -241,6 +241,23 @@ def test_sampling_is_reproducible(prior: Prior) -> None:
     )
     assert a.shape == (3, prior.image_channels, prior.image_size, prior.image_size)
     assert torch.equal(a, b) and not torch.allclose(a, c), SEED
+
+
+def test_sampling_ends_with_unguided_steps_of_little_noise(prior: Prior) -> None:
+    even = sampling_timesteps(prior, 4)
+    assert len(even) == 4
+    assert even[-1] == 1  # of this schedule: what is not below is left out
+    assert sampling_timesteps(prior, 4, (40, 1, 0)) == [*even, 0]
+    condition = make_condition(prior, [0.0, 180.0], SEED)
+
+    def drawn(**options: object) -> torch.Tensor:
+        return sample(prior, condition, steps=2, generator=torch.Generator().manual_seed(SEED), **options)
+
+    plain, longer = drawn(scale=4.0), drawn(scale=4.0, last=(0,))
+    assert not torch.allclose(plain, longer), SEED
+    calls = []
+    drawn(scale=4.0, last=(40, 0), progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_condition_checks_identity_scale() -> None:

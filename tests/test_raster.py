@@ -18,6 +18,7 @@ from scenes import (
 
 from specularip.errors import UserError
 from specularip.kernels import threads
+from specularip.kernels.compiling import in_background
 from specularip.raster import rasterize, rasterize_reference, warm_up
 
 
@@ -305,6 +306,20 @@ def test_inputs_that_are_not_contiguous(seed):
     for name in ("means", "quats", "scales", "colors", "viewmats"):
         strided[name] = arguments[name].transpose(0, -1).contiguous().transpose(0, -1)
     assert torch.equal(rasterize(**arguments).image, rasterize(**strided).image), f"seed {seed}"
+
+
+def test_compiling_in_the_background_reports_its_errors_where_the_result_is_needed():
+    done = []
+    in_background(lambda: done.append(1), lambda: done.append(2)).result(timeout=10)
+    assert done == [1, 2]
+
+    def broken() -> None:
+        raise UserError("no folder for the cache")
+
+    failing = in_background(broken, lambda: done.append(3))
+    with pytest.raises(UserError, match="no folder"):
+        failing.result(timeout=10)
+    assert done == [1, 2]
 
 
 def test_warm_up_compiles_everything_that_a_training_step_needs():

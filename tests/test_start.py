@@ -28,7 +28,7 @@ from specularip.stages.view_start import start_views
 
 SHORT = replace(
     TINY,
-    start=StartConfig(ddim_steps=2, fit=ViewFitConfig(steps=8, views_per_step=2)),
+    start=StartConfig(ddim_steps=2, last_timesteps=(20,), fit=ViewFitConfig(steps=8, views_per_step=2)),
     seid=replace(SEID, steps=3, points=3000, max_points=3200),
 )
 

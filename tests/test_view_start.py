@@ -18,7 +18,12 @@ from specularip.stages.guide import as_images
 from specularip.stages.initial_state import state_of
 from specularip.stages.settings import FusionConfig, SeidConfig, ViewFitConfig
 from specularip.stages.view_fit import fit_views, step_rows, view_targets
-from specularip.stages.view_start import gaussians_from_views, start_views, weighted_median
+from specularip.stages.view_start import (
+    face_samples,
+    gaussians_from_views,
+    start_views,
+    weighted_median,
+)
 
 SIZE, GREY = 96, 0.6
 FUSION = FusionConfig(fine_voxel=0.006)
@@ -150,7 +155,7 @@ def test_the_fit_improves_on_the_fusion(fused: Gaussians, views: Views, images: 
         return float(psnr(raster.image, images[:, :3].permute(0, 2, 3, 1)).mean())
 
     before = quality(fused)
-    seid = replace(SeidConfig(), lights=4)
+    seid = replace(SeidConfig(), lights=4, rates=config.rates)
     state = state_of(fused, seid, 0, torch.Generator().manual_seed(0))
     targets = view_targets(images, depth_views(images, cameras, views.targets, GREY, FUSION))
     done = []
@@ -161,7 +166,7 @@ def test_the_fit_improves_on_the_fusion(fused: Gaussians, views: Views, images: 
         assert quality(state.gaussians) > before + 1.0
 
 
-def test_hands_are_the_bodys_and_bare_arms_lie_on_its_skin(
+def test_hands_and_face_are_the_bodys_and_bare_arms_lie_on_its_skin(
     body: Body, views: Views, images: torch.Tensor
 ) -> None:
     farther = images.clone()
@@ -173,3 +178,17 @@ def test_hands_are_the_bodys_and_bare_arms_lie_on_its_skin(
     hand, arm, hips = (made.regions == NAMES.index(name) for name in ("hand", "lower_arm", "hips"))
     assert int(hand.sum()) > 200 and float(away[hand].quantile(0.95)) < 0.005
     assert float(away[arm].quantile(0.9)) < 0.005 < float(away[hips].median())
+    nose = (made.means - body.keypoints[0]).norm(dim=-1) < 0.04
+    assert int(nose.sum()) > 100 and float(away[nose].quantile(0.95)) < 0.005
+
+
+def test_the_face_is_the_front_of_the_head_and_has_no_inside(body: Body) -> None:
+    face = face_samples(body, torch.Generator().manual_seed(4))
+    eyes, ears = body.keypoints[[14, 15]], body.keypoints[[16, 17]]
+    assert len(face.points) > 3000
+    assert face.points[:, 1].max() < ears[:, 1].min()  # bodies face -y
+    assert eyes[:, 2].max() < face.points[:, 2].max() < eyes[:, 2].max() + 0.05
+    # No sample has another one right in front of it.
+    across = torch.cdist(face.points[:, [0, 2]], face.points[:, [0, 2]]) < 0.0015
+    behind = face.points[:, None, 1] - face.points[None, :, 1]
+    assert float((across * behind).max()) < 0.0075

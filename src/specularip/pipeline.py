@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
@@ -25,6 +26,7 @@ from specularip.diffusion.loading.weights import pick_dtype
 from specularip.diffusion.one_person import one_standing_person
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
+from specularip.diffusion.sample import sampling_timesteps
 from specularip.errors import MissingWeights, UserError
 from specularip.export.video import write_video
 from specularip.faces.alignment import align_face, face_mask, framed_by_hair
@@ -35,6 +37,7 @@ from specularip.faces.photo import read_image
 from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs
 from specularip.kernels.async_transfer import StepMetrics
+from specularip.kernels.compiling import in_background
 from specularip.lpips import NO_LPIPS, find_lpips
 from specularip.machine import check_gpu, check_memory
 from specularip.presentation import preview, turntable
@@ -146,7 +149,8 @@ def _run_inputs(inputs: Inputs, config: Config) -> dict[str, Any]:
 
 @dataclass
 class RunContext:
-    """What a run loads or computes before its first step. notes: lines for the report."""
+    """What a run loads or computes before its first step. notes: lines for the report. kernels: their
+    compilation."""
 
     inputs: Inputs
     guide: Guide
@@ -154,6 +158,7 @@ class RunContext:
     perceptual: Perceptual | None
     phenotype: Phenotype
     notes: list[str]
+    kernels: Future[None]
 
     @property
     def config(self) -> Config:
@@ -178,9 +183,6 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
             raise UserError(f"{NO_LPIPS}; --set scr.perceptual_weight=0 does without")
     # Before the prior, which takes longer to load, so that missing models are reported early.
     faces = InsightFace.load(config.prior.faces, device) if config.prior.path == "sd15" else None
-    # Compile the kernels now, so that the ETA does not include it.
-    raster.warm_up(device)
-    specular.warm_up(device)
     prior = load_prior(config, device)
     text = readable(prior, inputs.text, note)
     phenotype = phenotype_from_text(inputs.text)
@@ -202,7 +204,11 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         top, bottom, left, right = config.scr.crop
         if isinstance(perceptual, UnetFeatures) and bottom - top != right - left:
             raise UserError("scr.crop must be square without LPIPS weights: the prior reads square images")
-    return RunContext(inputs, guide, photo, perceptual, phenotype, notes)
+    # Half a minute on a new machine, which the sampling of the first views need not wait for.
+    kernels = in_background(lambda: raster.warm_up(device), lambda: specular.warm_up(device))
+    if device.type == "cuda":
+        kernels.result()  # nothing else may be launched while CUDA graphs are captured
+    return RunContext(inputs, guide, photo, perceptual, phenotype, notes, kernels)
 
 
 def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
@@ -265,10 +271,15 @@ def _run_stages(session: Session, context: RunContext) -> Avatar:
     checkpoint = session.resume()
     phase, step = ("seid", 0) if checkpoint is None else (checkpoint.name, int(checkpoint.meta["step"]))
     targets: Targets | None = None
-    if phase == "seid" and checkpoint is None and guide.prior.shows_depth:
-        state = _start(session, guide, None)
-    elif checkpoint is not None and phase == "start":
-        state, phase, step = _start(session, guide, checkpoint.state["views"]), "seid", 0
+    views: Tensor | None = None
+    if checkpoint is None and guide.prior.shows_depth:
+        views = _sample_views(session, guide)
+    elif phase == "start":
+        assert checkpoint is not None
+        views, phase, step = checkpoint.state["views"], "seid", 0
+    context.kernels.result()
+    if views is not None:
+        state = _start(session, guide, views)
     elif checkpoint is None:
         state = initial_state(guide.body, config.seid, config.seed, session.device)
     else:
@@ -308,20 +319,26 @@ def _run_stages(session: Session, context: RunContext) -> Avatar:
     return _finish(session, context, state)
 
 
-def _start(session: Session, guide: Guide, views: Tensor | None) -> AvatarState:
-    """SEID's first state from sampled views; `views`: those of the checkpoint, to be sampled if None."""
-    if views is None:
-        session.progress.start("SEID views", guide.config.start.ddim_steps)
-        with session.timed("views"):
+def _sample_views(session: Session, guide: Guide) -> Tensor:
+    """The views from which SEID starts, kept in a checkpoint."""
+    start = guide.config.start
+    steps = len(sampling_timesteps(guide.prior, start.ddim_steps, start.last_timesteps))
+    session.progress.start("SEID views", steps)
+    with session.timed("views"):
 
-            def after_sampling(done: int, total: int) -> None:
-                session.progress.step(done)
-                session.check_stop()
+        def after_sampling(done: int, total: int) -> None:
+            session.progress.step(done)
+            session.check_stop()
 
-            views = sample_start(guide, after_sampling)
-            session.ranks.broadcast(views)
-        session.save("start", 0, {"views": views})
-        _release_memory(guide.prior)
+        views = sample_start(guide, after_sampling)
+        session.ranks.broadcast(views)
+    session.save("start", 0, {"views": views})
+    _release_memory(guide.prior)
+    return views
+
+
+def _start(session: Session, guide: Guide, views: Tensor) -> AvatarState:
+    """SEID's first state, fitted to sampled views."""
     # Takes half a minute: a run stopped here starts the fit again, from the views.
     session.progress.start("SEID start", guide.config.start.fit.steps)
     with session.timed("start"):

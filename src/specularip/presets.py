@@ -111,6 +111,16 @@ def sd15() -> Config:
         fit_steps=1200,
         views_per_step=4,
         perceptual_weight=15.0,
+        rates=RateConfig(
+            means=5e-5,
+            quats=2.5e-4,
+            log_scales=1.25e-3,
+            opacity_logits=2.5e-3,
+            color_logits=1.25e-2,
+            latents=1.25e-3,
+            normal_residuals=5e-4,
+            head=1.5e-3,
+        ),
         perceptual="lpips",
     )
     return Config(

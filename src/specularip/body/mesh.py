@@ -50,6 +50,10 @@ class SurfaceSamples:
     faces: Tensor
     barycentric: Tensor
 
+    def select(self, index: Tensor) -> SurfaceSamples:
+        """The samples at `index` (bool mask or indices)."""
+        return SurfaceSamples(*(getattr(self, field.name)[index] for field in fields(self)))
+
 
 @dataclass(frozen=True)
 class Body:

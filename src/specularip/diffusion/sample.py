@@ -13,6 +13,12 @@ from specularip.diffusion.guidance import cfg_noise
 from specularip.diffusion.prior import Prior
 
 
+def sampling_timesteps(prior: Prior, steps: int, last: tuple[int, ...] = ()) -> list[int]:
+    """The timesteps of `sample`: `steps` even ones with guidance, then those of `last` that are below."""
+    even = prior.ddim_timesteps(steps).tolist()
+    return even + [t for t in last if t < even[-1]]
+
+
 @torch.no_grad()
 def sample(
     prior: Prior,
@@ -21,18 +27,22 @@ def sample(
     steps: int = 25,
     scale: float = 5.0,
     rescale: float = 0.0,
+    last: tuple[int, ...] = (),
     generator: torch.Generator | None = None,
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """One image [V,C,S,S] in 0..1 for each view of `condition`, by deterministic DDIM with guidance.
 
+    last: falling timesteps at which sampling goes on without guidance: few even steps end at much noise, and
+    the mean over what it may hide has no fine detail.
+
     Where views attend to each other, those of one batch show one person. The noise is drawn on the CPU, so
     that a seed gives the same noise on every device. progress(done, total) is called after every step.
     """
     shape = (len(condition), prior.latent_channels, prior.latent_size, prior.latent_size)
     noise = torch.randn(shape, generator=generator)
-    timesteps = prior.ddim_timesteps(steps).tolist()
+    timesteps = sampling_timesteps(prior, steps, last)
     images = []
     total = len(timesteps) * -(-len(condition) // batch)
     for index, start in enumerate(range(0, len(condition), batch)):
@@ -41,7 +51,7 @@ def sample(
         noisy = noise[start : start + batch].to(prior.device)
         for done, (t, previous) in enumerate(zip(timesteps, [*timesteps[1:], -1])):
             at = torch.full((len(part),), t, device=prior.device)
-            guided = cfg_noise(prior, noisy, at, part, scale, rescale)
+            guided = cfg_noise(prior, noisy, at, part, scale if done < steps else 1.0, rescale)
             noisy = prior.ddim_step(noisy, guided, t, previous)
             if progress is not None:
                 progress(index * len(timesteps) + done + 1, total)

@@ -7,7 +7,10 @@ NUMBA_CACHE_DIR), so it happens once on a machine and again after an update.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import cache
+from threading import Thread
 
 from numba.core import event
 
@@ -46,3 +49,23 @@ def cache_folder_error(error: RuntimeError) -> UserError:
     return UserError(
         f"The CPU kernels cannot be cached ({error}): set NUMBA_CACHE_DIR to a folder you may write to."
     )
+
+
+def in_background(*warm_ups: Callable[[], None]) -> Future[None]:
+    """Call functions that compile kernels, one after the other, beside other work.
+
+    `result()` of what is returned waits for them, and raises what they raised. The thread does not keep a
+    process alive that is stopped meanwhile.
+    """
+    future: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            for warm_up in warm_ups:
+                warm_up()
+            future.set_result(None)
+        except BaseException as error:  # raised where the result is needed
+            future.set_exception(error)
+
+    Thread(target=work, name="specularip-compile", daemon=True).start()
+    return future

@@ -22,22 +22,16 @@ from specularip.kernels.async_transfer import StepMetrics, copy_async
 from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.stages.detail import detail_weights
 from specularip.stages.guide import Guide, as_images, draw
-from specularip.stages.initial_state import AvatarState
+from specularip.stages.initial_state import AvatarState, adam_rates
 from specularip.stages.perceptual import Perceptual, UnetFeatures
 from specularip.stages.photo_anchor import PhotoAnchor
 from specularip.stages.seid import specular_penalty
 from specularip.stages.settings import ScrConfig
 from specularip.stages.views import full_body
-from specularip.training.optimizer import SHARED, set_rates
+from specularip.training.optimizer import set_initial_rates, set_rates
 from specularip.training.parallel import SINGLE_RANK, Ranks
 from specularip.training.step import take_step
 
-SLOWDOWN = {
-    **dict.fromkeys(("means", "quats", "log_scales", "opacity_logits"), 0.25),
-    **dict.fromkeys(("latents", "normal_residuals", SHARED), 0.5),
-}
-"""Factors of the learning rates relative to SEID. Lower for the geometry, because the targets are sharper but
-show the same shape; lower for the specular branch, because fast latents overfit to few views."""
 RATE_DECAY = 0.9
 """Learning rates fall linearly by this share over the fit."""
 
@@ -189,9 +183,9 @@ def fit_targets(
     background = guide.config.background
     local = ranks.local_slice(config.views_per_step)
     compare = comparison(targets, perceptual)
+    set_initial_rates(state.optimizer, adam_rates(config.rates))
     for step in range(first_step, config.fit_steps):
-        factor = 1.0 - RATE_DECAY * step / config.fit_steps
-        set_rates(state.optimizer, factor, {name: factor * slow for name, slow in SLOWDOWN.items()})
+        set_rates(state.optimizer, 1.0 - RATE_DECAY * step / config.fit_steps)
         drawn = torch.randperm(len(targets.images), generator=state.generator)[: config.views_per_step]
         rows = copy_async(drawn.sort().values[local], targets.images.device)
         raster, specular = draw(state.gaussians, state.shared, targets.cameras(rows), background)

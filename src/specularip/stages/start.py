@@ -18,6 +18,7 @@ from specularip.stages.guide import Guide
 from specularip.stages.initial_state import AvatarState, adam_rates, state_of
 from specularip.stages.view_fit import fit_views, view_targets
 from specularip.stages.view_start import gaussians_from_views, start_views
+from specularip.training.optimizer import set_initial_rates
 from specularip.training.parallel import SINGLE_RANK, Ranks
 
 
@@ -35,6 +36,7 @@ def sample_start(guide: Guide, after_step: Callable[[int, int], None]) -> Tensor
         steps=config.ddim_steps,
         scale=config.scale,
         rescale=config.rescale,
+        last=config.last_timesteps,
         generator=torch.Generator().manual_seed(guide.config.seed),
         batch=len(views.framings),
         progress=after_step,
@@ -63,7 +65,5 @@ def start_from(
     fit_views(
         state, targets, config.start.fit, config.background, config.seid.max_points, after_step, ranks=ranks
     )
-    rates = adam_rates(config.seid.rates)
-    for group in state.optimizer.param_groups:
-        group["initial_lr"] = rates[group["name"]]
+    set_initial_rates(state.optimizer, adam_rates(config.seid.rates))
     return state

@@ -42,6 +42,13 @@ SPACING = 1 / 260
 COVER_WIDTH, COVER_NEIGHBOURS = 2.0, 12
 """How far sideways a point of the surface covers the body, in spacings of the body's samples, and how many of
 the nearest points are considered."""
+FACE_DEPTH, BROWS = 0.35, 0.25
+"""Where the face begins, ahead of the ears, and where it ends, above the eyes, in lengths of the head from
+ears to nose."""
+FACE_FINENESS, HEAD_SAMPLES = 0.3, 40_000
+"""The face's, for eyes and lips; and the samples of the head from which its surface is taken."""
+INSIDE_ACROSS, INSIDE_BEHIND = 0.002, 0.007
+"""A sample is inside if another one, so far to the side at most, is so much further in front, in metres."""
 SKIN_REACH = 0.015
 LIMBS = (UPPER_ARM, LOWER_ARM, LOWER_LEG)
 """Distance in metres from the skin of these regions within which a fused surface is moved onto it: bare skin,
@@ -93,7 +100,8 @@ def gaussians_from_views(
     def nearest_sample(points: SurfacePoints) -> Tensor:
         return torch.from_numpy(tree.query(points.positions.double().numpy(), workers=-1)[1])
 
-    surface = with_skin(fuse(views, config), samples, tree)
+    face = face_samples(body, generator)
+    surface = with_skin(fuse(views, config), samples, tree, face)
     unseen = _unseen_body(views, surface, samples, config)
     whole = joined([surface, unseen])
     fineness = torch.ones(len(NAMES))
@@ -101,6 +109,7 @@ def gaussians_from_views(
         fineness[NAMES.index(name)] = factor
     fine = fineness[samples.regions[nearest_sample(whole)]]
     fine[len(surface) :] *= UNSEEN_FINENESS
+    fine[len(surface) - len(face.points) : len(surface)] = FACE_FINENESS
     points = within_budget(whole, fine, body.height * SPACING, max_points)
     bound = nearest_sample(points)
     colors = _colors(views, points, config)
@@ -120,15 +129,35 @@ def gaussians_from_views(
     )
 
 
-def with_skin(surface: SurfacePoints, samples: SurfaceSamples, tree: cKDTree) -> SurfacePoints:
-    """The surface with the body's own hands, and with what lies close to a limb's skin moved onto it. tree:
-    of the samples' points.
+def face_samples(body: Body, generator: torch.Generator) -> SurfaceSamples:
+    """Samples of the face, 2 mm apart: the front of the head below the brows, without the inside of the mouth
+    and of the eye sockets."""
+    head = body.sample_surface(HEAD_SAMPLES, generator, {name: float(name == "head") for name in NAMES})
+    nose, eyes, ears = (body.keypoints[rows].mean(0) for rows in ([0], [14, 15], [16, 17]))
+    depth = float(ears[1] - nose[1])  # bodies face -y
+    ahead = ears[1] - head.points[:, 1] > FACE_DEPTH * depth
+    below = head.points[:, 2] < eyes[2] + BROWS * depth
+    face = head.select(ahead & below & (head.normals[:, 1] < 0))
+    across = cKDTree(face.points[:, [0, 2]].double().numpy())
+    front = [
+        float(face.points[rows, 1].min())
+        for rows in across.query_ball_point(across.data, INSIDE_ACROSS, workers=-1)
+    ]
+    return face.select(face.points[:, 1] - torch.tensor(front) < INSIDE_BEHIND)
 
-    Sampled views disagree by a finger's width about where an arm is, while the body is exact.
+
+def with_skin(
+    surface: SurfacePoints, samples: SurfaceSamples, tree: cKDTree, face: SurfaceSamples
+) -> SurfacePoints:
+    """The surface with the body's own hands and face, the last of the points, and with what lies close to a
+    limb's skin moved onto it. tree: of the samples' points.
+
+    Sampled views disagree by a finger's width about where an arm is, and the features of a face are doubled
+    when they are projected onto a nose in another place; the body is exact. What lies further from the face
+    than SKIN_REACH stays: hair, beards, hats.
     """
-    distance, index = (
-        torch.from_numpy(x) for x in tree.query(surface.positions.double().numpy(), workers=-1)
-    )
+    positions = surface.positions.double().numpy()
+    distance, index = (torch.from_numpy(x) for x in tree.query(positions, workers=-1))
     regions = samples.regions[index]
     on_limb = (regions[:, None] == torch.tensor(LIMBS)).any(1)
     on_skin = (on_limb & (distance < SKIN_REACH))[:, None]
@@ -138,13 +167,15 @@ def with_skin(surface: SurfacePoints, samples: SurfaceSamples, tree: cKDTree) ->
         surface.sizes,
         surface.weights,
     )
-    hand = samples.regions == HAND
+    near_face = cKDTree(face.points.double().numpy()).query(positions, distance_upper_bound=SKIN_REACH)[0]
+    replaced = (regions == HAND) | (torch.from_numpy(near_face) < SKIN_REACH)
     size, weight = surface.sizes.min(), surface.weights.median()
-    count = int(hand.sum())
-    hands = SurfacePoints(
-        samples.points[hand], samples.normals[hand], size.expand(count), weight.expand(count)
-    )
-    return joined([moved.select(regions != HAND), hands])
+
+    def exact(part: SurfaceSamples) -> SurfacePoints:
+        count = len(part.points)
+        return SurfacePoints(part.points, part.normals, size.expand(count), weight.expand(count))
+
+    return joined([moved.select(~replaced), exact(samples.select(samples.regions == HAND)), exact(face)])
 
 
 def within_budget(points: SurfacePoints, fineness: Tensor, spacing: float, max_points: int) -> SurfacePoints:
@@ -187,7 +218,7 @@ def _colors(views: DepthViews, points: SurfacePoints, config: FusionConfig) -> T
     towards = F.normalize(views.cameras.positions[:, None] - points.positions, dim=-1)
     cosine = (towards * points.normals).sum(-1)
     visible = seen.surface & (seen.behind.abs() < views.tolerances(config)[:, None])
-    weights = visible * (cosine - config.least_cosine).clamp_min(0) / views.pixel_sizes[:, None] ** 1.5
+    weights = visible * (cosine - config.least_cosine).clamp_min(0) ** 3 / views.pixel_sizes[:, None] ** 3
     colors = weighted_median(seen.colors, weights)
     known = weights.sum(0) > 0
     if bool(known.any()) and not bool(known.all()):

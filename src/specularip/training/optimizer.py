@@ -39,6 +39,12 @@ def make_adam(
     return torch.optim.Adam(groups, betas=betas, eps=eps, fused=fused)
 
 
+def set_initial_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, float]) -> None:
+    """The learning rate of each group for the next stage; see `set_rates`."""
+    for group in optimizer.param_groups:
+        group["initial_lr"] = rates[group["name"]]
+
+
 def set_rates(
     optimizer: torch.optim.Optimizer,
     factor: float,
