@@ -3,10 +3,10 @@
     python benchmarks/generate.py [NAME ...] [--out out/bench] [--jobs 1]
 
 Generates every avatar of CASES (or those named) through the command line, each in its own process; finished
-run folders are kept. Then measures all finished ones: the colour of the torso, satin, leather and metal against
-cotton, a dark face against a light one, the same seed twice. Writes results/generate.json and
-results/generate.md beside this file, prints the latter, and draws the four materials from seven directions in
-docs/highlights.png.
+run folders are kept. Then measures all finished ones: the colour of the torso, satin, leather and metal
+against cotton, a dark face against a light one, the same seed twice. Writes results/generate.json and
+results/generate.md beside this file, prints the latter, and draws the four materials from seven directions
+in docs/highlights.png.
 
 Times are valid with `--jobs 1` on an otherwise idle machine; concurrent runs share its cores and are marked.
 """
