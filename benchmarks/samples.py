@@ -20,12 +20,16 @@ from specularip.presets import preset_config
 SHIPPED = Path(__file__).resolve().parents[1] / "src/specularip/assets/compact"
 
 
+START = preset_config("compact").start
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw from a prior: DDIM steps, scale of the guidance, and images at once."""
+    """How to draw from a prior: as `generate` draws its first views, unless said otherwise. DDIM steps, scale
+    of the guidance, and images at once."""
 
-    steps: int = 24
-    scale: float = 1.0
+    steps: int = START.ddim_steps
+    scale: float = START.scale
     batch: int = 16
 
 
@@ -63,6 +67,8 @@ def draw_samples(prior: Prior, asked: Asked, seed: int, sampling: Sampling) -> T
         condition,
         steps=sampling.steps,
         scale=sampling.scale,
+        rescale=START.rescale,
+        last=START.last_timesteps,
         generator=generator,
         batch=sampling.batch,
     )
