@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from specularip.body.regions import HAND
 from specularip.cameras import Cameras
@@ -28,6 +29,8 @@ from specularip.training.optimizer import SHARED, set_rates
 from specularip.training.parallel import SINGLE_RANK, Ranks
 from specularip.training.step import take_step
 
+EMPTY = 0.02
+"""Alpha below which a pixel is background."""
 NEIGHBOURS = 6
 """How many neighbours a Gaussian moves along with."""
 EXPOSURE = 1.06
@@ -40,7 +43,7 @@ RATE_DECAY = 0.8
 class ViewTargets:
     """V views as targets, on the device of the Gaussians: cameras; images [V,S,S,4], RGB over the background
     and alpha; depths [V,S,S,1] in metres, which count where `measured` [V,S,S,1] is 1; distances [V] of the
-    cameras from their targets; weights [V,S,S,1] of the pixels."""
+    cameras from their targets; weights [V,S,S,1] of the pixels, and of their colours alone."""
 
     cameras: Cameras
     images: Tensor
@@ -48,17 +51,26 @@ class ViewTargets:
     measured: Tensor
     distances: Tensor
     weights: Tensor
+    color_weights: Tensor
 
 
 def view_targets(images: Tensor, views: DepthViews, device: torch.device | str = "cpu") -> ViewTargets:
-    """Sampled images [V,5,S,S] as targets; views: the same, decoded."""
+    """Sampled images [V,5,S,S] as targets; views: the same, decoded.
+
+    Colours do not count at outlines: what is drawn softly there would become streaks on the surface, seen
+    from the side.
+    """
+    weights = detail_weights(views.depths, views.solid, views.cameras)
+    mixed = ~(views.surface | (views.alphas < EMPTY))
+    mixed = F.max_pool2d(mixed.float()[:, None], 3, 1, 1)[:, 0]
     return ViewTargets(
         views.cameras.to(device),
         images[:, :4].permute(0, 2, 3, 1).contiguous().to(device),
         views.depths[..., None].to(device),
         views.surface[..., None].float().to(device),
         views.distances.to(device),
-        detail_weights(views.depths, views.solid, views.cameras)[..., None].to(device),
+        weights[..., None].to(device),
+        (weights * (1 - mixed))[..., None].to(device),
     )
 
 
@@ -153,13 +165,13 @@ def _differences(raster: Raster, targets: ViewTargets, rows: Tensor) -> tuple[Te
     """Weighted absolute differences of colour, alpha and encoded depth from the targets of the views
     `rows`."""
     color, alpha = targets.images[rows].split([3, 1], -1)
-    weights = targets.weights[rows]
+    weights, color_weights = targets.weights[rows], targets.color_weights[rows]
     scale = DEPTH_GAIN / targets.distances[rows][:, None, None, None]
     measured = targets.measured[rows] * (raster.alpha.detach() > 0.5)
     depth = (raster.depth - targets.depths[rows]).abs() * scale * measured
-    differences = (raster.image - color).abs(), (raster.alpha - alpha).abs(), depth
-    color, alpha, depth = ((weights * difference).mean() for difference in differences)
-    return color, alpha, depth
+    color = (color_weights * (raster.image - color).abs()).mean()
+    alpha = (weights * (raster.alpha - alpha).abs()).mean()
+    return color, alpha, (weights * depth).mean()
 
 
 def _regularise(state: AvatarState, graph: Tensor, share: float, config: ViewFitConfig) -> Tensor:
