@@ -195,7 +195,7 @@ class Studio:
     def open(assets: Path, device: str = "cpu") -> Studio:
         if not assets.exists():
             raise SystemExit(f"{assets} is missing: write it with tools/compact/assets.py, or give --assets")
-        loaded = Assets.load(assets, device)
+        loaded = Assets.load(assets)  # dressing is work of the CPU
         return Studio(loaded, Renderer(loaded, device))
 
     def dress(self, person: Person) -> PersonMesh:
