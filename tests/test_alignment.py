@@ -9,7 +9,7 @@ from PIL import Image
 
 from specularip.errors import UserError
 from specularip.faces.alignment import align_face, face_mask, framed_by_hair
-from specularip.faces.cascade import find_face
+from specularip.faces.landmarks import find_face
 
 PORTRAIT = os.path.join(os.path.dirname(__file__), "..", "examples", "eileen_collins.jpg")
 EYES = np.array([(203.5, 100.5), (246.5, 101.5)])

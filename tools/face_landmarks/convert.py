@@ -5,9 +5,10 @@
     python tools/face_landmarks/convert.py mediapipe-0.10.21-*.whl
 
 The networks are modules/face_detection/face_detection_short_range.tflite and
-modules/face_landmark/face_landmark.tflite, Apache-2.0. They store float16, which is kept bit for bit. A .tflite
-file is a list of operations on numbered tensors without layer names, so each output is followed back to the
-image: the weights on that path, reversed, are in the order of the modules in specularip/faces/networks.py.
+modules/face_landmark/face_landmark.tflite, Apache-2.0. They store float16, which is kept bit for bit. A
+.tflite file is a list of operations on numbered tensors without layer names, so each output is followed back
+to the image: the weights on that path, reversed, are in the order of the modules in
+specularip/faces/networks.py.
 """
 
 from __future__ import annotations
@@ -110,12 +111,9 @@ def main() -> None:
     parser.add_argument("wheel", type=Path)
     with zipfile.ZipFile(parser.parse_args().wheel) as wheel:
         folder = "mediapipe/modules"
-        networks = nn.ModuleDict(
-            {
-                "detector": detector(wheel.read(f"{folder}/face_detection/face_detection_short_range.tflite")),
-                "mesh": mesh(wheel.read(f"{folder}/face_landmark/face_landmark.tflite")),
-            }
-        )
+        boxes = wheel.read(f"{folder}/face_detection/face_detection_short_range.tflite")
+        points = wheel.read(f"{folder}/face_landmark/face_landmark.tflite")
+    networks = nn.ModuleDict({"detector": detector(boxes), "mesh": mesh(points)})
     OUT.parent.mkdir(parents=True, exist_ok=True)
     save_file(networks.state_dict(), OUT)
     print(f"{OUT}: {OUT.stat().st_size:,} bytes")

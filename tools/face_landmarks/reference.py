@@ -5,10 +5,9 @@ In an environment of its own, because mediapipe wants an old numpy (Python 3.12,
     pip install mediapipe==0.10.21 "numpy<2" pillow safetensors
     python tools/face_landmarks/reference.py
 
-For each photo: the 468 points of FaceMesh for still images, without the attention variant (float32 [468,3], in
-pixels, z too), and the six points of the short-range FaceDetection (float32 [6,2], in pixels), from whose eyes
-MediaPipe and `specularip.faces.landmarks` cut out the same square for the mesh; also "box": its corner, width
-and height.
+For each photo, in pixels: "points", the 468 points of FaceMesh for still images, without the attention
+variant, [468,3]; and of the short-range FaceDetection "six", its points [6,2], and "box", its corner, width
+and height [4]. From these, MediaPipe and the tests cut out the same square for the mesh.
 """
 
 from __future__ import annotations

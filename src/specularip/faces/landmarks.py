@@ -1,13 +1,12 @@
-"""Finding the faces of a photo: 468 landmarks each, by MediaPipe's detector and face mesh, in torch.
+"""Finding the faces of a photo, with 468 landmarks each: MediaPipe's detector and face mesh, in torch.
 
-The detector sees squares of 128 pixels and misses faces narrower than a fifth of that, so it also looks at
-parts of the photo, which overlap by half. Its boxes and eyes say what to cut out for the mesh, which refines
-them and says whether there is a face at all.
+The detector (`faces.detection`) says where to look. The mesh says whether that is a face, and where its
+points are; it looks again at the square around them until they stay where they are. Then they depend little
+on how good the detector's square was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,79 +18,67 @@ from specularip.faces.alignment import CROP_PER_BOX, EYE_LINE, FaceBox, sample_s
 from specularip.faces.photo import MIN_FACE
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from specularip.faces.detection import Square
 
-    from specularip.faces.networks import Mesh
-
-TURNS = (0.0, 45.0, -45.0, 90.0, -90.0, 180.0)
-"""Tilts of the face, degrees clockwise, tried in turn until a face is found; detector and mesh cope with 30."""
+# The search.
+TURNS_DEG = (45.0, -45.0, 90.0, -90.0, 180.0)
+"""Tilts of the face, tried in turn if a search for upright faces, which finds most tilted ones, is in vain."""
 SMALLEST_TILE = 3.5 * MIN_FACE
 """Smaller parts of a photo, in its pixels, are not looked at: their faces would be too small to use."""
-MIN_SCORE = 0.5
+CANDIDATES = 16
+"""Squares of one search that the mesh looks at, the surest first."""
 MAX_OVERLAP = 0.3
-BATCH = 16
-CANDIDATES = 40
-"""Boxes of one search that the mesh looks at, the surest first."""
-MESH_PER_BOX = 1.5
-"""Side of the square for the mesh over that of the face: what it was trained on."""
-MAX_YAW_DEG = 60.0
+REFINEMENTS, STILL = 5, 0.015
+"""How often at most the mesh looks again; it stops when the landmarks move by less than this part of their
+radius. Undoes errors of the detector of 40 degrees."""
+HOPELESS, MIN_SCORE, DOUBTFUL, SURE = -4.0, 1.0, 4.0, 12.0
+"""Scores of the mesh. Clear faces have 20 to 28, faces half covered or turned by 55 degrees about 5, things
+that are no faces up to 4, faces read upside down up to 10."""
+MAX_YAW_DEG, DOUBTFUL_YAW_DEG = 60.0, 50.0
+"""Beyond 55 degrees, the angle that the landmarks show grows no more, but the score falls."""
 
 # Numbers of landmarks. Left and right are the person's.
 RIGHT_EYE, LEFT_EYE = (33, 133, 159, 145), (263, 362, 386, 374)
 RIGHT_SIDE, LEFT_SIDE = (33, 127, 234, 132), (263, 356, 454, 361)
-SIDE_PER_RADIUS = 1.0
-"""Side of `FaceBox` over the landmarks' rms distance from their centre."""
+SIDE_PER_RADIUS = 2.92
+"""Side of `FaceBox` over `Landmarks.radius`. Gives the framing that the compact prior was trained on."""
 
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """A face. points: float32 [468,3], numbered as MediaPipe's face mesh: x to the right and y down in pixels
-    of the photo (the upper left pixel's centre is at 0.5), z in the same unit, smaller towards the camera.
-    score: the mesh's probability that this is a face."""
+    """A face. points: float32 [468,3], numbered as in MediaPipe's face mesh: x to the right and y down in
+    pixels of the photo (0.5 is the middle of the first pixel), z in the same unit, smaller towards the
+    camera. score: log odds of its being a face, see `SURE`."""
 
     points: np.ndarray
     score: float
 
     @property
     def eyes(self) -> np.ndarray:
-        """Middles (x, y, z) of the person's right eye, which is at the left of an upright photo, and of the
-        left one: [2,3]."""
-        return np.stack([self.points[list(eye)].mean(0) for eye in (RIGHT_EYE, LEFT_EYE)])
+        """(x, y) in the middle of the person's right eye, at the left of an upright photo, and of the left
+        one: float64 [2,2]."""
+        eyes = self.points[[RIGHT_EYE, LEFT_EYE], :2]
+        return eyes.mean(1, dtype=np.float64)
 
     @property
     def radius(self) -> float:
-        """Root mean square distance of the points from their centre in pixels, the same from all sides."""
+        """Root mean square distance of the points from their middle, in pixels, the same from all sides."""
         return float(np.sqrt(((self.points - self.points.mean(0)) ** 2).sum(1).mean()))
 
     @property
     def yaw_deg(self) -> float:
-        """How far the head is turned to a side, positive if its right side is nearer; 90 is a profile."""
-        x, y, z = self.points[list(LEFT_SIDE)].mean(0) - self.points[list(RIGHT_SIDE)].mean(0)
+        """How far the head is turned aside, positive if the person's right is nearer. Right within some
+        degrees up to 50, beyond that too small."""
+        right, left = self.points[[RIGHT_SIDE, LEFT_SIDE]].mean(1)
+        x, y, z = left - right
         return float(np.degrees(np.arctan2(z, np.hypot(x, y))))
 
 
-@dataclass(frozen=True)
-class _Square:
-    """A tilted square of a photo: its middle (x, y), its upper edge from left to right, in pixels."""
-
-    middle: np.ndarray
-    edge: np.ndarray
-
-    @property
-    def axes(self) -> np.ndarray:
-        """Rows: the edges to the right and down."""
-        return np.stack([self.edge, [-self.edge[1], self.edge[0]]])
-
-    @property
-    def corner(self) -> np.ndarray:
-        return self.middle - self.axes.sum(0) / 2
-
-
 def find_face(image: np.ndarray, name: str = "the photo") -> FaceBox:
-    """The largest face of a photo, tilted by any angle and seen from at most 60 degrees aside.
+    """The largest face of a photo, tilted by any angle and turned aside by at most about 60 degrees.
 
     image: uint8 [H,W,3]. name: of the photo, for messages. Raises UserError if there is no face, or if the
-    largest is narrower than MIN_FACE pixels or turned away further.
+    largest is narrower than MIN_FACE pixels or turned further.
     """
     faces = find_faces(image)
     if not faces:
@@ -106,12 +93,12 @@ def find_face(image: np.ndarray, name: str = "the photo") -> FaceBox:
             f"the largest face in {name} is only {side:.0f} pixels wide, {MIN_FACE} are needed: "
             "use a closer or larger photo"
         )
-    if abs(face.yaw_deg) > MAX_YAW_DEG:
+    if abs(face.yaw_deg) > (MAX_YAW_DEG if face.score > DOUBTFUL else DOUBTFUL_YAW_DEG):
         raise UserError(
-            f"the largest face in {name} is in profile, turned by {abs(face.yaw_deg):.0f} degrees: "
+            f"the largest face in {name} looks too far aside, by some 60 degrees or more: "
             "use a photo that looks into the camera"
         )
-    right, left = face.eyes[:, :2].astype(float)
+    right, left = face.eyes
     across = (left - right) / np.hypot(*(left - right))
     down = np.array([-across[1], across[0]])
     center = (right + left) / 2 + (0.5 - EYE_LINE) * CROP_PER_BOX * side * down
@@ -121,45 +108,77 @@ def find_face(image: np.ndarray, name: str = "the photo") -> FaceBox:
 def find_faces(image: np.ndarray) -> list[Landmarks]:
     """The faces of a photo, uint8 [H,W,3], the largest first.
 
-    Whole and halved photos are always searched; smaller parts and tilted faces only while there is no face.
+    Faces wider than a tenth of the photo are all found. Smaller ones and some upside down or lying are looked
+    for only while none is found, down to MIN_FACE pixels.
     """
-    import torch
+    from specularip.faces.detection import detect
 
-    from specularip.faces.networks import load
-
-    _, mesh = load()
     photo = Image.fromarray(image)
-    depth = max(1, int(np.log2(max(max(photo.size) / SMALLEST_TILE, 1)))) + 1
-    with torch.inference_mode():
-        for turn in TURNS:
-            squares: list[_Square] = []
-            scores: list[float] = []
-            for level in range(depth if turn == 0 else min(depth, 3)):
-                for square, score in _detect(photo, 2**level, turn):
-                    squares.append(square)
-                    scores.append(score)
-                if level and (faces := _confirmed(image, mesh, squares, scores)):
-                    return sorted(faces, key=lambda face: -face.radius)
+    depth = int(np.log2(max(photo.size) / SMALLEST_TILE))  # how often the photo can be halved
+    searches = [(0.0, (1, 2)), *((0.0, (2**level,)) for level in range(2, depth + 1))]
+    searches += [(turn, (1, 2)) for turn in TURNS_DEG]
+    for turn, divisions in searches:
+        squares = [one for parts in divisions for one in detect(photo, parts, turn)]
+        if faces := _confirmed(image, squares, SURE if turn else MIN_SCORE):
+            return sorted(faces, key=lambda face: -face.radius)
     return []
 
 
-def _confirmed(
-    image: np.ndarray, mesh: Mesh, squares: list[_Square], scores: list[float]
-) -> list[Landmarks]:
-    """The faces that the mesh sees in the detector's squares, each once."""
-    sides = [float(np.hypot(*square.edge)) for square in squares]
-    boxes = [_box(square.middle[None] + 0.5 * side * CORNERS) for square, side in zip(squares, sides)]
+def read_landmarks(image: np.ndarray, square: Square) -> Landmarks:
+    """What the mesh sees in a square of a photo, uint8 [H,W,3]; a face should be upright in it, and about two
+    thirds as wide. Beyond the border, the photo is mirrored."""
+    import torch
+
+    from specularip.faces.networks import MESH_SIZE, load
+
+    _, mesh = load()
+    crop = sample_square(image, _pair(square.corner), _pair(square.edge), MESH_SIZE)
+    with torch.no_grad():
+        points, logit = mesh(torch.from_numpy(crop).float().permute(2, 0, 1)[None])
+    places = points[0].numpy().astype(np.float64) / MESH_SIZE
+    xy = square.corner + places[:, :2] @ square.axes
+    z = places[:, 2:] * np.hypot(*square.edge)
+    return Landmarks(np.concatenate([xy, z], 1).astype(np.float32), float(logit))
+
+
+def _confirmed(image: np.ndarray, squares: list[tuple[Square, float]], min_score: float) -> list[Landmarks]:
+    """The faces that the mesh sees in the detector's squares, each once; doubtful ones only without others."""
+    best = _distinct([square.box for square, _ in squares], [logit for _, logit in squares], nested=False)
     found = []
-    for i in _distinct(boxes, scores, nested=False)[:CANDIDATES]:
-        face = read_landmarks(image, mesh, squares[i])
-        face = read_landmarks(image, mesh, _around(face))
-        if face.score > MIN_SCORE:
+    for i in best[:CANDIDATES]:
+        face = _settled(image, squares[i][0])
+        if HOPELESS < face.score < SURE:  # perhaps it lies or is upside down
+            turned = [_settled(image, _around(face).turned(quarters)) for quarters in (1, 2, 3)]
+            face = max([face, *(other for other in turned if other.score > SURE)], key=lambda one: one.score)
+        if face.score > min_score:
             found.append(face)
-    kept = _distinct([_box(face.points[:, :2]) for face in found], [face.score for face in found], nested=True)
-    return [found[i] for i in kept]
+    boxes = [_box(face.points[:, :2]) for face in found]
+    faces = [found[i] for i in _distinct(boxes, [face.score for face in found], nested=True)]
+    return [face for face in faces if face.score > DOUBTFUL] or faces
 
 
-CORNERS = np.array([[-1.0, -1.0], [1.0, 1.0]])
+def _settled(image: np.ndarray, square: Square) -> Landmarks:
+    """What the mesh sees in a square, then around that, and so on until it stays or the mesh is less sure."""
+    face = read_landmarks(image, square)
+    for _ in range(REFINEMENTS if face.score > HOPELESS else 0):
+        again = read_landmarks(image, _around(face))
+        if again.score < min(face.score, SURE) - 1:
+            break
+        moved = np.sqrt(((again.points - face.points)[:, :2] ** 2).sum(1).mean())
+        face = again
+        if moved < STILL * face.radius:
+            break
+    return face
+
+
+def _around(face: Landmarks) -> Square:
+    """The square for the mesh around a known face."""
+    from specularip.faces.detection import MESH_PER_BOX, Square
+
+    points = face.points[:, :2].astype(np.float64)
+    level = Square.along(np.zeros(2), 1.0, points[LEFT_EYE[0]] - points[RIGHT_EYE[0]]).axes
+    box = _box(points @ level.T)
+    return Square.along((box[:2] + box[2:]) / 2 @ level, MESH_PER_BOX * (box[2:] - box[:2]).max(), level[0])
 
 
 def _box(points: np.ndarray) -> np.ndarray:
@@ -170,103 +189,20 @@ def _box(points: np.ndarray) -> np.ndarray:
 def _distinct(boxes: list[np.ndarray], scores: list[float], nested: bool) -> list[int]:
     """Indices of the boxes (left, top, right, bottom) that overlap no better one, the best first.
 
-    nested: boxes within others overlap too: the share is that of the smaller box, not of both together.
+    nested: a box within another overlaps it too: the shared area counts relative to the smaller box, and not
+    to what both cover.
     """
     kept: list[int] = []
     for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
         for j in kept:
             extent = np.minimum(boxes[i][2:], boxes[j][2:]) - np.maximum(boxes[i][:2], boxes[j][:2])
-            shared = float(np.prod(np.clip(extent, 0, None)))
-            areas = [float(np.prod(box[2:] - box[:2])) for box in (boxes[i], boxes[j])]
+            shared = np.prod(np.clip(extent, 0, None))
+            areas = [np.prod(box[2:] - box[:2]) for box in (boxes[i], boxes[j])]
             if shared > MAX_OVERLAP * (min(areas) if nested else sum(areas) - shared):
                 break
         else:
             kept.append(i)
     return kept
-
-
-def _around(face: Landmarks) -> _Square:
-    """The square that the mesh reads once more."""
-    points = face.points[:, :2].astype(float)
-    across = points[LEFT_EYE[0]] - points[RIGHT_EYE[0]]
-    across /= max(float(np.hypot(*across)), 1e-6)
-    axes = np.stack([across, [-across[1], across[0]]])
-    box = _box(points @ axes.T)
-    side = MESH_PER_BOX * float((box[2:] - box[:2]).max())
-    return _Square((box[:2] + box[2:]) / 2 @ axes, side * across)
-
-
-def read_landmarks(image: np.ndarray, mesh: Mesh, square: _Square) -> Landmarks:
-    """What the mesh sees in a square of the photo."""
-    import torch
-
-    from specularip.faces.networks import MESH_SIZE
-
-    crop = sample_square(image, _pair(square.corner), _pair(square.edge), MESH_SIZE)
-    points, logit = mesh(torch.from_numpy(np.float32(crop.transpose(2, 0, 1)))[None])
-    places = points[0].numpy().astype(float) / MESH_SIZE
-    xy = square.corner + places[:, :2] @ square.axes
-    z = places[:, 2:] * np.hypot(*square.edge)
-    return Landmarks(np.float32(np.concatenate([xy, z], 1)), float(logit.sigmoid()))
-
-
-def _detect(photo: Image.Image, parts: int, turn: float) -> Iterator[tuple[_Square, float]]:
-    """Squares for the mesh, with the detector's probabilities, from tiles 1/parts of the photo's long side."""
-    import torch
-
-    from specularip.faces.networks import DETECTOR_SIZE, load
-
-    detector, _ = load()
-    scale = DETECTOR_SIZE * parts / max(photo.size)
-    small = photo.resize(
-        (max(1, round(photo.width * scale)), max(1, round(photo.height * scale))),
-        Image.Resampling.BILINEAR,
-        reducing_gap=2.0,
-    )
-    view = np.asarray(small.rotate(turn, Image.Resampling.BILINEAR, expand=True) if turn else small)
-    before = [max(0, DETECTOR_SIZE - side) // 2 for side in view.shape[:2]]
-    after = [max(0, DETECTOR_SIZE - side) - first for side, first in zip(view.shape[:2], before)]
-    view = np.pad(view, (*zip(before, after), (0, 0)))
-    corners = [(x, y) for y in _starts(view.shape[0]) for x in _starts(view.shape[1])]
-    for first in range(0, len(corners), BATCH):
-        group = corners[first : first + BATCH]
-        tiles = np.stack([view[y : y + DETECTOR_SIZE, x : x + DETECTOR_SIZE] for x, y in group])
-        pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 127.5 - 1
-        logits, rows = detector(pixels)
-        tile, row = torch.nonzero(logits > 0, as_tuple=True)
-        middle = np.array(view.shape[1::-1]) / 2
-        for t, box, cell, score in zip(tile.tolist(), rows[tile, row], detector.cells()[row], logits[tile, row]):
-            yield _square(box, cell, group[t], middle, turn, photo, scale), float(score.sigmoid())
-
-
-def _starts(side: int) -> list[int]:
-    """Where tiles begin that cover a side and overlap by half."""
-    from specularip.faces.networks import DETECTOR_SIZE
-
-    rest = side - DETECTOR_SIZE
-    return [round(at) for at in np.linspace(0, rest, -(-2 * rest // DETECTOR_SIZE) + 1)]
-
-
-def _square(
-    row: Tensor,
-    cell: Tensor,
-    corner: tuple[int, int],
-    middle: np.ndarray,
-    turn: float,
-    photo: Image.Image,
-    scale: float,
-) -> _Square:
-    """A row of the detector as the mesh's square, in pixels of the photo.
-
-    corner: of the tile in the view, whose middle is the photo's.
-    """
-    cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
-    back = np.array([[cos, sin], [-sin, cos]]) / scale
-    box = row.numpy().astype(float)
-    at = (cell.numpy() + box[:2] + np.array(corner) - middle) @ back + np.array(photo.size) / 2
-    across = (box[6:8] - box[4:6]) @ back
-    side = MESH_PER_BOX * float(box[2:4].max()) / scale
-    return _Square(at, side * across / max(float(np.hypot(*across)), 1e-6))
 
 
 def _pair(values: np.ndarray) -> tuple[float, float]:

@@ -110,9 +110,7 @@ class Mesh(nn.Module):
 def _blocks(inputs: int, outputs: tuple[int, ...], prelu: bool) -> list[Block]:
     """Blocks with these numbers of channels; a negative number also halves the side."""
     widths = (inputs, *map(abs, outputs))
-    return [
-        Block(before, abs(after), 2 if after < 0 else 1, prelu) for before, after in zip(widths, outputs)
-    ]
+    return [Block(before, abs(after), 2 if after < 0 else 1, prelu) for before, after in zip(widths, outputs)]
 
 
 @cache
