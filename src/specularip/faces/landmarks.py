@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # The search.
 TURNS_DEG = (45.0, -45.0, 90.0, -90.0, 180.0)
-"""Tilts of the face, tried in turn if a search for upright faces, which finds most tilted ones, is in vain."""
+"""Tilts of the face, tried in turn if a search for upright faces, which finds most tilted ones, fails."""
 SMALLEST_TILE = 3.5 * MIN_FACE
 """Smaller parts of a photo, in its pixels, are not looked at: their faces would be too small to use."""
 CANDIDATES = 16
@@ -33,7 +33,9 @@ REFINEMENTS, STILL = 5, 0.015
 radius. Undoes errors of the detector of 40 degrees."""
 HOPELESS, MIN_SCORE, DOUBTFUL, SURE = -4.0, 1.0, 4.0, 12.0
 """Scores of the mesh. Clear faces have 20 to 28, faces half covered or turned by 55 degrees about 5, things
-that are no faces up to 4, faces read upside down up to 10."""
+that are no faces up to 6, faces read upside down up to 10."""
+DETECTOR_SURE = 1.0
+"""Log odds of the detector, which gives clear faces 2 or more, and hardly anything else."""
 MAX_YAW_DEG, DOUBTFUL_YAW_DEG = 60.0, 50.0
 """Beyond 55 degrees, the angle that the landmarks show grows no more, but the score falls."""
 
@@ -142,9 +144,10 @@ def read_landmarks(image: np.ndarray, square: Square) -> Landmarks:
 
 
 def _confirmed(image: np.ndarray, squares: list[tuple[Square, float]], min_score: float) -> list[Landmarks]:
-    """The faces that the mesh sees in the detector's squares, each once; doubtful ones only without others."""
+    """The faces that the mesh sees in the detector's squares, each once; doubtful ones if no others."""
     best = _distinct([square.box for square, _ in squares], [logit for _, logit in squares], nested=False)
-    found = []
+    found: list[Landmarks] = []
+    clear: list[Landmarks] = []
     for i in best[:CANDIDATES]:
         face = _settled(image, squares[i][0])
         if HOPELESS < face.score < SURE:  # perhaps it lies or is upside down
@@ -152,9 +155,11 @@ def _confirmed(image: np.ndarray, squares: list[tuple[Square, float]], min_score
             face = max([face, *(other for other in turned if other.score > SURE)], key=lambda one: one.score)
         if face.score > min_score:
             found.append(face)
-    boxes = [_box(face.points[:, :2]) for face in found]
-    faces = [found[i] for i in _distinct(boxes, [face.score for face in found], nested=True)]
-    return [face for face in faces if face.score > DOUBTFUL] or faces
+            if face.score > SURE or (face.score > DOUBTFUL and squares[i][1] > DETECTOR_SURE):
+                clear.append(face)
+    faces = clear or found
+    boxes = [_box(face.points[:, :2]) for face in faces]
+    return [faces[i] for i in _distinct(boxes, [face.score for face in faces], nested=True)]
 
 
 def _settled(image: np.ndarray, square: Square) -> Landmarks:
