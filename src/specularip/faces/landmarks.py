@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 # The search.
 TURNS_DEG = (45.0, -45.0, 90.0, -90.0, 180.0)
 """Tilts of the face, tried in turn if a search for upright faces, which finds most tilted ones, fails."""
-SMALLEST_TILE = 3.5 * MIN_FACE
-"""Smaller parts of a photo, in its pixels, are not looked at: their faces would be too small to use."""
+SMALLEST_TILE, MAX_HALVINGS = 3.5 * MIN_FACE, 4
+"""Parts of a photo that are smaller, in its pixels, are not looked at: their faces would be too small to use.
+Nor are parts of less than a sixteenth of its side: in a photo of 100 megapixels, that would take long."""
 CANDIDATES = 16
 """Squares of one search that the mesh looks at, the surest first."""
 MAX_OVERLAP = 0.3
@@ -111,13 +112,13 @@ def find_faces(image: np.ndarray) -> list[Landmarks]:
     """The faces of a photo, uint8 [H,W,3], the largest first.
 
     Faces wider than a tenth of the photo are all found. Smaller ones and some upside down or lying are looked
-    for only while none is found, down to MIN_FACE pixels.
+    for only while none is found, down to MIN_FACE pixels and an 80th of the photo.
     """
     from specularip.faces.detection import detect
 
     photo = Image.fromarray(image)
-    depth = int(np.log2(max(photo.size) / SMALLEST_TILE))  # how often the photo can be halved
-    searches = [(0.0, (1, 2)), *((0.0, (2**level,)) for level in range(2, depth + 1))]
+    halvings = min(MAX_HALVINGS, int(np.log2(max(photo.size) / SMALLEST_TILE)))
+    searches = [(0.0, (1, 2)), *((0.0, (2**count,)) for count in range(2, halvings + 1))]
     searches += [(turn, (1, 2)) for turn in TURNS_DEG]
     for turn, divisions in searches:
         squares = [one for parts in divisions for one in detect(photo, parts, turn)]
