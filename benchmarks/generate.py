@@ -197,7 +197,7 @@ def face_luminance(avatar: Avatar, text: str) -> float:
 
 def photo_luminance(path: Path) -> float:
     from specularip.faces.alignment import align_face
-    from specularip.faces.cascade import find_face
+    from specularip.faces.landmarks import find_face
     from specularip.faces.photo import read_image
 
     photo = read_image(path)

@@ -47,7 +47,7 @@ from specularip.body import AnnyModel, Body, phenotype_from_text  # noqa: E402
 from specularip.body.regions import HEAD, TORSO  # noqa: E402
 from specularip.cameras import UPPER, Cameras, Framing, Views, face_camera  # noqa: E402
 from specularip.errors import UserError  # noqa: E402
-from specularip.faces.cascade import find_face  # noqa: E402
+from specularip.faces.landmarks import find_face  # noqa: E402
 from specularip.files import to_uint8  # noqa: E402
 from specularip.raster.mesh import rasterize_mesh  # noqa: E402
 

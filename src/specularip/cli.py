@@ -87,7 +87,7 @@ def generate(
     config = with_settings(preset_config(preset), tuple(chain(*settings)))
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
-    # Before torch loads, so that input errors appear at once.
+    # Before all that is slow to load, so that input errors appear soon.
     check_inputs(text, image, out, resume, overwrite, config.detects_face)
     try:
         with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:

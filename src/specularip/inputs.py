@@ -1,4 +1,4 @@
-"""The inputs of `generate`, checked within a second or two, before torch and the models load."""
+"""The inputs of `generate`, checked within a few seconds, before the models load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from specularip.errors import UserError
 from specularip.faces.alignment import FaceBox
-from specularip.faces.cascade import find_face
+from specularip.faces.landmarks import find_face
 from specularip.faces.photo import read_image
 from specularip.run_folder import RunFolder
 
@@ -40,7 +40,7 @@ def check_inputs(
     """Read the photo, find the face and check that `out` may be used; writes nothing.
 
     look_for_face: False if insightface will detect the face later (`faces.insightface`). Raises UserError for
-    an empty text, a photo without a usable face (see `faces.photo` and `faces.cascade`), or an output folder
+    an empty text, a photo without a usable face (see `faces.photo`, `faces.landmarks`), or an output folder
     that cannot be used (see `RunFolder.check`).
     """
     text = " ".join(text.split())
@@ -58,7 +58,7 @@ def check_inputs(
 
 @lru_cache(maxsize=1)
 def _read_photo(path: Path, version: tuple[int, ...]) -> np.ndarray:
-    """Cached: the command line checks the inputs before torch loads, and `generate` checks them again."""
+    """Cached: the command line checks the inputs before all else loads, and `generate` checks them again."""
     photo = read_image(path)
     photo.setflags(write=False)
     return photo

@@ -30,9 +30,9 @@ from specularip.diffusion.sample import sampling_timesteps
 from specularip.errors import MissingWeights, UserError
 from specularip.export.video import write_video
 from specularip.faces.alignment import align_face, face_mask, framed_by_hair
-from specularip.faces.cascade import find_face
 from specularip.faces.hair import told_hair
 from specularip.faces.insightface import InsightFace
+from specularip.faces.landmarks import find_face
 from specularip.faces.photo import read_image
 from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs

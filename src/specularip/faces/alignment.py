@@ -13,37 +13,24 @@ if TYPE_CHECKING:
 
 # The canonical crop, in units of its side.
 EYE_LINE = 0.42
-EYE_SPACING = 0.255
 CROP_PER_BOX = 1.70
-"""Crop side over detector box: puts the chin near 0.88 and makes the face about 0.6 wide."""
+"""Crop side over that of `FaceBox`: puts the chin near 0.88, makes the face about 0.6 wide and most people's
+eyes 0.25 apart."""
 
 
 @dataclass(frozen=True)
 class FaceBox:
     """Where the face of a photo is. Pixel coordinates, x to the right and y down.
 
-    center, side, tilt_deg: the detector's square, about brow to chin and ear to ear; a positive tilt turns
-    it clockwise. eyes: (x, y) of the eye at the image's left, then of the one at its right. eyes_found:
-    False if the eyes were not located and are assumed at their usual place in the square. count: number of
-    faces in the photo.
+    center, side: a square as tilted as the face, about brow to chin and ear to ear. eyes: (x, y) of the
+    person's right eye, then of the left one; in an upright photo, the right one is at the left. count: number
+    of faces in the photo.
     """
 
     center: tuple[float, float]
     side: float
-    tilt_deg: float
     eyes: tuple[tuple[float, float], tuple[float, float]]
-    eyes_found: bool
     count: int
-
-    def point(self, x: float, y: float) -> tuple[float, float]:
-        """Photo coordinates of a point in the square's axes, in pixels from its centre."""
-        return rotate_about(self.center, self.tilt_deg, x, y)
-
-
-def rotate_about(center: tuple[float, float], tilt_deg: float, x: float, y: float) -> tuple[float, float]:
-    """`center` plus the vector (x, y) turned clockwise by tilt_deg."""
-    cos, sin = np.cos(np.radians(tilt_deg)), np.sin(np.radians(tilt_deg))
-    return float(center[0] + cos * x - sin * y), float(center[1] + sin * x + cos * y)
 
 
 def align_face(image: np.ndarray, face: FaceBox, size: int = 96) -> Tensor:
@@ -54,14 +41,11 @@ def align_face(image: np.ndarray, face: FaceBox, size: int = 96) -> Tensor:
     """
     import torch
 
-    (left_x, left_y), (right_x, right_y) = face.eyes
-    spacing = float(np.hypot(right_x - left_x, right_y - left_y))
-    across = np.array([right_x - left_x, right_y - left_y]) / spacing
+    right, left = np.array(face.eyes)
+    side = CROP_PER_BOX * face.side
+    across = (left - right) / np.hypot(*(left - right))
     down = np.array([-across[1], across[0]])
-    # The box is the more reliable measure of size, the eyes of position and tilt.
-    side = 0.65 * CROP_PER_BOX * face.side + 0.35 * spacing / EYE_SPACING
-    middle = np.array([(left_x + right_x) / 2, (left_y + right_y) / 2])
-    corner = middle - 0.5 * side * across - EYE_LINE * side * down
+    corner = (right + left) / 2 - 0.5 * side * across - EYE_LINE * side * down
     crop = sample_square(image, tuple(corner), tuple(side * across), size)
     return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1), dtype=np.float32))
 

@@ -157,11 +157,12 @@ def needed(part: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
 def preset_models(config: Config, *, checksums: bool = True) -> list[Model]:
     """All models that a configuration needs. checksums: also compare SHA-256, which reads every file."""
     if config.prior.path == "compact":
-        return [_body(config), _compact()]
+        return [_body(config), _compact(), _face_landmarks()]
     if config.prior.path != "sd15":
         root = on_disk(config.prior.path)
         files = tuple(prior_files(root))
-        return [_body(config), Model("prior", config.prior.path, root, "your own files", "", files)]
+        prior = Model("prior", config.prior.path, root, "your own files", "", files)
+        return [_body(config), prior, _face_landmarks()]
     sources = config.prior.sources
     parts = [part for part in NEEDS if part != "tokenizer" or _is_file(sources.base)]
     models = [_network(part, getattr(sources, part), checksums) for part in parts]
@@ -274,6 +275,13 @@ def _smplx(source: str, optional: bool = False) -> Model:
 def _compact() -> Model:
     files = tuple(file for file in compact_files() if file.path.name != "anny.safetensors")
     return Model("compact prior", "the package", ASSETS / "compact", "Apache-2.0", "", files)
+
+
+def _face_landmarks() -> Model:
+    root = ASSETS / "face_landmarks"
+    page = "https://github.com/google-ai-edge/mediapipe"
+    files = (inspect_file(root / "weights.safetensors"),)
+    return Model("face landmarks", "the package", root, "Apache-2.0", page, files)
 
 
 def compact_files(assets: Path = ASSETS) -> list[ModelFile]:
