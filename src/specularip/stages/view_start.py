@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from specularip.body import Body
 from specularip.body.mesh import SurfaceSamples
 from specularip.body.regions import HAND, LOWER_ARM, LOWER_LEG, NAMES, UPPER_ARM
+from specularip.body.regions import HEAD as HEAD_REGION
 from specularip.cameras import FULL, HEAD, LOWER, UPPER, Cameras, Framing, Views
 from specularip.gaussians import Gaussians, turned_to
 from specularip.specular import LATENTS
@@ -112,7 +113,7 @@ def gaussians_from_views(
     fine[len(surface) - len(face.points) : len(surface)] = FACE_FINENESS
     points = within_budget(whole, fine, body.height * SPACING, max_points)
     bound = nearest_sample(points)
-    colors = _colors(views, points, config)
+    colors = _colors(views, points, samples.regions[bound] == HEAD_REGION, config)
     spacing = spacings(points.positions)
     spacing = spacing.clamp(max=float(spacing.median()) * 3)
     return Gaussians(
@@ -211,14 +212,19 @@ def _unseen_body(
     return points.select(~covered)
 
 
-def _colors(views: DepthViews, points: SurfacePoints, config: FusionConfig) -> Tensor:
+def _colors(views: DepthViews, points: SurfacePoints, head: Tensor, config: FusionConfig) -> Tensor:
     """Colours [P,3]: the median over the views that see a point, which count by how closely and squarely they
-    do; where none does, the colour of the nearest point that one sees."""
+    do; where none does, the colour of the nearest point that one sees.
+
+    head [P] bool: where the best view decides alone, or nearly so, for the sake of eyes and lips; elsewhere
+    there would be an edge where the best view changes.
+    """
     seen = look_up(views, points.positions, config.outline_tolerance)
     towards = F.normalize(views.cameras.positions[:, None] - points.positions, dim=-1)
     cosine = (towards * points.normals).sum(-1)
     visible = seen.surface & (seen.behind.abs() < views.tolerances(config)[:, None])
-    weights = visible * (cosine - config.least_cosine).clamp_min(0) ** 3 / views.pixel_sizes[:, None] ** 3
+    weights = visible * (cosine - config.least_cosine).clamp_min(0) / views.pixel_sizes[:, None] ** 1.5
+    weights = weights ** torch.where(head, 2.5, 1.0)
     colors = weighted_median(seen.colors, weights)
     known = weights.sum(0) > 0
     if bool(known.any()) and not bool(known.all()):
