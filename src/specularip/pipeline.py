@@ -255,7 +255,8 @@ def read_faces(
                 face = (inputs.face if index == 0 else None) or find_face(photo, name)
                 crop = align_face(photo, face, PHOTO_SIZE)
                 if prior.shows_depth:
-                    crop = framed_by_hair(crop, told_hair(inputs.text, crop))
+                    told = told_hair(inputs.text, crop) if index == 0 else None
+                    crop = framed_by_hair(crop, told)
                 found.append(prior.encode_face(crop[None]))
     return found[0], found[1] if len(found) > 1 else None
 
