@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from runs import PORTRAIT, RESULTS, ROOT, Order, cost_of, in_own_process, machine, make
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from specularip.avatar import Avatar
@@ -67,8 +66,13 @@ CASES = (
 MAX_SECONDS, MAX_GIB = 300.0, 2.0
 MIN_COLORS = 9
 MIN_SHINE = 1.5
-SHINY = ("satin", "leather", "metallic")
-"""Against cotton, on the same dress."""
+DRESSES = {
+    "satin": "red-dress",
+    "leather": "red-leather-dress",
+    "metallic": "red-metallic-dress",
+    "cotton": "red-cotton-dress",
+}
+"""The same dress in four materials, of which the first three shine."""
 MAX_DIFFERENCE = 1e-4
 
 LIGHT_SKIN, DARK_SKIN = (0.87, 0.68, 0.56), (0.37, 0.23, 0.16)
@@ -260,17 +264,11 @@ def measure(out: Path, photos: dict[str, Path]) -> dict[str, Any]:
 
 
 REPEAT = ("red-dress", "red-dress-again")
-DRESSES = {
-    "satin": "red-dress",
-    "leather": "red-leather-dress",
-    "metallic": "red-metallic-dress",
-    "cotton": "red-cotton-dress",
-}
 
 
-def highlight_sheet(out: Path) -> np.ndarray | None:
-    """The four dresses, a row each, from seven directions 15 degrees apart: highlights move over the cloth.
-    uint8; None if one is missing."""
+def highlight_sheet(out: Path) -> Tensor | None:
+    """The four dresses, a row each, from seven directions 15 degrees apart, to see whether highlights move
+    over the cloth: [4*256,7*256,3] in 0..1. None if one is missing."""
     import torch
 
     from specularip.avatar import load
@@ -284,9 +282,8 @@ def highlight_sheet(out: Path) -> np.ndarray | None:
         height = avatar.provenance["height"]
         target = torch.tensor([0.0, 0.0, 0.05 * height])
         cameras = Cameras.orbit([15.0 * i for i in range(-3, 4)], 5.0, 1.15 * height, 40.0, 256, 256, target)
-        images = avatar.render(cameras).image
-        rows.append(torch.cat(list(images), 1))
-    return (torch.cat(rows).clamp(0, 1) * 255).round().byte().numpy()
+        rows.append(torch.cat(list(avatar.render(cameras).image), 1))
+    return torch.cat(rows)
 
 
 def checks(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -326,9 +323,9 @@ def checks(found: dict[str, Any]) -> list[dict[str, Any]]:
         "image": "highlights in the image",
         "variation": "change with the view",
     }
-    matte = runs.get(DRESSES["cotton"], {}).get("specular")
-    for material in SHINY:
-        shiny = runs.get(DRESSES[material], {}).get("specular")
+    found_specular = {material: runs.get(name, {}).get("specular") for material, name in DRESSES.items()}
+    matte = found_specular.pop("cotton")
+    for material, shiny in found_specular.items():
         for key, label in labels.items():
             ratio = shiny[key] / max(matte[key], 1e-6) if shiny and matte else None
             judged = key == "energy"

@@ -16,7 +16,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.measure import perimeter_crofton
 from torch import Tensor
 
-from specularip.metrics import SSIM_WINDOW, ssim_map
+from specularip.metrics import SSIM_WINDOW, luminance, ssim_map
 
 SHADES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of lightness whose colours stand for a surface in the studio, from dark side to highlight."""
@@ -57,6 +57,11 @@ def body_ssim(image: Tensor, truth: Tensor, alpha: Tensor) -> float:
     half = SSIM_WINDOW // 2
     middles = alpha[:, half:-half, half:-half] > 0.5
     return float(ssim_map(image, truth).mean(1)[middles].mean())
+
+
+def contrast(image: Tensor, mask: Tensor) -> float:
+    """Standard deviation of luma over the pixels of the mask [V,H,W] > 0.5, mean over the views."""
+    return float(torch.stack([x[m > 0.5].std() for x, m in zip(luminance(image), mask)]).mean())
 
 
 def eroded(mask: Tensor, pixels: int) -> Tensor:

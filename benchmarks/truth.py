@@ -206,7 +206,7 @@ def compare(truth: Truth, folder: Path, checkout: Path) -> tuple[dict[str, Any],
 
 
 def likeness(truth: Truth, whole: Tensor, alpha: Tensor, head: Tensor) -> dict[str, float]:
-    from measures import body_psnr, body_ssim, silhouette_iou
+    from measures import body_psnr, body_ssim, contrast, silhouette_iou
 
     eyes = eye_masks(truth)
     small, small_truth = halved(whole), halved(truth.whole)
@@ -233,14 +233,6 @@ def eye_masks(truth: Truth) -> Tensor:
     at = torch.arange(HEAD_SIZE) + 0.5
     near = ((at - pixels[..., None]).abs() < FEATURE * HEAD_SIZE / 2).float()  # views, eyes, xy, pixels
     return torch.einsum("vew,veh->vhw", near[:, :, 0], near[:, :, 1]).clamp(max=1)
-
-
-def contrast(images: Tensor, mask: Tensor) -> float:
-    """Standard deviation of luma over the pixels of `mask`, mean over the images."""
-    import torch
-
-    luma = images @ images.new_tensor((0.2126, 0.7152, 0.0722))
-    return float(torch.stack([x[m > 0.5].std() for x, m in zip(luma, mask)]).mean())
 
 
 def colors(truth: Truth, whole: Tensor, alpha: Tensor) -> dict[str, Any]:

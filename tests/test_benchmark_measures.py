@@ -16,6 +16,7 @@ from measures import (
     body_ssim,
     ciede2000,
     confusion,
+    contrast,
     cross_validated,
     edges,
     eroded,
@@ -74,6 +75,16 @@ def test_erosion() -> None:
     mask[:, 2:7, 2:7] = True
     assert eroded(mask, 1).sum() == 9 and eroded(mask, 2).sum() == 1 and eroded(mask, 0).equal(mask)
     assert eroded(torch.ones(1, 5, 5, dtype=torch.bool), 2).all()
+
+
+def test_contrast_is_the_spread_of_luma_within_the_mask() -> None:
+    image = torch.zeros(2, 4, 4, 3)
+    image[:, ::2] = torch.tensor([0.8, 0.4])[:, None, None, None]
+    mask = torch.zeros(2, 4, 4)
+    mask[:, :, :2] = 1
+    image[:, :, 2:] = torch.rand(2, 4, 2, 3)  # outside of it
+    spread = torch.tensor([0.0, 0.8] * 4).std()
+    assert contrast(image, mask) == pytest.approx(float(spread) * (1 + 0.5) / 2, rel=1e-5)
 
 
 def test_bare_share_counts_skin_in_a_garment() -> None:

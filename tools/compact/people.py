@@ -11,6 +11,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from specularip.faces.hair import COLORS as TOLD_COLORS
+
 RGB = tuple[float, float, float]
 
 COLORS: dict[str, RGB] = {  # sRGB
@@ -121,16 +123,8 @@ HATS = ("hat", "cap", "beanie")
 GROWN_UP = ("high heels", "long gloves", "suit", "leather jacket", "necklace")
 """What children seldom wear."""
 
-HAIR_COLORS: dict[str, RGB] = {  # sRGB
-    "black": (0.05, 0.045, 0.05),
-    "brown": (0.28, 0.17, 0.10),
-    "blonde": (0.80, 0.65, 0.40),
-    "red": (0.60, 0.24, 0.10),
-    "grey": (0.55, 0.55, 0.56),
-    "white": (0.88, 0.87, 0.85),
-    "pink": (0.90, 0.45, 0.62),
-    "blue": (0.20, 0.35, 0.75),
-}
+HAIR_COLORS: dict[str, RGB] = {words.split()[0]: rgb for words, rgb in TOLD_COLORS}
+"""sRGB: as `generate` reads them in a sentence."""
 HAIR_COLOR_NAMES = tuple(HAIR_COLORS)
 HAIR_STYLES = ("bald", "short", "bob", "long", "ponytail", "braid", "afro", "bun")
 
