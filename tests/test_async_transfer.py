@@ -58,7 +58,7 @@ def small(device: str, steps: int) -> tuple[Guide, AvatarState]:
     config = Config(
         guidance=GuidanceConfig(kind="anpg"),
         seid=SeidConfig(
-            steps=steps, points=300, render_size=32, views_per_step=2, specular_from=-0.2, lights=8,
+            steps=steps, points=300, render_size=32, views_per_step=2, lights=8,
             orbit=OrbitConfig(), densify_from=1.0,
         ),
         scr=ScrConfig(fit_steps=steps, views_per_step=2),

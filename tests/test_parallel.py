@@ -38,9 +38,7 @@ def gradients(ranks: Ranks, seed: int) -> dict[str, torch.Tensor]:
     body = anny_body()
     config = Config(
         guidance=GuidanceConfig(kind="anpg", pixel_clip=1e9),
-        seid=SeidConfig(
-            steps=1, points=300, render_size=32, views_per_step=VIEWS, specular_from=-0.2, lights=8
-        ),
+        seid=SeidConfig(steps=1, points=300, render_size=32, views_per_step=VIEWS, lights=8),
         scr=ScrConfig(fit_steps=1, views_per_step=VIEWS),
     )
     face = prior.encode_face(torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from dataclasses import replace
@@ -15,20 +16,26 @@ from tiny_runs import FACE, SEID, TEXT, TINY, difference
 
 from specularip import pipeline
 from specularip.avatar import Avatar
+from specularip.cameras import FULL, Cameras
 from specularip.diffusion.loading.folder import save_prior
 from specularip.diffusion.prompts import PromptBook
 from specularip.gaussians import Gaussians
 from specularip.metrics import psnr
 from specularip.progress import Progress
+from specularip.specular import SpecularConfig, SpecularHead
+from specularip.specular.head import PACE
+from specularip.specular.shading import ROUGHNESS
 from specularip.stages.guide import Guide, as_images, draw
 from specularip.stages.initial_state import initial_state
 from specularip.stages.settings import Config, StartConfig, ViewFitConfig
-from specularip.stages.start import sample_start
+from specularip.stages.start import sample_start, start_from
 from specularip.stages.view_start import start_views
 
 SHORT = replace(
     TINY,
-    start=StartConfig(ddim_steps=2, last_timesteps=(20,), fit=ViewFitConfig(steps=8, views_per_step=2)),
+    start=StartConfig(
+        ddim_steps=2, last_timesteps=(20,), shading_steps=20, fit=ViewFitConfig(steps=8, views_per_step=2)
+    ),
     seid=replace(SEID, steps=3, points=3000, max_points=3200),
 )
 
@@ -103,6 +110,37 @@ def test_a_stopped_run_resumes_to_the_same_avatar(
     assert difference(resumed, finished[1]) <= 1e-3
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len([line for line in lines if line["stage"] == "seid"]) == config.seid.steps
+
+
+def test_highlights_in_the_sampled_views_move_with_the_camera(config: Config) -> None:
+    """A glossy body under one lamp, seen in between the views from which it was made: a fit alone paints the
+    highlights of those views onto the surface."""
+    prior = compact_prior()
+    body = pipeline.make_body(config, pipeline.phenotype_from_text(TEXT))
+    guide = Guide(prior, PromptBook(prior), TEXT, prior.encode_face(torch.rand(1, 3, 16, 16)), body, config)
+    lamp = SpecularHead(SpecularConfig(lights=1))
+    with torch.no_grad():
+        lamp.axes.copy_(torch.tensor([[0.4, -0.8, 0.45]]))
+        lamp.raw_colors.fill_(math.log(5.0) / PACE)
+        lamp.raw_widths.fill_(math.log(0.03) / PACE)
+    person = striped(guide)
+    latents = person.latents.clone()
+    latents[:, :2], latents[:, 3:6] = math.log(0.25 / ROUGHNESS), 1.5
+    person = replace(person, latents=latents, color_logits=torch.full_like(person.color_logits, -1.0))
+
+    views = start_views(body.height, 128)
+    raster, _ = draw(person, lamp, views.cameras, config.background, depth=True)
+    images = as_images(raster, 5, views.distances).detach()
+    between = Cameras.orbit([-20.0, 20.0], 8.0, FULL.distance * body.height, FULL.fov_y_deg, 128, 128)
+    dull, true = (draw(person, lamp, between, config.background, gain)[0].image for gain in (0.0, 1.0))
+    lit = (true - dull).amax(-1) > 0.1
+    errors = []
+    for steps in (0, 150):
+        guide.config = replace(config, start=replace(config.start, shading_steps=steps))
+        state = start_from(images, guide, torch.device("cpu"), lambda *_: None)
+        own = draw(state.gaussians, state.shared, between, config.background)[0].image
+        errors.append(float((own - true)[lit].abs().mean()))
+    assert lit.sum() > 1000 and errors[1] < 0.8 * errors[0], errors
 
 
 def test_views_are_sampled_together_and_depend_on_each_other(config: Config) -> None:

@@ -22,7 +22,11 @@ SEID = SeidConfig(
 TINY = Config(
     photo_weight=1.0,
     start=StartConfig(
-        ddim_steps=1, last_timesteps=(), scale=1.0, fit=ViewFitConfig(steps=4, views_per_step=2)
+        ddim_steps=1,
+        last_timesteps=(),
+        scale=1.0,
+        shading_steps=4,
+        fit=ViewFitConfig(steps=4, views_per_step=2),
     ),
     seid=SEID,
     scr=ScrConfig(orbit_views=8, refine_steps=1, ddim_steps=25, fit_steps=4, views_per_step=2),

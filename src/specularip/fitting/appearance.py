@@ -86,12 +86,12 @@ class SpecularAppearance:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         points, normals = init.points, init.normals
         colors = initial_colors(observations, points)
-        if normals is not None and self.initial_shading_steps:
+        latents = torch.zeros(len(points), LATENTS, device=points.device)
+        if normals is not None:
+            steps = self.initial_shading_steps
             latents = fit_initial_shading(
-                self.head, init, observations, cameras, colors, self.initial_shading_steps, generator
+                self.head, points, normals, observations, cameras, colors, steps, generator
             )
-        else:
-            latents = torch.zeros(len(points), LATENTS, device=points.device)
         params = {"color_logits": colors, "latents": latents, "normal_residuals": torch.zeros_like(points)}
         if normals is None:
             normals = rotation_matrices(init.quats)[..., 2]

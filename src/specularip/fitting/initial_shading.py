@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from specularip.cameras import Cameras
 from specularip.fitting.observations import Observations, quantile_colors
-from specularip.fitting.point_init import PointInit
 from specularip.specular import SpecularHead
 from specularip.specular.shading import LATENTS, ROUGHNESS
 
@@ -28,30 +27,32 @@ BATCH = 16_384
 MATERIAL = 6
 """Leading latents that a cluster shares: roughness, tangent angle, reflectance."""
 RATE, COLOR_RATE = 1.5e-2, 3e-2
+LEAST_OBSERVATIONS = 1000
+"""Fewer say nothing about a light."""
 
 
 def fit_initial_shading(
     head: SpecularHead,
-    init: PointInit,
+    points: Tensor,
+    normals: Tensor,
     observations: Observations,
     cameras: Cameras,
     color_logits: Tensor,
     steps: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Fit `head` and `color_logits` [N,3] in place; returns latents [N,34].
+    """Fit `head` and `color_logits` [N,3] in place to points [N,3] with unit normals [N,3]; returns latents
+    [N,34].
 
-    cameras: of the observations. All tensors are on one device; generator: on the CPU. Raises ValueError for
-    points without normals.
+    cameras: of the observations. All tensors are on one device; generator: on the CPU. Without steps, or with
+    too few observations, the latents are zero and nothing changes.
     """
-    device = init.points.device
-    if init.normals is None:
-        raise ValueError("initial shading needs points with normals")
-    views, points = observations.seen.nonzero(as_tuple=True)
-    latents = torch.zeros(len(init), LATENTS, device=device)
-    if len(points) < 1000:
+    device = points.device
+    views, rows = observations.seen.nonzero(as_tuple=True)
+    latents = torch.zeros(len(points), LATENTS, device=device)
+    if len(rows) < LEAST_OBSERVATIONS or steps == 0:
         return latents
-    cluster = _cluster(init, observations, generator)
+    cluster = _cluster(points, observations, generator)
     candidates = len(ROUGHNESSES)
     material = torch.zeros(CLUSTERS, candidates, MATERIAL, device=device)
     material[..., :2] = torch.tensor([math.log(r / ROUGHNESS) for r in ROUGHNESSES], device=device)[:, None]
@@ -75,17 +76,17 @@ def fit_initial_shading(
             group["lr"] = rate * min(1.0, 0.1 ** ((step / steps - 0.5) / 0.5))
         if step == half:
             best = (losses / counts.clamp_min(1)).argmin(1)
-        pick = torch.randint(len(points), (BATCH,), generator=seeds, device=device)
-        i, view = points[pick], views[pick]
+        pick = torch.randint(len(rows), (BATCH,), generator=seeds, device=device)
+        i, view = rows[pick], views[pick]
         which = torch.randint(candidates, (BATCH,), generator=seeds, device=device)
         which = which if step < half else best[cluster[i]]
         # index_select, not indexing: on the CPU, its backward sums in a fixed order.
-        rows = material.flatten(0, 1).index_select(0, cluster[i] * candidates + which)
-        rows = F.pad(rows, (0, LATENTS - MATERIAL))
+        shared = material.flatten(0, 1).index_select(0, cluster[i] * candidates + which)
+        shared = F.pad(shared, (0, LATENTS - MATERIAL))
         diffuse = color_logits.index_select(0, i).sigmoid()
-        view_dirs = F.normalize(positions[view] - init.points[i], dim=-1)
+        view_dirs = F.normalize(positions[view] - points[i], dim=-1)
         # A camera at the origin that sees each point along its own direction.
-        specular = head.shade(head.prepare(rows, diffuse), init.normals[i], -view_dirs, origin)[0]
+        specular = head.shade(head.prepare(shared, diffuse), normals[i], -view_dirs, origin)[0]
         error = (diffuse + specular - observations.colors[view, i].float()).abs().mean(-1)
         optimizer.zero_grad(set_to_none=True)
         error.mean().backward()
@@ -102,9 +103,9 @@ def fit_initial_shading(
 
 
 @torch.no_grad()
-def _cluster(init: PointInit, observations: Observations, generator: torch.Generator) -> Tensor:
+def _cluster(points: Tensor, observations: Observations, generator: torch.Generator) -> Tensor:
     """The cluster [N] int64 of each point: k-means over three quantiles of its observed colours."""
-    features = torch.cat([quantile_colors(observations, q, init.points) for q in (0.2, 0.5, 0.85)], -1)
+    features = torch.cat([quantile_colors(observations, q, points) for q in (0.2, 0.5, 0.85)], -1)
     order = torch.randperm(len(features), generator=generator)[:CLUSTERS].to(features.device)
     centers = features[order].clone()
     for _ in range(12):

@@ -191,7 +191,8 @@ def fit_targets(
         raster, specular = draw(state.gaussians, state.shared, targets.cameras(rows), background)
         photometric, perceived = compare(as_images(raster, targets.images.shape[1]), rows)
         loss = config.l1_weight * photometric + config.perceptual_weight * perceived
-        loss = loss + specular_weight * specular_penalty(specular, state.ties["regions"])
+        if specular_weight:
+            loss = loss + specular_weight * specular_penalty(specular, state.ties["regions"])
         photo_loss = ownership = None
         if photo is not None:
             ownership = photo.ownership(state.gaussians)

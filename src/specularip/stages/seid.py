@@ -3,8 +3,8 @@
 Gaussians that start on the body's skin are optimised by score distillation from a prior conditioned on text,
 face and pose, with density control. Each step renders a few views (full body, close-ups of the upper body,
 the legs and the head) and backpropagates the loss of `diffusion.sds`. Timesteps fall over the stage with the
-bounds of AHDS. The specular branch is switched on early with a rising gain, so that view-dependent appearance
-is not baked into the diffuse colours.
+bounds of AHDS. The specular branch is on from the start if that shows highlights already; else it is switched
+on early with a rising gain, so that view-dependent appearance is not baked into the diffuse colours.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def seid(
             at_once=config.views_at_once,
         )
         loss = config.sds_weight * distilled.loss + _regularise(state, raster, share, config)
-        if gain > 0:
+        if config.specular_weight and gain > 0:
             loss = loss + config.specular_weight * specular_penalty(specular, state.ties["regions"])
         photo_loss = ownership = None
         if photo is not None:
@@ -164,9 +164,10 @@ def specular_penalty(specular: Tensor, regions: Tensor) -> Tensor:
     return (specular.abs().mean((0, 2)) * weight).mean()
 
 
-def specular_gain(share: float, start: float) -> float:
-    """0 before `start` (a share of the steps), then rising linearly to 1 over a fifth of the stage."""
-    return min(1.0, max(0.0, (share - start) / 0.2))
+def specular_gain(share: float, start: float | None) -> float:
+    """0 before `start` (a share of the steps), then rising linearly to 1 over a fifth of the stage; None:
+    1."""
+    return 1.0 if start is None else min(1.0, max(0.0, (share - start) / 0.2))
 
 
 def _regularise(state: AvatarState, raster: Raster, share: float, config: SeidConfig) -> Tensor:

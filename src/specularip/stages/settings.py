@@ -21,7 +21,7 @@ PUBLISHED_HEIGHT = 1.5
 class RateConfig:
     """Adam's learning rates for the Gaussians' fields (means in metres) and the specular head.
 
-    The defaults are SEID's from sampled views: at higher ones its noise blurs eyes and lips.
+    The defaults are SEID's from sampled views: at higher ones its noise blurs eyes, lips and highlights.
     """
 
     means: float = 5e-5
@@ -29,9 +29,9 @@ class RateConfig:
     log_scales: float = 1e-3
     opacity_logits: float = 3e-3
     color_logits: float = 4e-3
-    latents: float = 1e-3
+    latents: float = 1e-4
     normal_residuals: float = 5e-4
-    head: float = 1.5e-3
+    head: float = 1e-4
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,9 @@ class SeidConfig:
     upper."""
     timestep_slack: int = 0
     """How far timesteps may exceed AHDS's bound within a window."""
-    specular_from: float = 0.0
-    """Fraction of the steps after which the specular branch is on."""
+    specular_from: float | None = None
+    """Fraction of the steps after which the specular branch is switched on, with a rising gain; None: it is
+    always on, as suits a start that has highlights."""
     densify_from: float = 0.1
     densify_until: float = 0.7
     densify_every: int = 10
@@ -122,8 +123,8 @@ class SeidConfig:
     """Weight of the coverage of the views: the mean of sqrt(alpha^2 + 0.01)."""
     opacity_weight: float = 0.08
     """Weight that drives opacities to 0 or 1, over the last third of the steps."""
-    specular_weight: float = 0.4
-    """Weight of the specular colours' magnitude, since highlights are sparse."""
+    specular_weight: float = 0.0
+    """Weight of the specular colours' magnitude, for a start without highlights."""
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,6 @@ class ViewFitConfig:
     """Weight on the log of the ratio of the two longer axes in excess of `stretch_free`."""
     opacity_weight: float = 0.08
     """Weight that drives opacities to 0 or 1, over the second half of the steps."""
-    specular_weight: float = 0.4
-    specular_from: float = 0.5
-    """As in SEID. Before, steps without highlights take half the time."""
     densify_at: tuple[float, ...] = (0.25, 0.5)
     """Fractions of the steps at which Gaussians with large screen-space gradients are split and cloned."""
     grow_share: float = 0.08
@@ -200,12 +198,13 @@ class ViewFitConfig:
             quats=4e-3,
             log_scales=8e-3,
             opacity_logits=3e-2,
-            color_logits=3e-2,
-            latents=8e-3,
+            color_logits=1e-2,
+            latents=2e-3,
             normal_residuals=3e-3,
-            head=1e-2,
+            head=2e-3,
         )
     )
+    """Low for colours and materials, which `StartConfig.shading_steps` has told apart already."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +218,9 @@ class StartConfig:
     """Guidance of the sampling; 1 for a prior into which guidance was distilled."""
     rescale: float = 0.5
     fusion: FusionConfig = field(default_factory=FusionConfig)
+    shading_steps: int = 200
+    """Steps that split the colours of the views into diffuse ones, materials and a light
+    (`fitting.initial_shading`), before the fit."""
     fit: ViewFitConfig = field(default_factory=ViewFitConfig)
 
 
@@ -264,9 +266,9 @@ class ScrConfig:
             log_scales=1e-3,
             opacity_logits=2.5e-3,
             color_logits=1.5e-2,
-            latents=2e-3,
+            latents=5e-4,
             normal_residuals=1e-3,
-            head=2.5e-3,
+            head=5e-4,
         )
     )
     """Low for the geometry, because the targets are sharp but show the same shape, and for the specular

@@ -1,5 +1,8 @@
 """The start of SEID for a prior that shows depth: views are sampled, and Gaussians are fitted to them.
 
+The shading formula is fitted first, to the colours in which the views show each Gaussian: what changes with
+the view becomes material and light, before a photometric fit can paint highlights onto the cloth.
+
 Score distillation then refines a person who is already there, instead of growing one from bare skin.
 """
 
@@ -12,12 +15,16 @@ import torch
 from torch import Tensor
 
 from specularip.diffusion.sample import sample
+from specularip.fitting.initial_shading import fit_initial_shading
+from specularip.fitting.observations import Observations
 from specularip.kernels.async_transfer import StepMetrics
-from specularip.stages.fusion import depth_views
+from specularip.specular.head import shading_normals
+from specularip.stages.fusion import DepthViews, depth_views
 from specularip.stages.guide import Guide
 from specularip.stages.initial_state import AvatarState, adam_rates, state_of
+from specularip.stages.settings import Config
 from specularip.stages.view_fit import fit_views, view_targets
-from specularip.stages.view_start import gaussians_from_views, start_views
+from specularip.stages.view_start import gaussians_from_views, observe, start_views
 from specularip.training.optimizer import set_initial_rates
 from specularip.training.parallel import SINGLE_RANK, Ranks
 
@@ -61,9 +68,35 @@ def start_from(
     gaussians = gaussians_from_views(decoded, guide.body, config.seid.points, seed, fusion)
     generator = torch.Generator().manual_seed(seed)
     state = state_of(gaussians, replace(config.seid, rates=config.start.fit.rates), seed, generator, device)
+    _split_colors(state, decoded, config, ranks)
     targets = view_targets(images, decoded, device)
     fit_views(
         state, targets, config.start.fit, config.background, config.seid.max_points, after_step, ranks=ranks
     )
     set_initial_rates(state.optimizer, adam_rates(config.seid.rates))
     return state
+
+
+def _split_colors(state: AvatarState, views: DepthViews, config: Config, ranks: Ranks) -> None:
+    """Split the colours of the views into diffuse colours, materials and the light of `state`."""
+    params, fusion = state.params, config.start.fusion
+    positions = params["means"].detach()
+    normals = shading_normals(state.gaussians).detach()
+    colors, squareness = observe(views, positions.cpu(), normals.cpu(), fusion)
+    observations = Observations(colors.half().to(positions.device), (squareness > 0).to(positions.device))
+    color_logits = params["color_logits"].detach().clone()
+    latents = fit_initial_shading(
+        state.shared,
+        positions,
+        normals,
+        observations,
+        views.cameras.to(positions.device),
+        color_logits,
+        config.start.shading_steps,
+        torch.Generator().manual_seed(config.seed),
+    )
+    with torch.no_grad():
+        params["color_logits"].copy_(color_logits)
+        params["latents"].copy_(latents)
+        for tensor in (params["color_logits"], params["latents"], *state.shared.parameters()):
+            ranks.broadcast(tensor)

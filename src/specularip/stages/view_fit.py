@@ -1,7 +1,7 @@
 """The fit of SEID's start to the sampled views: photometric, with outlines and a little depth.
 
-Unlike score distillation it has fixed targets, so a hundred steps are enough. The specular branch is switched
-on with a rising gain, as in SEID.
+Unlike score distillation it has fixed targets, so a hundred steps are enough. Materials and light have been
+fitted to the views before, and go on from there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from specularip.stages.detail import detail_weights
 from specularip.stages.fusion import DEPTH_GAIN, DepthViews
 from specularip.stages.guide import draw
 from specularip.stages.initial_state import AvatarState
-from specularip.stages.seid import specular_gain, specular_penalty
 from specularip.stages.settings import ViewFitConfig
 from specularip.training.densify import DensityConfig, densify_and_prune
 from specularip.training.optimizer import SHARED, set_rates
@@ -99,14 +98,11 @@ def fit_views(
         share = step / config.steps
         set_rates(state.optimizer, 1.0 - RATE_DECAY * share, {SHARED: 1.0})
         rows = copy_async(step_rows(step, config.views_per_step, len(targets.images))[local], device)
-        gain = specular_gain(share, config.specular_from)
-        raster, specular = _draw(state, targets.cameras[rows], background, gain)
+        raster, _ = _draw(state, targets.cameras[rows], background)
         raster.means2d.retain_grad()
         color, alpha, depth = _differences(raster, targets, rows)
         loss = config.color_weight * color + config.alpha_weight * alpha + config.depth_weight * depth
         loss = loss + _regularise(state, graph, share, config)
-        if gain > 0:
-            loss = loss + config.specular_weight * specular_penalty(specular, state.ties["regions"])
         finite = take_step(state, loss, ranks=ranks)
         if raster.means2d.grad is not None:
             state.screen_gradients.accumulate(raster.means2d.grad, raster.radii * finite, size, ranks)
@@ -129,7 +125,7 @@ def with_equal_exposure(targets: ViewTargets, state: AvatarState, background: fl
     mean exposure stays."""
     ratios = []
     for view in range(len(targets.images)):
-        raster, _ = _draw(state, targets.cameras[view], background, 0.0)
+        raster, _ = _draw(state, targets.cameras[view], background)
         color, alpha = targets.images[view].split([3, 1], -1)
         both = (raster.alpha[0] > 0.5) & (alpha > 0.5)
         ratios.append((raster.image[0] * both).sum((0, 1)) / (color * both).sum((0, 1)).clamp_min(1e-6))
@@ -157,8 +153,8 @@ def _densify(state: AvatarState, density: DensityConfig) -> None:
     state.ties["anchors"] = state.ties["anchors"] + state.params["means"].detach() - before[change.parents]
 
 
-def _draw(state: AvatarState, cameras: Cameras, background: float, gain: float) -> tuple[Raster, Tensor]:
-    return draw(state.gaussians, state.shared, cameras, background, gain, depth=True)
+def _draw(state: AvatarState, cameras: Cameras, background: float) -> tuple[Raster, Tensor]:
+    return draw(state.gaussians, state.shared, cameras, background, depth=True)
 
 
 def _differences(raster: Raster, targets: ViewTargets, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -219,19 +219,28 @@ def _colors(views: DepthViews, points: SurfacePoints, head: Tensor, config: Fusi
     head [P] bool: where the best view decides alone, or nearly so, for the sake of eyes and lips; elsewhere
     there would be an edge where the best view changes.
     """
-    seen = look_up(views, points.positions, config.outline_tolerance)
-    towards = F.normalize(views.cameras.positions[:, None] - points.positions, dim=-1)
-    cosine = (towards * points.normals).sum(-1)
-    visible = seen.surface & (seen.behind.abs() < views.tolerances(config)[:, None])
-    weights = visible * (cosine - config.least_cosine).clamp_min(0) / views.pixel_sizes[:, None] ** 1.5
+    seen_colors, squareness = observe(views, points.positions, points.normals, config)
+    weights = squareness / views.pixel_sizes[:, None] ** 1.5
     weights = weights ** torch.where(head, 2.5, 1.0)
-    colors = weighted_median(seen.colors, weights)
+    colors = weighted_median(seen_colors, weights)
     known = weights.sum(0) > 0
     if bool(known.any()) and not bool(known.all()):
         tree = cKDTree(points.positions[known].double().numpy())
         nearest = tree.query(points.positions[~known].double().numpy(), workers=-1)[1]
         colors[~known] = colors[known][torch.from_numpy(nearest)]
     return colors
+
+
+def observe(
+    views: DepthViews, positions: Tensor, normals: Tensor, config: FusionConfig
+) -> tuple[Tensor, Tensor]:
+    """The colours [V,P,3] of points in the views, and by how much the cosine of the angle under which each
+    view sees them exceeds `least_cosine` [V,P]; 0: the view does not show the point."""
+    seen = look_up(views, positions, config.outline_tolerance)
+    towards = F.normalize(views.cameras.positions[:, None] - positions, dim=-1)
+    cosine = (towards * normals).sum(-1)
+    visible = seen.surface & (seen.behind.abs() < views.tolerances(config)[:, None])
+    return seen.colors, visible * (cosine - config.least_cosine).clamp_min(0)
 
 
 def weighted_median(values: Tensor, weights: Tensor) -> Tensor:
