@@ -1,12 +1,16 @@
-"""Does the prior understand words that it was not trained on? 60 sentences of `captions.words_benchmark`.
+"""Are words understood that the prior was not trained on? 60 sentences of `captions.words_benchmark`.
 
     python benchmarks/words.py --assets assets.npz [--prior FOLDER] [--device cpu|cuda] [--each 40]
+        [--as-written]
+
+Sentences are read as `generate` reads them: rare names of colours and clothes are replaced by the words of the
+prior's table of synonyms. With --as-written they are not: what the text encoder makes of them alone.
 
 For each sentence the prior draws three views (the whole body from front and back, the upper body from the
 front) of the body that the package reads in it, with the face of a fresh person of that sex.
 
 colour    Median over the part of the body under the garment (its torso; its thighs for dungarees), one pixel
-          from the border, front and back. The nearest in CIELAB of the twelve colours as the studio lights
+          from the border, in the two views from the front: long hair covers the back. The nearest in CIELAB of the twelve colours as the studio lights
           them, on whichever of the LIT materials, must be the one in the sentence: in 95 %.
 garment   The prior's views are classified among the outermost garments (tops, outer, whole outfits) by
           nearest neighbours among true renders: EACH people of the training generator a garment, in whatever
@@ -59,6 +63,7 @@ from specularip.body.coordinate_map import body_map
 from specularip.body.regions import TORSO, UPPER_LEG
 from specularip.cameras import FULL, UPPER, Views
 from specularip.files import write_json, write_png
+from specularip.pipeline import readable
 
 GOALS = {"colour": 0.95, "garment": 0.90}
 LOOKS = ((FULL, 0.0), (FULL, 180.0), (UPPER, 0.0))
@@ -213,10 +218,11 @@ def ask(text: str, face: Tensor) -> tuple[Asked, Body, Tensor]:
 
 
 def color_of(images: Tensor, body: Body, views: Views, garment: str) -> Tensor:
-    """Median colour [3] of the garment in the first two views."""
+    """Median colour [3] of the garment in the views from the front."""
     region = UPPER_LEG if garment == "dungarees" else TORSO
-    mask = eroded(region_mask(body, views, SIZE, (region,)), 1)[:2]
-    return median_color(images[:2, :3].movedim(1, -1), mask & (images[:2, 3] > 0.5))
+    front = [row for row, (_, azimuth) in enumerate(LOOKS) if azimuth == 0]
+    mask = eroded(region_mask(body, views, SIZE, (region,)), 1)[front]
+    return median_color(images[front, :3].movedim(1, -1), mask & (images[front, 3] > 0.5))
 
 
 def main() -> None:
@@ -234,6 +240,7 @@ def main() -> None:
     parser.add_argument(
         "--reference-only", action="store_true", help="render and learn the reference, and stop"
     )
+    parser.add_argument("--as-written", action="store_true", help="without the table of synonyms")
     parser.add_argument("--out", type=Path, default=RESULTS / "words.json")
     args = parser.parse_args()
 
@@ -250,6 +257,8 @@ def main() -> None:
     pictures = []
     for number, (text, garment, color) in enumerate(words_benchmark()):
         female = phenotype_from_text(text).gender >= 0.5
+        if not args.as_written:
+            text = readable(prior, text, lambda line: None)
         asked, body, maps = ask(text, faces[female][number % FACES])
         images = draw_samples(prior, asked, args.seed * 1000 + number, sampling)
         pictures.append(images[:, :3])
@@ -280,6 +289,7 @@ def main() -> None:
             "same": {name: sorted(others) for name, others in known.same.items() if len(others) > 1},
         },
         "sampling": vars(sampling),
+        "as_written": args.as_written,
         "sentences": rows,
     }
     write_json(args.out, report)

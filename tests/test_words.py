@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ import torch
 from tiny_prior import compact_prior
 from torch import Tensor
 
+from specularip import pipeline
 from specularip.diffusion.one_person import one_standing_person
-from specularip.diffusion.vocabulary import Vocabulary
+from specularip.diffusion.vocabulary import Vocabulary, words_of
+from specularip.errors import UserError
 from specularip.pipeline import readable
 
+SHIPPED = Path(pipeline.__file__).parent / "assets" / "compact"
 CAPTIONS = ("A woman in a red coat, zipped.", "an old man wearing a long-sleeved beige t-shirt and boots")
 MEANINGS = {"parka": "coat", "castle": "building"}
 
@@ -52,9 +56,36 @@ def test_near_words_are_known_and_words_nearer_to_other_things_are_not() -> None
 
 
 def test_the_list_is_read_as_written(tmp_path: Path) -> None:
-    vocabulary = Vocabulary.of(CAPTIONS)
-    vocabulary.write(tmp_path / "words.txt")
-    assert Vocabulary.read(tmp_path / "words.txt") == vocabulary
+    vocabulary = replace(Vocabulary.of(CAPTIONS), synonyms={"frock": "dress", "ball frock": "long dress"})
+    vocabulary.write(tmp_path)
+    assert Vocabulary.read(tmp_path) == vocabulary
+    assert Vocabulary.read(tmp_path / "elsewhere") is None
+    (tmp_path / "synonyms.txt").write_text("# Colours\n\nfrock dress\n")
+    with pytest.raises(UserError, match=r"synonyms\.txt, line 3: expected 'phrase, phrase = words'"):
+        Vocabulary.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("A woman in a Vermilion frock", "A woman in a red dress"),
+        ("a carrot orange windbreaker", "a orange jacket"),
+        ("midnight blue evening gown, chestnut hair", "navy evening gown, brown hair"),
+        ("an aubergine-coloured coat", "an purple coat"),
+        ("a very, very old man in frocks", "a very, very old man in frocks"),
+    ],
+)
+def test_synonyms_are_read_as_words_of_training(text: str, read: str) -> None:
+    shipped = Vocabulary.read(SHIPPED)
+    assert shipped is not None and shipped.in_known_words(text)[0] == read
+
+
+def test_shipped_synonyms_lead_to_words_of_training() -> None:
+    shipped = Vocabulary.read(SHIPPED)
+    assert shipped is not None and len(shipped.synonyms) > 200
+    for phrase, meaning in shipped.synonyms.items():
+        assert all(map(shipped.knows, words_of(meaning))), meaning
+        assert phrase not in shipped.words, phrase
 
 
 @pytest.mark.parametrize(

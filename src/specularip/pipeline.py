@@ -219,6 +219,10 @@ def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
         if beyond:
             quoted = ", ".join(f"'{phrase}'" for phrase in beyond)
             note(f"this prior draws one standing person on grey; ignored: {quoted}")
+        text, replaced = prior.vocabulary.in_known_words(text)
+        if replaced:
+            meanings = ", ".join(f"'{phrase}' as '{meaning}'" for phrase, meaning in replaced.items())
+            note(f"read in words that this prior knows: {meanings}")
     cut = prior.truncated(text, view_prompt("", "head", "overhead"))
     if cut:
         text = text[: len(text) - len(cut)].strip()

@@ -6,6 +6,8 @@ python tools/compact/assemble.py PARTS_DIR --text-encoder FOLDER --prior OUT
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 from captions import vocabulary
@@ -17,12 +19,14 @@ from specularip.diffusion.vocabulary import Vocabulary
 
 
 def assemble(parts: Path, text_encoder: Path, out: Path) -> None:
-    files = sorted(parts.glob("weights-*.safetensors"))
-    if not files:
+    weights = sorted(parts.glob("weights-*.safetensors"))
+    if not weights:
         raise SystemExit(f"{parts} holds no weights-*.safetensors")
     prior = make_prior(text_encoder, "cpu").eval()
-    load_trained(prior, files)
-    prior.vocabulary = Vocabulary.of(vocabulary())
+    load_trained(prior, weights)
+    shipped = Vocabulary.read(Path(str(files("specularip") / "assets" / "compact")))
+    assert shipped is not None
+    prior.vocabulary = replace(Vocabulary.of(vocabulary()), synonyms=shipped.synonyms)
     save_prior(prior, out, int8=True)
     size = sum(file.stat().st_size for file in out.rglob("*")) / 1e6
     print(f"{out}: {size:.1f} MB, {len(prior.vocabulary.words)} words")

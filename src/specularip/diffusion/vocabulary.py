@@ -1,15 +1,16 @@
-"""The words that a prior was trained on, and which words of a text are beyond them.
+"""The words that a prior was trained on, other words for the same, and which words of a text are beyond both.
 
 A sub-word tokenizer has tokens for any word, so that what a prior knows is not seen from its tokens. Here a
 word is known if training captions had it, or a form of it, or a word of nearly the same meaning by the text
-encoder: "moustache" where training had "beard".
+encoder: "moustache" where training had "beard". Rare names of colours and clothes are nowhere near the common
+ones in a small text encoder ("vermilion" is closer to "purple" than to "red"), so there is a table of them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from specularip.errors import UserError, first_line
 if TYPE_CHECKING:
     from torch import Tensor
 
+KNOWN_WORDS, SYNONYMS = "known_words.txt", "synonyms.txt"
 CLOSE = 0.5
 """Least cosine of the directions of two words that are taken to mean nearly the same.
 
@@ -57,6 +59,13 @@ ENDINGS = (
 """Endings of plurals and verbs, with what stands for them in the plain form."""
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {first_line(error)}") from error
+
+
 def words_of(text: str) -> Iterator[str]:
     """The words of a text as written, without punctuation; the parts of "long-sleeved" are words."""
     return (match[0] for match in re.finditer(r"[^\W_]+(?:'s)?", text))
@@ -75,9 +84,11 @@ def forms(word: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """words: of the training captions, in lower case."""
+    """words: of the training captions, in lower case. synonyms: other phrases, in lower case, and what the
+    training captions said instead."""
 
     words: frozenset[str]
+    synonyms: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, captions: Collection[str]) -> Vocabulary:
@@ -85,18 +96,52 @@ class Vocabulary:
         return cls(frozenset(word.lower() for caption in captions for word in words_of(caption)))
 
     @classmethod
-    def read(cls, path: Path) -> Vocabulary:
-        """From a text file with a word a line. Raises UserError."""
-        try:
-            words = path.read_text(encoding="utf-8").split()
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {path}: {first_line(error)}") from error
+    def read(cls, folder: Path) -> Vocabulary | None:
+        """From KNOWN_WORDS in a prior's folder, with a word a line, and SYNONYMS beside it, with lines
+        "phrase, phrase = words"; None without the former. Raises UserError."""
+        path = folder / KNOWN_WORDS
+        if not path.is_file():
+            return None
+        words = _read_text(path).split()
         if not words:
             raise UserError(f"{path} holds no words")
-        return cls(frozenset(words))
+        synonyms: dict[str, str] = {}
+        path = folder / SYNONYMS
+        lines = _read_text(path).splitlines() if path.is_file() else []
+        for number, line in enumerate(lines, 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            phrases, equals, meaning = line.partition("=")
+            if not (equals and phrases.strip() and meaning.strip()):
+                raise UserError(f"{path}, line {number}: expected 'phrase, phrase = words'")
+            for phrase in phrases.split(","):
+                synonyms[phrase.strip().lower()] = meaning.strip()
+        return cls(frozenset(words), synonyms)
 
-    def write(self, path: Path) -> None:
-        path.write_text("\n".join(sorted(self.words)) + "\n", encoding="utf-8")
+    def write(self, folder: Path) -> None:
+        """The inverse of `read`."""
+        (folder / KNOWN_WORDS).write_text("\n".join(sorted(self.words)) + "\n", encoding="utf-8")
+        if self.synonyms:
+            lines = [f"{phrase} = {meaning}\n" for phrase, meaning in self.synonyms.items()]
+            (folder / SYNONYMS).write_text("".join(lines), encoding="utf-8")
+
+    def in_known_words(self, text: str) -> tuple[str, dict[str, str]]:
+        """The text with the words of training for its synonyms, and those replaced, with their meaning."""
+        if not self.synonyms:
+            return text, {}
+        replaced: dict[str, str] = {}
+
+        def meaning(match: re.Match[str]) -> str:
+            phrase = match[1].lower()
+            replaced[phrase] = self.synonyms[phrase]
+            return self.synonyms[phrase]
+
+        longest_first = sorted(self.synonyms, key=len, reverse=True)
+        pattern = rf"(?<![\w-])({'|'.join(map(re.escape, longest_first))})(?:[- ]colou?red)?(?![\w-])"
+        text = re.sub(pattern, meaning, text, flags=re.IGNORECASE)
+        if replaced:  # "carrot orange" is now "orange orange"
+            text = re.sub(r"\b(\w+)(?: \1\b)+", r"\1", text, flags=re.IGNORECASE)
+        return text, replaced
 
     def knows(self, word: str) -> bool:
         """Whether the word, or a form of it, is one of training or a function word; or a short number."""

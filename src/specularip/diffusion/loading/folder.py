@@ -8,7 +8,8 @@
 - `image_encoder/`: a CLIPVisionModelWithProjection, with its `preprocessor_config.json`.
 - `ip_adapter/`: one .safetensors (or published .bin) with `image_proj.*` and `ip_adapter.N.*`, plain or
   FaceID-PlusV2.
-- `known_words.txt`: the words that the prior was trained on, one a line.
+- `known_words.txt`: the words that the prior was trained on, one a line; `synonyms.txt`: other words for
+  them (`diffusion.vocabulary`).
 
 Weights may be int8 with a scale for each row (see `weights.quantise`).
 Networks published in several places are read by `sd15.py`.
@@ -48,7 +49,6 @@ WEIGHTS = {
 }
 """By the library of a network's class."""
 NETWORKS: tuple[Kind, ...] = ("unet", "text_encoder", "vae", "autoencoder", "controlnet", "image_encoder")
-KNOWN_WORDS = "known_words.txt"
 
 
 def load_prior(
@@ -98,7 +98,7 @@ def load_prior(
         lora_merged=True,
         device=device,
         dtype=dtype,
-        vocabulary=Vocabulary.read(root / KNOWN_WORDS) if (root / KNOWN_WORDS).is_file() else None,
+        vocabulary=Vocabulary.read(root),
     )
 
 
@@ -275,7 +275,7 @@ def save_prior(
             (work / "ip_adapter").mkdir()
             _save_tensors(state, work / "ip_adapter" / "ip_adapter.safetensors", dtype, int8)
         if prior.vocabulary is not None:
-            prior.vocabulary.write(work / KNOWN_WORDS)
+            prior.vocabulary.write(work)
         _write_json(index, work / "model_index.json")
         if target.exists():
             shutil.rmtree(target)
