@@ -3,15 +3,16 @@
     python benchmarks/words.py --assets assets.npz [--prior FOLDER] [--device cpu|cuda] [--each 40]
         [--as-written]
 
-Sentences are read as `generate` reads them: rare names of colours and clothes are replaced by the words of the
-prior's table of synonyms. With --as-written they are not: what the text encoder makes of them alone.
+Sentences are read as `generate` reads them: rare names of colours and clothes are replaced by the words of
+the prior's table of synonyms. With --as-written they are not: what the text encoder makes of them alone.
 
 For each sentence the prior draws three views (the whole body from front and back, the upper body from the
 front) of the body that the package reads in it, with the face of a fresh person of that sex.
 
 colour    Median over the part of the body under the garment (its torso; its thighs for dungarees), one pixel
-          from the border, in the two views from the front: long hair covers the back. The nearest in CIELAB of the twelve colours as the studio lights
-          them, on whichever of the LIT materials, must be the one in the sentence: in 95 %.
+          from the border, in the two views from the front: long hair covers the back. The nearest in CIELAB
+          of the twelve colours as the studio lights them, on whichever of the LIT materials, must be the one
+          in the sentence: in 95 %.
 garment   The prior's views are classified among the outermost garments (tops, outer, whole outfits) by
           nearest neighbours among true renders: EACH people of the training generator a garment, in whatever
           else they wear, standing upright. Its accuracy on people that it did not learn from (four-fold cross

@@ -132,12 +132,14 @@ class Vocabulary:
         replaced: dict[str, str] = {}
 
         def meaning(match: re.Match[str]) -> str:
-            phrase = match[1].lower()
-            replaced[phrase] = self.synonyms[phrase]
-            return self.synonyms[phrase]
+            article, phrase = match[1], match[2].lower()
+            replaced[phrase] = known = self.synonyms[phrase]
+            if article:
+                article = article[0] + ("n " if known[0] in "aeiou" else " ")
+            return f"{article or ''}{known}"
 
         longest_first = sorted(self.synonyms, key=len, reverse=True)
-        pattern = rf"(?<![\w-])({'|'.join(map(re.escape, longest_first))})(?:[- ]colou?red)?(?![\w-])"
+        pattern = rf"(?<![\w-])(an? )?({'|'.join(map(re.escape, longest_first))})(?:[- ]colou?red)?(?![\w-])"
         text = re.sub(pattern, meaning, text, flags=re.IGNORECASE)
         if replaced:  # "carrot orange" is now "orange orange"
             text = re.sub(r"\b(\w+)(?: \1\b)+", r"\1", text, flags=re.IGNORECASE)
