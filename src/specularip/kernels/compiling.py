@@ -31,7 +31,7 @@ class _CompilationLogger(event.Listener):
             return
         if kernel.__name__ != "<lambda>":  # the operators of simd.py, which any numba code may use
             self.logged = True
-            _log.warning("compiling the CPU kernels, ten to twenty seconds, once on this machine")
+            _log.warning("compiling the CPU kernels, half a minute, once on this machine")
 
     def on_end(self, event: event.Event) -> None:
         pass
