@@ -36,13 +36,17 @@ FLATNESS = (0.75, 0.75, 0.22)
 UNSEEN_FINENESS = 2.0
 """The same for what no view shows, relative to its region."""
 OPACITY_LOGIT = 3.0
-BODY_SAMPLES = 60_000
-"""Samples of the body's surface to which Gaussians are bound, about 6 mm apart."""
+BODY_SAMPLES = 70_000
+SAMPLES_PER_AREA = {"head": 2.2, "neck": 1.4, "hand": 4.0, "foot": 1.25}
+"""Samples of the body's surface to which Gaussians are bound, about 6 mm apart, and more of them where finer
+Gaussians lie; on hands, which are covered with the samples themselves, enough to be thinned evenly."""
 SPACING = 1 / 260
 """Spacing of the Gaussians in body heights, 6.5 mm, if their number allows it."""
 COVER_WIDTH, COVER_NEIGHBOURS = 2.0, 12
 """How far sideways a point of the surface covers the body, in spacings of the body's samples, and how many of
 the nearest points are considered."""
+HAND_NEIGHBOURS = 40
+"""How many points of a hand have one colour: some four square centimetres."""
 FACE_DEPTH, BROWS = 0.35, 0.25
 """Where the face begins, ahead of the ears, and where it ends, above the eyes, in lengths of the head from
 ears to nose."""
@@ -95,7 +99,7 @@ def gaussians_from_views(
     """
     body = body.to("cpu")
     generator = torch.Generator().manual_seed(seed)
-    samples = body.sample_surface(BODY_SAMPLES, generator, {name: 1 / f for name, f in FINENESS.items()})
+    samples = body.sample_surface(BODY_SAMPLES, generator, SAMPLES_PER_AREA)
     tree = cKDTree(samples.points.double().numpy())
 
     def nearest_sample(points: SurfacePoints) -> Tensor:
@@ -113,7 +117,7 @@ def gaussians_from_views(
     fine[len(surface) - len(face.points) : len(surface)] = FACE_FINENESS
     points = within_budget(whole, fine, body.height * SPACING, max_points)
     bound = nearest_sample(points)
-    colors = _colors(views, points, samples.regions[bound] == HEAD_REGION, config)
+    colors = _colors(views, points, samples.regions[bound], config)
     spacing = spacings(points.positions)
     spacing = spacing.clamp(max=float(spacing.median()) * 3)
     return Gaussians(
@@ -212,23 +216,39 @@ def _unseen_body(
     return points.select(~covered)
 
 
-def _colors(views: DepthViews, points: SurfacePoints, head: Tensor, config: FusionConfig) -> Tensor:
+def _colors(views: DepthViews, points: SurfacePoints, regions: Tensor, config: FusionConfig) -> Tensor:
     """Colours [P,3]: the median over the views that see a point, which count by how closely and squarely they
     do; where none does, the colour of the nearest point that one sees.
 
-    head [P] bool: where the best view decides alone, or nearly so, for the sake of eyes and lips; elsewhere
-    there would be an edge where the best view changes.
+    regions [P]: of the body. On the head the best view decides alone, or nearly so, for the sake of eyes and
+    lips; elsewhere there would be an edge where the best view changes. A hand in the views is never quite
+    where the body's is, so that fingers have the colours of what is beside them: there the median over the
+    neighbours counts.
     """
     seen_colors, squareness = observe(views, points.positions, points.normals, config)
     weights = squareness / views.pixel_sizes[:, None] ** 1.5
-    weights = weights ** torch.where(head, 2.5, 1.0)
+    weights = weights ** torch.where(regions == HEAD_REGION, 2.5, 1.0)
     colors = weighted_median(seen_colors, weights)
     known = weights.sum(0) > 0
     if bool(known.any()) and not bool(known.all()):
         tree = cKDTree(points.positions[known].double().numpy())
         nearest = tree.query(points.positions[~known].double().numpy(), workers=-1)[1]
         colors[~known] = colors[known][torch.from_numpy(nearest)]
+    hand = regions == HAND
+    colors[hand] = _smooth_colors(points.select(hand), colors[hand], known[hand])
     return colors
+
+
+def _smooth_colors(points: SurfacePoints, colors: Tensor, known: Tensor) -> Tensor:
+    """Colours [P,3], each replaced by the median over the neighbours that face the same way and are `known`
+    [P] from a view."""
+    count = min(HAND_NEIGHBOURS, len(points))
+    if count < 2:
+        return colors
+    positions = points.positions.double().numpy()
+    index = torch.from_numpy(cKDTree(positions).query(positions, count, workers=-1)[1]).T
+    same = (points.normals[index] * points.normals).sum(-1).clamp_min(0.0)
+    return weighted_median(colors[index], same * known[index] + 1e-6)
 
 
 def observe(
