@@ -182,6 +182,23 @@ def test_hands_and_face_are_the_bodys_and_bare_arms_lie_on_its_skin(
     assert int(nose.sum()) > 100 and float(away[nose].quantile(0.95)) < 0.005
 
 
+def test_hands_take_no_colours_from_what_is_beside_them(body: Body, views: Views) -> None:
+    """Views that show a red body, and its hands a centimetre beside the body's."""
+    samples = body.sample_surface(30_000, torch.Generator().manual_seed(1))
+    hand = samples.regions == NAMES.index("hand")
+    colors = torch.where(hand[:, None], torch.tensor([0.8, 0.6, 0.5]), torch.tensor([0.9, 0.0, 0.0]))
+    moved = samples.points + hand[:, None] * torch.tensor([0.0, 0.0, 0.01])
+    cameras = views.cameras
+    scales = samples.spacing[:, None] * torch.tensor([0.7, 0.7, 0.2])
+    raster = rasterize(
+        moved, turned_to(samples.normals), scales, torch.full((30_000,), 0.98), colors, cameras.viewmats,
+        cameras.Ks, SIZE, SIZE, torch.full((3,), GREY),
+    )  # fmt: skip
+    made = start_of(encoded(raster, views), views, body)
+    blue = made.diffuse[made.regions == NAMES.index("hand"), 2]
+    assert float(blue.std()) < 0.04
+
+
 def test_the_face_is_the_front_of_the_head_and_has_no_inside(body: Body) -> None:
     face = face_samples(body, torch.Generator().manual_seed(4))
     eyes, ears = body.keypoints[[14, 15]], body.keypoints[[16, 17]]
