@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gallery import ENTRIES
+from gallery import ENTRIES, GREY
 from runs import PORTRAIT, RESULTS, ROOT, is_finished, machine, render
 
 ANGLES = (0.0, 30.0, -30.0, 45.0, -45.0)
@@ -88,7 +88,7 @@ def beside(photo: np.ndarray, images: np.ndarray) -> np.ndarray:
     from PIL import Image, ImageOps
 
     pictures = map(Image.fromarray, (photo, *images))
-    return np.concatenate([np.asarray(ImageOps.pad(p, (TILE, TILE), color=(153,) * 3)) for p in pictures], 1)
+    return np.concatenate([np.asarray(ImageOps.pad(p, (TILE, TILE), color=(GREY,) * 3)) for p in pictures], 1)
 
 
 def summary(photos: np.ndarray, seen: list[list[np.ndarray | None]]) -> dict[str, Any]:

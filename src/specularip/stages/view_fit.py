@@ -98,7 +98,7 @@ def fit_views(
         share = step / config.steps
         set_rates(state.optimizer, 1.0 - RATE_DECAY * share, {SHARED: 1.0})
         rows = copy_async(step_rows(step, config.views_per_step, len(targets.images))[local], device)
-        raster, _ = _draw(state, targets.cameras[rows], background)
+        raster = _draw(state, targets.cameras[rows], background)
         raster.means2d.retain_grad()
         color, alpha, depth = _differences(raster, targets, rows)
         loss = config.color_weight * color + config.alpha_weight * alpha + config.depth_weight * depth
@@ -125,7 +125,7 @@ def with_equal_exposure(targets: ViewTargets, state: AvatarState, background: fl
     mean exposure stays."""
     ratios = []
     for view in range(len(targets.images)):
-        raster, _ = _draw(state, targets.cameras[view], background)
+        raster = _draw(state, targets.cameras[view], background)
         color, alpha = targets.images[view].split([3, 1], -1)
         both = (raster.alpha[0] > 0.5) & (alpha > 0.5)
         ratios.append((raster.image[0] * both).sum((0, 1)) / (color * both).sum((0, 1)).clamp_min(1e-6))
@@ -153,8 +153,8 @@ def _densify(state: AvatarState, density: DensityConfig) -> None:
     state.ties["anchors"] = state.ties["anchors"] + state.params["means"].detach() - before[change.parents]
 
 
-def _draw(state: AvatarState, cameras: Cameras, background: float) -> tuple[Raster, Tensor]:
-    return draw(state.gaussians, state.shared, cameras, background, depth=True)
+def _draw(state: AvatarState, cameras: Cameras, background: float) -> Raster:
+    return draw(state.gaussians, state.shared, cameras, background, depth=True)[0]
 
 
 def _differences(raster: Raster, targets: ViewTargets, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
