@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# bash run.sh ["TEXT"] [FACE_IMAGE]: set up once, then make an avatar under out/.
+# bash run.sh ["TEXT"] [FACE_IMAGE ...]: set up once, then make an avatar under out/.
 set -euo pipefail
 text="${1:-A woman in a red satin dress}"
-face="${2:-}"
-if [ -n "$face" ] && [ "${face#/}" = "$face" ]; then
-    face="$PWD/$face" # relative to where the user is, not to this script
-fi
+faces=()
+for face in "${@:2}"; do
+    [ "${face#/}" != "$face" ] || face="$PWD/$face" # relative to where the user is, not to this script
+    faces+=("$face")
+done
+face="${faces[0]-}"
 cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=tools/setup.sh
 . tools/setup.sh
@@ -25,5 +27,5 @@ while out="$base$([ "$number" = 1 ] || echo "-$number")" && [ -n "$(ls -A "$out"
     echo "$out is there already: leaving it as it is"
     number=$((number + 1))
 done
-exec .venv/bin/specularip generate "$text" --image "${face:-examples/eileen_collins.jpg}" --out "$out" \
+exec .venv/bin/specularip generate "$text" --image "${faces[@]:-examples/eileen_collins.jpg}" --out "$out" \
     ${again[@]+"${again[@]}"}

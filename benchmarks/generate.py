@@ -85,7 +85,7 @@ def draw_photos(folder: Path, assets: Path) -> None:
     import torch
     from subjects import Studio, fitting_face, to_linear, to_srgb
 
-    from specularip.faces.photo import read_image
+    from specularip.faces.image_file import read_image
     from specularip.files import to_uint8, write_png
 
     gain = to_linear(torch.tensor(DARK_SKIN)) / to_linear(torch.tensor(LIGHT_SKIN))
@@ -201,8 +201,8 @@ def face_luminance(avatar: Avatar, text: str) -> float:
 
 def photo_luminance(path: Path) -> float:
     from specularip.faces.alignment import align_face
+    from specularip.faces.image_file import read_image
     from specularip.faces.landmarks import find_face
-    from specularip.faces.photo import read_image
 
     photo = read_image(path)
     return _masked_luminance(align_face(photo, find_face(photo, path.name), 96))

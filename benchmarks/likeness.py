@@ -118,7 +118,7 @@ def main() -> None:
     args = parser.parse_args()
     recogniser = Recogniser.load(args.models)
 
-    from specularip.faces.photo import read_image
+    from specularip.faces.image_file import read_image
     from specularip.files import write_json, write_png
 
     names = [name for name in ENTRIES if is_finished(args.runs / name)]

@@ -80,6 +80,7 @@ def test_input_errors_are_one_line(tmp_path):
     blank = tmp_path / "blank.png"
     Image.fromarray(np.full((200, 200, 3), 90, np.uint8)).save(blank)
     assert "no face" in _one_line_error("generate", "a man", "--image", blank, "--out", out)
+    assert "1 to 8" in _one_line_error("generate", "a man", "--out", out)
     assert not out.exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
@@ -108,7 +109,7 @@ def test_stopped_and_failed_runs(tmp_path, monkeypatch, capsys):
 
     def stage(text, image, *, out, resume, overwrite, **rest):
         folder = RunFolder.open(out, resume, overwrite)
-        given.update(rest, text=text, resume=resume)
+        given.update(rest, text=text, image=image, resume=resume)
         if "early" not in text:
             folder.save_checkpoint("seid", {})
         if "broken" in text:
@@ -122,11 +123,17 @@ def test_stopped_and_failed_runs(tmp_path, monkeypatch, capsys):
         ("early stop", [], 130, "stopped before the first checkpoint"),
         ("a man's suit", ["--overwrite"], 130, "specularip generate 'a man'\"'\"'s suit'"),
         ("a man's suit", ["--resume", "--seed", "4"], 130, "--seed 4 --resume\n"),
-        ("broken", ["--overwrite"], 2, "specularip: error: the loss is not finite"),
+        ("broken", [], 2, "specularip: error: the loss is not finite"),
     ]
-    cases[-1][1].extend(["--set", "seid.steps=3", "seid.points=99", "--set", "scr.fit_steps=7"])
+    second, third = str(tmp_path / "second.png"), str(tmp_path / "third.png")
+    for degrees, path in ((5, second), (10, third)):
+        Image.open(PORTRAIT).rotate(degrees).save(path)
+    cases[-1][1].extend([second, "--image", third])  # --image takes several, and can be repeated
+    cases[-1][1].extend(
+        ["--overwrite", "--set", "seid.steps=3", "seid.points=99", "--set", "scr.fit_steps=7"]
+    )
     for text, options, code, words in cases:
-        arguments = ["generate", text, "--image", str(PORTRAIT), "--out", out, *options]
+        arguments = ["generate", text, "--out", out, "--image", str(PORTRAIT), *options]
         monkeypatch.setattr(sys, "argv", ["specularip", *arguments])
         with pytest.raises(SystemExit) as stopped:
             main()
@@ -134,6 +141,7 @@ def test_stopped_and_failed_runs(tmp_path, monkeypatch, capsys):
         assert stopped.value.code == code and words in error, error
         assert error.count("\n") == 1 and "--overwrite" not in error
     assert given["seed"] == 0 and given["photo_weight"] == 0.0 and given["preset"] == "compact"
+    assert given["image"] == (PORTRAIT, Path(second), Path(third))
     config = given["config"]  # --set can be repeated
     assert (config.seid.steps, config.seid.points, config.scr.fit_steps) == (3, 99, 7)
     signal.signal(signal.SIGTERM, signal_before)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+from PIL import Image, ImageOps
 from tiny_runs import FACE, SEID, TINY, difference, make
 
 from specularip import avatar as avatar_module
@@ -40,6 +41,7 @@ def test_the_run_folder_has_its_files_and_the_report_its_entries(
     assert report["settings"]["seid"]["steps"] == TINY.seid.steps
     assert report["perceptual_loss"] == "encoder-features" and "LPIPS" in report["perceptual_note"]
     assert report["phenotype"]["gender"] > 0.5
+    assert report["image"] == str(FACE) and made.provenance["photo"] == FACE.name
     assert report["gaussians"] == len(made.gaussians) > 300
     assert {"seid", "refine", "fit", "load", "write"} <= set(report["seconds"])
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -115,17 +117,21 @@ def test_non_finite_losses_skip_their_step_and_three_in_a_row_stop_the_run(
     assert kept is not None and kept.meta["step"] == 3
 
 
-def test_unknown_words_and_truncated_text_are_reported(
+def test_unknown_words_truncated_text_and_all_photos_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "A woman in a red zorblax dress, " + "with a very long description " * 12
     short = replace(TINY, seid=replace(SEID, steps=1), scr=replace(TINY.scr, fit_steps=1), turntable_frames=2)
-    generate(text, FACE, out=tmp_path / "run", config=short)
+    mirrored = tmp_path / "mirrored.png"
+    ImageOps.mirror(Image.open(FACE)).save(mirrored)
+    made = generate(text, [FACE, mirrored], out=tmp_path / "run", config=short)
     said = capsys.readouterr().out
     assert "zorblax" in said and "left out" in said
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert any("zorblax" in note for note in report["notes"])
     assert len(report["text_read"]) < len(text)
+    assert report["image"] == [str(FACE), str(mirrored)]
+    assert made.provenance["photo"] == [FACE.name, mirrored.name]
 
 
 def test_the_photo_changes_the_face(finished: tuple[Path, avatar_module.Avatar], tmp_path: Path) -> None:

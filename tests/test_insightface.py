@@ -421,7 +421,7 @@ def test_the_real_models():
         faces = InsightFace.load()
     except UserError as error:
         pytest.skip(f"needs insightface's models: {error}")
-    from specularip.faces.photo import read_image
+    from specularip.faces.image_file import read_image
 
     photo = read_image(EXAMPLE)
     portrait = faces.portrait(photo, str(EXAMPLE))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from specularip.errors import UserError
-from specularip.faces.photo import GREY, read_image
+from specularip.faces.image_file import GREY, read_image
 
 PORTRAIT = os.path.join(os.path.dirname(__file__), "..", "examples", "eileen_collins.jpg")
 

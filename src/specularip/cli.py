@@ -35,11 +35,13 @@ USER_ERROR, STOPPED = 2, 130
 
 Settings = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, arg(name="set", metavar="NAME=VALUE ...")]
 """--set, which takes several settings and can be repeated."""
+Photos = Annotated[tuple[tuple[Path, ...], ...], UseAppendAction, arg(metavar="FACE ...")]
+"""--image, which takes several photos and can be repeated."""
 
 
 def generate(
     text: Annotated[Positional[str], arg(metavar="TEXT")],
-    image: Annotated[Path, arg(metavar="FACE")],
+    image: Photos,
     out: Annotated[Path, arg(metavar="DIR")],
     preset: Literal["compact", "sd15"] = "compact",
     seed: int = 0,
@@ -49,7 +51,7 @@ def generate(
     overwrite: bool = False,
     settings: Settings = (),
 ) -> None:
-    """Make an avatar from a sentence and a photo of a face.
+    """Make an avatar from a sentence and one to eight photos of a face.
 
     Writes avatar.safetensors, avatar.ply for other viewers, turntable.mp4, preview.png (updated during the
     run), report.json with all settings and timings, metrics.jsonl and checkpoints/ to the folder DIR.
@@ -60,8 +62,9 @@ def generate(
 
     Args:
         text: Description of the person: who they are, what they wear, its colour and material.
-        image: Photo of a person looking at the camera (JPEG, PNG, WebP...), the face at least 48 pixels wide.
-            If it shows several faces, the largest is used.
+        image: Photos of one person (JPEG, PNG, WebP...), at least 1 and at most 8, the faces at least 48
+            pixels wide. The first should look at the camera, others may show the face from other sides. In a
+            photo with several faces, the largest is used.
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
         preset: compact is included in the package and needs no GPU and no download. sd15 is the full-size
             method: it needs an NVIDIA GPU with 16 GB and downloaded models (see `specularip models`).
@@ -75,8 +78,10 @@ def generate(
             prior.sources.base=/models/realistic_vision.
     """
     is_main = os.environ.get("RANK", "0") == "0"  # torchrun starts one process a GPU
+    photos = tuple(chain(*image))
     if is_main:
-        print(f'specularip {__version__}: "{" ".join(text.split())}", face from {image}', flush=True)
+        names = ", ".join(map(str, photos))
+        print(f'specularip {__version__}: "{" ".join(text.split())}", face from {names}', flush=True)
     from dataclasses import replace
 
     from specularip.inputs import check_inputs
@@ -88,7 +93,7 @@ def generate(
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
-    check_inputs(text, image, out, resume, overwrite, config.detects_face)
+    check_inputs(text, photos, out, resume, overwrite, config.detects_face)
     try:
         with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
             progress.log("loading libraries")
@@ -96,7 +101,7 @@ def generate(
 
             run(
                 text,
-                image,
+                photos,
                 preset=preset,
                 out=out,
                 seed=seed,

@@ -2,77 +2,79 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
 from specularip.errors import UserError
-from specularip.faces.alignment import FaceBox
-from specularip.faces.landmarks import find_face
-from specularip.faces.photo import read_image
+from specularip.faces.photo import Photo, clearest, read_photo
 from specularip.run_folder import RunFolder
+
+MAX_PHOTOS = 8
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """text: on one line, without surplus white space. photo: uint8 [H,W,3], upright. face: the largest one,
-    None if not searched for. out: may not exist yet. notes: lines for the user, such as the number of
-    faces."""
+    """text: on one line, without surplus white space. photos: 1 to MAX_PHOTOS of one person, in the user's
+    order. identity: the one of them that the person is recognised by. out: may not exist yet. notes: lines
+    for the user, such as the number of faces."""
 
     text: str
-    image: Path
-    photo: np.ndarray
-    face: FaceBox | None
+    photos: tuple[Photo, ...]
+    identity: Photo
     out: Path
     notes: tuple[str, ...]
 
 
 def check_inputs(
     text: str,
-    image: str | Path,
+    image: str | Path | Sequence[str | Path],
     out: str | Path,
     resume: bool = False,
     overwrite: bool = False,
     look_for_face: bool = True,
 ) -> Inputs:
-    """Read the photo, find the face and check that `out` may be used; writes nothing.
+    """Read the photos, find the faces and check that `out` may be used; writes nothing.
 
-    look_for_face: False if insightface will detect the face later (`faces.insightface`). Raises UserError for
-    an empty text, a photo without a usable face (see `faces.photo`, `faces.landmarks`), or an output folder
-    that cannot be used (see `RunFolder.check`).
+    image: one photo or several of the same person. look_for_face: False if insightface will detect the face
+    later (`faces.insightface`). Raises UserError for an empty text, no photo or more than MAX_PHOTOS, the
+    same one twice, a photo without a usable face (see `faces.photo`), or an output folder that cannot be used
+    (see `RunFolder.check`).
     """
     text = " ".join(text.split())
     if not text:
         raise UserError("the text is empty: describe the person, as in 'A woman in a red satin dress'")
-    folder = RunFolder.check(out, resume, overwrite)  # the cheapest check first
-    path = Path(image)
-    photo = _read_photo(path, _file_version(path))
-    if not look_for_face:
-        return Inputs(text, path, photo, None, folder, ())
-    face = _find_face(path, _file_version(path))
-    notes = (f"{face.count} faces in {path}: taking the largest",) if face.count > 1 else ()
-    return Inputs(text, path, photo, face, folder, notes)
+    paths = [Path(image)] if isinstance(image, str | os.PathLike) else [Path(path) for path in image]
+    if not 1 <= len(paths) <= MAX_PHOTOS:
+        raise UserError(f"{len(paths)} photos given: give 1 to {MAX_PHOTOS} of one person with --image")
+    folder = RunFolder.check(out, resume, overwrite)  # the cheapest checks first
+    files: dict[tuple[int, ...], Path] = {}
+    for path in paths:
+        version = _file_version(path)
+        if version and version in files:
+            raise UserError(f"{files[version]} and {path} are the same photo: give each only once")
+        files[version] = path
+    photos = tuple(_read_photo(path, _file_version(path), look_for_face) for path in paths)
+    identity = clearest(photos)
+    notes = [note for photo in photos for note in photo.notes]
+    if identity is not photos[0]:
+        notes.append(f"the face is read from {identity.path}: it shows more of it than {photos[0].path}")
+    return Inputs(text, photos, identity, folder, tuple(notes))
 
 
-@lru_cache(maxsize=1)
-def _read_photo(path: Path, version: tuple[int, ...]) -> np.ndarray:
+@lru_cache(maxsize=MAX_PHOTOS)
+def _read_photo(path: Path, version: tuple[int, ...], look_for_face: bool) -> Photo:
     """Cached: the command line checks the inputs before all else loads, and `generate` checks them again."""
-    photo = read_image(path)
-    photo.setflags(write=False)
-    return photo
-
-
-@lru_cache(maxsize=1)
-def _find_face(path: Path, version: tuple[int, ...]) -> FaceBox:
-    return find_face(_read_photo(path, version), str(path))
+    return read_photo(path, look_for_face)
 
 
 def _file_version(path: Path) -> tuple[int, ...]:
-    """Cache key that changes with the file's content."""
+    """Cache key that changes with the file's content, and is the same for links to a file; () if there is
+    none."""
     try:
         status = path.stat()
     except OSError:
-        return ()  # read_image raises the error
-    return status.st_ino, status.st_size, status.st_mtime_ns
+        return ()  # reading the photo raises the error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -31,9 +31,9 @@ from specularip.errors import MissingWeights, UserError
 from specularip.export.video import write_video
 from specularip.faces.alignment import align_face, face_mask, framed_by_hair
 from specularip.faces.hair import told_hair
+from specularip.faces.image_file import read_image
 from specularip.faces.insightface import InsightFace
 from specularip.faces.landmarks import find_face
-from specularip.faces.photo import read_image
 from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs
 from specularip.kernels.async_transfer import StepMetrics
@@ -70,7 +70,7 @@ OWN_FEATURES = f"the perceptual loss compares features of the prior's own networ
 
 def generate(
     text: str,
-    image: str | Path,
+    image: str | Path | Sequence[str | Path],
     *,
     preset: str = "compact",
     out: str | Path,
@@ -82,12 +82,13 @@ def generate(
     config: Config | None = None,
     progress: Progress | None = None,
 ) -> Avatar:
-    """Text and one face photo to a full-body avatar, written to the folder `out` and returned, on the CPU.
+    """Text and photos of a face to a full-body avatar, written to the folder `out` and returned, on the CPU.
 
-    config replaces the preset; seed still comes from the arguments, and so do photo_weight and low_memory if
-    given. Under torchrun, the processes share each step's views (`training.parallel`). Raises UserError for
-    input that the user can correct (see `inputs.check_inputs`) and for a machine without the memory or GPU
-    needed, KeyboardInterrupt after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
+    image: one photo, or up to eight of the same person. config replaces the preset; seed still comes from the
+    arguments, and so do photo_weight and low_memory if given. Under torchrun, the processes share each step's
+    views (`training.parallel`). Raises UserError for input that the user can correct (see
+    `inputs.check_inputs`) and for a machine without the memory or GPU needed, KeyboardInterrupt after saving
+    a checkpoint when stopped by Ctrl-C or SIGTERM.
     """
     config = replace(config or preset_config(preset), seed=seed)
     if photo_weight is not None:
@@ -196,8 +197,8 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         torch.cuda.empty_cache()
     photo = None
     if config.photo_weight > 0:
-        assert inputs.face is not None
-        crop = align_face(inputs.photo, inputs.face, PHOTO_SIZE)
+        assert inputs.identity.face is not None
+        crop = align_face(inputs.identity.pixels, inputs.identity.face, PHOTO_SIZE)
         photo = make_photo_anchor(body, crop, face_mask(PHOTO_SIZE), config.photo_weight)
     if perceptual is None and config.scr.perceptual_weight:
         perceptual = perceptual_loss(prior)
@@ -238,12 +239,12 @@ def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
 def read_faces(
     prior: Prior, faces: InsightFace | None, inputs: Inputs, config: Config, note: Callable[[str], None]
 ) -> tuple[EncodedFace, EncodedFace | None]:
-    """Features of the photo's face, and of the face in `guidance.negative_face`, if one is set.
+    """Features of the person's face, and of the face in `guidance.negative_face`, if one is set.
 
     faces: the face recogniser; None: loaded here if the prior takes embeddings. note: receives lines for the
     user and the report. Raises UserError if a photo shows no usable face.
     """
-    photos = [(inputs.photo, str(inputs.image))]
+    photos = [(inputs.identity.pixels, str(inputs.identity.path))]
     if config.guidance.negative_face:
         photos.append((read_image(config.guidance.negative_face), config.guidance.negative_face))
     found: list[EncodedFace] = []
@@ -256,7 +257,7 @@ def read_faces(
                 found.append(prior.encode_face(portrait.crop[None], portrait.embedding[None]))
         else:
             for index, (photo, name) in enumerate(photos):
-                face = (inputs.face if index == 0 else None) or find_face(photo, name)
+                face = (inputs.identity.face if index == 0 else None) or find_face(photo, name)
                 crop = align_face(photo, face, PHOTO_SIZE)
                 if prior.shows_depth:
                     told = told_hair(inputs.text, crop) if index == 0 else None
@@ -368,13 +369,18 @@ def _avatar(state: AvatarState, context: RunContext) -> Avatar:
     binding = Binding(list(body.joint_names), list(body.joint_parents), body.joints.detach().cpu().clone())
     provenance = {
         "text": context.inputs.text,
-        "photo": context.inputs.image.name,
+        "photo": _one_or_all([photo.path.name for photo in context.inputs.photos]),
         "preset": config.preset,
         "seed": config.seed,
         "specularip": __version__,
         "height": round(body.height, 4),
     }
     return Avatar(state.gaussians, state.shared, provenance, binding)
+
+
+def _one_or_all(names: list[str]) -> str | list[str]:
+    """For files that have held one photo's name, as readers expect it there."""
+    return names[0] if len(names) == 1 else names
 
 
 def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar:
@@ -399,7 +405,7 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
         {
             "text": context.inputs.text,
             "text_read": guide.text,
-            "image": str(context.inputs.image),
+            "image": _one_or_all([str(photo.path) for photo in context.inputs.photos]),
             "settings": config,
             "phenotype": context.phenotype,
             "perceptual_loss": perceptual.name if perceptual is not None else "none",

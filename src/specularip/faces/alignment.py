@@ -23,14 +23,12 @@ class FaceBox:
     """Where the face of a photo is. Pixel coordinates, x to the right and y down.
 
     center, side: a square as tilted as the face, about brow to chin and ear to ear. eyes: (x, y) of the
-    person's right eye, then of the left one; in an upright photo, the right one is at the left. count: number
-    of faces in the photo.
+    person's right eye, then of the left one; in an upright photo, the right one is at the left.
     """
 
     center: tuple[float, float]
     side: float
     eyes: tuple[tuple[float, float], tuple[float, float]]
-    count: int
 
 
 def align_face(image: np.ndarray, face: FaceBox, size: int = 96) -> Tensor:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specularip.errors import UserError
-from specularip.faces.photo import MIN_FACE
+from specularip.faces.image_file import MIN_FACE
 
 if TYPE_CHECKING:
     import torch
@@ -161,7 +161,7 @@ class InsightFace:
     def portrait(self, image: np.ndarray, name: str = "the photo") -> Portrait:
         """The largest face of a photo, uint8 [H,W,3] RGB. name: of the photo, for messages.
 
-        Raises UserError if there is no face, or if the largest is narrower than `photo.MIN_FACE` pixels.
+        Raises UserError if there is no face, or if the largest is narrower than `image_file.MIN_FACE` pixels.
         """
         faces = self.find(image)
         if not faces:

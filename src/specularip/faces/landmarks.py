@@ -15,7 +15,7 @@ from PIL import Image
 
 from specularip.errors import UserError
 from specularip.faces.alignment import CROP_PER_BOX, EYE_LINE, FaceBox, sample_square
-from specularip.faces.photo import MIN_FACE
+from specularip.faces.image_file import MIN_FACE
 
 if TYPE_CHECKING:
     from specularip.faces.detection import Square
@@ -78,7 +78,13 @@ class Landmarks:
 
 
 def find_face(image: np.ndarray, name: str = "the photo") -> FaceBox:
-    """The largest face of a photo, tilted by any angle and turned aside by at most about 60 degrees.
+    """Where the largest face of a photo is; arguments and errors are those of `usable_faces`."""
+    return face_box(usable_faces(image, name)[0])
+
+
+def usable_faces(image: np.ndarray, name: str = "the photo") -> list[Landmarks]:
+    """At least one face, the largest first: that one tilted by any angle, and turned aside by at most about
+    60 degrees.
 
     image: uint8 [H,W,3]. name: of the photo, for messages. Raises UserError if there is no face, or if the
     largest is narrower than MIN_FACE pixels or turned further.
@@ -90,7 +96,7 @@ def find_face(image: np.ndarray, name: str = "the photo") -> FaceBox:
             "with the face not too small in the frame"
         )
     face = faces[0]
-    side = SIDE_PER_RADIUS * face.radius
+    side = face_box(face).side
     if side < MIN_FACE:
         raise UserError(
             f"the largest face in {name} is only {side:.0f} pixels wide, {MIN_FACE} are needed: "
@@ -101,11 +107,17 @@ def find_face(image: np.ndarray, name: str = "the photo") -> FaceBox:
             f"the largest face in {name} looks too far aside, by some 60 degrees or more: "
             "use a photo that looks into the camera"
         )
+    return faces
+
+
+def face_box(face: Landmarks) -> FaceBox:
+    """The square around a face in which it is cut out (`alignment.align_face`)."""
+    side = SIDE_PER_RADIUS * face.radius
     right, left = face.eyes
     across = (left - right) / np.hypot(*(left - right))
     down = np.array([-across[1], across[0]])
     center = (right + left) / 2 + (0.5 - EYE_LINE) * CROP_PER_BOX * side * down
-    return FaceBox(_pair(center), side, (_pair(right), _pair(left)), len(faces))
+    return FaceBox(_pair(center), side, (_pair(right), _pair(left)))
 
 
 def find_faces(image: np.ndarray) -> list[Landmarks]:

@@ -1,89 +1,68 @@
-"""Reading image files safely, whatever their format and state."""
+"""A photo of the person: its pixels, the face in it, and what the user should know about it."""
 
 from __future__ import annotations
 
-import threading
-import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from specularip.errors import UserError
+from specularip.faces.alignment import FaceBox
+from specularip.faces.image_file import read_image
+from specularip.faces.landmarks import Landmarks, face_box, usable_faces
+from specularip.faces.quality import is_grey
 
-MAX_PIXELS = 100_000_000
-"""Larger images are rejected by their header, before anything is decoded."""
-MIN_FACE = 48
-"""Width of the smallest usable face in pixels, and so the smallest usable photo."""
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
-"""Formats that Pillow may try. Its other readers are never reached, above all those that start programs."""
-GREY = (153, 153, 153)
-"""Background of transparent pixels: the grey (0.6) on which the compact prior was trained."""
-
-_header_lock = threading.Lock()
+ENOUGH_SIDE = 120.0
+"""Side of a face in pixels from which more of them make it no better: identity encoders see it at about half
+of that (`alignment.align_face`) to this size."""
+GREY_WORTH = 0.5
+CLEARLY_BETTER = 1.25
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file as uint8 [H,W,3], sRGB, with its EXIF orientation applied.
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """pixels: uint8 [H,W,3], upright, read-only. face, landmarks: of the largest face; None if not searched
+    for. grey: the face has hardly any colour (`quality.is_grey`). notes: lines for the user."""
 
-    Greyscale, palette, CMYK and 16-bit images become RGB; transparent ones are composited over GREY. Only the
-    first frame of an animation is read. Raises UserError, in one line, if the file is not a complete image of
-    at least MIN_FACE and at most MAX_PIXELS pixels.
+    path: Path
+    pixels: np.ndarray
+    face: FaceBox | None = None
+    landmarks: Landmarks | None = None
+    grey: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def worth(self) -> float:
+        """How well the face can be recognised, in 0..1: large, looking into the camera, in colour."""
+        if self.face is None or self.landmarks is None:
+            return 1.0
+        size = min(1.0, self.face.side / ENOUGH_SIDE)
+        frontal = float(np.cos(np.radians(self.landmarks.yaw_deg))) ** 2
+        return size * frontal * (GREY_WORTH if self.grey else 1.0)
+
+
+def read_photo(path: Path, look_for_face: bool = True) -> Photo:
+    """Read an image file and find the face.
+
+    Raises UserError if the file is no usable image (`image_file.read_image`), or if the image shows no usable
+    face (`landmarks.usable_faces`).
     """
-    path = Path(path)
-    try:
-        if path.is_dir():
-            raise UserError(f"{path} is a folder: give an image file")
-        if not path.exists():
-            raise UserError(f"{path} does not exist: check the path of the photo")
-        if not path.is_file():
-            raise UserError(f"{path} is not a regular file: give an image file such as a JPEG or PNG")
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    with file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about metadata that is not used here
-        image = _open_header(file, path)
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise UserError(
-                f"{path} is {width}x{height}, {width * height / 1e6:,.0f} megapixels: "
-                f"the limit is {MAX_PIXELS // 1_000_000}, scale it down first"
-            )
-        if min(width, height) < MIN_FACE:
-            raise UserError(
-                f"{path} is only {width}x{height} pixels: use a photo whose face is at least {MIN_FACE} wide"
-            )
-        try:
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            return np.array(_to_rgb(image))
-        except Exception as error:  # Pillow's decoders raise all kinds of exceptions on damaged data
-            reason = "cut short" if "truncated" in str(error) else "damaged"
-            raise UserError(
-                f"{path} is {reason} and cannot be decoded: save or download the photo again"
-            ) from None
+    pixels = read_image(path)
+    pixels.setflags(write=False)
+    if not look_for_face:
+        return Photo(path, pixels)
+    faces = usable_faces(pixels, str(path))
+    notes = []
+    if len(faces) > 1:
+        notes.append(f"{len(faces)} faces in {path}: taking the largest")
+    grey = is_grey(pixels, faces[0])
+    if grey:
+        notes.append(f"{path} is black and white: the tones of skin and hair are guessed")
+    return Photo(path, pixels, face_box(faces[0]), faces[0], grey, tuple(notes))
 
 
-def _open_header(file, path: Path) -> Image.Image:
-    """Parse the header only. Pillow's own size limit is disabled meanwhile, as ours reports the size."""
-    Image.init()  # registers all of Pillow's readers; FORMATS selects from them
-    with _header_lock:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
-        except Exception:  # also struct.error, SyntaxError, ValueError on malformed headers
-            raise UserError(f"{path} is not an image of a supported format: use JPEG, PNG or WebP") from None
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # 16-bit and float greyscale: Pillow's own conversion clips at 255
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode != "F" or values.max() > 255 else 255.0 if values.max() > 1 else 1.0
-        image = Image.fromarray(np.clip(np.nan_to_num(values) / top * 255 + 0.5, 0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (*GREY, 255)), image).convert("RGB")
-    return image.convert("RGB")
+def clearest(photos: Sequence[Photo]) -> Photo:
+    """The photo to recognise the person by: the first, unless another is clearly better."""
+    best = max(photos, key=lambda photo: photo.worth)
+    return best if best.worth > CLEARLY_BETTER * photos[0].worth else photos[0]
