@@ -18,7 +18,8 @@ from torch import Tensor
 
 from specularip import raster, specular
 from specularip.avatar import Avatar
-from specularip.body import Body, Phenotype, anny_body, phenotype_from_text, smplx_body
+from specularip.body import Body, anny_body, phenotype_from_text, smplx_body
+from specularip.body.head import HeadModel
 from specularip.diffusion.fast.accelerate import accelerate, supports
 from specularip.diffusion.loading import folder as prior_folder
 from specularip.diffusion.loading.sd15 import load_sd15
@@ -29,11 +30,13 @@ from specularip.diffusion.prompts import PromptBook, view_prompt
 from specularip.diffusion.sample import sampling_timesteps
 from specularip.errors import MissingWeights, UserError
 from specularip.export.video import write_video
-from specularip.faces.alignment import align_face, face_mask, framed_by_hair
+from specularip.faces.alignment import align_face, framed_by_hair
 from specularip.faces.hair import told_hair
+from specularip.faces.head_fit import FittedHead, fit_head
 from specularip.faces.image_file import read_image
 from specularip.faces.insightface import InsightFace
 from specularip.faces.landmarks import find_face
+from specularip.faces.projection import paint
 from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs
 from specularip.kernels.async_transfer import StepMetrics
@@ -47,7 +50,7 @@ from specularip.run_folder import RunFolder
 from specularip.stages.guide import EncodedFace, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
 from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
-from specularip.stages.photo_anchor import PhotoAnchor, make_photo_anchor
+from specularip.stages.photo_face import PhotoFace, photo_face
 from specularip.stages.scr import Targets, fit_targets, make_targets, orbits
 from specularip.stages.seid import seid
 from specularip.stages.settings import Config
@@ -96,8 +99,8 @@ def generate(
     if low_memory:
         config = with_low_memory(config)
     inputs = check_inputs(text, image, out, resume, overwrite, config.detects_face)
-    if config.photo_weight < 0:
-        raise UserError(f"--photo-weight is {config.photo_weight}: it must be 0 or more")
+    if not 0 <= config.photo_weight <= 1:
+        raise UserError(f"--photo-weight is {config.photo_weight}: it must lie between 0 and 1")
     check_gpu(config)
     ranks, device = init_ranks(config.device)
     check_memory(config, device)
@@ -155,9 +158,8 @@ class RunContext:
 
     inputs: Inputs
     guide: Guide
-    photo: PhotoAnchor | None
     perceptual: Perceptual | None
-    phenotype: Phenotype
+    head: FittedHead | None
     notes: list[str]
     kernels: Future[None]
 
@@ -186,20 +188,14 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     faces = InsightFace.load(config.prior.faces, device) if config.prior.path == "sd15" else None
     prior = load_prior(config, device)
     text = readable(prior, inputs.text, note)
-    phenotype = phenotype_from_text(inputs.text)
-    body = make_body(config, phenotype).to(device)
+    head, body, photo = read_head(inputs, config, note)
     face, other = read_faces(prior, faces, inputs, config, note)
-    guide = Guide(prior, PromptBook(prior), text, face, body, config, other)
+    guide = Guide(prior, PromptBook(prior), text, face, body.to(device), config, other, photo)
     for guidance in (config.guidance, config.scr.guidance or config.guidance):
         guide.identity(guidance)
     if device.type == "cuda":
         prior.image_encoder = None  # a fifth of all weights, unused once the face is encoded
         torch.cuda.empty_cache()
-    photo = None
-    if config.photo_weight > 0:
-        assert inputs.identity.face is not None
-        crop = align_face(inputs.identity.pixels, inputs.identity.face, PHOTO_SIZE)
-        photo = make_photo_anchor(body, crop, face_mask(PHOTO_SIZE), config.photo_weight)
     if perceptual is None and config.scr.perceptual_weight:
         perceptual = perceptual_loss(prior)
         top, bottom, left, right = config.scr.crop
@@ -209,7 +205,7 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     kernels = in_background(lambda: raster.warm_up(device), lambda: specular.warm_up(device))
     if device.type == "cuda":
         kernels.result()  # nothing else may be launched while CUDA graphs are captured
-    return RunContext(inputs, guide, photo, perceptual, phenotype, notes, kernels)
+    return RunContext(inputs, guide, perceptual, head, notes, kernels)
 
 
 def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
@@ -266,14 +262,34 @@ def read_faces(
     return found[0], found[1] if len(found) > 1 else None
 
 
-def make_body(config: Config, phenotype: Phenotype) -> Body:
-    """Anny with this phenotype, or the mean SMPL-X body from the user's files."""
-    return anny_body(phenotype) if config.body == "anny" else smplx_body(config.body)
+def read_head(
+    inputs: Inputs, config: Config, note: Callable[[str], None]
+) -> tuple[FittedHead | None, Body, PhotoFace | None]:
+    """The head that the photos show, the body of that head and of the text, and the painted face.
+
+    Without a head (no weight on the photos, or a body other than Anny) the body is that of the text, or the
+    mean SMPL-X body from the user's files. note: receives lines for the user and the report.
+    """
+    told = phenotype_from_text(inputs.text)
+    if config.body != "anny":
+        if config.photo_weight:
+            note("the photo's face is painted on the body 'anny' only: here the prior alone draws it")
+        return None, smplx_body(config.body), None
+    if not config.photo_weight:
+        return None, anny_body(told), None
+    faces = [photo.landmarks for photo in inputs.photos if photo.landmarks is not None]
+    extents = [photo.pixels.shape[1::-1] for photo in inputs.photos]
+    head = fit_head(faces, extents, told)
+    offsets = HeadModel.load().offsets(head.shape * config.photo_weight)
+    painted = paint([photo.pixels for photo in inputs.photos], faces, head)
+    body = anny_body(head.phenotype, offsets)
+    grey = all(photo.grey for photo in inputs.photos)
+    return head, body, photo_face(painted, body, config.photo_weight, inputs.text, grey)
 
 
 def _run_stages(session: Session, context: RunContext) -> Avatar:
     """SEID, the refinement and the fit of SCR, from the last checkpoint if there is one; then the files."""
-    guide, photo, config, ranks = context.guide, context.photo, context.config, session.ranks
+    guide, config, ranks = context.guide, context.config, session.ranks
     checkpoint = session.resume()
     phase, step = ("seid", 0) if checkpoint is None else (checkpoint.name, int(checkpoint.meta["step"]))
     targets: Targets | None = None
@@ -303,7 +319,7 @@ def _run_stages(session: Session, context: RunContext) -> Avatar:
 
     if phase == "seid":
         with session.training("seid", "SEID", config.seid.steps, step, pack, show):
-            seid(state, guide, photo, step, session.after_step, ranks)
+            seid(state, guide, step, session.after_step, ranks)
         phase, step = "refine", 0
         session.save(phase, step, pack())
         _release_memory(guide.prior)
@@ -321,7 +337,7 @@ def _run_stages(session: Session, context: RunContext) -> Avatar:
         session.save(phase, step, pack())
         _release_memory(guide.prior)
     with session.training("fit", "SCR fit", config.scr.fit_steps, step, pack, show):
-        fit_targets(state, guide, photo, targets, context.perceptual, step, session.after_step, ranks)
+        fit_targets(state, guide, targets, context.perceptual, step, session.after_step, ranks)
     return _finish(session, context, state)
 
 
@@ -407,7 +423,10 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
             "text_read": guide.text,
             "image": _one_or_all([str(photo.path) for photo in context.inputs.photos]),
             "settings": config,
-            "phenotype": context.phenotype,
+            "phenotype": context.head.phenotype if context.head else phenotype_from_text(context.inputs.text),
+            "head": {"shape": context.head.shape.tolist(), "landmark errors": context.head.errors.tolist()}
+            if context.head
+            else None,
             "perceptual_loss": perceptual.name if perceptual is not None else "none",
             "perceptual_note": OWN_FEATURES
             if perceptual is not None and perceptual.name != "lpips-vgg"

@@ -106,9 +106,11 @@ class AnnyModel:
         weights = torch.cat([*columns, torch.ones_like(total)], 1)
         return weights[:, self.factors].prod(-1)
 
-    def body(self, phenotype: Phenotype) -> Body:
-        """One person."""
-        vertices, joints = self.evaluate(_row(phenotype, self.mean.device))
+    def body(self, phenotype: Phenotype, offsets: Tensor | None = None) -> Body:
+        """One person. offsets [V,3]: added to the vertices, such as those of `HeadModel`."""
+        vertices, joints = self.evaluate(phenotype_row(phenotype, self.mean.device))
+        if offsets is not None:
+            vertices = vertices + offsets.to(vertices)
         return Body(
             vertices=vertices[0],
             faces=self.faces,
@@ -126,9 +128,10 @@ class AnnyModel:
         )
 
 
-def anny_body(phenotype: Phenotype | None = None) -> Body:
-    """The default body model with this phenotype (an average adult if None)."""
-    return AnnyModel.load().body(phenotype or Phenotype())
+def anny_body(phenotype: Phenotype | None = None, offsets: Tensor | None = None) -> Body:
+    """The default body model with this phenotype (an average adult if None). offsets: of its vertices [V,3],
+    such as those of `HeadModel`."""
+    return AnnyModel.load().body(phenotype or Phenotype(), offsets)
 
 
 @lru_cache(maxsize=4)
@@ -161,8 +164,9 @@ def _load(device: str) -> AnnyModel:
         joint_names=tuple(json.loads(metadata["joint_names"])),
         joint_parents=tuple(json.loads(metadata["joint_parents"])),
     )
-    return replace(model, template=model.vertices(_row(Phenotype(), device))[0])
+    return replace(model, template=model.vertices(phenotype_row(Phenotype(), device))[0])
 
 
-def _row(phenotype: Phenotype, device: torch.device | str) -> Tensor:
+def phenotype_row(phenotype: Phenotype, device: torch.device | str = "cpu") -> Tensor:
+    """A phenotype as a row [1,11] for `AnnyModel.evaluate`."""
     return torch.tensor([[getattr(phenotype, name) for name in PHENOTYPE_NAMES]], device=device)

@@ -23,6 +23,7 @@ from specularip.kernels.async_transfer import copy_async
 from specularip.raster import Raster, rasterize
 from specularip.specular import SpecularHead
 from specularip.stages.fusion import DEPTH_GAIN
+from specularip.stages.photo_face import PhotoFace
 from specularip.stages.settings import Config
 
 EncodedFace = Tensor | FaceFeatures
@@ -33,7 +34,8 @@ class Guide:
     """A prior with one person's text, face and body.
 
     text: the part of the user's sentence within the prior's token limit. face: features of the photo's face,
-    from `Prior.encode_face`. other: those of a face for the negative branch of guidance, or None.
+    from `Prior.encode_face`. other: those of a face for the negative branch of guidance, or None. photo: the
+    face that is painted with the photos; None: the prior alone draws it.
     """
 
     prior: Prior
@@ -43,6 +45,7 @@ class Guide:
     body: Body
     config: Config
     other: EncodedFace | None = None
+    photo: PhotoFace | None = None
     _identities: dict[tuple[float, bool], Identity | None] = field(default_factory=dict)
 
     def identity(self, guidance: GuidanceConfig) -> Identity | None:

@@ -12,6 +12,7 @@ from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 from specularip.stages.settings import RateConfig, SeidConfig
 from specularip.training.optimizer import SHARED
 from specularip.training.state import TrainState
+from specularip.training.step import FIXED
 
 REGION_WEIGHTS = {"head": 6.0, "neck": 1.6, "hand": 1.3, "foot": 1.2}
 """Samples per area, relative to the rest of the body: close-up views show the head."""
@@ -29,8 +30,8 @@ def initial_state(
 ) -> AvatarState:
     """`config.points` Gaussians, and a specular head of `config.lights` lobes as the shared module.
 
-    The ties are the other fields of `Gaussians`, and "anchors" [N,3]: the initial position of each Gaussian
-    or, for a copy, of its ancestor.
+    The ties are the other fields of `Gaussians`; "anchors" [N,3]: the initial position of each Gaussian or,
+    for a copy, of its ancestor; and "fixed" [N]: see `training.step`.
     """
     generator = torch.Generator().manual_seed(seed)
     points = config.points
@@ -61,6 +62,7 @@ def state_of(
     gaussians = gaussians.to(device)
     ties = {f.name: getattr(gaussians, f.name) for f in fields(Gaussians) if f.name not in PARAMETERS}
     ties["anchors"] = gaussians.means.clone()
+    ties[FIXED] = torch.zeros_like(gaussians.opacity_logits)
     rates = adam_rates(config.rates)
     head = new_head(config, seed).to(device)
     return TrainState.create(gaussians.parameters(), ties, head, rates, generator, (0.9, 0.99), 1e-12)

@@ -24,7 +24,6 @@ from specularip.stages.detail import detail_weights
 from specularip.stages.guide import Guide, as_images, draw
 from specularip.stages.initial_state import AvatarState, adam_rates
 from specularip.stages.perceptual import Perceptual, UnetFeatures
-from specularip.stages.photo_anchor import PhotoAnchor
 from specularip.stages.seid import specular_penalty
 from specularip.stages.settings import ScrConfig
 from specularip.stages.views import full_body
@@ -126,6 +125,8 @@ def make_targets(state: AvatarState, guide: Guide, after_step: Callable[[int, in
             vae_batch=config.vae_batch,
             progress=count,
         )
+        if guide.photo is not None:
+            refined = guide.photo.over(refined, views.cameras, views.distances)
         done += config.refine_steps
         cameras, refined = cropped(views.cameras, refined[:, :4], config)  # depth is not fitted again
         orbit_cameras.append(views.cameras)
@@ -168,7 +169,6 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 def fit_targets(
     state: AvatarState,
     guide: Guide,
-    photo: PhotoAnchor | None,
     targets: Targets,
     perceptual: Perceptual | None,
     first_step: int,
@@ -193,17 +193,12 @@ def fit_targets(
         loss = config.l1_weight * photometric + config.perceptual_weight * perceived
         if specular_weight:
             loss = loss + specular_weight * specular_penalty(specular, state.ties["regions"])
-        photo_loss = ownership = None
-        if photo is not None:
-            ownership = photo.ownership(state.gaussians)
-            photo_loss = photo.loss(state.gaussians, state.shared, ownership, background)
-        take_step(state, loss, photo_loss, ownership, ranks)
+        take_step(state, loss, ranks)
         metrics = StepMetrics(
             {
                 "loss": loss,
                 "l1": photometric,
                 "perceptual": perceived,
-                "photo": photo_loss,
                 "skipped": state.skipped,
             }
         )

@@ -25,7 +25,6 @@ from specularip.kernels.async_transfer import StepMetrics, copy_async
 from specularip.raster import Raster
 from specularip.stages.guide import Guide, as_images, draw
 from specularip.stages.initial_state import AvatarState
-from specularip.stages.photo_anchor import PhotoAnchor
 from specularip.stages.settings import SeidConfig
 from specularip.stages.views import select_views, step_views
 from specularip.training.densify import DensityConfig, densify_and_prune, prune
@@ -43,7 +42,6 @@ RATE_DECAY = 0.67
 def seid(
     state: AvatarState,
     guide: Guide,
-    photo: PhotoAnchor | None,
     first_step: int,
     after_step: Callable[[int, StepMetrics], None],
     ranks: Ranks = SINGLE_RANK,
@@ -82,17 +80,12 @@ def seid(
         loss = config.sds_weight * distilled.loss + _regularise(state, raster, share, config)
         if config.specular_weight and gain > 0:
             loss = loss + config.specular_weight * specular_penalty(specular, state.ties["regions"])
-        photo_loss = ownership = None
-        if photo is not None:
-            ownership = photo.ownership(state.gaussians)
-            photo_loss = photo.loss(state.gaussians, state.shared, ownership, background)
-        finite = take_step(state, loss, photo_loss, ownership, ranks)
+        finite = take_step(state, loss, ranks)
         metrics = StepMetrics(
             {
                 "loss": loss,
                 "sds": distilled.loss,
                 "gradient": distilled.grad_norm,
-                "photo": photo_loss,
                 "skipped": state.skipped,
             },
             points=len(state),

@@ -291,8 +291,8 @@ class Config:
     """Grey level of the background during optimisation; the compact prior was trained on this one."""
     body: str = "anny"
     """"anny", or the file or folder of SMPL-X."""
-    photo_weight: float = 0.0
-    """Weight of the photo, laid over the front of the head; 0: only the prior's identity tokens show it."""
+    photo_weight: float = 1.0
+    """How far the photos determine shape and colours of the face; 0: the prior alone draws it."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     start: StartConfig = field(default_factory=StartConfig)

@@ -22,6 +22,7 @@ from specularip.specular.head import shading_normals
 from specularip.stages.fusion import DepthViews, depth_views
 from specularip.stages.guide import Guide
 from specularip.stages.initial_state import AvatarState, adam_rates, state_of
+from specularip.stages.photo_face import fix_face, joined
 from specularip.stages.settings import Config
 from specularip.stages.view_fit import fit_views, view_targets
 from specularip.stages.view_start import gaussians_from_views, observe, start_views
@@ -65,10 +66,17 @@ def start_from(
     images = images.cpu().contiguous()
     fusion = config.start.fusion
     decoded = depth_views(images, views.cameras, views.targets, config.background, fusion)
-    gaussians = gaussians_from_views(decoded, guide.body, config.seid.points, seed, fusion)
+    photo = guide.photo
+    if photo is not None:
+        photo, images = joined(photo, images, decoded, guide.body, fusion)
+        decoded = depth_views(images, views.cameras, views.targets, config.background, fusion)
+    shown = None if photo is None else lambda points: photo.nearest(points)[1]
+    gaussians = gaussians_from_views(decoded, guide.body, config.seid.points, seed, fusion, shown)
     generator = torch.Generator().manual_seed(seed)
     state = state_of(gaussians, replace(config.seid, rates=config.start.fit.rates), seed, generator, device)
     _split_colors(state, decoded, config, ranks)
+    if photo is not None:
+        fix_face(state, photo)
     targets = view_targets(images, decoded, device)
     fit_views(
         state, targets, config.start.fit, config.background, config.seid.max_points, after_step, ranks=ranks

@@ -103,7 +103,7 @@ def fit_views(
         color, alpha, depth = _differences(raster, targets, rows)
         loss = config.color_weight * color + config.alpha_weight * alpha + config.depth_weight * depth
         loss = loss + _regularise(state, graph, share, config)
-        finite = take_step(state, loss, ranks=ranks)
+        finite = take_step(state, loss, ranks)
         if raster.means2d.grad is not None:
             state.screen_gradients.accumulate(raster.means2d.grad, raster.radii * finite, size, ranks)
         if step + 1 in densify_after:

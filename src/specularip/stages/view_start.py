@@ -6,6 +6,8 @@ body's own surface, where that contradicts no view.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
@@ -50,8 +52,10 @@ HAND_NEIGHBOURS = 40
 FACE_DEPTH, BROWS = 0.35, 0.25
 """Where the face begins, ahead of the ears, and where it ends, above the eyes, in lengths of the head from
 ears to nose."""
-FACE_FINENESS, HEAD_SAMPLES = 0.3, 40_000
+FACE_FINENESS, HEAD_SAMPLES = 0.2, 160_000
 """The face's, for eyes and lips; and the samples of the head from which its surface is taken."""
+SHOWN = 0.3
+"""How far photos must determine what counts as part of the face."""
 INSIDE_ACROSS, INSIDE_BEHIND = 0.002, 0.007
 """A sample is inside if another one, so far to the side at most, is so much further in front, in metres."""
 SKIN_REACH = 0.015
@@ -90,9 +94,16 @@ def start_views(body_height: float, size: int, orbits: tuple[Orbit, ...] = ORBIT
 
 @torch.no_grad()
 def gaussians_from_views(
-    views: DepthViews, body: Body, max_points: int, seed: int, config: FusionConfig
+    views: DepthViews,
+    body: Body,
+    max_points: int,
+    seed: int,
+    config: FusionConfig,
+    shown: Callable[[Tensor], Tensor] | None = None,
 ) -> Gaussians:
     """At most `max_points` flat Gaussians on the surface that the views show, on the CPU.
+
+    shown: how far photos determine places [N,3] of the body's skin, [N]: these are part of the face.
 
     Diffuse colours are the weighted median over the views, so that highlights, which few views see in one
     place, do not become part of them.
@@ -105,7 +116,7 @@ def gaussians_from_views(
     def nearest_sample(points: SurfacePoints) -> Tensor:
         return torch.from_numpy(tree.query(points.positions.double().numpy(), workers=-1)[1])
 
-    face = face_samples(body, generator)
+    face = face_samples(body, generator, shown)
     surface = with_skin(fuse(views, config), samples, tree, face)
     unseen = _unseen_body(views, surface, samples, config)
     whole = joined([surface, unseen])
@@ -134,15 +145,20 @@ def gaussians_from_views(
     )
 
 
-def face_samples(body: Body, generator: torch.Generator) -> SurfaceSamples:
-    """Samples of the face, 2 mm apart: the front of the head below the brows, without the inside of the mouth
-    and of the eye sockets."""
+def face_samples(
+    body: Body, generator: torch.Generator, shown: Callable[[Tensor], Tensor] | None = None
+) -> SurfaceSamples:
+    """Samples of the face, 1 mm apart: the front of the head below the brows and what photos show (see
+    `gaussians_from_views`), without the inside of the mouth and of the eye sockets."""
     head = body.sample_surface(HEAD_SAMPLES, generator, {name: float(name == "head") for name in NAMES})
     nose, eyes, ears = (body.keypoints[rows].mean(0) for rows in ([0], [14, 15], [16, 17]))
     depth = float(ears[1] - nose[1])  # bodies face -y
     ahead = ears[1] - head.points[:, 1] > FACE_DEPTH * depth
     below = head.points[:, 2] < eyes[2] + BROWS * depth
-    face = head.select(ahead & below & (head.normals[:, 1] < 0))
+    part = ahead & below
+    if shown is not None:
+        part |= shown(head.points) > SHOWN
+    face = head.select(part & (head.normals[:, 1] < 0))
     across = cKDTree(face.points[:, [0, 2]].double().numpy())
     front = [
         float(face.points[rows, 1].min())

@@ -19,6 +19,7 @@ from specularip.gaussians import rotation_matrices
 from specularip.training.gradients import ScreenGradients
 from specularip.training.optimizer import select_rows
 from specularip.training.state import TrainState
+from specularip.training.step import FIXED
 
 SPLIT_SHRINK = 1.6
 """Factor by which the axes of a split Gaussian's halves are shorter than its own."""
@@ -66,6 +67,8 @@ def densify_and_prune(state: TrainState[Any], config: DensityConfig, surface: Te
     params = state.params
     keep = _useful(state, config, surface)
     gradient = torch.where(keep, state.screen_gradients.mean(), 0.0)
+    if FIXED in state.ties:
+        gradient = gradient * (state.ties[FIXED] < 0.5)
     kept = int(keep.sum())
     budget = min(
         int(config.grow_share * len(keep)),

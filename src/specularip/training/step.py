@@ -12,31 +12,19 @@ from specularip.training.state import TrainState
 
 MAX_SKIPPED = 3
 """Consecutive non-finite steps after which a run has diverged."""
-PHOTO_PARAMETERS = ("color_logits", "latents")
-"""Parameters that the photo's loss optimises. On Gaussians with ownership 1 the others stay fixed."""
+FIXED = "fixed"
+"""The tie [N] in 0..1 of Gaussians that no step changes, or by so much less."""
 
 
-def take_step(
-    state: TrainState[Any],
-    loss: Tensor,
-    photo_loss: Tensor | None = None,
-    ownership: Tensor | None = None,
-    ranks: Ranks = SINGLE_RANK,
-) -> Tensor:
-    """Backward and one step of Adam. Returns a bool scalar: False if a loss or gradient is not finite, in
+def take_step(state: TrainState[Any], loss: Tensor, ranks: Ranks = SINGLE_RANK) -> Tensor:
+    """Backward and one step of Adam. Returns a bool scalar: False if the loss or a gradient is not finite, in
     which case nothing changes but `state.skipped`. Does not synchronise with the GPU.
 
-    photo_loss applies to Gaussians in proportion to their `ownership` [N] in 0..1: there the gradients of
-    `loss` fade out before those of photo_loss are added. Gradients are averaged over `ranks`. The caller
-    stops the run after MAX_SKIPPED non-finite steps in a row.
+    Gaussians whose tie FIXED is 1 stay as they are. Gradients are averaged over `ranks`. The caller stops the
+    run after MAX_SKIPPED non-finite steps in a row.
     """
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    if photo_loss is not None and ownership is not None:
-        for tensor in state.params.values():
-            if tensor.grad is not None:
-                tensor.grad *= _row_weights(1 - ownership, tensor)
-        photo_loss.backward()
     gradients = [
         p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None
     ]
@@ -45,8 +33,6 @@ def take_step(
     largest = torch._foreach_norm(gradients, torch.inf)
     # The losses differ between ranks, and all ranks must decide alike.
     losses = [] if ranks.world_size > 1 else [loss.detach()]
-    if photo_loss is not None:
-        losses.append(photo_loss.detach())
     finite = torch.stack([*largest, *losses]).isfinite().all()
     if gradients[0].is_cuda:
         # The fused kernel of Adam skips the update on the device, without a synchronisation.
@@ -55,17 +41,12 @@ def take_step(
         state.optimizer.zero_grad(set_to_none=True)
         state.skipped = state.skipped + 1
         return finite
-    fixed = {} if ownership is None else {k: v for k, v in state.params.items() if k not in PHOTO_PARAMETERS}
-    before = {name: tensor.detach().clone() for name, tensor in fixed.items()}
+    fixed = state.ties.get(FIXED)
+    before = {} if fixed is None else {name: p.detach().clone() for name, p in state.params.items()}
     state.optimizer.step()
     with torch.no_grad():
         for name, old in before.items():
-            # Adam takes full steps on any gradient, however small, so the step itself has to be faded too.
-            fixed[name].lerp_(old, _row_weights(ownership, old))  # type: ignore[arg-type]
+            # Adam takes full steps on any gradient, however small: so the step is faded.
+            state.params[name].lerp_(old, fixed.reshape(-1, *[1] * (old.ndim - 1)))  # type: ignore[union-attr]
     state.skipped = torch.where(finite, 0, state.skipped + 1)
     return finite
-
-
-def _row_weights(weights: Tensor, tensor: Tensor) -> Tensor:
-    """Weights [N] in a shape that multiplies the rows of `tensor` [N,...]."""
-    return weights.reshape(-1, *[1] * (tensor.ndim - 1))
