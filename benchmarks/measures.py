@@ -1,8 +1,9 @@
-"""How far a picture of an avatar is from the true one: pure functions of images, masks and labels.
+"""How far an avatar is from the true person: pure functions of images, masks, labels and bodies.
 
 Images are float32 [V,H,W,3], sRGB in 0..1 over the same grey on both sides; alphas [V,H,W] in 0..1; labels
 [V,H,W] int64, the part of the true person that each pixel shows, -1 outside. Colours are compared in CIELAB
 (D65): by CIEDE2000 where a difference is reported, by plain distance where the nearest of several is wanted.
+Bodies are vertices [V,3] in metres, in the order of AnnyModel.
 """
 
 from __future__ import annotations
@@ -12,16 +13,26 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.measure import perimeter_crofton
+from skimage.transform import SimilarityTransform
 from torch import Tensor
 
+from specularip.body import AnnyModel
+from specularip.body.mesh import vertex_normals
+from specularip.body.regions import HEAD
 from specularip.metrics import SSIM_WINDOW, luminance, ssim_map
 
 SHADES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of lightness whose colours stand for a surface in the studio, from dark side to highlight."""
 SMOOTH = 1 / 240
 """Standard deviation of `fray`'s blur as a share of the image's side: 3 pixels of 720."""
+
+EARS = 1.1
+"""Eye distances from the middle of the eyes back to where the ears begin."""
+NEAR_TRIANGLES = 24
+"""Of so many triangles whose centroids are nearest to a point, one is taken for the nearest of all."""
 
 
 def lab(srgb: Tensor | np.ndarray) -> np.ndarray:
@@ -147,6 +158,57 @@ def fray(mask: np.ndarray) -> float:
     smooth = ndimage.gaussian_filter(mask.astype(np.float64), SMOOTH * len(mask)) > 0.5
     length = perimeter_crofton(smooth, directions=4)
     return float(perimeter_crofton(mask, directions=4) / length) if length else float("nan")
+
+
+# The shape of the head
+
+
+def front_of_head() -> Tensor:
+    """Which vertices [V] of AnnyModel are the front of the head: ahead of the ears, facing forward in the
+    default adult, not of the eyeballs."""
+    model = AnnyModel.load()
+    eyes = model.template[model.eyeballs].mean(1)
+    behind = (model.template[:, 1] - eyes[:, 1].mean()) / (eyes[0] - eyes[1]).norm()
+    forward = vertex_normals(model.template, model.faces)[:, 1] < 0
+    found = (model.regions == HEAD) & (behind < EARS) & forward
+    found[model.eyeballs.flatten()] = False
+    return found
+
+
+def surface_error(fitted: Tensor, truth: Tensor) -> float:
+    """Mean distance in millimetres from the front of a fitted head to the true surface, both bodies [V,3].
+
+    A photo tells neither size nor place: the fitted front is moved, turned and scaled to the true one first,
+    as corresponding vertices agree best (Umeyama 1991).
+    """
+    front = front_of_head()
+    source, target = fitted[front].double().numpy(), truth[front].double().numpy()
+    similarity = SimilarityTransform.from_estimate(source, target)
+    moved = source @ similarity.params[:3, :3].T + similarity.params[:3, 3]
+    distance = distance_to_surface(moved, truth.double().numpy(), AnnyModel.load().faces.numpy())
+    return float(1000 * distance.mean())
+
+
+def distance_to_surface(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Distance [n] of points [n,3] to the triangles `faces` [F,3] of vertices [V,3]."""
+    corners = vertices[faces]
+    tree = cKDTree(corners.mean(1))
+    candidates = tree.query(points, min(NEAR_TRIANGLES, len(faces)))[1].reshape(len(points), -1)
+    a, b, c = np.moveaxis(corners[candidates], 2, 0)
+    p = points[:, None]
+    # Inside a triangle, the distance to its plane; else that to the nearest of its edges.
+    normal = np.cross(b - a, c - a)
+    area = np.maximum(np.linalg.norm(normal, axis=-1), 1e-30)
+    sides = [(np.cross(end - start, p - start) * normal).sum(-1) for start, end in ((a, b), (b, c), (c, a))]
+    plane = np.abs(((p - a) * normal).sum(-1)) / area
+    edge = np.min([_to_segment(p, start, end) for start, end in ((a, b), (b, c), (c, a))], 0)
+    return np.where(np.min(sides, 0) >= 0, plane, edge).min(1)
+
+
+def _to_segment(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    along = end - start
+    share = ((points - start) * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-30)
+    return np.linalg.norm(points - start - share.clip(0, 1)[..., None] * along, axis=-1)
 
 
 # Recognition of garments

@@ -24,7 +24,7 @@ from assets import Assets  # noqa: E402
 from captions import is_plural, join, with_article, words_benchmark  # noqa: E402
 from data import FACE_SIZE, MAP_SIZE  # noqa: E402
 from dressing import PersonMesh, dress, luminance  # noqa: E402
-from mesh_render import Renderer  # noqa: E402
+from mesh_render import BACKGROUND, Renderer  # noqa: E402
 from people import (  # noqa: E402
     BASIC,
     COLORS,
@@ -41,7 +41,7 @@ from people import (  # noqa: E402
     draw_person,
     held_out,
 )
-from studio import to_linear, to_srgb  # noqa: E402
+from studio import Lighting, direction, to_linear, to_srgb  # noqa: E402
 
 from specularip.body import AnnyModel, Body, phenotype_from_text  # noqa: E402
 from specularip.body.regions import HEAD, TORSO  # noqa: E402
@@ -52,13 +52,18 @@ from specularip.files import to_uint8  # noqa: E402
 from specularip.raster.mesh import rasterize_mesh  # noqa: E402
 
 __all__ = [
+    "BACKGROUND",
     "BASIC",
     "COLORS",
     "FACE_SIZE",
     "GARMENTS",
+    "HAIR_COLORS",
     "MAP_SIZE",
     "MATERIALS",
+    "Lighting",
     "Person",
+    "PersonMesh",
+    "direction",
     "held_out",
     "to_linear",
     "to_srgb",
@@ -198,8 +203,9 @@ class Studio:
         loaded = Assets.load(assets)  # dressing is work of the CPU
         return Studio(loaded, Renderer(loaded, device))
 
-    def dress(self, person: Person) -> PersonMesh:
-        return dress([person], self.assets)[0]
+    def dress(self, person: Person, shift: Tensor | None = None) -> PersonMesh:
+        """shift [B,3]: see `dressing.dress`."""
+        return dress([person], self.assets, None if shift is None else shift[None])[0]
 
     def images(self, mesh: PersonMesh, views: Views, size: int) -> Tensor:
         """[V,5,size,size] in 0..1: RGB over grey, alpha, depth."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,17 @@ def test_a_person_does_not_depend_on_the_others(assets: Assets, people: list[Per
     alone = dress([draw_person(random.Random(SEED))], assets)[0]
     assert torch.equal(alone.faces, people[0].faces), SEED
     assert torch.allclose(alone.vertices, people[0].vertices, atol=1e-5), SEED
+
+
+def test_hair_and_brows_follow_a_shifted_head(assets: Assets) -> None:
+    person = replace(draw_person(random.Random(SEED)), hair_style="short", pieces=[], pose=(0.0,) * 7)
+    shift = torch.zeros(1, len(assets.mean), 3)
+    shift[:, :, 1] = -0.01
+    plain, moved = dress([person], assets)[0], dress([person], assets, shift)[0]
+    assert torch.equal(plain.faces, moved.faces), SEED
+    gone = moved.vertices - plain.vertices
+    assert torch.allclose(gone, shift[0, :1].expand_as(gone), atol=1e-5), SEED
+    assert torch.allclose(moved.body - plain.body, shift[0, assets.package], atol=1e-5), SEED
 
 
 def test_renders_and_body_maps(assets: Assets, people: list[PersonMesh]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "compact"))
 
-from studio import LIGHTS, MATERIALS, material_row, shade
+from studio import LIGHTS, MATERIALS, Lighting, direction, material_row, shade
 from texturing import Pyramid, recolored
 from zbuffer import Cutouts, draw
 
@@ -94,3 +94,12 @@ def test_shade_is_dark_without_light_and_bright_in_it(name: str) -> None:
     dark = shade(one, thread, one, albedo, material, torch.zeros(1), torch.zeros(1, len(LIGHTS)))
     lit = shade(one, thread, one, albedo, material, torch.ones(1), torch.ones(1, len(LIGHTS)))
     assert float(dark.max()) < 0.15 * float(lit.min())
+
+
+def test_a_light_of_its_own_colours_what_faces_it() -> None:
+    normals = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    view, thread = torch.tensor([[[0.0, -1.0, 0.0]], [[0.0, 0.0, -1.0]]]).expand(2, 2, 3)
+    red_at_left = Lighting(((direction(90, 0), (1.0, 0.1, 0.1), 0.1),), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    albedo, material = torch.full((2, 3), 0.5), torch.tensor([material_row("cotton")]).expand(2, -1)
+    left, right = shade(normals, thread, view, albedo, material, torch.ones(2), torch.ones(2, 1), red_at_left)
+    assert left[0] > 5 * left[2] and left[0] > 10 * right[0]

@@ -162,14 +162,17 @@ class _Figure:
 
 
 @torch.no_grad()
-def dress(persons: list[Person], assets: Assets) -> list[PersonMesh]:
-    """The meshes of people, on the device of the assets."""
+def dress(persons: list[Person], assets: Assets, shifts: Tensor | None = None) -> list[PersonMesh]:
+    """The meshes of people, on the device of the assets. shifts [P,B,3]: metres by which the base vertices of
+    each are moved from where the phenotype places them; hair, brows and clothes follow."""
     model = assets.model
     device = assets.mean.device
     phenotypes = torch.tensor(
         [[p.phenotype.get(k, 0.5) for k in PHENOTYPE_NAMES] for p in persons], device=device
     )
     base, joints = assets.bodies(phenotypes)
+    if shifts is not None:
+        base = base + shifts.to(base)
     poses = torch.tensor([p.pose for p in persons], device=device)
     bend = pose_transforms(joints, poses, model.joint_names, model.joint_parents)
     bend = torch.einsum("bj,pjrc->pbrc", assets.skinning, bend)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from assets import Assets
 from dressing import Part, PersonMesh
-from studio import exposed, material_row, shade, to_linear, to_srgb
+from studio import STUDIO, Lighting, exposed, material_row, shade, to_linear, to_srgb
 from texturing import GRAINS, Pyramid, grain, recolored
 from torch import Tensor
 from visibility import visibility
@@ -36,10 +36,10 @@ NORMAL_STRENGTH = 1.0
 class Scene:
     """People as one list of vertices, faces and parts: n vertices, m faces, k parts of P people.
 
-    vertices [n,3]; vertex_table [n,15]: position, normal, tangent, occlusion, light; faces [m,3] int64 into
-    the vertices; face_table [m,17]: uv of the corners, directions of u and v in space, outward normal, area
-    in uv, metres per unit of uv; face_part [m] int64; part_table [k,20]: see `_part_row`; firsts: the first
-    vertex and the first face of each person.
+    vertices [n,3]; vertex_table [n,10+L]: position, normal, tangent, occlusion, each of L lights; faces [m,3]
+    int64 into the vertices; face_table [m,17]: uv of the corners, directions of u and v in space, outward
+    normal, area in uv, metres per unit of uv; face_part [m] int64; part_table [k,20]: see `_part_row`;
+    firsts: the first vertex and the first face of each person.
     """
 
     vertex_table: Tensor
@@ -77,7 +77,12 @@ class Renderer:
 
     @torch.no_grad()
     def images(
-        self, meshes: list[PersonMesh], cameras: list[Cameras], targets: list[Tensor], size: int
+        self,
+        meshes: list[PersonMesh],
+        cameras: list[Cameras],
+        targets: list[Tensor],
+        size: int,
+        lighting: Lighting = STUDIO,
     ) -> Tensor:
         """Images [P*V,5,size,size] of P people, each through V cameras of their own: sRGB over BACKGROUND,
         alpha, depth.
@@ -85,7 +90,7 @@ class Renderer:
         Depth is 0.5 on the plane through the camera's target (targets: [V,3] each) and where nothing is; it
         is the mean of the covered samples, not mixed with the background's.
         """
-        scene = self._scene(meshes)
+        scene = self._scene(meshes, lighting)
         samples = self._draw(meshes, scene, cameras, size)
         views = torch.cat([c.viewmats for c in cameras]).to(self.device)
         focal = torch.cat([c.resized(size, size).Ks[:, 0, 0] for c in cameras]).to(self.device)
@@ -93,7 +98,7 @@ class Renderer:
         eyes = torch.cat([c.positions for c in cameras]).to(self.device)
         pixels = views.new_zeros(len(views) * size * size, 5)
         for part in _chunks(samples):
-            color, point = self._shade(scene, part, eyes, focal)
+            color, point = self._shade(scene, part, eyes, focal, lighting)
             view = views[part.view]
             z = (view[:, 2, :3] * point).sum(1) + view[:, 2, 3]
             depth = (0.5 + DEPTH_SCALE * (z / distance[part.view] - 1)).clamp(0, 1)
@@ -155,7 +160,7 @@ class Renderer:
         texture = torch.tensor(textures, dtype=torch.int32, device=self.device)[part]
         return Cutouts(mesh.uv.to(self.device), texture, self.alpha, self.textures.size)
 
-    def _scene(self, meshes: list[PersonMesh]) -> Scene:
+    def _scene(self, meshes: list[PersonMesh], lighting: Lighting) -> Scene:
         vertex_tables, faces, face_tables, face_parts, part_rows, firsts = [], [], [], [], [], []
         vertex_count = face_count = 0
         for mesh in meshes:
@@ -163,7 +168,7 @@ class Renderer:
                 tensor.to(self.device)
                 for tensor in (mesh.vertices, mesh.normals, mesh.tangents, mesh.faces, mesh.uv, mesh.part)
             )
-            lit, sky = visibility(vertices, normals, own_faces.int(), self._cutouts(mesh))
+            lit, sky = visibility(vertices, normals, own_faces.int(), self._cutouts(mesh), lighting)
             vertex_tables.append(torch.cat([vertices, normals, tangents, sky[:, None], lit], 1))
             face_tables.append(_face_table(vertices, normals, own_faces, uv, part, len(mesh.parts)))
             faces.append(own_faces + vertex_count)
@@ -206,14 +211,16 @@ class Renderer:
             torch.tensor(starts, device=self.device),
         )
 
-    def _shade(self, scene: Scene, samples: Samples, eyes: Tensor, focal: Tensor) -> tuple[Tensor, Tensor]:
+    def _shade(
+        self, scene: Scene, samples: Samples, eyes: Tensor, focal: Tensor, lighting: Lighting
+    ) -> tuple[Tensor, Tensor]:
         """Linear RGB [N,3] of the samples, and their points in space [N,3]."""
         corners = scene.faces[samples.face]
         places = samples.starts[samples.view][:, None] + corners
         points, nearness = samples.points[places], samples.nearness[places]
         weights = _weights(points, nearness, samples.row, samples.column)
         values = sum(weights[:, k : k + 1] * scene.vertex_table[corners[:, k]] for k in range(3))
-        position, normal, tangent, sky, lit = values.split([3, 3, 3, 1, 5], 1)
+        position, normal, tangent, sky, lit = values.split([3, 3, 3, 1, len(lighting.lights)], 1)
         corner_uv, along_u, along_v, outward, uv_area, uv_metres = scene.face_table[samples.face].split(
             [6, 3, 3, 3, 1, 1], 1
         )
@@ -249,7 +256,7 @@ class Renderer:
         normal = F.normalize(normal + view * (0.03 - facing).clamp_min(0), dim=1)
 
         lit = torch.where(eye, lit.clamp_min(0.5), lit)
-        color = shade(normal, tangent, view, albedo, material, sky[:, 0].clamp(0, 1), lit)
+        color = shade(normal, tangent, view, albedo, material, sky[:, 0].clamp(0, 1), lit, lighting)
         return color, position
 
     def _texels(self, pyramid: Pyramid, texture: Tensor, uv: Tensor, density: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """One fixed studio: its lights, and the reflectance of each material.
 
 Light is summed in linear RGB. Highlights are GGX with two roughnesses (Burley 2012, Walter et al. 2007),
-softened by the size of each light; the frame's first axis runs along the threads. The lights are fixed, so a
-highlight has one correct position for each surface and camera.
+softened by the size of each light; the frame's first axis runs along the threads. Training images have the
+lights of STUDIO, which are fixed, so a highlight has one correct position for each surface and camera.
 """
 
 from __future__ import annotations
@@ -15,21 +15,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+RGB = tuple[float, float, float]
 
-def _direction(azimuth_deg: float, elevation_deg: float) -> list[float]:
+
+def direction(azimuth_deg: float, elevation_deg: float) -> RGB:
+    """The unit direction [3] towards a light; azimuth 0 is in front of the body, 90 at its left."""
     a, e = math.radians(azimuth_deg), math.radians(elevation_deg)
-    return [math.cos(e) * math.sin(a), -math.cos(e) * math.cos(a), math.sin(e)]
+    return math.cos(e) * math.sin(a), -math.cos(e) * math.cos(a), math.sin(e)
 
 
-# direction towards the light, linear RGB, angular size added to the roughness
+@dataclass(frozen=True)
+class Lighting:
+    """lights: of each the direction towards it, its linear RGB, and its angular size, which is added to the
+    roughness. ambient_up, ambient_down: linear RGB that surfaces facing up and down get from all around."""
+
+    lights: tuple[tuple[RGB, RGB, float], ...]
+    ambient_up: RGB
+    ambient_down: RGB
+
+
 LIGHTS = (
-    (_direction(35, 42), (1.75, 1.68, 1.58), 0.10),
-    (_direction(-65, 22), (0.72, 0.78, 0.88), 0.16),
-    (_direction(165, 40), (1.30, 1.28, 1.25), 0.10),
-    (_direction(-130, 30), (0.65, 0.65, 0.70), 0.12),
-    (_direction(0, 80), (0.55, 0.55, 0.55), 0.25),
+    (direction(35, 42), (1.75, 1.68, 1.58), 0.10),
+    (direction(-65, 22), (0.72, 0.78, 0.88), 0.16),
+    (direction(165, 40), (1.30, 1.28, 1.25), 0.10),
+    (direction(-130, 30), (0.65, 0.65, 0.70), 0.12),
+    (direction(0, 80), (0.55, 0.55, 0.55), 0.25),
 )
-AMBIENT_UP, AMBIENT_DOWN = 0.36, 0.20
+STUDIO = Lighting(LIGHTS, (0.36, 0.36, 0.36), (0.20, 0.20, 0.20))
 
 
 @dataclass(frozen=True)
@@ -97,12 +109,13 @@ def shade(
     materials: Tensor,
     occlusion: Tensor,
     lit: Tensor,
+    lighting: Lighting = STUDIO,
 ) -> Tensor:
     """Linear RGB [N,3] of N surface points.
 
     normals, view [N,3]: unit, the view direction towards the camera; threads [N,3]: a tangent along the
     weave; albedo [N,3] linear; materials [N,7], columns as FIELDS; occlusion [N]: the share of open sky;
-    lit [N,L]: the share of each of LIGHTS that arrives.
+    lit [N,L]: the share of each of the lights that arrives.
     """
     f0, along, across, tint, metal, sheen, scatter = materials[..., None].unbind(1)
     tangent = F.normalize(threads - normals * (threads * normals).sum(-1, keepdim=True) + 1e-6, dim=-1)
@@ -110,7 +123,8 @@ def shade(
     open_ = occlusion[:, None]
     diffuse = albedo * (1 - metal)
     up = normals[:, 2:3] * 0.5 + 0.5
-    color = diffuse * _between_surfaces(open_, diffuse) * (AMBIENT_DOWN + (AMBIENT_UP - AMBIENT_DOWN) * up)
+    directions, powers, scatter_color, from_below, more_from_above = _constants(lighting, normals.device)
+    color = diffuse * _between_surfaces(open_, diffuse) * (from_below + more_from_above * up)
     specular_color = f0 * (tint * albedo / albedo.amax(-1, keepdim=True).clamp_min(0.05) + (1 - tint))
     nv = (view * normals).sum(-1, keepdim=True).abs().clamp_min(0.02)
     # Smooth surfaces reflect the room faintly: brighter above the horizon than below it.
@@ -123,9 +137,8 @@ def shade(
     fresnel = specular_color + (1 - specular_color) * (1 - nv) ** 5 * (f0 * 6).clamp_max(0.5)
     color += open_ * fresnel * room * (0.10 + 0.90 * metal)
     color += open_ * sheen * (1 - nv) ** 2 * (0.35 + 0.65 * albedo)
-    directions, powers, scatter_color = _constants(normals.device)
     wrap = 0.15 + scatter * scatter_color
-    for i, (toward, power, (_, _, size)) in enumerate(zip(directions, powers, LIGHTS)):
+    for i, (toward, power, (_, _, size)) in enumerate(zip(directions, powers, lighting.lights)):
         nl = (normals * toward).sum(-1, keepdim=True)
         shadow = lit[:, i : i + 1]
         # Within skin, light bleeds into the edge of a shadow: red first.
@@ -143,10 +156,13 @@ def shade(
 
 
 @cache
-def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Directions and colours of LIGHTS, [L,3] each, and SCATTER_COLOR."""
-    directions, colors, _ = zip(*LIGHTS)
-    return tuple(torch.tensor(values, device=device) for values in (directions, colors, SCATTER_COLOR))
+def _constants(lighting: Lighting, device: torch.device) -> tuple[Tensor, ...]:
+    """Directions and colours of the lights, [L,3] each, SCATTER_COLOR, the ambient light from below, and how
+    much more comes from above."""
+    directions, colors, _ = zip(*lighting.lights)
+    more = [up - down for up, down in zip(lighting.ambient_up, lighting.ambient_down)]
+    values = directions, colors, SCATTER_COLOR, lighting.ambient_down, more
+    return tuple(torch.tensor(value, device=device) for value in values)
 
 
 def _between_surfaces(open_: Tensor, albedo: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from studio import LIGHTS
+from studio import STUDIO, Lighting
 from torch import Tensor
 from zbuffer import Cutouts, draw
 
@@ -22,18 +22,20 @@ OFFSET, BIAS = 0.004, 0.003
 FAR = 100.0
 
 
-def visibility(vertices: Tensor, normals: Tensor, faces: Tensor, cutouts: Cutouts) -> tuple[Tensor, Tensor]:
+def visibility(
+    vertices: Tensor, normals: Tensor, faces: Tensor, cutouts: Cutouts, lighting: Lighting = STUDIO
+) -> tuple[Tensor, Tensor]:
     """How much of each light, [n,L], and which cosine-weighted share of the sky, [n], vertices [n,3] see.
 
     normals [n,3] outward; faces [M,3] int32.
     """
-    lights = [direction for direction, _, _ in LIGHTS]
+    lights = [direction for direction, _, _ in lighting.lights]
     directions = torch.cat([vertices.new_tensor(lights), sphere(SKY_DIRECTIONS).to(vertices)])
-    sizes = [max(size, 0.08) for _, _, size in LIGHTS] + [0.06] * SKY_DIRECTIONS
+    sizes = [max(size, 0.08) for _, _, size in lighting.lights] + [0.06] * SKY_DIRECTIONS
     open_ = _open(vertices, normals, faces, cutouts, directions, vertices.new_tensor(sizes))
-    weights = (normals @ directions[len(LIGHTS) :].T).clamp_min(0) + 1e-4
-    sky = (open_[:, len(LIGHTS) :] * weights).sum(1) / weights.sum(1)
-    return open_[:, : len(LIGHTS)], sky
+    weights = (normals @ directions[len(lights) :].T).clamp_min(0) + 1e-4
+    sky = (open_[:, len(lights) :] * weights).sum(1) / weights.sum(1)
+    return open_[:, : len(lights)], sky
 
 
 def sphere(count: int) -> Tensor:
