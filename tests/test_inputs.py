@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from colour_profiles import DISPLAY_P3, profile
 from PIL import Image
 from portraits import PORTRAIT, portrait
 
@@ -96,6 +97,33 @@ def test_faces_without_colour_and_further_faces_are_told(tmp_path: Path) -> None
     )
     dark = saved(tmp_path / "dark.png", portrait().point(lambda value: round(0.15 * value)))
     assert not check(tmp_path, dark).photos[0].grey
+
+
+def test_faces_are_found_in_all_kinds_of_files(tmp_path: Path) -> None:
+    """Files as phones, scanners, layout programs and messengers make them."""
+    image = portrait()
+    turned = Image.Exif()
+    turned[0x0112] = 8
+    image.rotate(-90).save(tmp_path / "phone.jpg", exif=turned, quality=92)
+    image.convert("CMYK").save(tmp_path / "print.jpg", quality=92)
+    image.save(tmp_path / "wide.png", icc_profile=profile(DISPLAY_P3, 2.25))
+    clear = image.convert("RGBA")
+    clear.putalpha(Image.new("L", image.size, 255))
+    clear.paste((0, 0, 0, 0), (300, 0, 512, 512))
+    clear.save(tmp_path / "cut out.webp", quality=92)
+    image.save(tmp_path / "moving.gif", save_all=True, append_images=[image.rotate(90)])
+    grey = np.asarray(image.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(tmp_path / "scan.tif")
+    names = ["phone.jpg", "print.jpg", "wide.png", "cut out.webp", "moving.gif", "scan.tif"]
+    inputs = check(tmp_path, *[tmp_path / name for name in names])
+    expected = find_face(np.asarray(image))
+    for photo in inputs.photos:
+        assert photo.face is not None
+        assert np.abs(np.array(photo.face.eyes) - expected.eyes).max() < 1.5, photo.path
+    assert inputs.notes == (
+        f"{tmp_path / 'moving.gif'} holds several images: taking the first",
+        f"{tmp_path / 'scan.tif'} is black and white: the tones of skin and hair are guessed",
+    )
 
 
 PIXELS = np.zeros((64, 64, 3), np.uint8)

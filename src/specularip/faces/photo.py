@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from specularip.faces.alignment import FaceBox
-from specularip.faces.image_file import read_image
+from specularip.faces.image_file import read_image_file
 from specularip.faces.landmarks import Landmarks, face_box, usable_faces
 from specularip.faces.quality import is_grey
 
@@ -48,12 +48,11 @@ def read_photo(path: Path, look_for_face: bool = True) -> Photo:
     Raises UserError if the file is no usable image (`image_file.read_image`), or if the image shows no usable
     face (`landmarks.usable_faces`).
     """
-    pixels = read_image(path)
+    pixels, notes = read_image_file(path)
     pixels.setflags(write=False)
     if not look_for_face:
-        return Photo(path, pixels)
+        return Photo(path, pixels, notes=tuple(notes))
     faces = usable_faces(pixels, str(path))
-    notes = []
     if len(faces) > 1:
         notes.append(f"{len(faces)} faces in {path}: taking the largest")
     grey = is_grey(pixels, faces[0])
