@@ -45,6 +45,10 @@ FEATURES = ((BROWS[0], 0.002), (BROWS[1], 0.002), (EYES[0], 0.008), (EYES[1], 0.
 FEATURE_FADE = 0.004
 ABOVE_BROWS, BESIDE = 0.004, 0.018
 """Metres above the brows, and from the oval's sides above the mouth, where hair may cover the face."""
+JAW = 0.035
+"""Metres outside of the oval, below the mouth, over which the colours of the face go on."""
+MIRRORED = 0.9
+"""How well a place is known whose mirror image is."""
 RIM = 0.012
 """Metres over which the photo fades out at the face's rim."""
 LEAST_COSINE, SQUARE_COSINE = 0.15, 0.55
@@ -65,10 +69,12 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Painted:
-    """Colours [D,3] of the vertices of `DenseHead`, sRGB in 0..1, and how well photos show them [D], 0..1."""
+    """Colours [D,3] of the vertices of `DenseHead`, sRGB in 0..1, and how well photos show them, `known` [D] in
+    0..1; likely [D]: where the colours are those of their surroundings, under the jaw."""
 
     colors: Tensor
     known: Tensor
+    likely: Tensor
 
 
 @torch.no_grad()
@@ -84,7 +90,8 @@ def paint(photos: Sequence[np.ndarray], faces: Sequence[Landmarks], fitted: Fitt
         total += known[:, None] * colors * (tone / skin)
         weight += known
     colors = total / weight[:, None].clamp_min(1e-6)
-    return mirrored(Painted(colors, torch.stack([known for _, known in parts]).amax(0)), dense)
+    colors, known = mirrored(colors, torch.stack([known for _, known in parts]).amax(0), dense)
+    return Painted(spread_out(colors, known, dense), known, FaceAreas.load().jaw)
 
 
 def weighted_mean(colors: Tensor, weights: Tensor) -> Tensor:
@@ -116,8 +123,7 @@ def _seen(pixels: np.ndarray, face: Landmarks, fitted: FittedHead, photo: int) -
     core = areas.core * (1 - areas.features)
     skin = skin_model(colors[known * core > 0.5])(colors)
     known = known * bare(skin, known, areas, dense)
-    colors = evened(colors, normals, known * skin * (1 - areas.features))
-    return spread_out(colors, known, dense), known
+    return evened(colors, normals, known * skin * (1 - areas.features)), known
 
 
 def _cropped(pixels: np.ndarray, face: Landmarks, camera: Cameras) -> tuple[Tensor, Cameras]:
@@ -138,12 +144,14 @@ class FaceAreas:
     """Parts of the dense head, [D] in 0..1.
 
     face: where the landmarks lie, fading over RIM inside the oval; core: what hair or a collar seldom covers,
-    beards included; features: eyes, brows and lips with a margin, which may differ from the skin.
+    beards included; features: eyes, brows and lips with a margin, which may differ from the skin; jaw: around
+    the lower part of the oval, which continues over the jaw's edge.
     """
 
     face: Tensor
     core: Tensor
     features: Tensor
+    jaw: Tensor
 
     @staticmethod
     @cache
@@ -159,7 +167,9 @@ class FaceAreas:
         for loop, margin in FEATURES:
             distance = _signed_distance(places, landmarks[list(loop)])
             features = torch.maximum(features, ((distance + margin) / FEATURE_FADE).clamp(0, 1))
-        return FaceAreas((inside / RIM).clamp(0, 1), torch.minimum(below, beside).clamp(0, 1), features)
+        jaw = torch.minimum((inside + JAW) / RIM, (mouth - places[:, 1]) / RIM)
+        core = torch.minimum(below, beside)
+        return FaceAreas((inside / RIM).clamp(0, 1), core.clamp(0, 1), features, jaw.clamp(0, 1))
 
 
 def _unrolled(points: Tensor) -> Tensor:
@@ -280,9 +290,8 @@ def harmonics(normals: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, x * z, x * x - y * y, 3 * z * z - 1], -1)
 
 
-def mirrored(painted: Painted, dense: DenseHead) -> Painted:
+def mirrored(colors: Tensor, known: Tensor, dense: DenseHead) -> tuple[Tensor, Tensor]:
     """What is badly seen takes the colours of its mirror image, as far as that is seen better."""
-    other = Painted(painted.colors[dense.mirror], painted.known[dense.mirror])
-    share = (2 * (other.known - painted.known)).clamp(0, 1)[:, None]
-    colors = painted.colors + share * (other.colors - painted.colors)
-    return Painted(colors, torch.maximum(painted.known, 0.9 * other.known))
+    other = known[dense.mirror]
+    share = (2 * (other - known)).clamp(0, 1)
+    return torch.lerp(colors, colors[dense.mirror], share[:, None]), torch.maximum(known, MIRRORED * other)

@@ -68,7 +68,7 @@ def start_from(
     decoded = depth_views(images, views.cameras, views.targets, config.background, fusion)
     photo = guide.photo
     if photo is not None:
-        photo, images = joined(photo, images, decoded, guide.body, fusion)
+        photo, images = joined(photo, images, decoded, guide.body, guide.text, fusion)
         decoded = depth_views(images, views.cameras, views.targets, config.background, fusion)
     shown = None if photo is None else lambda points: photo.nearest(points)[1]
     gaussians = gaussians_from_views(decoded, guide.body, config.seid.points, seed, fusion, shown)
