@@ -14,8 +14,8 @@ from specularip.faces.landmarks import Landmarks, face_box, usable_faces
 from specularip.faces.quality import faults, is_grey
 
 ENOUGH_SIDE = 120.0
-"""Side of a face in pixels from which more of them make it no better: identity encoders see it at about half
-of that (`alignment.align_face`) to this size."""
+"""Side of a face in pixels from which a larger one is no better for the identity: the compact prior's encoder
+sees 56 of them."""
 NOTE_WORTH, CLEARLY_BETTER = 0.7, 1.25
 """A note is about something that makes a photo worse, such as sunglasses or a second face."""
 
