@@ -79,7 +79,8 @@ def test_input_errors_are_one_line(tmp_path):
     assert "cut short" in _one_line_error("generate", "a man", "--image", cut, "--out", out)
     blank = tmp_path / "blank.png"
     Image.fromarray(np.full((200, 200, 3), 90, np.uint8)).save(blank)
-    assert "no face" in _one_line_error("generate", "a man", "--image", blank, "--out", out)
+    message = _one_line_error("generate", "a man", "--image", PORTRAIT, blank, "--out", out)
+    assert f"no face found in {blank}" in message
     assert "1 to 8" in _one_line_error("generate", "a man", "--out", out)
     assert not out.exists()
     (tmp_path / "full").mkdir()

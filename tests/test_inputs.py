@@ -130,12 +130,12 @@ PIXELS = np.zeros((64, 64, 3), np.uint8)
 POINTS = usable_faces(np.asarray(portrait()))[0].points
 
 
-def seen(size: float = 1.0, turn_deg: float = 0.0, grey: bool = False) -> Photo:
+def seen(size: float = 1.0, turn_deg: float = 0.0, notes: tuple[str, ...] = ()) -> Photo:
     """The portrait's face, 100 pixels wide, enlarged and turned aside; without its pixels."""
     cos, sin = np.cos(np.radians(turn_deg)), np.sin(np.radians(turn_deg))
     rotation = size * np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
     face = Landmarks(np.float32(POINTS @ rotation.T), 20.0)
-    return Photo(Path("face.png"), PIXELS, face_box(face), face, grey)
+    return Photo(Path("face.png"), PIXELS, face_box(face), face, False, notes)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def seen(size: float = 1.0, turn_deg: float = 0.0, grey: bool = False) -> Photo:
         (seen(turn_deg=40), seen(), True),
         (seen(turn_deg=-40), seen(turn_deg=40), False),
         (seen(turn_deg=40), seen(0.6), False),
-        (seen(grey=True), seen(turn_deg=20), True),
+        (seen(notes=("sunglasses",)), seen(turn_deg=20), True),
     ],
 )
 def test_the_first_photo_counts_unless_another_is_clearly_better(
@@ -160,4 +160,4 @@ def test_another_photo_for_the_identity_is_told(tmp_path: Path) -> None:
     small = saved(tmp_path / "small.png", portrait().resize((300, 300), Image.Resampling.LANCZOS))
     inputs = check(tmp_path, small, PORTRAIT)
     assert inputs.identity is inputs.photos[1]
-    assert inputs.notes == (f"the face is read from {PORTRAIT}: it shows more of it than {small}",)
+    assert inputs.notes[-1] == f"the face is read from {PORTRAIT}: it shows more of it than {small}"

@@ -11,13 +11,13 @@ import numpy as np
 from specularip.faces.alignment import FaceBox
 from specularip.faces.image_file import read_image_file
 from specularip.faces.landmarks import Landmarks, face_box, usable_faces
-from specularip.faces.quality import is_grey
+from specularip.faces.quality import faults, is_grey
 
 ENOUGH_SIDE = 120.0
-"""Side of a face in pixels from which more of them make it no better: identity encoders see it at about half
-of that (`alignment.align_face`) to this size."""
-GREY_WORTH = 0.5
-CLEARLY_BETTER = 1.25
+"""Side of a face in pixels from which a larger one is no better for the identity: the compact prior's encoder
+sees 56 of them."""
+NOTE_WORTH, CLEARLY_BETTER = 0.7, 1.25
+"""A note is about something that makes a photo worse, such as sunglasses or a second face."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +34,12 @@ class Photo:
 
     @property
     def worth(self) -> float:
-        """How well the face can be recognised, in 0..1: large, looking into the camera, in colour."""
+        """How well the face can be recognised, in 0..1: large, looking into the camera, nothing to note."""
         if self.face is None or self.landmarks is None:
             return 1.0
         size = min(1.0, self.face.side / ENOUGH_SIDE)
         frontal = float(np.cos(np.radians(self.landmarks.yaw_deg))) ** 2
-        return size * frontal * (GREY_WORTH if self.grey else 1.0)
+        return size * frontal * NOTE_WORTH ** len(self.notes)
 
 
 def read_photo(path: Path, look_for_face: bool = True) -> Photo:
@@ -58,6 +58,7 @@ def read_photo(path: Path, look_for_face: bool = True) -> Photo:
     grey = is_grey(pixels, faces[0])
     if grey:
         notes.append(f"{path} is black and white: the tones of skin and hair are guessed")
+    notes += [f"{path}: {fault}" for fault in faults(pixels, faces[0])]
     return Photo(path, pixels, face_box(faces[0]), faces[0], grey, tuple(notes))
 
 
