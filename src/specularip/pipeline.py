@@ -36,6 +36,7 @@ from specularip.faces.head_fit import FittedHead, fit_head
 from specularip.faces.image_file import read_image
 from specularip.faces.insightface import InsightFace
 from specularip.faces.landmarks import find_face
+from specularip.faces.photo_hair import PhotoHair, photo_hair
 from specularip.faces.projection import paint
 from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs
@@ -187,9 +188,13 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     # Before the prior, which takes longer to load, so that missing models are reported early.
     faces = InsightFace.load(config.prior.faces, device) if config.prior.path == "sd15" else None
     prior = load_prior(config, device)
-    text = readable(prior, inputs.text, note)
-    head, body, photo = read_head(inputs, config, note)
-    face, other = read_faces(prior, faces, inputs, config, note)
+    head, body, photo, hair = read_head(inputs, config, note)
+    told = inputs.text
+    if hair is not None:
+        note(f"the text names no hair; as in the photo: {hair.words}")
+        told = f"{told.rstrip('.')}, with {hair.words}"
+    text = readable(prior, told, note)
+    face, other = read_faces(prior, faces, inputs, told, config, note)
     guide = Guide(prior, PromptBook(prior), text, face, body.to(device), config, other, photo)
     for guidance in (config.guidance, config.scr.guidance or config.guidance):
         guide.identity(guidance)
@@ -233,12 +238,18 @@ def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
 
 
 def read_faces(
-    prior: Prior, faces: InsightFace | None, inputs: Inputs, config: Config, note: Callable[[str], None]
+    prior: Prior,
+    faces: InsightFace | None,
+    inputs: Inputs,
+    text: str,
+    config: Config,
+    note: Callable[[str], None],
 ) -> tuple[EncodedFace, EncodedFace | None]:
     """Features of the person's face, and of the face in `guidance.negative_face`, if one is set.
 
-    faces: the face recogniser; None: loaded here if the prior takes embeddings. note: receives lines for the
-    user and the report. Raises UserError if a photo shows no usable face.
+    faces: the face recogniser; None: loaded here if the prior takes embeddings. text: what it says about the
+    hair counts. note: receives lines for the user and the report. Raises UserError if a photo shows no usable
+    face.
     """
     photos = [(inputs.identity.pixels, str(inputs.identity.path))]
     if config.guidance.negative_face:
@@ -256,7 +267,7 @@ def read_faces(
                 face = (inputs.identity.face if index == 0 else None) or find_face(photo, name)
                 crop = align_face(photo, face, PHOTO_SIZE)
                 if prior.shows_depth:
-                    told = told_hair(inputs.text, crop) if index == 0 else None
+                    told = told_hair(text, crop) if index == 0 else None
                     crop = framed_by_hair(crop, told)
                 found.append(prior.encode_face(crop[None]))
     return found[0], found[1] if len(found) > 1 else None
@@ -264,8 +275,9 @@ def read_faces(
 
 def read_head(
     inputs: Inputs, config: Config, note: Callable[[str], None]
-) -> tuple[FittedHead | None, Body, PhotoFace | None]:
-    """The head that the photos show, the body of that head and of the text, and the painted face.
+) -> tuple[FittedHead | None, Body, PhotoFace | None, PhotoHair | None]:
+    """The head that the photos show, the body of that head and of the text, the painted face, and the hair of
+    the photos, if the text is silent about it.
 
     Without a head (no weight on the photos, or a body other than Anny) the body is that of the text, or the
     mean SMPL-X body from the user's files. note: receives lines for the user and the report.
@@ -274,9 +286,9 @@ def read_head(
     if config.body != "anny":
         if config.photo_weight:
             note("the photo's face is painted on the body 'anny' only: here the prior alone draws it")
-        return None, smplx_body(config.body), None
+        return None, smplx_body(config.body), None, None
     if not config.photo_weight:
-        return None, anny_body(told), None
+        return None, anny_body(told), None, None
     faces = [photo.landmarks for photo in inputs.photos if photo.landmarks is not None]
     extents = [photo.pixels.shape[1::-1] for photo in inputs.photos]
     head = fit_head(faces, extents, told)
@@ -284,7 +296,12 @@ def read_head(
     painted = paint([photo.pixels for photo in inputs.photos], faces, head)
     body = anny_body(head.phenotype, offsets)
     grey = all(photo.grey for photo in inputs.photos)
-    return head, body, photo_face(painted, body, config.photo_weight, inputs.text, grey)
+    clearest = inputs.identity
+    number = inputs.photos.index(clearest)
+    hair = None if clearest.grey else photo_hair(inputs.text, clearest.pixels, head, number)
+    color = None if hair is None else hair.color
+    face = photo_face(painted, body, config.photo_weight, inputs.text, grey, color)
+    return head, body, face, hair
 
 
 def _run_stages(session: Session, context: RunContext) -> Avatar:

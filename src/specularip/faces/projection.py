@@ -45,19 +45,20 @@ FEATURES = ((BROWS[0], 0.002), (BROWS[1], 0.002), (EYES[0], 0.008), (EYES[1], 0.
 FEATURE_FADE = 0.004
 ABOVE_BROWS, BESIDE = 0.004, 0.018
 """Metres above the brows, and from the oval's sides above the mouth, where hair may cover the face."""
-JAW = 0.035
-"""Metres outside of the oval, below the mouth, over which the colours of the face go on."""
+JAW, MOUTH_TO_LOBE = 0.045, 0.035
+"""Metres outside of the oval, below the ears' lobes, over which the colours of the face go on; and height of
+the lobes above the mouth."""
 MIRRORED = 0.9
 """How well a place is known whose mirror image is."""
 RIM = 0.012
 """Metres over which the photo fades out at the face's rim."""
-LEAST_COSINE, SQUARE_COSINE = 0.15, 0.55
+LEAST_COSINE, SQUARE_COSINE = 0.3, 0.7
 """Places seen more obliquely than the first do not count, those seen more squarely than the second fully."""
 OCCLUSION = 0.004
 """Metres by which a place may lie behind what the photo shows."""
 MARGIN = 0.006
 """Metres beside hair over which the photo fades out."""
-KNOWN_WELL, SPREAD_OVER = 0.6, 12
+KNOWN_WELL, SPREAD_OVER = 0.8, 12
 """How well a place must be known for its colour to stand for that of its surroundings, and how many of them
 make up a colour."""
 SKIN_SPREAD = 2.5
@@ -69,8 +70,8 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Painted:
-    """Colours [D,3] of the vertices of `DenseHead`, sRGB in 0..1, and how well photos show them, `known` [D] in
-    0..1; likely [D]: where the colours are those of their surroundings, under the jaw."""
+    """Colours [D,3] of the vertices of `DenseHead`, sRGB in 0..1; known [D] in 0..1: how well photos show
+    them; likely [D] in 0..1: where, under the jaw, they are those of their surroundings."""
 
     colors: Tensor
     known: Tensor
@@ -145,13 +146,16 @@ class FaceAreas:
 
     face: where the landmarks lie, fading over RIM inside the oval; core: what hair or a collar seldom covers,
     beards included; features: eyes, brows and lips with a margin, which may differ from the skin; jaw: around
-    the lower part of the oval, which continues over the jaw's edge.
+    the lower part of the oval, which continues over the jaw's edge. outside: metres from the oval, negative
+    within; height: metres above the mouth; both on the default adult.
     """
 
     face: Tensor
     core: Tensor
     features: Tensor
     jaw: Tensor
+    outside: Tensor
+    height: Tensor
 
     @staticmethod
     @cache
@@ -167,9 +171,10 @@ class FaceAreas:
         for loop, margin in FEATURES:
             distance = _signed_distance(places, landmarks[list(loop)])
             features = torch.maximum(features, ((distance + margin) / FEATURE_FADE).clamp(0, 1))
-        jaw = torch.minimum((inside + JAW) / RIM, (mouth - places[:, 1]) / RIM)
+        jaw = torch.minimum((inside + JAW) / RIM, (mouth + MOUTH_TO_LOBE - places[:, 1]) / RIM)
         core = torch.minimum(below, beside)
-        return FaceAreas((inside / RIM).clamp(0, 1), core.clamp(0, 1), features, jaw.clamp(0, 1))
+        face, height = (inside / RIM).clamp(0, 1), places[:, 1] - mouth
+        return FaceAreas(face, core.clamp(0, 1), features, jaw.clamp(0, 1), -inside, height)
 
 
 def _unrolled(points: Tensor) -> Tensor:

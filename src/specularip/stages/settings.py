@@ -70,10 +70,10 @@ class SeidConfig:
     """Stage 1: Specular-Enhanced Identity Distillation."""
 
     steps: int = 16
-    points: int = 36_000
+    points: int = 44_000
     """Initial Gaussians: at most so many on the surface that sampled views show, or, with a prior that shows
     no depth, so many on the body's."""
-    max_points: int = 42_000
+    max_points: int = 50_000
     lights: int = 24
     """Lobes of the lighting, shared by all Gaussians."""
     render_size: int = 256

@@ -19,13 +19,15 @@ from specularip.fitting.initial_shading import fit_initial_shading
 from specularip.fitting.observations import Observations
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.specular.head import shading_normals
+from specularip.stages.fixed_face import fix_face
 from specularip.stages.fusion import DepthViews, depth_views
 from specularip.stages.guide import Guide
 from specularip.stages.initial_state import AvatarState, adam_rates, state_of
-from specularip.stages.photo_face import fix_face, joined
+from specularip.stages.photo_join import joined
 from specularip.stages.settings import Config
+from specularip.stages.view_colors import observe
 from specularip.stages.view_fit import fit_views, view_targets
-from specularip.stages.view_start import gaussians_from_views, observe, start_views
+from specularip.stages.view_start import gaussians_from_views, start_views
 from specularip.training.optimizer import set_initial_rates
 from specularip.training.parallel import SINGLE_RANK, Ranks
 
@@ -70,8 +72,7 @@ def start_from(
     if photo is not None:
         photo, images = joined(photo, images, decoded, guide.body, guide.text, fusion)
         decoded = depth_views(images, views.cameras, views.targets, config.background, fusion)
-    shown = None if photo is None else lambda points: photo.nearest(points)[1]
-    gaussians = gaussians_from_views(decoded, guide.body, config.seid.points, seed, fusion, shown)
+    gaussians = gaussians_from_views(decoded, guide.body, config.seid.points, seed, fusion, photo)
     generator = torch.Generator().manual_seed(seed)
     state = state_of(gaussians, replace(config.seid, rates=config.start.fit.rates), seed, generator, device)
     _split_colors(state, decoded, config, ranks)

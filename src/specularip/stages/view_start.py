@@ -6,12 +6,9 @@ body's own surface, where that contradicts no view.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
-from torch.nn import functional as F
 
 from specularip.body import Body
 from specularip.body.mesh import SurfaceSamples
@@ -19,6 +16,7 @@ from specularip.body.regions import HAND, LOWER_ARM, LOWER_LEG, NAMES, UPPER_ARM
 from specularip.body.regions import HEAD as HEAD_REGION
 from specularip.cameras import FULL, HEAD, LOWER, UPPER, Cameras, Framing, Views
 from specularip.gaussians import Gaussians, turned_to
+from specularip.raster.mesh import rasterize_mesh
 from specularip.specular import LATENTS
 from specularip.stages.fusion import (
     DepthViews,
@@ -29,7 +27,9 @@ from specularip.stages.fusion import (
     spacings,
     thinned,
 )
+from specularip.stages.photo_face import PhotoFace
 from specularip.stages.settings import FusionConfig
+from specularip.stages.view_colors import observe, weighted_median
 
 FINENESS = {"head": 0.45, "neck": 0.7, "hand": 0.6, "foot": 0.8}
 """Spacing of the Gaussians by region, relative to the rest: close-ups show the head, and hands are small."""
@@ -52,16 +52,18 @@ HAND_NEIGHBOURS = 40
 FACE_DEPTH, BROWS = 0.35, 0.25
 """Where the face begins, ahead of the ears, and where it ends, above the eyes, in lengths of the head from
 ears to nose."""
-FACE_FINENESS, HEAD_SAMPLES = 0.2, 160_000
+FACE_FINENESS, HEAD_SAMPLES = 0.15, 300_000
 """The face's, for eyes and lips; and the samples of the head from which its surface is taken."""
 SHOWN = 0.3
 """How far photos must determine what counts as part of the face."""
-INSIDE_ACROSS, INSIDE_BEHIND = 0.002, 0.007
-"""A sample is inside if another one, so far to the side at most, is so much further in front, in metres."""
-SKIN_REACH = 0.015
+INSIDE_BEHIND = 0.007
+"""What is so much further behind the surface, in metres, is inside of the head."""
+FAR, FAR_FOV_DEG, FAR_SIZE = 8.0, 2.4, 512
+"""The camera that tells: its distance in metres, field of view and side in pixels."""
+SKIN_REACH, RIM_REACH = 0.015, 0.003
 LIMBS = (UPPER_ARM, LOWER_ARM, LOWER_LEG)
 """Distance in metres from the skin of these regions within which a fused surface is moved onto it: bare skin,
-and cloth that clings to it."""
+and cloth that clings to it. RIM_REACH: how far beside the face's rim a surface is the face's."""
 CLOTH_REACH = 0.12
 """Height in metres above the skin up to which a fused surface counts as the cloth that covers it."""
 
@@ -99,11 +101,11 @@ def gaussians_from_views(
     max_points: int,
     seed: int,
     config: FusionConfig,
-    shown: Callable[[Tensor], Tensor] | None = None,
+    photo: PhotoFace | None = None,
 ) -> Gaussians:
     """At most `max_points` flat Gaussians on the surface that the views show, on the CPU.
 
-    shown: how far photos determine places [N,3] of the body's skin, [N]: these are part of the face.
+    photo: a painted head on the body; what it shows is skin.
 
     Diffuse colours are the weighted median over the views, so that highlights, which few views see in one
     place, do not become part of them.
@@ -116,8 +118,8 @@ def gaussians_from_views(
     def nearest_sample(points: SurfacePoints) -> Tensor:
         return torch.from_numpy(tree.query(points.positions.double().numpy(), workers=-1)[1])
 
-    face = face_samples(body, generator, shown)
-    surface = with_skin(fuse(views, config), samples, tree, face)
+    face = face_samples(body, generator, photo)
+    surface = with_skin(fuse(views, config), samples, tree, face, photo)
     unseen = _unseen_body(views, surface, samples, config)
     whole = joined([surface, unseen])
     fineness = torch.ones(len(NAMES))
@@ -145,33 +147,34 @@ def gaussians_from_views(
     )
 
 
-def face_samples(
-    body: Body, generator: torch.Generator, shown: Callable[[Tensor], Tensor] | None = None
-) -> SurfaceSamples:
-    """Samples of the face, 1 mm apart: the front of the head below the brows and what photos show (see
-    `gaussians_from_views`), without the inside of the mouth and of the eye sockets."""
+def face_samples(body: Body, generator: torch.Generator, photo: PhotoFace | None = None) -> SurfaceSamples:
+    """Samples of the face: the front of the head below the brows and what the photo shows, without the inside
+    of the mouth and of the eye sockets."""
     head = body.sample_surface(HEAD_SAMPLES, generator, {name: float(name == "head") for name in NAMES})
     nose, eyes, ears = (body.keypoints[rows].mean(0) for rows in ([0], [14, 15], [16, 17]))
     depth = float(ears[1] - nose[1])  # bodies face -y
     ahead = ears[1] - head.points[:, 1] > FACE_DEPTH * depth
     below = head.points[:, 2] < eyes[2] + BROWS * depth
     part = ahead & below
-    if shown is not None:
-        part |= shown(head.points) > SHOWN
+    if photo is not None:
+        part |= photo.at(head.points, photo.known[:, None])[:, 0] > SHOWN
     face = head.select(part & (head.normals[:, 1] < 0))
-    across = cKDTree(face.points[:, [0, 2]].double().numpy())
-    front = [
-        float(face.points[rows, 1].min())
-        for rows in across.query_ball_point(across.data, INSIDE_ACROSS, workers=-1)
-    ]
-    return face.select(face.points[:, 1] - torch.tensor(front) < INSIDE_BEHIND)
+    camera = Cameras.orbit(0.0, 0.0, FAR, FAR_FOV_DEG, FAR_SIZE, FAR_SIZE, (eyes + ears) / 2)
+    nearest = rasterize_mesh(body.vertices, body.faces, camera).depth[0]
+    at, distance = (values[0] for values in camera.project(face.points))
+    column, row = at.floor().long().clamp(0, FAR_SIZE - 1).unbind(-1)
+    return face.select(distance < nearest[row, column] + INSIDE_BEHIND)
 
 
 def with_skin(
-    surface: SurfacePoints, samples: SurfaceSamples, tree: cKDTree, face: SurfaceSamples
+    surface: SurfacePoints,
+    samples: SurfaceSamples,
+    tree: cKDTree,
+    face: SurfaceSamples,
+    photo: PhotoFace | None = None,
 ) -> SurfacePoints:
-    """The surface with the body's own hands and face, the last of the points, and with what lies close to a
-    limb's skin moved onto it. tree: of the samples' points.
+    """The surface with the body's own hands and face, the last of the points, and with what lies close to the
+    skin of a limb, or of the photo's jaw, moved onto it. tree: of the samples' points.
 
     Sampled views disagree by a finger's width about where an arm is, and the features of a face are doubled
     when they are projected onto a nose in another place; the body is exact. What lies further from the face
@@ -180,16 +183,22 @@ def with_skin(
     positions = surface.positions.double().numpy()
     distance, index = (torch.from_numpy(x) for x in tree.query(positions, workers=-1))
     regions = samples.regions[index]
-    on_limb = (regions[:, None] == torch.tensor(LIMBS)).any(1)
-    on_skin = (on_limb & (distance < SKIN_REACH))[:, None]
+    bare = (regions[:, None] == torch.tensor(LIMBS)).any(1)
+    if photo is not None:
+        bare |= photo.at(samples.points, photo.likely[:, None])[index, 0] > SHOWN
+    on_skin = (bare & (distance < SKIN_REACH))[:, None]
     moved = SurfacePoints(
         torch.where(on_skin, samples.points[index], surface.positions),
         torch.where(on_skin, samples.normals[index], surface.normals),
         surface.sizes,
         surface.weights,
     )
-    near_face = cKDTree(face.points.double().numpy()).query(positions, distance_upper_bound=SKIN_REACH)[0]
-    replaced = (regions == HAND) | (torch.from_numpy(near_face) < SKIN_REACH)
+    distance, index = (
+        torch.from_numpy(x) for x in cKDTree(face.points.double().numpy()).query(positions, workers=-1)
+    )
+    height = ((surface.positions - face.points[index]) * face.normals[index]).sum(-1)
+    beside = (distance.square() - height.square()).clamp_min(0).sqrt()  # of the face's rim
+    replaced = (regions == HAND) | ((distance < SKIN_REACH) & (beside < RIM_REACH))
     size, weight = surface.sizes.min(), surface.weights.median()
 
     def exact(part: SurfaceSamples) -> SurfacePoints:
@@ -265,23 +274,3 @@ def _smooth_colors(points: SurfacePoints, colors: Tensor, known: Tensor) -> Tens
     index = torch.from_numpy(cKDTree(positions).query(positions, count, workers=-1)[1]).T
     same = (points.normals[index] * points.normals).sum(-1).clamp_min(0.0)
     return weighted_median(colors[index], same * known[index] + 1e-6)
-
-
-def observe(
-    views: DepthViews, positions: Tensor, normals: Tensor, config: FusionConfig
-) -> tuple[Tensor, Tensor]:
-    """The colours [V,P,3] of points in the views, and by how much the cosine of the angle under which each
-    view sees them exceeds `least_cosine` [V,P]; 0: the view does not show the point."""
-    seen = look_up(views, positions, config.outline_tolerance)
-    towards = F.normalize(views.cameras.positions[:, None] - positions, dim=-1)
-    cosine = (towards * normals).sum(-1)
-    visible = seen.surface & (seen.behind.abs() < views.tolerances(config)[:, None])
-    return seen.colors, visible * (cosine - config.least_cosine).clamp_min(0)
-
-
-def weighted_median(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted median over the first dimension, by channel: values [V,P,C], weights [V,P] -> [P,C]."""
-    ordered, order = values.sort(dim=0)
-    weight = weights[..., None].expand_as(values).gather(0, order)
-    reached = weight.cumsum(0) >= 0.5 * weight.sum(0)
-    return ordered.gather(0, reached.float().argmax(0, keepdim=True))[0]
