@@ -48,8 +48,10 @@ ABOVE_BROWS, BESIDE = 0.004, 0.018
 JAW, MOUTH_TO_LOBE = 0.045, 0.035
 """Metres outside of the oval, below the ears' lobes, over which the colours of the face go on; and height of
 the lobes above the mouth."""
-MIRRORED = 0.9
-"""How well a place is known whose mirror image is."""
+MIRRORED, CLEARLY = 0.9, 0.2
+"""How well a place is known whose mirror image is; and by how much that must be known better to replace it."""
+OUTLINE = 64
+"""One over the part of the photo of the head that is left out at its outline."""
 RIM = 0.012
 """Metres over which the photo fades out at the face's rim."""
 LEAST_COSINE, SQUARE_COSINE = 0.3, 0.7
@@ -115,6 +117,10 @@ def _seen(pixels: np.ndarray, face: Landmarks, fitted: FittedHead, photo: int) -
     # The nearest surface around the pixel: at steep places, the depth within one pixel varies.
     reach = F.max_pool2d(nearest[None, None], 3, 1, 1)[0, 0]
     shown = (depth < reach[row, column] + OCCLUSION) & (at >= 0).all(-1) & (at < size).all(-1)
+    # At the head's outline, the photo may show what is behind it.
+    margin = size // OUTLINE
+    behind = F.max_pool2d((nearest == 0).float()[None, None], 2 * margin + 1, 1, margin)[0, 0]
+    shown &= behind[row, column] == 0
     grid = (at / size * 2 - 1)[None, None]
     colors = F.grid_sample(crop.permute(2, 0, 1)[None], grid, align_corners=False, padding_mode="border")
     colors = colors[0, :, 0].T
@@ -298,5 +304,5 @@ def harmonics(normals: Tensor) -> Tensor:
 def mirrored(colors: Tensor, known: Tensor, dense: DenseHead) -> tuple[Tensor, Tensor]:
     """What is badly seen takes the colours of its mirror image, as far as that is seen better."""
     other = known[dense.mirror]
-    share = (2 * (other - known)).clamp(0, 1)
+    share = ((other - known) / CLEARLY).clamp(0, 1)
     return torch.lerp(colors, colors[dense.mirror], share[:, None]), torch.maximum(known, MIRRORED * other)

@@ -28,6 +28,8 @@ from specularip.stages.view_colors import observe, weighted_median
 
 SKIN_DEPTH, BARE = 0.03, 0.018
 """Metres between a view's surface and the body's within which it may be skin, and surely is nothing else."""
+OUTLINE = 3
+"""Pixels by which outlines of views and body may differ."""
 LEAST_SEEN = 100
 """Places or pixels that tell a tone."""
 HAIR_REACH, HAIR_BELOW = 0.2, 0.35
@@ -70,7 +72,8 @@ def joined(
     local, on_head, _ = face.drawn(field, torch.ones(len(field)), views.cameras)
     triangles, near = _skin_near(views, body)
     likeness = skin(views.colors.permute(0, 2, 3, 1))[:, None]
-    log_factor = torch.lerp(change[None, :, None, None].expand_as(local), local, (on_head > 0.5).float())
+    local, on_head = _grown(local, on_head > 0.5)
+    log_factor = torch.lerp(change[None, :, None, None].expand_as(local), local, on_head)
     log_factor = log_factor * likeness * near
     if not GLOVES.search(text.lower()):
         hands = (near * (body.regions[body.faces[:, 0]] == HAND)[triangles])[:, 0] > 0.5
@@ -132,4 +135,14 @@ def _skin_near(views: DepthViews, body: Body) -> tuple[Tensor, Tensor]:
     0."""
     drawn = rasterize_mesh(body.vertices, body.faces, views.cameras)
     near = (drawn.triangles >= 0) & views.solid & ((views.depths - drawn.depth).abs() < SKIN_DEPTH)
-    return drawn.triangles.long().clamp_min(0)[:, None], near.float()[:, None]
+    _, grown = _grown(views.colors, near[:, None])
+    return drawn.triangles.long().clamp_min(0)[:, None], grown * views.solid[:, None]
+
+
+def _grown(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Values [V,C,S,S] carried over the outline of a mask [V,1,S,S], and the larger mask as 0 or 1: outlines
+    of views and body differ by pixels."""
+    part = mask.float()
+    around = F.avg_pool2d(part, 2 * OUTLINE + 1, 1, OUTLINE)
+    carried = F.avg_pool2d(values * part, 2 * OUTLINE + 1, 1, OUTLINE) / around.clamp_min(1e-6)
+    return torch.where(mask, values, carried), (around > 0).float()
