@@ -22,6 +22,7 @@ docs/likeness.png. A recogniser judges identity, not pictures: look at the sheet
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ SHOWN = (0.0, 30.0, 60.0, 90.0, 180.0)
 """Angles of the sheets."""
 SIZE, TILE = 768, 224
 PORTRAIT_NAME = "portrait"
-PORTRAIT_TEXT = "A woman with short brown hair in a red satin dress and black shoes"
+PORTRAIT_TEXT = "A woman in a red satin dress"
 FILES = (
     "mmod_human_face_detector.dat",
     "shape_predictor_5_face_landmarks.dat",
@@ -94,14 +95,17 @@ class Recogniser:
 
 
 def fitted_vertices(run: Path) -> Tensor | None:
-    """The body [V,3] whose head a run fitted to the photo; None: the run fitted none.
+    """The body [V,3] whose head a run fitted to the photo, from its report; None: the run fitted none."""
+    import torch
 
-    The only place that knows how a run folder keeps it.
-    """
-    from safetensors.torch import load_file
+    from specularip.body import Phenotype, anny_body
+    from specularip.body.head import HeadModel
 
-    path = run / "head.safetensors"
-    return load_file(path)["vertices"].float() if path.exists() else None
+    report = json.loads((run / "report.json").read_text())
+    if not report.get("head"):
+        return None
+    phenotype = Phenotype(**report["phenotype"] | {"matched": tuple(report["phenotype"]["matched"])})
+    return anny_body(phenotype, HeadModel.load().offsets(torch.tensor(report["head"]["shape"]))).vertices
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ def watch(clock: Clock) -> None:
 
     for name in (
         "check_inputs", "check_memory", "init_ranks", "_prepare", "find_lpips", "load_prior", "load_sd15",
-        "accelerate", "make_body", "read_faces", "initial_state", "make_targets", "write_video",
+        "accelerate", "read_head", "read_faces", "initial_state", "make_targets", "write_video",
     ):  # fmt: skip
         clock.wrap(pipeline, name, clock.part)
     clock.wrap(raster, "warm_up", clock.part, "compile the rasteriser")

@@ -121,7 +121,7 @@ def run_stage(
     stage: str, state: AvatarState, guide: Guide, after_step: Callable[[int, StepMetrics], Any]
 ) -> None:
     if stage == "seid":
-        seid(state, guide, None, 0, after_step)
+        seid(state, guide, 0, after_step)
         return
     views = sds_inputs(guide, 0, 500, slice(0, 2), state.generator).cameras
     images = torch.rand(2, 3, 16, 16, device="cuda")

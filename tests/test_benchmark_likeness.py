@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +16,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from likeness import ANGLES, SurfaceErrors, fitted_vertices, report, summary
 from measures import distance_to_surface, front_of_head, surface_error
-from safetensors.torch import save_file
 from sitters import AXES, OUTLINES, SIDED, SITTERS, VERTICES, Targets
 
-from specularip.body import AnnyModel, phenotype_from_text
+from specularip.body import AnnyModel, Phenotype, anny_body, phenotype_from_text
+from specularip.body.head import HeadModel
 from specularip.body.mesh import vertex_normals
 
 
@@ -55,11 +58,15 @@ def test_ceiling_and_surface_errors_are_of_the_last_people() -> None:
     assert missing["surface mm"]["mean"] is None and "fitted -" in report(missing, ["a", "b"])
 
 
-def test_fitted_vertices_are_read_from_the_run(tmp_path: Path) -> None:
+def test_fitted_vertices_are_made_from_the_report(tmp_path: Path) -> None:
+    report: dict[str, Any] = {"phenotype": asdict(Phenotype(age=0.9)), "head": None}
+    (tmp_path / "report.json").write_text(json.dumps(report))
     assert fitted_vertices(tmp_path) is None
-    vertices = torch.rand(7, 3)
-    save_file({"vertices": vertices}, tmp_path / "head.safetensors")
-    assert torch.equal(fitted_vertices(tmp_path), vertices)
+    shape = torch.zeros(len(HeadModel.load().shapes))
+    shape[0] = 1.0
+    (tmp_path / "report.json").write_text(json.dumps(report | {"head": {"shape": shape.tolist()}}))
+    moved = fitted_vertices(tmp_path) - anny_body(Phenotype(age=0.9)).vertices
+    assert torch.allclose(moved, HeadModel.load().offsets(shape), atol=1e-6) and moved.abs().max() > 1e-4
 
 
 def test_distance_to_a_triangle() -> None:

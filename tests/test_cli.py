@@ -141,7 +141,7 @@ def test_stopped_and_failed_runs(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert stopped.value.code == code and words in error, error
         assert error.count("\n") == 1 and "--overwrite" not in error
-    assert given["seed"] == 0 and given["photo_weight"] == 0.0 and given["preset"] == "compact"
+    assert given["seed"] == 0 and given["photo_weight"] == 1.0 and given["preset"] == "compact"
     assert given["image"] == (PORTRAIT, Path(second), Path(third))
     config = given["config"]  # --set can be repeated
     assert (config.seid.steps, config.seid.points, config.scr.fit_steps) == (3, 99, 7)

@@ -134,19 +134,16 @@ def test_unknown_words_truncated_text_and_all_photos_are_reported(
     assert made.provenance["photo"] == [FACE.name, mirrored.name]
 
 
-def test_the_photo_changes_the_face(finished: tuple[Path, avatar_module.Avatar], tmp_path: Path) -> None:
+def test_the_photo_shapes_the_head(finished: tuple[Path, avatar_module.Avatar], tmp_path: Path) -> None:
     out, _ = finished
     free = tmp_path / "free"
     make(free, photo_weight=0.0)
-
-    def photo_loss(folder: Path) -> list[float]:
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return [line["photo"] for line in lines if "photo" in line]
-
-    pulled = photo_loss(out)
-    assert pulled[-1] < pulled[0] and photo_loss(free) == []
-    with pytest.raises(UserError, match="photo-weight"):
-        make(tmp_path / "negative", photo_weight=-1.0)
+    with_photo, without = (json.loads((folder / "report.json").read_text()) for folder in (out, free))
+    assert max(map(abs, with_photo["head"]["shape"])) > 0.2 and without["head"] is None
+    assert with_photo["head"]["landmark errors"][0] < 0.03
+    for weight in (-0.1, 1.1):
+        with pytest.raises(UserError, match="photo-weight"):
+            make(tmp_path / "negative", photo_weight=weight)
 
 
 def test_the_checkpoint_of_another_format_is_refused_in_one_line(

@@ -17,7 +17,8 @@ FLOORS = """
 errors version files progress stopping cameras gaussians run_folder
 kernels
 raster
-body specular faces export
+body specular export
+faces
 avatar_file
 avatar
 presentation

@@ -54,7 +54,7 @@ def gradients(ranks: Ranks, seed: int) -> dict[str, torch.Tensor]:
 
         return after_step
 
-    seid(state, guide, None, 0, keep("seid"), ranks)
+    seid(state, guide, 0, keep("seid"), ranks)
     screen = state.screen_gradients
     found["grad_sum"], found["views"] = copied(screen.grad_sum), copied(screen.views)
     cameras = [
@@ -70,9 +70,7 @@ def gradients(ranks: Ranks, seed: int) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         for _, tensor in named(state):
             tensor += 0.03 * torch.randn(tensor.shape, generator=generator)
-    fit_targets(
-        state, guide, None, Targets(*cameras, images, 32, 32), UnetFeatures(prior), 0, keep("fit"), ranks
-    )
+    fit_targets(state, guide, Targets(*cameras, images, 32, 32), UnetFeatures(prior), 0, keep("fit"), ranks)
     found["means"] = copied(state.params["means"])
     return found
 

