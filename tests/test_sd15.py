@@ -236,6 +236,30 @@ def test_the_run_from_files_as_published(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(np.isfinite(line["loss"]) for line in lines) and len(lines) == 3
 
 
+def test_without_insightface_the_landmarks_align_the_face_and_the_loss_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources, _ = write_sources(tmp_path / "models", SEED)
+    config = with_settings(small(tmp_path), ["prior.path=sd15", "seid.steps=1", "scr.fit_steps=1"])
+    config = replace(config, prior=replace(config.prior, sources=sources, faces=str(tmp_path / "none")))
+    given: list[tuple[torch.Tensor, torch.Tensor]] = []
+    encode = Prior.encode_face
+
+    def encode_face(prior: Prior, crop: torch.Tensor, embeds: torch.Tensor) -> object:
+        given.append((crop, embeds))
+        return encode(prior, crop, embeds)
+
+    monkeypatch.setattr(Prior, "encode_face", encode_face)
+    generate("A man in a suit", FACE, out=tmp_path / "run", config=config)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert any("buffalo_l" in note and "loss of likeness" in note for note in report["notes"])
+    ((crop, embeds),) = given
+    assert crop.shape == (1, 3, 224, 224) and not embeds.any()
+    # ArcFace's template: the face is in the middle, upright, skin all over.
+    middle = crop[0, :, 90:150, 70:154].flatten(1).mean(1)
+    assert middle[0] > middle[1] > middle[2] and float(middle[0]) > 0.5
+
+
 def test_missing_input_is_reported_before_the_first_step(
     prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,8 +276,9 @@ def test_missing_input_is_reported_before_the_first_step(
     cpu = replace(sd15(), device="cpu")
     assert "LPIPS" in error_of(cpu) and "perceptual_weight=0" in error_of(cpu)
     folder = with_settings(cpu, ["scr.perceptual_weight=0", f"prior.sources.base={tmp_path / 'nothing'}"])
-    assert "buffalo_l" in error_of(
-        replace(folder, prior=replace(folder.prior, faces=str(tmp_path / "buffalo_l")))
+    (tmp_path / "zipped").touch()
+    assert "unpack it" in error_of(
+        replace(folder, prior=replace(folder.prior, faces=str(tmp_path / "zipped")))
     )
     monkeypatch.setattr(pipeline.InsightFace, "load", staticmethod(lambda folder, device: None))
     assert "nothing" in error_of(folder)

@@ -69,12 +69,13 @@ def generate(
         preset: compact is included in the package and needs no GPU and no download. sd15 is the full-size
             method: it needs an NVIDIA GPU with 16 GB and downloaded models (see `specularip models`).
         seed: Random seed. The same seed gives the same avatar on the same machine.
-        photo_weight: Weight of the photo in the loss on the front of the head; 1 lays it over the face. If
-            omitted, 0: the face is the diffusion prior's, which is conditioned on the photo.
+        photo_weight: How far the photos determine the shape and the colours of the face, 0 to 1. If omitted,
+            1; at 0 the diffusion prior, which is conditioned on the photo, draws it alone.
         low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Deletes only files that a run writes.
-        settings: Change settings of the preset by their names in report.json, such as seid.steps=1200 or
+        settings: Change settings of the preset by their names in report.json, such as expression=photo (the
+            photo's expression instead of a neutral one), seid.steps=1200 or
             prior.sources.base=/models/realistic_vision.
     """
     is_main = os.environ.get("RANK", "0") == "0"  # torchrun starts one process a GPU

@@ -19,7 +19,6 @@ from torch import Tensor
 from specularip import raster, specular
 from specularip.avatar import Avatar
 from specularip.body import Body, anny_body, phenotype_from_text, smplx_body
-from specularip.body.head import HeadModel
 from specularip.diffusion.fast.accelerate import accelerate, supports
 from specularip.diffusion.loading import folder as prior_folder
 from specularip.diffusion.loading.sd15 import load_sd15
@@ -32,12 +31,9 @@ from specularip.errors import MissingWeights, UserError
 from specularip.export.video import write_video
 from specularip.faces.alignment import align_face, framed_by_hair
 from specularip.faces.hair import told_hair
-from specularip.faces.head_fit import FittedHead, fit_head
 from specularip.faces.image_file import read_image
-from specularip.faces.insightface import InsightFace
-from specularip.faces.landmarks import find_face
-from specularip.faces.photo_hair import PhotoHair, photo_hair
-from specularip.faces.projection import paint
+from specularip.faces.insightface import CLIP_SIZE, FaceDetection, InsightFace, align
+from specularip.faces.landmarks import find_face, usable_faces
 from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs
 from specularip.kernels.async_transfer import StepMetrics
@@ -51,7 +47,7 @@ from specularip.run_folder import RunFolder
 from specularip.stages.guide import EncodedFace, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
 from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
-from specularip.stages.photo_face import PhotoFace, photo_face
+from specularip.stages.photo_head import PhotoHead, photo_head
 from specularip.stages.scr import Targets, fit_targets, make_targets, orbits
 from specularip.stages.seid import seid
 from specularip.stages.settings import Config
@@ -160,7 +156,7 @@ class RunContext:
     inputs: Inputs
     guide: Guide
     perceptual: Perceptual | None
-    head: FittedHead | None
+    head: PhotoHead | None
     notes: list[str]
     kernels: Future[None]
 
@@ -185,17 +181,21 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         perceptual = find_lpips(device)
         if perceptual is None:
             raise UserError(f"{NO_LPIPS}; --set scr.perceptual_weight=0 does without")
-    # Before the prior, which takes longer to load, so that missing models are reported early.
-    faces = InsightFace.load(config.prior.faces, device) if config.prior.path == "sd15" else None
+    # Before the prior, which takes longer to load, so that damaged models are reported early.
+    sd15 = config.prior.path == "sd15"
+    faces = find_insightface(config, device, note) if sd15 else None
     prior = load_prior(config, device)
-    head, body, photo, hair = read_head(inputs, config, note)
+    if prior.wants_face_embedding and not sd15:
+        faces = find_insightface(config, device, note)
+    body, head = read_head(inputs, config, note)
     told = inputs.text
-    if hair is not None:
-        note(f"the text names no hair; as in the photo: {hair.words}")
-        told = f"{told.rstrip('.')}, with {hair.words}"
+    if head is not None and head.hair is not None:
+        note(f"the text names no hair; as in the photo: {head.hair.words}")
+        told = f"{told.rstrip('.')}, with {head.hair.words}"
     text = readable(prior, told, note)
     face, other = read_faces(prior, faces, inputs, told, config, note)
-    guide = Guide(prior, PromptBook(prior), text, face, body.to(device), config, other, photo)
+    painted = None if head is None else head.face
+    guide = Guide(prior, PromptBook(prior), text, face, body.to(device), config, other, painted)
     for guidance in (config.guidance, config.scr.guidance or config.guidance):
         guide.identity(guidance)
     if device.type == "cuda":
@@ -237,6 +237,15 @@ def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
     return text
 
 
+def find_insightface(config: Config, device: torch.device, note: Callable[[str], None]) -> InsightFace | None:
+    """insightface's models; None where they are absent. note: then receives what that costs."""
+    try:
+        return InsightFace.load(config.prior.faces, device)
+    except MissingWeights as error:
+        note(f"{error}. Until then the face is read from its landmarks alone, at a loss of likeness")
+        return None
+
+
 def read_faces(
     prior: Prior,
     faces: InsightFace | None,
@@ -247,17 +256,21 @@ def read_faces(
 ) -> tuple[EncodedFace, EncodedFace | None]:
     """Features of the person's face, and of the face in `guidance.negative_face`, if one is set.
 
-    faces: the face recogniser; None: loaded here if the prior takes embeddings. text: what it says about the
-    hair counts. note: receives lines for the user and the report. Raises UserError if a photo shows no usable
-    face.
+    faces: the face recogniser; None: a prior that takes its embedding gets that of no face, and an image of
+    this one. text: what it says about the hair counts. note: receives lines for the user and the report.
+    Raises UserError if a photo shows no usable face.
     """
     photos = [(inputs.identity.pixels, str(inputs.identity.path))]
     if config.guidance.negative_face:
         photos.append((read_image(config.guidance.negative_face), config.guidance.negative_face))
     found: list[EncodedFace] = []
     with torch.no_grad():
-        if prior.wants_face_embedding:
-            faces = faces or InsightFace.load(config.prior.faces, prior.device)
+        if prior.wants_face_embedding and faces is None:
+            for photo, name in photos:
+                detection = FaceDetection.of(usable_faces(photo, name)[0])
+                crop = torch.from_numpy(align(photo, detection, CLIP_SIZE).transpose(2, 0, 1) / 255).float()
+                found.append(prior.encode_face(crop[None], torch.zeros(1, prior.identity_dim)))
+        elif prior.wants_face_embedding and faces is not None:
             for photo, name in photos:
                 portrait = faces.portrait(photo, name)
                 note(portrait.note)
@@ -273,35 +286,22 @@ def read_faces(
     return found[0], found[1] if len(found) > 1 else None
 
 
-def read_head(
-    inputs: Inputs, config: Config, note: Callable[[str], None]
-) -> tuple[FittedHead | None, Body, PhotoFace | None, PhotoHair | None]:
-    """The head that the photos show, the body of that head and of the text, the painted face, and the hair of
-    the photos, if the text is silent about it.
+def read_head(inputs: Inputs, config: Config, note: Callable[[str], None]) -> tuple[Body, PhotoHead | None]:
+    """The body, with the head that the photos show.
 
-    Without a head (no weight on the photos, or a body other than Anny) the body is that of the text, or the
-    mean SMPL-X body from the user's files. note: receives lines for the user and the report.
+    Without weight on the photos, or with a body other than Anny, the body is that of the text, or the mean
+    SMPL-X body from the user's files, and the head is None. note: receives lines for the user and the report.
     """
     told = phenotype_from_text(inputs.text)
     if config.body != "anny":
         if config.photo_weight:
             note("the photo's face is painted on the body 'anny' only: here the prior alone draws it")
-        return None, smplx_body(config.body), None, None
+        return smplx_body(config.body), None
     if not config.photo_weight:
-        return None, anny_body(told), None, None
-    faces = [photo.landmarks for photo in inputs.photos if photo.landmarks is not None]
-    extents = [photo.pixels.shape[1::-1] for photo in inputs.photos]
-    head = fit_head(faces, extents, told)
-    offsets = HeadModel.load().offsets(head.shape * config.photo_weight)
-    painted = paint([photo.pixels for photo in inputs.photos], faces, head)
-    body = anny_body(head.phenotype, offsets)
-    grey = all(photo.grey for photo in inputs.photos)
-    clearest = inputs.identity
-    number = inputs.photos.index(clearest)
-    hair = None if clearest.grey else photo_hair(inputs.text, clearest.pixels, head, number)
-    color = None if hair is None else hair.color
-    face = photo_face(painted, body, config.photo_weight, inputs.text, grey, color)
-    return head, body, face, hair
+        return anny_body(told), None
+    clearest = inputs.photos.index(inputs.identity)
+    open_mouth = config.expression == "photo"
+    return photo_head(inputs.photos, clearest, inputs.text, told, config.photo_weight, open_mouth)
 
 
 def _run_stages(session: Session, context: RunContext) -> Avatar:
@@ -434,16 +434,15 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
         write_video(
             turntable(avatar, config.turntable_frames, config.turntable_size), folder.path / "turntable.mp4"
         )
+    fitted = None if context.head is None else context.head.fitted
     session.write_report(
         {
             "text": context.inputs.text,
             "text_read": guide.text,
             "image": _one_or_all([str(photo.path) for photo in context.inputs.photos]),
             "settings": config,
-            "phenotype": context.head.phenotype if context.head else phenotype_from_text(context.inputs.text),
-            "head": {"shape": context.head.shape.tolist(), "landmark errors": context.head.errors.tolist()}
-            if context.head
-            else None,
+            "phenotype": fitted.phenotype if fitted else phenotype_from_text(context.inputs.text),
+            "head": fitted and {"shape": fitted.shape.tolist(), "landmark errors": fitted.errors.tolist()},
             "perceptual_loss": perceptual.name if perceptual is not None else "none",
             "perceptual_note": OWN_FEATURES
             if perceptual is not None and perceptual.name != "lpips-vgg"

@@ -148,6 +148,8 @@ def _load(device: str) -> AnnyModel:
     regressor = torch.zeros(18, len(raw["regions"]))
     regressor[raw["keypoint_rows"].long(), raw["keypoint_vertices"].long()] = raw["keypoint_weights"]
     weights = raw["skin_weights"].float()
+    vertices, faces = raw["mean"][: len(regressor[0])], raw["faces"].long()
+    faces = torch.cat([faces, _between_lips(vertices, faces)])
     model = AnnyModel(
         mean=raw["mean"].to(device),
         basis=torch.cat([raw["basis_fine"].float(), faint]).to(device),
@@ -155,7 +157,7 @@ def _load(device: str) -> AnnyModel:
         coefficient_mean=raw["coefficient_mean"].to(device),
         factors=raw["factors"].long().to(device),
         keypoint_regressor=regressor.to(device),
-        faces=raw["faces"].long().to(device),
+        faces=faces.to(device),
         regions=raw["regions"].long().to(device),
         skin_joints=raw["skin_joints"].long().to(device),
         skin_weights=(weights / weights.sum(1, keepdim=True)).to(device),
@@ -165,6 +167,26 @@ def _load(device: str) -> AnnyModel:
         joint_parents=tuple(json.loads(metadata["joint_parents"])),
     )
     return replace(model, template=model.vertices(phenotype_row(Phenotype(), device))[0])
+
+
+def _between_lips(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Triangles [n,3] between the inner edges of the lips, as the asset has no inside of the mouth: a surface for
+    the teeth that an open mouth shows."""
+    edges = torch.stack([faces, faces.roll(-1, 1)], -1).flatten(0, 1)
+    _, index, count = edges.sort(1).values.unique(dim=0, return_inverse=True, return_counts=True)
+    following = dict(edges[count[index] == 1].tolist())
+    # Of the open edges, the mouth's are the lowest that lie in the middle and in front.
+    middle = min(following, key=lambda v: abs(float(vertices[v, 0])) - float(vertices[v, 1]) * 1e-3)
+    loop = [middle]
+    while following[loop[-1]] != middle:
+        loop.append(following[loop[-1]])
+    start = min(range(len(loop)), key=lambda i: float(vertices[loop[i], 0]))
+    there = loop[start:] + loop[:start]  # from one corner of the mouth to the other, and back
+    back = [there[0], *reversed(there[1:])]
+    pairs = zip(there, there[1:], back, back[1:])
+    half = [[[b, a, c], [b, c, d]] for a, b, c, d in list(pairs)[: len(loop) // 2]]
+    triangles = torch.tensor(half).flatten(0, 1)
+    return triangles[(triangles != triangles.roll(1, 1)).all(1)]
 
 
 def phenotype_row(phenotype: Phenotype, device: torch.device | str = "cpu") -> Tensor:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specularip.errors import UserError
+from specularip.errors import MissingWeights, UserError
 from specularip.faces.image_file import MIN_FACE
+from specularip.faces.landmarks import Landmarks
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,8 @@ FIVE_POINTS = np.array(
 """ArcFace's template: eyes, nose and corners of the mouth, (x, y) in its crop of 112 pixels. Left is the
 image's left."""
 CLIP_SIZE = 224
+NOSE_AND_MOUTH = (1, 61, 291)
+"""MediaPipe's landmarks at the tip of the nose and the corners of the mouth."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,13 @@ class FaceDetection:
     box: np.ndarray
     points: np.ndarray
     score: float
+
+    @staticmethod
+    def of(landmarks: Landmarks) -> FaceDetection:
+        """The same five points of a face that MediaPipe's mesh found."""
+        points = landmarks.points[:, :2]
+        five = np.stack([*landmarks.eyes, *points[list(NOSE_AND_MOUTH)]]).astype(np.float32) - 0.5
+        return FaceDetection(np.concatenate([points.min(0), points.max(0)]) - 0.5, five, 1.0)
 
     @property
     def width(self) -> float:
@@ -108,8 +118,8 @@ class InsightFace:
         device: on "cuda" (or "cuda:1") they run on the GPU if onnxruntime was built with CUDA, else on the
         CPU, which takes well under a second and gives the same result.
 
-        Raises UserError, naming the file, if onnxruntime or a file is missing, or if a file is truncated or
-        belongs to another model.
+        Raises MissingWeights if a file is missing; UserError, naming the file, if one is truncated or belongs
+        to another model, or if onnxruntime is missing.
         """
         path = find_folder(folder)
         return InsightFace(
@@ -212,7 +222,7 @@ def folders(folder: str | Path) -> tuple[Path, Path, Path]:
 def find_folder(folder: str | Path = DEFAULT_FOLDER) -> Path:
     """The one of `folders` that holds both files.
 
-    Raises UserError, with the download URL, if either is missing.
+    Raises MissingWeights, with the download URL, if either is missing.
     """
     places = folders(folder)
     # os.path.isfile is False, where Path.is_file raises, for strings that cannot be paths.
@@ -227,7 +237,7 @@ def find_folder(folder: str | Path = DEFAULT_FOLDER) -> Path:
         raise UserError(f"{places[0]} is a file, not the folder of {DETECTOR} and {RECOGNISER}: unpack it")
     packed = [zipped for place in places if os.path.isdir(place) for zipped in place.glob("buffalo_l*.zip")]
     got = f"download {URL} (insightface's models, {LICENCE}) and unpack it there"
-    raise UserError(
+    raise MissingWeights(
         f"{best} holds no {' and no '.join(missing[best])}: {f'unpack {packed[0]}' if packed else got}"
     )
 

@@ -62,14 +62,17 @@ class PhotoFace:
 
         distances [V]: of the cameras from their targets, for images with depth.
         """
-        cameras = cameras.resized(images.shape[-1], images.shape[-2])
-        colors, weight, depth = self.drawn(self.colors, self.known, cameras)
+        ahead = cameras.positions[:, 1].cpu() < self.positions[:, 1].max()  # bodies face -y
+        views = ahead.nonzero()[:, 0]
+        seen = cameras[views.to(cameras.viewmats.device)].resized(images.shape[-1], images.shape[-2])
+        colors, weight, depth = self.drawn(self.colors, self.known, seen)
         channels = [colors, torch.ones_like(weight)]
         if images.shape[1] == 5:
             assert distances is not None
-            channels.append(0.5 + DEPTH_GAIN * (depth / distances.cpu()[:, None, None, None] - 1))
+            channels.append(0.5 + DEPTH_GAIN * (depth / distances.cpu()[views, None, None, None] - 1))
         layer = torch.cat(channels, 1)[:, : images.shape[1]].to(images)
-        return torch.lerp(images, layer.clamp(0, 1), weight.to(images))
+        rows = views.to(images.device)
+        return images.index_copy(0, rows, torch.lerp(images[rows], layer.clamp(0, 1), weight.to(images)))
 
     def at(self, points: Tensor, values: Tensor) -> Tensor:
         """Values [D,C] at points [N,3]: [N,C]; 0 off the surface."""

@@ -293,6 +293,8 @@ class Config:
     """"anny", or the file or folder of SMPL-X."""
     photo_weight: float = 1.0
     """How far the photos determine shape and colours of the face; 0: the prior alone draws it."""
+    expression: Literal["neutral", "photo"] = "neutral"
+    """Of the avatar's face: neutral, or that of the clearest photo."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     start: StartConfig = field(default_factory=StartConfig)
