@@ -170,8 +170,8 @@ def _load(device: str) -> AnnyModel:
 
 
 def _between_lips(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Triangles [n,3] between the inner edges of the lips, as the asset has no inside of the mouth: a surface for
-    the teeth that an open mouth shows."""
+    """Triangles [n,3] between the inner edges of the lips: the asset's mouth has no inside, but an open one
+    shows teeth."""
     edges = torch.stack([faces, faces.roll(-1, 1)], -1).flatten(0, 1)
     _, index, count = edges.sort(1).values.unique(dim=0, return_inverse=True, return_counts=True)
     following = dict(edges[count[index] == 1].tolist())
