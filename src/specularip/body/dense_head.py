@@ -54,7 +54,8 @@ class DenseHead:
         mirror = torch.from_numpy(cKDTree(template.numpy()).query(flipped.numpy(), workers=-1)[1])
         ball = torch.zeros(len(model.regions), dtype=torch.bool)
         ball[model.eyeballs.flatten()] = True
-        return DenseHead(corners, barycentric, faces, mirror, ball[corners].all(1), template)
+        eyeball = (ball[corners] | (barycentric == 0)).all(1)
+        return DenseHead(corners, barycentric, faces, mirror, eyeball, template)
 
     def at(self, values: Tensor) -> Tensor:
         """Values [V,C] of the body's vertices at those of this mesh, [D,C]."""
