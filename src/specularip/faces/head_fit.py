@@ -31,7 +31,8 @@ FOCAL, FOCAL_SPREAD = 1.7, 0.4
 OUTER_CORNERS, EYES_PER_CORNERS = (33, 263), 0.69
 """The landmarks at the outer corners of the eyes, and the distance of the eyes over theirs."""
 CAMERA = 7
-"""Parameters of a camera: rotation vector [3], translation [3], logarithm of the focal length."""
+"""Parameters of a camera: rotation vector [3] about the middle of the average face, where that middle is [3],
+logarithm of the focal length."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class _Fit:
         self.extents = extents
         self.per_photo = len(self.expressions) + CAMERA
         self.of_person = len(self.names) + len(self.shapes)
+        self.average = self.bare_landmarks(torch.zeros(len(self.names), dtype=torch.float64))
+        self.middle = self.average.mean(0)
 
     def _at_landmarks(self, values: Tensor, corners: Tensor) -> Tensor:
         """Values [...,V,3] of vertices at the landmarks, [...,468,3]."""
@@ -120,15 +123,16 @@ class _Fit:
         return self.result(values)
 
     def start(self) -> Tensor:
-        """The average head in front of each camera."""
+        """The average head in front of each camera, tilted as the line of the eyes is."""
         values = torch.zeros(self.of_person + len(self.found) * self.per_photo, dtype=torch.float64)
-        points = self.landmarks(values, 0)
-        apart = EYES_PER_CORNERS * (points[OUTER_CORNERS[0]] - points[OUTER_CORNERS[1]]).norm()
-        middle = FRONTAL @ points.mean(0)
+        right, left = OUTER_CORNERS
+        apart = EYES_PER_CORNERS * (self.average[right] - self.average[left]).norm()
         for k, found in enumerate(self.found):
             depth = self.focals[k] * apart / self.units[k]
             at = (found[:, :2].mean(0) - self.centres[k]) / self.focals[k] * depth
-            self.camera_of(values, k)[3:6] = torch.cat([at, depth[None]]) - middle
+            across = found[left] - found[right]
+            self.camera_of(values, k)[2] = torch.atan2(across[1], across[0])
+            self.camera_of(values, k)[3:6] = torch.cat([at, depth[None]])
         return values
 
     def expression_of(self, values: Tensor, photo: int) -> Tensor:
@@ -164,7 +168,8 @@ class _Fit:
     def view(self, camera: Tensor, photo: int) -> tuple[Tensor, Tensor, Tensor]:
         """Rotation [3,3], translation [3] and focal length in pixels from a camera's unknowns [7]."""
         focal = self.focals[photo] * (FOCAL_SPREAD * camera[6]).exp()
-        return _rotation(camera[:3]) @ FRONTAL, camera[3:6], focal
+        rotation = _rotation(camera[:3]) @ FRONTAL
+        return rotation, camera[3:6] - rotation @ self.middle, focal
 
     def project(self, points: Tensor, camera: Tensor, photo: int) -> Tensor:
         """Points [468,3] in the pixels [468,2] of a photo."""
