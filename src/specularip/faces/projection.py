@@ -216,12 +216,12 @@ def skin_model(colors: Tensor) -> Callable[[Tensor], Tensor]:
     """A function of colours [...,3] that says how likely they are skin, [...] in 0..1, from colours [n,3] of
     which most are."""
     features = _chroma(colors)
-    middle = features.median(0).values
+    middle, least = features.median(0).values, torch.tensor(LEAST_SPREAD)
     for _ in range(3):
         usual = (features - middle).abs().median(0).values
-        near = ((features - middle).abs() < 4.5 * usual).all(1)
+        near = ((features - middle).abs() < (4.5 * usual).clamp_min(least)).all(1)
         middle = features[near].mean(0)
-    spread = features[near].std(0).clamp_min(torch.tensor(LEAST_SPREAD))
+    spread = features[near].std(0).clamp_min(least)
 
     def likeness(other: Tensor) -> Tensor:
         distance = ((_chroma(other) - middle) / spread).square().sum(-1).sqrt()
