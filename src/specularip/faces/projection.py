@@ -304,5 +304,5 @@ def harmonics(normals: Tensor) -> Tensor:
 def mirrored(colors: Tensor, known: Tensor, dense: DenseHead) -> tuple[Tensor, Tensor]:
     """What is badly seen takes the colours of its mirror image, as far as that is seen better."""
     other = known[dense.mirror]
-    share = ((other - known) / CLEARLY).clamp(0, 1)
+    share = torch.where(known > 0, ((other - known) / CLEARLY).clamp(0, 1), 1.0)
     return torch.lerp(colors, colors[dense.mirror], share[:, None]), torch.maximum(known, MIRRORED * other)
