@@ -164,8 +164,8 @@ def test_a_dark_spot_within_the_skin_stays() -> None:
 def test_light_from_the_side_is_evened_out() -> None:
     template, skin = DenseHead.load().template, plain_skin()
     lit = skin * torch.exp(0.35 * normals()[:, :1] - 0.15)
-    cheek = places(AnnyModel.load().template)[50, [0, 2]].tolist()
-    mole = spot(*cheek, 0.005)
+    x, _, z = places(AnnyModel.load().template)[50].tolist()  # on a cheek
+    mole = spot(x, z, 0.005)
     lit[mole] *= 0.6
     result = painted([lit], [0.0])
     sides = [(result.known > 0.95) & (side * template[:, 0] > 0.02) & ~mole for side in (-1, 1)]
@@ -179,7 +179,7 @@ def test_light_from_the_side_is_evened_out() -> None:
     whole = sides[0] | sides[1]
     assert torch.allclose(result.colors[whole].mean(0), lit[whole].mean(0), rtol=0.1)
     # What is darker than its surroundings, not shaded, stays so.
-    core = spot(*cheek, 0.003)
+    core = spot(x, z, 0.003)
     assert float(luminance(result.colors[core]).mean()) < 0.75 * float(luminance(result.colors[whole]).mean())
 
 
