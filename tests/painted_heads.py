@@ -53,9 +53,12 @@ def average_head(*cameras: Cameras) -> FittedHead:
     return FittedHead(Phenotype(), torch.zeros(len(head.shapes)), neutral, cameras, torch.zeros(len(cameras)))
 
 
-def smooth_skin(generator: torch.Generator) -> Tensor:
-    """Skin [D,3] whose colour varies smoothly and differs from left to right, by a few percent."""
-    waves = torch.randn(3, 3, generator=generator) * 60
+def smooth_skin(generator: torch.Generator, frequency: float = 60.0) -> Tensor:
+    """Skin [D,3] whose colour varies smoothly and differs from left to right, by a few percent.
+
+    frequency: usual change of phase in a metre, in radians.
+    """
+    waves = torch.randn(3, 3, generator=generator) * frequency
     phases = torch.rand(3, generator=generator) * 6.3
     pattern = torch.sin(DenseHead.load().template @ waves + phases)
     return (torch.tensor(SKIN) * (1 + 0.06 * pattern)).clamp(0, 1)
