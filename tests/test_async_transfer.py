@@ -125,4 +125,4 @@ def run_stage(
         return
     views = sds_inputs(guide, 0, 500, slice(0, 2), state.generator).cameras
     images = torch.rand(2, 3, 16, 16, device="cuda")
-    fit_targets(state, guide, None, Targets(views.viewmats, views.Ks, images, 32, 32), None, 0, after_step)
+    fit_targets(state, guide, Targets(views.viewmats, views.Ks, images, 32, 32), None, 0, after_step)
