@@ -43,6 +43,9 @@ LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17,
 FEATURES = ((BROWS[0], 0.002), (BROWS[1], 0.002), (EYES[0], 0.008), (EYES[1], 0.008), (LIPS, 0.006))
 """Outlines of brows, eyes and lips, and their margins in metres."""
 FEATURE_FADE = 0.004
+FOREHEAD = 0.035
+"""Metres above the brows up to which the forehead is likely to be skin, if nothing that looks like hair is
+there."""
 ABOVE_BROWS, BESIDE = 0.004, 0.018
 """Metres above the brows, and from the oval's sides above the mouth, where hair may cover the face."""
 JAW, MOUTH_TO_LOBE = 0.045, 0.035
@@ -73,7 +76,7 @@ LUMINANCE = (0.299, 0.587, 0.114)
 @dataclass(frozen=True)
 class Painted:
     """Colours [D,3] of the vertices of `DenseHead`, sRGB in 0..1; known [D] in 0..1: how well photos show
-    them; likely [D] in 0..1: where, under the jaw, they are those of their surroundings."""
+    them; likely [D] in 0..1: where, around the face, they are those of their surroundings."""
 
     colors: Tensor
     known: Tensor
@@ -94,7 +97,7 @@ def paint(photos: Sequence[np.ndarray], faces: Sequence[Landmarks], fitted: Fitt
         weight += known
     colors = total / weight[:, None].clamp_min(1e-6)
     colors, known = mirrored(colors, torch.stack([known for _, known in parts]).amax(0), dense)
-    return Painted(spread_out(colors, known, dense), known, FaceAreas.load().jaw)
+    return Painted(spread_out(colors, known, dense), known, FaceAreas.load().around)
 
 
 def weighted_mean(colors: Tensor, weights: Tensor) -> Tensor:
@@ -151,15 +154,15 @@ class FaceAreas:
     """Parts of the dense head, [D] in 0..1.
 
     face: where the landmarks lie, fading over RIM inside the oval; core: what hair or a collar seldom covers,
-    beards included; features: eyes, brows and lips with a margin, which may differ from the skin; jaw: around
-    the lower part of the oval, which continues over the jaw's edge. outside: metres from the oval, negative
-    within; height: metres above the mouth; both on the default adult.
+    beards included; features: eyes, brows and lips with a margin, which may differ from the skin; around:
+    below the oval, over the jaw's edge, and the lower forehead, which hair may cover. outside: metres from
+    the oval, negative within; height: metres above the mouth; both on the default adult.
     """
 
     face: Tensor
     core: Tensor
     features: Tensor
-    jaw: Tensor
+    around: Tensor
     outside: Tensor
     height: Tensor
 
@@ -178,9 +181,11 @@ class FaceAreas:
             distance = _signed_distance(places, landmarks[list(loop)])
             features = torch.maximum(features, ((distance + margin) / FEATURE_FADE).clamp(0, 1))
         jaw = torch.minimum((inside + JAW) / RIM, (mouth + MOUTH_TO_LOBE - places[:, 1]) / RIM)
+        forehead = torch.minimum(inside / RIM, (brows + FOREHEAD - places[:, 1]) / RIM)
+        around = torch.maximum(jaw, torch.minimum(forehead, (places[:, 1] - brows) / FEATURE_FADE))
         core = torch.minimum(below, beside)
         face, height = (inside / RIM).clamp(0, 1), places[:, 1] - mouth
-        return FaceAreas(face, core.clamp(0, 1), features, jaw.clamp(0, 1), -inside, height)
+        return FaceAreas(face, core.clamp(0, 1), features, around.clamp(0, 1), -inside, height)
 
 
 def _unrolled(points: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from specularip.training.step import FIXED
 
 FRONT_DEG, FRONT_DISTANCE, FRONT_FOV_DEG, FRONT_SIZE = (-40.0, 0.0, 40.0), 0.7, 28.0, 512
 """Cameras in front of the face: azimuths, distance in metres, field of view, and side in pixels."""
+RIM_FIXED = 3.0
+"""How much faster than the photo the Gaussians are fixed from the rim on: half known ones would fray it."""
 CORRECTIONS, STEP, IN_FRONT, GREY = 4, 0.7, 0.005, 0.6
 """How often colours are corrected, and by how much of what is missed; metres from the drawn surface within
 which a Gaussian is part of it; and the background."""
@@ -29,7 +31,7 @@ def fix_face(state: AvatarState, face: PhotoFace) -> None:
     values = face.at(params["means"].detach(), torch.cat([face.colors, face.known[:, None]], 1))
     colors, known = values.to(state.device).split([3, 1], 1)
     params["color_logits"].lerp_(torch.logit(colors, eps=0.01), known)
-    state.ties[FIXED] = known[:, 0]
+    state.ties[FIXED] = (RIM_FIXED * known[:, 0]).clamp(0, 1)
     middle = face.positions[face.known > 0.5].mean(0)
     cameras = Cameras.orbit(FRONT_DEG, 4.0, FRONT_DISTANCE, FRONT_FOV_DEG, FRONT_SIZE, FRONT_SIZE, middle)
     wanted, weight, _ = face.drawn(face.colors, face.known, cameras)

@@ -32,8 +32,9 @@ OUTLINE = 3
 """Pixels by which outlines of views and body may differ."""
 LEAST_SEEN = 100
 """Places or pixels that tell a tone."""
-HAIR_REACH, HAIR_BELOW = 0.2, 0.35
-"""Metres from the ears, sideways and down, within which hair is."""
+HAIR_REACH, HAIR_BELOW, CROWN = 0.2, 0.35, 0.06
+"""Metres from the ears, sideways and down, within which hair is; and above them, where hardly anything else
+is."""
 MOST_TINT = 0.5
 """Largest change of the logarithm of the hair's colour: beyond, highlights and shadows were measured."""
 BARE_HANDS = 0.1
@@ -80,35 +81,36 @@ def joined(
         shown = views.colors.permute(0, 2, 3, 1)[hands]
         if len(shown) > LEAST_SEEN and float(skin(shown).mean()) > BARE_HANDS:
             log_factor.permute(0, 2, 3, 1)[hands] = change + _log(tone) - _log(shown.median(0).values)
-    if face.hair is not None:
-        log_factor = torch.lerp(log_factor, *_hair_tint(face.hair, views, body, likeness))
+    hair, drawn_hair = _hair(views, body, likeness)
+    if face.hair is not None and drawn_hair is not None:
+        tint = (_log(face.hair) - _log(drawn_hair)).clamp(-MOST_TINT, MOST_TINT)
+        log_factor = torch.lerp(log_factor, tint[None, :, None, None].expand_as(log_factor), hair)
     alpha = images[:, 3:4].clamp(0, 1)
     empty = images[:, :3] - alpha * views.colors
     toned = views.colors * log_factor.exp()
-    # Over the jaw's edge, the face goes on where the views show nothing but skin, or stubble.
+    # Around it, the face goes on where the views show nothing but skin or stubble, and no fringe.
     wider, weight, depth = face.drawn(face.colors, face.likely, views.cameras)
     bare = (views.depths[:, None] - depth).abs() < BARE
-    toned = torch.lerp(toned, wider, weight * bare)
+    above = (unproject(views.depths, views.cameras)[..., 2] > body.keypoints[14:16, 2].mean())[:, None]
+    toned = torch.lerp(toned, wider, weight * bare * (1 - hair * above))
     result = images.clone()
     result[:, :3] = (alpha * toned + empty).clamp(0, 1)
     return face, face.over(result, views.cameras, views.distances)
 
 
-def _hair_tint(color: Tensor, views: DepthViews, body: Body, skin: Tensor) -> tuple[Tensor, Tensor]:
-    """The logarithm of the factor [V,3,S,S] that gives the views' hair this colour [3], and how likely each
-    pixel is hair, [V,1,S,S]. skin [V,1,S,S]: how likely it is skin."""
+def _hair(views: DepthViews, body: Body, skin: Tensor) -> tuple[Tensor, Tensor | None]:
+    """How likely each pixel is hair, [V,1,S,S], and the hair's colour [3]; None if there is none. skin
+    [V,1,S,S]: how likely it is skin."""
     places = unproject(views.depths, views.cameras)
     ears = body.keypoints[16:18].mean(0)
     beside = (places[..., :2] - ears[:2]).norm(dim=-1)
     zone = views.solid & (beside < HAIR_REACH) & (places[..., 2] > ears[2] - HAIR_BELOW)
-    crown = zone & (places[..., 2] > ears[2]) & (skin[:, 0] < 0.3)
+    crown = zone & (places[..., 2] > ears[2] + CROWN) & (skin[:, 0] < 0.3)
     colors = views.colors.permute(0, 2, 3, 1)
     if int(crown.sum()) < LEAST_SEEN:
-        return torch.zeros_like(views.colors), torch.zeros_like(skin)
-    shown = colors[crown]
-    tint = (_log(color) - _log(shown.median(0).values)).clamp(-MOST_TINT, MOST_TINT)
-    likely = (skin_model(shown)(colors) * zone)[:, None] * (1 - skin)
-    return tint[None, :, None, None].expand_as(views.colors), torch.maximum(likely, crown[:, None].float())
+        return torch.zeros_like(skin), None
+    likely = (skin_model(colors[crown])(colors) * zone)[:, None] * (1 - skin)
+    return likely, colors[crown].median(0).values
 
 
 def _log(colors: Tensor) -> Tensor:
