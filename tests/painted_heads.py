@@ -34,9 +34,7 @@ def portrait_camera(
 
 def places(vertices: Tensor) -> Tensor:
     """The landmarks [468,3] on a body with vertices [V,3]."""
-    head = HeadModel.load()
-    corners = vertices[AnnyModel.load().faces[head.landmark_faces]]
-    return (corners * head.landmark_barycentric[..., None]).sum(1)
+    return HeadModel.load().landmarks(vertices)
 
 
 def landmarks_in(camera: Cameras, vertices: Tensor) -> Landmarks:

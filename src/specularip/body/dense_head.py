@@ -57,6 +57,11 @@ class DenseHead:
         eyeball = (ball[corners] | (barycentric == 0)).all(1)
         return DenseHead(corners, barycentric, faces, mirror, eyeball, template)
 
+    @property
+    def edges(self) -> np.ndarray:
+        """The sides of all faces, [3F,2]: each between two faces is there twice."""
+        return self.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).numpy()
+
     def at(self, values: Tensor) -> Tensor:
         """Values [V,C] of the body's vertices at those of this mesh, [D,C]."""
         return (values[self.corners] * self.barycentric[..., None]).sum(1)

@@ -49,6 +49,11 @@ class HeadModel:
             landmark_spread=raw["landmark_spread"],
         )
 
+    def landmarks(self, vertices: Tensor) -> Tensor:
+        """The landmarks [468,3] on a body with vertices [V,3]."""
+        corners = vertices[AnnyModel.load().faces[self.landmark_faces]]
+        return (corners * self.landmark_barycentric[..., None]).sum(1)
+
     def offsets(self, shape: Tensor, expression: Tensor | None = None) -> Tensor:
         """Offsets [V,3] of all vertices of `AnnyModel` for weights shape [S] and expression [E] (None:
         neutral)."""

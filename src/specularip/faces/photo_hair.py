@@ -15,7 +15,7 @@ from specularip.body.dense_head import DenseHead
 from specularip.body.mesh import vertex_normals
 from specularip.faces.hair import BALD, COLORS, HAIR
 from specularip.faces.head_fit import FittedHead
-from specularip.faces.projection import FaceAreas
+from specularip.faces.projection import FaceAreas, luminance
 
 NAMED = re.compile(rf"\b(?:{HAIR}|blondes?|blonds?|brunettes?|redhead|red-haired)\b")
 HIDDEN = re.compile(r"\b(?:hijab|headscarf|turban|hood|helmet)\b")
@@ -96,5 +96,5 @@ def photo_hair(text: str, pixels: np.ndarray, head: FittedHead, photo: int) -> P
 def _features(color: Tensor) -> Tensor:
     """Half the logarithm of the luminance of a colour [3], which depends on the light most, and its shares of
     red and blue."""
-    grey = (color * color.new_tensor([0.299, 0.587, 0.114])).sum().clamp_min(0.03)
+    grey = luminance(color).clamp_min(0.03)
     return color.new_tensor([0.5 * float(grey.log()), float(color[0] / grey), float(color[2] / grey)])

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from specularip.body import AnnyModel
 from specularip.body.dense_head import DenseHead
+from specularip.body.head import HeadModel
 from specularip.body.mesh import vertex_normals
 from specularip.cameras import Cameras
 from specularip.faces.alignment import sample_square
@@ -101,6 +102,7 @@ def paint(photos: Sequence[np.ndarray], faces: Sequence[Landmarks], fitted: Fitt
 
 
 def weighted_mean(colors: Tensor, weights: Tensor) -> Tensor:
+    """The mean [3] of colours [D,3] of weights [D]."""
     return (colors * weights[:, None]).sum(0) / weights.sum().clamp_min(1e-6)
 
 
@@ -170,7 +172,8 @@ class FaceAreas:
     @cache
     def load() -> FaceAreas:
         """From the landmarks on the default adult; cached."""
-        places, landmarks = _unrolled(DenseHead.load().template), _unrolled(_landmarks())
+        on_adult = HeadModel.load().landmarks(AnnyModel.load().template)
+        places, landmarks = _unrolled(DenseHead.load().template), _unrolled(on_adult)
         inside = _signed_distance(places, landmarks[list(OVAL)])
         brows = landmarks[list(BROWS[0] + BROWS[1]), 1].max()
         mouth = landmarks[list(LIPS), 1].mean()
@@ -208,15 +211,6 @@ def _signed_distance(points: Tensor, polygon: Tensor) -> Tensor:
     return torch.where(inside, distance, -distance)
 
 
-def _landmarks() -> Tensor:
-    """The landmarks [468,3] on the default adult."""
-    from specularip.body.head import HeadModel
-
-    model, head = AnnyModel.load(), HeadModel.load()
-    corners = model.faces[head.landmark_faces]
-    return (model.template[corners] * head.landmark_barycentric[..., None]).sum(1)
-
-
 def skin_model(colors: Tensor) -> Callable[[Tensor], Tensor]:
     """A function of colours [...,3] that says how likely they are skin, [...] in 0..1, from colours [n,3] of
     which most are."""
@@ -236,6 +230,7 @@ def skin_model(colors: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def luminance(colors: Tensor) -> Tensor:
+    """Of sRGB colours [...,3], as they are: [...]."""
     return (colors * colors.new_tensor(LUMINANCE)).sum(-1)
 
 
@@ -265,7 +260,7 @@ def bare(skin: Tensor, known: Tensor, areas: FaceAreas, dense: DenseHead) -> Ten
 
 def _connected(chosen: np.ndarray, dense: DenseHead) -> np.ndarray:
     """The number [D] of the connected part of the mesh's `chosen` vertices that each belongs to."""
-    ends = dense.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).numpy()
+    ends = dense.edges
     ends = ends[chosen[ends].all(1)]
     graph = coo_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), (len(chosen), len(chosen)))
     return connected_components(graph, directed=False)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from scipy.spatial import cKDTree
@@ -74,10 +75,15 @@ class PhotoFace:
         rows = views.to(images.device)
         return images.index_copy(0, rows, torch.lerp(images[rows], layer.clamp(0, 1), weight.to(images)))
 
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self.positions.double().numpy())
+
     def at(self, points: Tensor, values: Tensor) -> Tensor:
         """Values [D,C] at points [N,3]: [N,C]; 0 off the surface."""
-        tree = cKDTree(self.positions.double().numpy())
-        distance, index = tree.query(points.double().cpu().numpy(), 3, distance_upper_bound=REACH, workers=-1)
+        distance, index = self._tree.query(
+            points.double().cpu().numpy(), 3, distance_upper_bound=REACH, workers=-1
+        )
         found = torch.from_numpy(index < len(self.positions)).float()
         near = found / (torch.from_numpy(distance).float().nan_to_num(posinf=1.0) + 2e-4)
         share = near / near.sum(1, keepdim=True).clamp_min(1e-6)

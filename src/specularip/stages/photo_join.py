@@ -81,7 +81,8 @@ def joined(
         shown = views.colors.permute(0, 2, 3, 1)[hands]
         if len(shown) > LEAST_SEEN and float(skin(shown).mean()) > BARE_HANDS:
             log_factor.permute(0, 2, 3, 1)[hands] = change + _log(tone) - _log(shown.median(0).values)
-    hair, drawn_hair = _hair(views, body, likeness)
+    places = unproject(views.depths, views.cameras)
+    hair, drawn_hair = _hair(views, places, body, likeness)
     if face.hair is not None and drawn_hair is not None:
         tint = (_log(face.hair) - _log(drawn_hair)).clamp(-MOST_TINT, MOST_TINT)
         log_factor = torch.lerp(log_factor, tint[None, :, None, None].expand_as(log_factor), hair)
@@ -91,17 +92,16 @@ def joined(
     # Around it, the face goes on where the views show nothing but skin or stubble, and no fringe.
     wider, weight, depth = face.drawn(face.colors, face.likely, views.cameras)
     bare = (views.depths[:, None] - depth).abs() < BARE
-    above = (unproject(views.depths, views.cameras)[..., 2] > body.keypoints[14:16, 2].mean())[:, None]
+    above = (places[..., 2] > body.keypoints[14:16, 2].mean())[:, None]
     toned = torch.lerp(toned, wider, weight * bare * (1 - hair * above))
     result = images.clone()
     result[:, :3] = (alpha * toned + empty).clamp(0, 1)
     return face, face.over(result, views.cameras, views.distances)
 
 
-def _hair(views: DepthViews, body: Body, skin: Tensor) -> tuple[Tensor, Tensor | None]:
-    """How likely each pixel is hair, [V,1,S,S], and the hair's colour [3]; None if there is none. skin
-    [V,1,S,S]: how likely it is skin."""
-    places = unproject(views.depths, views.cameras)
+def _hair(views: DepthViews, places: Tensor, body: Body, skin: Tensor) -> tuple[Tensor, Tensor | None]:
+    """How likely each pixel is hair, [V,1,S,S], and the hair's colour [3]; None if there is none. places
+    [V,S,S,3]: of the pixels, in metres; skin [V,1,S,S]: how likely it is skin."""
     ears = body.keypoints[16:18].mean(0)
     beside = (places[..., :2] - ears[:2]).norm(dim=-1)
     zone = views.solid & (beside < HAIR_REACH) & (places[..., 2] > ears[2] - HAIR_BELOW)
@@ -121,7 +121,7 @@ def _harmonic(values: Tensor, weights: Tensor, far: Tensor, dense: DenseHead) ->
     """The smoothest field [D,C] on the head's mesh that has `values` [D,C] where `weights` [D] are large; far
     from there it goes to `far` [C]."""
     count = len(values)
-    a, b = dense.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).T.numpy()
+    a, b = dense.edges.T
     ones = np.ones(len(a))
     links = coo_matrix((ones, (a, b)), (count, count)).tocsr()
     links = links.maximum(links.T)

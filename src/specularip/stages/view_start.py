@@ -60,10 +60,10 @@ INSIDE_BEHIND = 0.004
 """What is so much further behind the surface, in metres, is inside of the head."""
 FAR, FAR_FOV_DEG, FAR_SIZE = 8.0, 2.4, 512
 """The camera that tells: its distance in metres, field of view and side in pixels."""
-SKIN_REACH, RIM_REACH = 0.015, 0.003
 LIMBS = (UPPER_ARM, LOWER_ARM, LOWER_LEG)
-"""Distance in metres from the skin of these regions within which a fused surface is moved onto it: bare skin,
-and cloth that clings to it. RIM_REACH: how far beside the face's rim a surface is the face's."""
+SKIN_REACH, RIM_REACH = 0.015, 0.003
+"""Distance in metres from the skin of LIMBS within which a fused surface is moved onto it: bare skin, and
+cloth that clings to it; and how far beside the face's rim a surface is the face's."""
 CLOTH_REACH = 0.12
 """Height in metres above the skin up to which a fused surface counts as the cloth that covers it."""
 
