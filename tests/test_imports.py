@@ -24,7 +24,8 @@ export
 faces
 avatar_file
 avatar
-presentation
+framing camera_path pictures
+presentation rendering
 posed_images lpips
 metrics
 diffusion
