@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from specularip.gaussians import Binding
+from specularip.gaussians import Binding, Expressions
 from specularip.motion.quaternions import conjugate, from_matrices, matrices, multiply
 
 Blend = Literal["linear", "dual"]
@@ -100,3 +100,9 @@ def dual_parts(transforms: Tensor, quats: Tensor) -> Tensor:
     """The dual parts [...,J,4] of the rigid motions as dual quaternions: ½ t q."""
     translation = F.pad(transforms[..., :3, 3], (1, 0))
     return 0.5 * multiply(translation, quats)
+
+
+def expressed(means: Tensor, expressions: Expressions, strengths: Tensor) -> Tensor:
+    """means [N,3] of Gaussians in rest pose, with facial actions at `strengths` [E], 0 to 1."""
+    offsets = torch.einsum("e,end->nd", strengths.to(expressions.offsets), expressions.offsets)
+    return means.index_add(0, expressions.index, offsets.to(means))
