@@ -62,10 +62,10 @@ WALK = Gait(
     swing=20.0, swing_bias=2.0, elbow=22.0, elbow_swing=12.0, out=14.0,
 )  # fmt: skip
 RUN = Gait(
-    frames=21, stance=0.34, stride=2.2, ahead=-0.06, apart=0.055,
+    frames=21, stance=0.34, stride=2.0, ahead=-0.25, apart=0.055,
     pitch=((0.0, 6.0), (0.08, 0.0), (0.16, 0.0), (0.38, -55.0), (0.55, -75.0), (0.92, 8.0)),
-    lift=0.34, lift_at=((0.34, 0.0), (0.58, 1.0), (0.98, 0.0)),
-    bob=0.045, highest=0.42, sway=0.008, yaw=8.0, list=3.0, lean=9.0, counter=9.0,
+    lift=0.34, lift_at=((0.34, 0.0), (0.58, 1.0), (1.0, 0.0)),
+    bob=0.03, highest=0.45, sway=0.008, yaw=8.0, list=3.0, lean=9.0, counter=9.0,
     swing=38.0, swing_bias=-8.0, elbow=88.0, elbow_swing=14.0, out=12.0,
 )  # fmt: skip
 
