@@ -120,5 +120,3 @@ class Clip:
                 if name in self.expression_names:
                     weights[:, column] = self.expressions[:, self.expression_names.index(name)]
         return weights
-
-
