@@ -27,8 +27,10 @@ from specularip.colors import Asgs, Colors
 from specularip.errors import UserError
 from specularip.export.ply import read_ply, write_ply
 from specularip.gaussians import Binding, Expressions, Gaussians
+from specularip.motion.clip import Clip
 from specularip.motion.colors import posed_colors
-from specularip.motion.posing import Rest, pose
+from specularip.motion.dispatch import pose
+from specularip.motion.posing import Rest
 from specularip.motion.quaternions import rotate
 from specularip.motion.skinning import Blend, expressed, joint_transforms
 from specularip.progress import Progress
@@ -288,13 +290,18 @@ class Avatar:
         return path
 
     def export(
-        self, path: str | os.PathLike[str], *, bake: bool = True, progress: Progress | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        bake: bool = True,
+        clips: Sequence[Clip] = (),
+        progress: Progress | None = None,
     ) -> Path:
         """Write a file for other programs and return it, by the suffix of `path`: .ply. Atomic.
 
         bake: with the highlights, baked into the form that the format has, which takes a while for an avatar
-        with a head; else diffuse colours. Raises UserError for another suffix or where nothing can be
-        written.
+        with a head; else diffuse colours. clips: motions, for formats that hold them. Raises UserError for
+        another suffix, for clips in a format without motion, or where nothing can be written.
         """
         path = Path(path)
         suffix = path.suffix.lower()
@@ -302,6 +309,8 @@ class Avatar:
             return self.save(path)
         if suffix not in SUFFIXES:
             raise UserError(f"cannot export to {path}: end the name in {_any_suffix()}")
+        if clips:
+            raise UserError(f"{suffix} files hold no motion")
         colors = self.baked("sh3", progress=progress).colors if bake and self.head else self.colors
         harmonics = harmonics_of(colors) if isinstance(colors, Asgs) else colors
         write_ply(path, self.gaussians, harmonics if bake else None)

@@ -10,7 +10,8 @@ from torch import Tensor
 from specularip.avatar import Avatar, Prepared
 from specularip.motion.clip import Clip
 from specularip.motion.colors import posed_colors
-from specularip.motion.posing import Rest, pose
+from specularip.motion.dispatch import pose
+from specularip.motion.posing import Rest
 from specularip.motion.skinning import Blend, expressed, joint_transforms
 
 
