@@ -61,7 +61,7 @@ class Body:
 
     vertices [V,3]; faces [F,3] int64, counter-clockwise from outside; vertex_normals [V,3]; regions [V]
     int64, see `regions.NAMES`; joints [J,3] with joint_names and joint_parents (-1 for the root); skin_joints
-    [V,4] int64 and skin_weights [V,4]; keypoints [18,3] in OpenPose's COCO order; head, the ellipsoid for
+    [V,K] int64 and skin_weights [V,K]; keypoints [18,3] in OpenPose's COCO order; head, the ellipsoid for
     occlusion tests (batch of one); height in metres; template [V,3], the position of each vertex on the
     default adult (None for models other than Anny).
     """
