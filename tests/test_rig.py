@@ -81,7 +81,7 @@ def test_weights(model):
         assert all(name.startswith(stems) for name in there)
     for row, name in zip(model.eyeballs, ("eye.R", "eye.L")):
         assert all(strongest[v] == name for v in row.tolist())
-        assert model.skin_weights[row, 0].min() > 0.999
+        assert model.skin_weights[row, 0].min() > 0.95
 
 
 def test_joints_lie_inside_of_what_they_turn():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from specularip.avatar_file import FILE_NAME, AvatarContents, read_avatar, write
 from specularip.cameras import Cameras
 from specularip.errors import UserError
 from specularip.export.ply import read_ply, write_ply
-from specularip.gaussians import Binding, Gaussians
+from specularip.gaussians import Binding, Expressions, Gaussians
 from specularip.raster import Raster, rasterize
 from specularip.specular import PreparedShading, SpecularHead, facing, in_view, shading_normals
 
@@ -153,11 +153,13 @@ class Avatar:
     provenance: dict[str, Any] = field(default_factory=dict)
     binding: Binding | None = None
     antialiased: bool = False
+    expressions: Expressions | None = None
 
     def to(self, device: torch.device | str) -> Avatar:
         """A copy on `device`."""
         head = None if self.head is None else deepcopy(self.head).to(device)
-        return replace(self, gaussians=self.gaussians.to(device), head=head)
+        expressions = None if self.expressions is None else self.expressions.to(device)
+        return replace(self, gaussians=self.gaussians.to(device), head=head, expressions=expressions)
 
     @torch.no_grad()
     def prepare(self) -> Prepared:
@@ -200,8 +202,7 @@ class Avatar:
             if path.suffix:
                 raise UserError(f"cannot save an avatar as {path}: use a folder, .safetensors or .ply")
             path = path / FILE_NAME
-        contents = AvatarContents(self.gaussians, self.head, self.provenance, self.binding, self.antialiased)
-        write_avatar(path, contents)
+        write_avatar(path, AvatarContents(**{f.name: getattr(self, f.name) for f in fields(AvatarContents)}))
         return path
 
     @staticmethod

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from specularip.errors import UserError
 from specularip.files import atomic_path
-from specularip.gaussians import Binding, Gaussians, field_specs
+from specularip.gaussians import Binding, Expressions, Gaussians, field_specs
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 
 FORMAT = 3
@@ -38,6 +38,7 @@ class AvatarContents:
     provenance: dict[str, Any]
     binding: Binding | None
     antialiased: bool
+    expressions: Expressions | None = None
 
 
 class DamagedFile(Exception):
@@ -63,6 +64,10 @@ def write_avatar(path: Path, contents: AvatarContents) -> None:
             "joint_parents": contents.binding.joint_parents,
         }
         tensors["binding.joints"] = contents.binding.joints
+    if contents.expressions is not None:
+        header["expressions"] = list(contents.expressions.names)
+        tensors["expressions.index"] = contents.expressions.index
+        tensors["expressions.offsets"] = contents.expressions.offsets.half()  # exact to 0.02 mm
     save_tensors(path, tensors, {HEADER: json.dumps(header)})
 
 
@@ -156,7 +161,8 @@ def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarConten
     width = LATENTS if head else (latents.shape[-1] if latents.ndim == 2 else 0)
     gaussians = take_gaussians(tensors, width)
     binding = _parse_binding(header.get("binding"), tensors, gaussians)
-    return AvatarContents(gaussians, head, provenance, binding, antialiased)
+    expressions = _parse_expressions(header.get("expressions"), tensors, len(gaussians))
+    return AvatarContents(gaussians, head, provenance, binding, antialiased, expressions)
 
 
 def _parse_head(config: object, tensors: dict[str, Tensor]) -> SpecularHead | None:
@@ -192,3 +198,20 @@ def _parse_binding(header: object, tensors: dict[str, Tensor], gaussians: Gaussi
     if bool(((gaussians.bind_joints < 0) | (gaussians.bind_joints >= len(names))).any()):
         raise DamagedFile("Gaussians are bound to joints that its skeleton does not have")
     return Binding([str(name) for name in names], parents, joints)
+
+
+def _parse_expressions(names: object, tensors: dict[str, Tensor], count: int) -> Expressions | None:
+    """Facial actions of `count` Gaussians, which files written before there were any lack."""
+    if names is None:
+        return None
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise DamagedFile("its facial actions have no names")
+    if len(set(names)) != len(names):
+        raise DamagedFile("two of its facial actions have the same name")
+    index = tensors.get("expressions.index", torch.empty(0))
+    moved = len(index) if index.ndim else 0
+    index = take(tensors, "expressions.index", (moved,), torch.int64)
+    offsets = take(tensors, "expressions.offsets", (len(names), moved, 3), torch.float16)
+    if bool((index.diff() <= 0).any()) or (moved and not 0 <= int(index[0]) <= int(index[-1]) < count):
+        raise DamagedFile("its facial actions move Gaussians that it does not have, or one twice")
+    return Expressions(tuple(names), index, offsets.float())
