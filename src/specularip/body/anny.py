@@ -44,7 +44,9 @@ class AnnyModel:
     V vertices, F faces, J joints, K principal components. mean [V+36,3] and basis [K,V+36,3]: vertices and
     large joints; small_joint_mean [J-36,3] and small_joint_basis [K,J-36,3]: the other joints. faces [F,3],
     regions [V], skin_joints [V,8], skin_weights [V,8] as in Body; eyeballs [2,E] int64, vertex indices of the
-    right and the left eyeball; template [V,3], the vertices of the default adult.
+    right and the left eyeball; lips: int64 indices of the vertices on the inner edges of the upper and of the
+    lower lip, each from the right corner of the mouth to the left; template [V,3], the vertices of the default
+    adult.
     """
 
     mean: Tensor
@@ -60,6 +62,7 @@ class AnnyModel:
     skin_joints: Tensor
     skin_weights: Tensor
     eyeballs: Tensor
+    lips: tuple[Tensor, Tensor]
     template: Tensor
     joint_names: tuple[str, ...]
     joint_parents: tuple[int, ...]
@@ -166,7 +169,8 @@ def _load(device: str) -> AnnyModel:
     regressor[raw["keypoint_rows"].long(), raw["keypoint_vertices"].long()] = raw["keypoint_weights"]
     weights = rig["skin_weights"].float()
     vertices, faces = raw["mean"][: len(regressor[0])], raw["faces"].long()
-    faces = torch.cat([faces, _between_lips(vertices, faces)])
+    mouth = _mouth(vertices, faces)
+    faces = torch.cat([faces, _between_lips(mouth)])
     model = AnnyModel(
         mean=raw["mean"].to(device),
         basis=torch.cat([raw["basis_fine"].float(), faint]).to(device),
@@ -181,6 +185,7 @@ def _load(device: str) -> AnnyModel:
         skin_joints=rig["skin_joints"].long().to(device),
         skin_weights=(weights / weights.sum(1, keepdim=True)).to(device),
         eyeballs=raw["eyeballs"].long().to(device),
+        lips=_lips(vertices, mouth),
         template=raw["mean"][: len(regressor[0])].to(device),
         joint_names=names,
         joint_parents=tuple(json.loads(rig_metadata["joint_parents"])),
@@ -188,9 +193,8 @@ def _load(device: str) -> AnnyModel:
     return replace(model, template=model.vertices(phenotype_row(Phenotype(), device))[0])
 
 
-def _between_lips(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Triangles [n,3] between the inner edges of the lips: the asset's mouth has no inside, but an open one
-    shows teeth."""
+def _mouth(vertices: Tensor, faces: Tensor) -> list[int]:
+    """The open edge of the mouth, whose inside the asset lacks: from its right corner to the left and back."""
     edges = torch.stack([faces, faces.roll(-1, 1)], -1).flatten(0, 1)
     _, index, count = edges.sort(1).values.unique(dim=0, return_inverse=True, return_counts=True)
     following = dict(edges[count[index] == 1].tolist())
@@ -200,12 +204,24 @@ def _between_lips(vertices: Tensor, faces: Tensor) -> Tensor:
     while following[loop[-1]] != middle:
         loop.append(following[loop[-1]])
     start = min(range(len(loop)), key=lambda i: float(vertices[loop[i], 0]))
-    there = loop[start:] + loop[:start]  # from one corner of the mouth to the other, and back
-    back = [there[0], *reversed(there[1:])]
-    pairs = zip(there, there[1:], back, back[1:])
+    return loop[start:] + loop[:start]
+
+
+def _between_lips(loop: list[int]) -> Tensor:
+    """Triangles [n,3] between the inner edges of the lips: an open mouth shows teeth."""
+    back = [loop[0], *reversed(loop[1:])]
+    pairs = zip(loop, loop[1:], back, back[1:])
     half = [[[b, a, c], [b, c, d]] for a, b, c, d in list(pairs)[: len(loop) // 2]]
     triangles = torch.tensor(half).flatten(0, 1)
     return triangles[(triangles != triangles.roll(1, 1)).all(1)]
+
+
+def _lips(vertices: Tensor, loop: list[int]) -> tuple[Tensor, Tensor]:
+    """The edges of the upper and the lower lip, each from the right corner of the mouth to the left."""
+    corner = max(range(len(loop)), key=lambda i: float(vertices[loop[i], 0]))
+    one, other = torch.tensor(loop[: corner + 1]), torch.tensor([loop[0], *reversed(loop[corner:])])
+    upper, lower = sorted((one, other), key=lambda edge: -float(vertices[edge, 2].mean()))
+    return upper, lower
 
 
 def phenotype_row(phenotype: Phenotype, device: torch.device | str = "cpu") -> Tensor:
