@@ -40,7 +40,8 @@ LASHES = 0.0012
 """The edge of a lid, which keeps its own Gaussians: lashes."""
 AROUND = (0.004, 0.02)
 """Distances from the lids' edges within which the skin tells the lid's colour."""
-SKIN_NEIGHBOURS = 60
+UNLIKE, SKIN_NEIGHBOURS = 0.15, 150
+"""Difference of colours, 0..1, from which on it is lashes, brows or an eye; and how many neighbours count."""
 OPACITY_LOGIT = 4.0
 MOUTH_COLUMNS, MOUTH_ROWS, TEETH_ROWS = 18, 14, 4
 MOUTH_DEPTH, TEETH_DEPTH = 0.014, 0.005
@@ -112,25 +113,31 @@ def _lid(side: str, skin: Gaussians, offsets: Tensor, body: Body, actions: Tenso
     following = places.at(actions)
     following[blink] = places.at(closed) + ABOVE * smooth_closed - means
 
-    # The colour of the skin below the eye: on the lid itself the photo or the prior drew lashes, and brows are
-    # above it.
-    sizes = offsets.norm(dim=-1)
-    from_edge = torch.from_numpy(
-        cKDTree(body.vertices[torch.cat(lid_edges(side))].numpy()).query(skin.means.numpy())[0]
-    )
-    below = skin.means[:, 2] < body.vertices[lid_edges(side)[1], 2].mean()
-    on_skin = (sizes.amax(0) > LEAST_OFFSET) & below
-    near = (on_skin & (from_edge > AROUND[0]) & (from_edge < AROUND[1])).nonzero()[:, 0]
-    tree = cKDTree(skin.means[near].double().numpy())
-    found = near[torch.from_numpy(tree.query(places.at(closed).double().numpy(), SKIN_NEIGHBOURS)[1])]
-    return _Hidden(
-        means,
-        smooth_closed,
-        torch.full((len(rows), 2), LID_SPACING),
-        skin.diffuse[found].median(1).values,
-        skin.latents[found].mean(1),
-        following,
-    )
+    colors, latents = _around(side, places.at(closed), skin, offsets, body, blink)
+    scales = torch.full((len(rows), 2), LID_SPACING)
+    return _Hidden(means, smooth_closed, scales, colors, latents, following)
+
+
+def _around(
+    side: str, points: Tensor, skin: Gaussians, offsets: Tensor, body: Body, blink: int
+) -> tuple[Tensor, Tensor]:
+    """Colours [h,3] and latents [h,L] for points [h,3] of a closed lid: those of the skin around the eye.
+
+    What the photo or the prior drew on the lids are lashes, and brows are near: only what resembles the skin
+    below the eye counts.
+    """
+    edges = lid_edges(side)
+    from_edge = torch.from_numpy(cKDTree(body.vertices[torch.cat(edges)].numpy()).query(skin.means.numpy())[0])
+    ring = (from_edge > AROUND[0]) & (from_edge < AROUND[1]) & (offsets.norm(dim=-1).amax(0) > LEAST_OFFSET)
+    below = ring & (skin.means[:, 2] < body.vertices[edges[1], 2].mean() - AROUND[0])
+    usual = skin.diffuse[below].median(0).values
+    alike = (ring & ((skin.diffuse - usual).abs().amax(1) < UNLIKE)).nonzero()[:, 0]
+    closed = skin.means[alike] + offsets[blink, alike]
+    distance, found = cKDTree(closed.double().numpy()).query(points.double().numpy(), SKIN_NEIGHBOURS)
+    weights = torch.from_numpy(1 / (distance + AROUND[0])).float()
+    weights = (weights / weights.sum(1, keepdim=True))[..., None]
+    found = alike[torch.from_numpy(found)]
+    return (weights * skin.diffuse[found]).sum(1), (weights * skin.latents[found]).sum(1)
 
 
 def _mouth(skin: Gaussians, body: Body, actions: Tensor) -> list[_Hidden]:
