@@ -11,17 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from specularip.body.anny import AnnyModel, asset
-from specularip.body.dense_head import DenseHead
-from specularip.body.mesh import Body
+from specularip.body.mesh import Body, nearest_places
 from specularip.body.regions import NECK
 from specularip.gaussians import Expressions
 
-CANDIDATES = 12
-"""How many of the nearest small triangles of the dense head are searched for the nearest place."""
 NEAR, FAR = 0.01, 0.04
 """Metres from the skin up to which a Gaussian moves with it wholly, and from which not at all."""
 SIDES = ("Left", "Right")
@@ -94,8 +90,9 @@ def skin_places(points: Tensor, body: Body) -> Places:
     """
     model = AnnyModel.load()
     vertices = body.vertices.cpu()
-    triangles, barycentric, distance = nearest_places(points, vertices)
-    corners = model.faces[triangles].clone()
+    head = model.faces[(model.regions[model.faces] <= NECK).all(1)]
+    triangles, barycentric, distance = nearest_places(points, vertices, head)
+    corners = head[triangles]
     share = ((FAR - distance) / (FAR - NEAR)).clamp(0, 1)
     weights = barycentric * (share * share * (3 - 2 * share))[:, None]
     eyeball = torch.isin(corners, model.eyeballs).all(1)
@@ -122,47 +119,3 @@ def expressions_at(index: Tensor, offsets: Tensor) -> Expressions:
     moved = offsets.norm(dim=-1).amax(0) > LEAST_OFFSET
     # Rounded as the file rounds them, so that a saved avatar is the same.
     return Expressions(facial_actions()[0], index[moved], offsets[:, moved].half().float())
-
-
-def nearest_places(points: Tensor, vertices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The nearest place on head and neck of a body with vertices [V,3] for points [n,3]: its triangle [n] among
-    `AnnyModel`'s faces, barycentric [n,3], and distance [n]."""
-    dense = DenseHead.load()
-    model = AnnyModel.load()
-    coarse = (model.regions[model.faces] <= NECK).all(1).nonzero()[:, 0]
-    # `DenseHead` divides triangle f into f, f + F, f + 2F, ...
-    middles = dense.at(vertices)[dense.faces].mean(1)
-    found = cKDTree(middles.double().numpy()).query(points.double().numpy(), CANDIDATES, workers=-1)[1]
-    triangles = coarse[torch.from_numpy(found) % len(coarse)]  # [n,CANDIDATES]
-    barycentric = closest_barycentric(points[:, None], vertices[model.faces[triangles]])
-    places = (barycentric[..., None] * vertices[model.faces[triangles]]).sum(-2)
-    distance, best = (places - points[:, None]).norm(dim=-1).min(1)
-    rows = torch.arange(len(points))
-    return triangles[rows, best], barycentric[rows, best], distance
-
-
-def closest_barycentric(points: Tensor, corners: Tensor) -> Tensor:
-    """Barycentric coordinates [...,3] of the point of each triangle [...,3,3] that is closest to points
-    [...,3]: the foot of the perpendicular if it is within, else the closest on the three sides."""
-    a, b, c = corners.unbind(-2)
-    u, v, w = b - a, c - a, points - a
-    uu, uv, vv = (u * u).sum(-1), (u * v).sum(-1), (v * v).sum(-1)
-    wu, wv = (w * u).sum(-1), (w * v).sum(-1)
-    area = (uu * vv - uv * uv).clamp_min(1e-20)
-    s, t = (vv * wu - uv * wv) / area, (uu * wv - uv * wu) / area
-    inside = torch.stack([1 - s - t, s, t], -1)
-
-    def on_side(k: int) -> Tensor:
-        first, second = corners[..., k, :], corners[..., (k + 1) % 3, :]
-        along = second - first
-        share = ((points - first) * along).sum(-1) / (along * along).sum(-1).clamp_min(1e-20)
-        result = torch.zeros_like(inside)
-        result[..., (k + 1) % 3] = share.clamp(0, 1)
-        result[..., k] = 1 - result[..., (k + 1) % 3]
-        return result
-
-    sides = torch.stack([on_side(k) for k in range(3)], -2)
-    gaps = ((sides[..., None] * corners[..., None, :, :]).sum(-2) - points[..., None, :]).norm(dim=-1)
-    best = gaps.argmin(-1)[..., None, None].expand(*gaps.shape[:-1], 1, 3)
-    nearest_side = sides.gather(-2, best).squeeze(-2)
-    return torch.where((inside >= 0).all(-1, keepdim=True), inside, nearest_side)
