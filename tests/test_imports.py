@@ -20,7 +20,7 @@ raster
 body specular
 colors
 baking motion
-export
+export viewer
 faces
 avatar_file
 avatar
