@@ -17,14 +17,16 @@ FLOORS = """
 errors version files progress stopping cameras gaussians run_folder
 kernels
 raster
-body specular export
+body specular
+colors
+baking
+export
 faces
 avatar_file
 avatar
 presentation
 posed_images lpips
 metrics
-baking
 diffusion
 diffusion.fast
 diffusion.loading

@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -234,7 +235,6 @@ def evaluate(
     from specularip.raster.cuda import pick_device
 
     loaded = load(avatar)
-    _warn_of_harmonics(avatar)
     posed = load_posed_images(data, split)
     if len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; --split train measures on the images it was fitted to")
@@ -300,36 +300,26 @@ def render(
     """
     _check_render(out, elevation_deg, distance, fov_y_deg, (width, height), background, frames, fps)
     from specularip.avatar import load
-    from specularip.baking.bake import Baked, is_baked, load_baked
     from specularip.cameras import Cameras
     from specularip.export.video import write_video
     from specularip.files import to_uint8, write_png
     from specularip.presentation import frame_subject
 
-    loaded = load_baked(avatar) if is_baked(avatar) else load(avatar)
-    framed_from, target = frame_subject(loaded.gaussians.means)
+    loaded = load(avatar)
+    prepared = loaded.prepare()
+    framed_from, target = frame_subject(prepared.means)
     if distance is None:
         distance = framed_from
 
     def view(azimuth: float):
         camera = Cameras.orbit(azimuth, elevation_deg, distance, fov_y_deg, width, height, target)
-        if isinstance(loaded, Baked):
-            return to_uint8(loaded.render(camera, background)[0])
-        return to_uint8(loaded.render(camera, background).image[0])
+        return to_uint8(prepared.image(camera, background)[0])
 
     if out.suffix.lower() == ".png":
         write_png(out, view(azimuth_deg))
     else:
         write_video((view(azimuth_deg + 360.0 * index / frames) for index in range(frames)), out, fps)
     print(out)
-
-
-def _warn_of_harmonics(avatar: Path) -> None:
-    """Warn if a PLY has view-dependent colours, which are not evaluated."""
-    from specularip.export.ply import read_harmonics
-
-    if avatar.suffix == ".ply" and bool(read_harmonics(avatar)[:, 1:].any()):
-        print(f"{avatar}: evaluated without its spherical harmonics above degree 0 (f_rest)", file=sys.stderr)
 
 
 def _check_render(
@@ -382,32 +372,32 @@ def bake(
     """
     from specularip.avatar import load
     from specularip.avatar_file import FILE_NAME
-    from specularip.baking.bake import agreement, file_for, held_out
-    from specularip.baking.bake import bake as run
-    from specularip.metrics import combined_psnr
+    from specularip.metrics import agreement, combined_psnr, mean_psnr
     from specularip.posed_images import load_posed_images
     from specularip.progress import Progress
     from specularip.raster.cuda import pick_device
 
-    file = file_for(out, to)
+    suffix = {"asg": ".safetensors", "sh3": ".ply"}[to]
+    file = out / f"baked{suffix}" if out.is_dir() or not out.suffix else out
+    if file.suffix != suffix:
+        raise UserError(f"cannot write {to} to {file}: use a folder or a name that ends in {suffix}")
     if file.resolve() == (avatar / FILE_NAME if avatar.is_dir() else avatar).resolve():
         raise UserError(f"{file} is the avatar itself: give --out another name")
     loaded = load(avatar)
     posed = None if data is None else load_posed_images(data, "test")
     if posed is not None and len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; omit --data to compare with the head only")
-    place = pick_device(None if device == "auto" else device)
-    loaded = loaded.to(place)
+    loaded = loaded.to(pick_device(None if device == "auto" else device))
     with Progress() as progress:
-        baked = run(loaded, to, progress=progress)
-    baked.save(file)
+        baked = loaded.baked(to, progress=progress)
+    baked.export(file)
     likeness = agreement(loaded, baked)
     print(f"{file}: PSNR {likeness:.2f} dB against renders with the head, over 24 views")
     if posed is None:
         loss = 38 - combined_psnr(38, likeness)
         print(f"estimated loss of an avatar with 38 dB: {loss:.2f} dB; --data measures it")
     else:
-        full, left = held_out(loaded, baked, posed)
+        full, left = mean_psnr(loaded, posed), mean_psnr(baked, posed)
         print(f"{len(posed)} held-out views: {full:.2f} dB with the head, {left:.2f} dB baked: ", end="")
         print(f"{full - left:.2f} dB lost")
 
@@ -479,6 +469,11 @@ def _print_models(preset: str, found: Sequence[Model]) -> None:
         print(f"  specularip models fetch --preset {preset} downloads all that need no registration")
 
 
+def _print_warning(message: Warning | str, category: type[Warning], *details: Any, **more: Any) -> None:
+    """Warnings of this package are for users: one line, without file and line number."""
+    print(f"specularip: {message}", file=sys.stderr)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -489,6 +484,7 @@ def main(args: Sequence[str] | None = None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, on_terminate)
+    warnings.showwarning = _print_warning
     arguments = list(sys.argv[1:] if args is None else args)
     if arguments == ["--version"]:
         print(f"specularip {__version__}")
