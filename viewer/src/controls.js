@@ -3,12 +3,7 @@
 import { byId, make, showFilled } from "./dom.js";
 
 const LAYERS = ["final", "diffuse", "specular", "normal", "alpha", "depth"];
-const COLOR_NAMES = {
-  asgs: "four lobes a Gaussian",
-  betas: "spherical betas",
-  harmonics: "spherical harmonics",
-  diffuse: "without highlights",
-};
+const COLOUR_KINDS = { asg: "four lobes a Gaussian", sh3: "spherical harmonics", diffuse: "without highlights" };
 
 export class Controls {
   /** settings: what `Renderer.draw` takes; changed(): they are others. */
@@ -65,13 +60,12 @@ export class Controls {
     return this.player?.canLook ? byId("gaze").value : "";
   }
 
-  /** Show what this avatar offers. facts: [[name, value]]. */
+  /** Show what this avatar offers; expressions of the avatar before stay. */
   attach(avatar, player) {
     const before = this.player;
     this.player = player;
-    const kind = avatar.meta.colors ?? "asgs";
-    byId("highlight-controls").hidden = kind === "diffuse";
-    const facts = [["Gaussians", avatar.count.toLocaleString()], ["Colours", COLOR_NAMES[kind] ?? kind]];
+    byId("highlight-controls").hidden = avatar.kind === "diffuse";
+    const facts = [["Gaussians", avatar.count.toLocaleString("en")], ["Colours", COLOUR_KINDS[avatar.kind]]];
     if (avatar.binding) facts.push(["Joints", avatar.binding.names.length]);
     byId("facts").replaceChildren(
       ...facts.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]),

@@ -7,10 +7,9 @@ const REST = [1, 0, 0, 0];
 export class Player {
   /** avatar: as `unpack` returns it. */
   constructor(avatar) {
-    const { binding, expressions, clips } = avatar;
-    this.binding = binding;
-    this.names = expressions ? expressions.names : [];
-    this.clips = binding ? clips : clips.filter((clip) => clip.expressionNames.length);
+    this.binding = avatar.binding;
+    this.names = avatar.expressions?.names ?? [];
+    this.clips = avatar.clips;
     this.clip = null;
     this.time = 0;
     this.playing = false;
@@ -28,7 +27,7 @@ export class Player {
 
   get duration() {
     if (!this.clip) return 0;
-    return (frameCount(this.clip) - (this.clip.loops ? 0 : 1)) / this.clip.fps;
+    return (this.clip.frames - (this.clip.loops ? 0 : 1)) / this.clip.fps;
   }
 
   /** Choose a clip, null for the rest pose, and start at its beginning. */
@@ -84,7 +83,7 @@ export class Player {
   }
 
   #sample(clip, joints, pose) {
-    const frames = frameCount(clip);
+    const { frames } = clip;
     const at = this.time * clip.fps;
     const first = Math.min(Math.floor(at), frames - 1);
     const second = first + 1 < frames ? first + 1 : clip.loops ? 0 : first;
@@ -96,17 +95,14 @@ export class Player {
       const [from, to] = [clip.translation[3 * first + k], clip.translation[3 * second + k]];
       pose.translation[k] = from + share * (to - from);
     }
-    const tracks = clip.expressionNames.length;
-    clip.expressionNames.forEach((name, track) => {
-      const index = this.names.indexOf(name);
-      if (index < 0) return;
-      const [from, to] = [clip.expressions[tracks * first + track], clip.expressions[tracks * second + track]];
-      pose.expressions[index] = Math.min(1, pose.expressions[index] + from + share * (to - from));
-    });
+    if (!clip.expressions) return;
+    const count = this.names.length;
+    for (let k = 0; k < count; k++) {
+      const [from, to] = [clip.expressions[count * first + k], clip.expressions[count * second + k]];
+      pose.expressions[k] = Math.min(1, pose.expressions[k] + from + share * (to - from));
+    }
   }
 }
-
-const frameCount = (clip) => clip.translation.length / 3;
 
 /** Write the normalised blend of the quaternions a and b at `at` to `out`, the short way. */
 function between(a, b, at, share, out) {

@@ -82,7 +82,7 @@ class ViewServer:
     def __init__(self, exhibit: Exhibit, host: str = "127.0.0.1", port: int = 0) -> None:
         self.token = secrets.token_urlsafe(24)
         routes = _routes(exhibit)
-        names = [host]
+        self.host, names = host, [host]
 
         class Handler(_Handler):
             prefix, answers, allowed = f"/{self.token}/", routes, names
