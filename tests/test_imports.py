@@ -20,11 +20,11 @@ raster
 body specular
 colors
 baking
-export
+export viewer
 faces
 avatar_file
 avatar
-presentation
+presentation viewing
 posed_images lpips
 metrics
 diffusion

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-FILES = ("avatar.safetensors", "avatar.ply", "turntable.mp4", "preview.png", "report.json", "metrics.jsonl")
+SNAPSHOT = "snapshot.pack"
+"""The growing avatar as the viewer's page gets it, while a run with --view lasts."""
+FILES = (
+    "avatar.safetensors", "baked.safetensors", "avatar.ply", "turntable.mp4", "preview.png", "report.json",
+    "metrics.jsonl", SNAPSHOT,
+)  # fmt: skip
 CHECKPOINTS = "checkpoints"
 KEEP = 2
 """Number of checkpoints kept: the newest, and the one before it in case the newest is damaged."""

@@ -1,6 +1,6 @@
 // The viewer's page: an avatar on the whole window, tools, a panel, and a timeline.
 
-import { OrbitCamera, STEEPEST } from "./camera.js";
+import { OrbitCamera } from "./camera.js";
 import { Controls } from "./controls.js";
 import { byId } from "./dom.js";
 import { fileName, packedIn, pageText, parsePage, readFile, save, selfContained } from "./files.js";
@@ -112,15 +112,34 @@ export class Page {
     }
     this.player.lookAt = this.#gazePoint();
     this.renderer.setPose(this.player.pose());
-    this.renderer.draw(this.camera.view(width, height), this.settings);
+    this.renderer.draw(this.view(width, height), this.settings);
     document.documentElement.dataset.ready = "";
+  }
+
+  /** What `Renderer.draw` takes for a canvas of width × height pixels: centred where the panel leaves it free. */
+  view(width, height) {
+    const scale = height / Math.max(1, this.canvas.clientHeight);
+    const free = this.#free();
+    const view = this.camera.view(free.width * scale, free.height * scale);
+    return { ...view, width, height };
+  }
+
+  /** The width and height, in CSS pixels, of the part of the window that the panel leaves, at the top left. */
+  #free() {
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    const panel = byId("panel").getBoundingClientRect();
+    if (byId("panel").hidden || panel.height === 0) return { width, height };
+    const sheet = panel.width > 0.9 * width;
+    const free = sheet ? { width, height: panel.top } : { width: panel.left, height };
+    return { width: Math.max(0.3 * width, free.width), height: Math.max(0.3 * height, free.height) };
   }
 
   /** Look at the "whole" body or at the "face", from the side where the camera is. */
   frame(subject, glide = true) {
     if (!this.subjects) return;
     const chosen = this.subjects[subject];
-    const aspect = this.canvas.clientWidth / Math.max(1, this.canvas.clientHeight);
+    const free = this.#free();
+    const aspect = free.width / Math.max(1, free.height);
     this.#goTo({ target: chosen.centre, distance: framingDistance(chosen, FOV_Y, aspect) }, glide);
   }
 
@@ -232,7 +251,7 @@ export class Page {
     if (!gaze) return null;
     if (gaze === "camera" || !this.pointer) return this.camera.position();
     // On the pointer's ray, half way to the avatar.
-    const view = this.camera.view(this.canvas.clientWidth, this.canvas.clientHeight);
+    const view = this.view(this.canvas.clientWidth, this.canvas.clientHeight);
     const [right, down, forward] = this.camera.axes();
     const [x, y] = [(this.pointer[0] - view.cx) / view.fx, (this.pointer[1] - view.cy) / view.fy];
     const reach = 0.5 * this.camera.distance;
@@ -258,12 +277,11 @@ export class Page {
     const actions = {
       turn: (azimuth, elevation) => {
         this.camera.orbit(azimuth, elevation);
-        this.camera.elevation = Math.max(-STEEPEST, Math.min(STEEPEST, this.camera.elevation));
         this.redraw();
       },
       move: (dx, dy) => {
         this.glide = null;
-        this.camera.pan(dx, dy, this.canvas.clientHeight);
+        this.camera.pan(dx, dy, this.#free().height);
         this.redraw();
       },
       zoom: (factor) => {
@@ -337,6 +355,7 @@ export class Page {
   #showPanel(shown) {
     byId("panel").hidden = !shown;
     byId("open-panel").setAttribute("aria-expanded", shown);
+    this.redraw();
   }
 
   #fullScreen() {

@@ -1,7 +1,7 @@
-"""The head's colours as spherical harmonics in a second: for an avatar that still grows, or waits to be baked.
+"""The head's colours as spherical harmonics in a second, for avatars that still grow or wait to be baked.
 
-All view directions weigh the same, also those from which a Gaussian is hidden; `bake` fits to those that show
-it, which is better and takes far longer.
+All view directions weigh the same, also those from which a Gaussian is hidden; `bake` fits to those that
+show it, which takes far longer.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ from specularip.errors import UserError, first_line
 from specularip.files import json_value
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy of all answers: nothing inline runs, nothing comes from elsewhere."""
 HEADERS = {
@@ -82,10 +82,10 @@ class ViewServer:
     def __init__(self, exhibit: Exhibit, host: str = "127.0.0.1", port: int = 0) -> None:
         self.token = secrets.token_urlsafe(24)
         routes = _routes(exhibit)
-        self.host, names = host, [host]
+        self.host = host
 
         class Handler(_Handler):
-            prefix, answers, allowed = f"/{self.token}/", routes, names
+            prefix, answers, allowed = f"/{self.token}/", routes, [host]
 
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
@@ -230,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         if name is None or parts.path or parts.query or "@" in parts.netloc:
             return False
-        if port != self.server.server_address[1]:
+        if port != self.connection.getsockname()[1]:
             return False
         if name == "localhost" or name in self.allowed:
             return True

@@ -74,9 +74,13 @@ def show_avatar(
 
 
 def view(
-    source: Path, motions: Sequence[str] = (), host: str = "127.0.0.1", port: int = 0, open_browser: bool = True
+    source: Path,
+    motions: Sequence[str] = (),
+    host: str = "127.0.0.1",
+    port: int = 0,
+    open_browser: bool = True,
 ) -> None:
-    """Serve the page of the avatar at `source` until Ctrl-C. motions: built-in clips by name, or motion files.
+    """Serve the page of the avatar at `source` until Ctrl-C. motions: see `clips_for`.
 
     Raises UserError for files that cannot be read and an address that cannot be had.
     """
@@ -99,11 +103,15 @@ def announce(server: ViewServer, open_browser: bool) -> None:
     """Print the address, with a warning where others can reach it, and open it in a browser with windows."""
     if not is_loopback(server.host):
         print(
-            f"warning: {server.host} can be reached by other machines: whoever has the address below sees the "
-            "avatar, and it is sent unencrypted",
+            f"warning: other machines can reach {server.host}: whoever has the address below sees the avatar, "
+            "which is sent unencrypted",
             file=sys.stderr,
         )
     print(f"{server.url}\nCtrl-C ends it", flush=True)
-    windows = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if open_browser and windows:
+    if open_browser and _has_windows():
         webbrowser.open(server.url)
+
+
+def _has_windows() -> bool:
+    """Whether a browser with windows can be had; else one in the terminal would be started."""
+    return sys.platform in ("win32", "darwin") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
