@@ -341,7 +341,7 @@ def test_command_renders_baked_avatars(baked, tmp_path):
     images = {}
     for name, file in files.items():
         out = tmp_path / f"{name}.png"
-        main(["render", str(file), "--out", str(out), "--width", "64", "--height", "64"])
+        main(["render", str(file), "--out", str(out), "--size", "64"])
         images[name] = np.asarray(Image.open(out), dtype=np.float64)
     off = {name: np.abs(image - images["head"]).mean() for name, image in images.items()}
     assert off["asg"] < off["sh3"] < off["base"], off

@@ -24,7 +24,8 @@ export viewer
 faces
 avatar_file
 avatar
-presentation viewing
+framing camera_path pictures
+presentation rendering viewing
 posed_images lpips
 metrics
 diffusion

@@ -298,82 +298,60 @@ def _print_metrics(title: str, values: Mapping[str, float], notes: Sequence[str]
 def render(
     avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
     out: Annotated[Path, arg(metavar="FILE")],
+    framing: Literal["full", "upper", "head", "hands"] = "full",
     azimuth_deg: float = 0.0,
     elevation_deg: float = 8.0,
     distance: float | None = None,
-    fov_y_deg: float = 45.0,
-    width: int = 512,
-    height: int = 512,
-    background: float = 0.6,
+    fov_y_deg: float | None = None,
+    size: str = "512",
+    background: str = "0.6",
+    layer: Literal["final", "diffuse", "specular", "normal", "alpha", "depth"] = "final",
+    compare: bool = False,
+    views: int = 1,
+    path: Path | None = None,
     frames: int = 120,
     fps: float = 30.0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Render an avatar: one view as .png, or a turntable as .mp4 that browsers play.
+    """Render an avatar: one view or a contact sheet as .png, a turntable or a camera path as .mp4.
 
-    Example: specularip render out/red --out side.png --azimuth-deg 90
+    Examples:
+        specularip render out/red --out face.png --framing head --size 1080p --background transparent
+        specularip render out/red --out sheet.png --views 8
+        specularip render out/red --out highlights.mp4 --compare
 
     Args:
-        avatar: A run folder, or an avatar file (.safetensors, .ply), baked or not.
+        avatar: A run folder, or an avatar file, baked or not.
         out: Image (.png) or video (.mp4) to write.
+        framing: What fills the picture.
         azimuth_deg: Azimuth of the camera: 0 is in front, 90 at the person's left. A video starts there.
         elevation_deg: Elevation of the camera above the horizon, between -89 and 89 degrees.
-        distance: Metres from the middle of the body. If omitted, the whole body fills the image at the
-            default field of view.
-        fov_y_deg: Vertical field of view in degrees.
-        width: Image width in pixels.
-        height: Image height in pixels.
-        background: Grey level behind the avatar, from 0 (black) to 1 (white).
-        frames: Number of frames in a video, evenly spaced over 360 degrees.
+        distance: Metres from the middle of what is framed. If omitted, it fills the picture.
+        fov_y_deg: Vertical field of view in degrees. If omitted, 45, 30 for upper, 16 for head and hands.
+        size: 512, 1280x720, 720p, 1080p or 4k.
+        background: Grey level from 0 (black) to 1 (white), #rrggbb, or transparent (.png only).
+        layer: final and diffuse are with and without highlights; specular is the highlights alone; depth is
+            white where near.
+        compare: Side by side: without highlights on the left, with them on the right.
+        views: Number of views around the person in a contact sheet.
+        path: JSON file of key frames for a video: {"keyframes": [{"time": 0, "azimuth_deg": 0}, {"time": 3,
+            "azimuth_deg": 180, "distance": 1}]}; also elevation_deg, fov_y_deg and target ([x, y, z]).
+        frames: Number of frames in a turntable, evenly spaced over 360 degrees.
         fps: Frames per second of a video.
+        device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
     """
-    _check_render(out, elevation_deg, distance, fov_y_deg, (width, height), background, frames, fps)
-    from specularip.avatar import load
-    from specularip.cameras import Cameras
-    from specularip.export.video import write_video
-    from specularip.files import to_uint8, write_png
-    from specularip.presentation import frame_subject
+    from specularip.progress import Progress
+    from specularip.rendering import RenderOptions, check_options
+    from specularip.rendering import render as run
 
-    loaded = load(avatar)
-    prepared = loaded.prepare()
-    framed_from, target = frame_subject(prepared.means)
-    if distance is None:
-        distance = framed_from
-
-    def view(azimuth: float):
-        camera = Cameras.orbit(azimuth, elevation_deg, distance, fov_y_deg, width, height, target)
-        return to_uint8(prepared.image(camera, background)[0])
-
-    if out.suffix.lower() == ".png":
-        write_png(out, view(azimuth_deg))
-    else:
-        write_video((view(azimuth_deg + 360.0 * index / frames) for index in range(frames)), out, fps)
+    options = RenderOptions(
+        framing, azimuth_deg, elevation_deg, distance, fov_y_deg, size, background, layer, compare, views,
+        path, frames, fps,
+    )  # fmt: skip
+    check_options(out, options)
+    with Progress() as progress:
+        run(avatar, out, options, None if device == "auto" else device, progress)
     print(out)
-
-
-def _check_render(
-    out: Path,
-    elevation_deg: float,
-    distance: float | None,
-    fov_y_deg: float,
-    size: tuple[int, int],
-    background: float,
-    frames: int,
-    fps: float,
-) -> None:
-    if out.suffix.lower() not in (".png", ".mp4"):
-        raise UserError(f"cannot render to {out}: end the name in .png for an image or .mp4 for a video")
-    if not -89 <= elevation_deg <= 89:
-        raise UserError(f"--elevation-deg must lie between -89 and 89, got {elevation_deg:g}")
-    if distance is not None and not 0 < distance < 1000:
-        raise UserError(f"--distance must be positive, in metres, got {distance:g}")
-    if not 1 <= fov_y_deg <= 170:
-        raise UserError(f"--fov-y-deg must lie between 1 and 170, got {fov_y_deg:g}")
-    if not all(16 <= side <= 8192 for side in size):
-        raise UserError(f"--width and --height must lie between 16 and 8192, got {size[0]}x{size[1]}")
-    if not 0 <= background <= 1:
-        raise UserError(f"--background must lie between 0 and 1, got {background:g}")
-    if not 1 <= frames <= 100_000 or not 0 < fps <= 1000:
-        raise UserError(f"--frames and --fps must be positive, got {frames} and {fps:g}")
 
 
 def bake(

@@ -98,7 +98,9 @@ class ViewServer:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"cannot serve at {host}, port {port}: {reason}") from error
         self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, name="viewer", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="viewer", daemon=True
+        )
         shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self.port}/{self.token}/"
 

@@ -103,7 +103,7 @@ def announce(server: ViewServer, open_browser: bool) -> None:
     """Print the address, with a warning where others can reach it, and open it in a browser with windows."""
     if not is_loopback(server.host):
         print(
-            f"warning: other machines can reach {server.host}: whoever has the address below sees the avatar, "
+            f"warning: other machines can reach {server.host}: whoever has this address sees the avatar, "
             "which is sent unencrypted",
             file=sys.stderr,
         )
