@@ -6,7 +6,7 @@
 //   3. splat: one instanced draw, blended into a half-float target, because colours exceed 1 until the end;
 //   4. resolve: background, clamp, to the canvas.
 
-import { COLOR_LAYERS, COVER, LAYERS, RESOLVE, SPLAT_FRAGMENT, SPLAT_VERTEX, shade } from "./shaders.js";
+import { BATCH, COLOR_LAYERS, COVER, LAYERS, RESOLVE, SPLAT_FRAGMENT, SPLAT_VERTEX, shade } from "./shaders.js";
 import { expressedMeans, skinMatrices } from "./skeleton.js";
 import { DepthSort, depthsOf, posedDepthsOf } from "./sort.js";
 
@@ -111,6 +111,8 @@ export class Renderer {
     this._freeSum();
     for (const program of Object.values(this.programs)) gl.deleteProgram(program.program);
     gl.deleteVertexArray(this.cover);
+    gl.deleteVertexArray(this.quads.vertices);
+    gl.deleteBuffer(this.quads.indices);
     gl.deleteTexture(this.unused);
     gl.deleteTexture(this.unusedArray);
     gl.deleteTexture(this.unusedIntegers);
@@ -133,6 +135,7 @@ export class Renderer {
     this.unused = texture2D(gl, gl.RGBA32F, 1, 1, new Float32Array(4));
     this.unusedIntegers = texture2D(gl, gl.RGBA16UI, 1, 1, new Uint16Array(4));
     this.unusedArray = textureArray(gl, 1, 1, 1, new Float32Array(4));
+    this.quads = quadrilaterals(gl, BATCH);
     gl.disable(gl.DEPTH_TEST);
     gl.disable(gl.DITHER);
   }
@@ -186,7 +189,8 @@ export class Renderer {
       means: avatar.means,
       places: texture2D(gl, gl.RGBA32UI, width, height, null),
       splats: texture2D(gl, gl.RGBA32UI, width, height, null),
-      sort: new DepthSort(count),
+      order: texture2D(gl, gl.R32UI, width, height, null),
+      sort: new DepthSort(texels),
       depths: new Float32Array(count),
       drawn: 0,
       shaded: "",
@@ -205,27 +209,16 @@ export class Renderer {
       data.joints = texture2D(gl, gl.RGBA32F, 3, avatar.binding.parents.length, null);
     }
     data.framebuffer = framebuffer(gl, data.places, data.splats);
-    data.order = gl.createBuffer();
-    data.instances = gl.createVertexArray();
-    gl.bindVertexArray(data.instances);
-    gl.bindBuffer(gl.ARRAY_BUFFER, data.order);
-    gl.bufferData(gl.ARRAY_BUFFER, 4 * Math.max(count, 1), gl.DYNAMIC_DRAW);
-    gl.enableVertexAttribArray(0);
-    gl.vertexAttribIPointer(0, 1, gl.UNSIGNED_INT, 0, 0);
-    gl.vertexAttribDivisor(0, 1);
-    gl.bindVertexArray(null);
     this._applyPose();
   }
 
   _freeAvatar() {
     const { gl, data } = this;
     if (!data) return;
-    for (const name of ["positions", "shapes", "surfaces", "colors", "bindJoints", "bindWeights", "joints", "places", "splats"]) {
+    for (const name of ["positions", "shapes", "surfaces", "colors", "bindJoints", "bindWeights", "joints", "places", "splats", "order"]) {
       gl.deleteTexture(data[name]);
     }
     gl.deleteFramebuffer(data.framebuffer);
-    gl.deleteBuffer(data.order);
-    gl.deleteVertexArray(data.instances);
     this.data = null;
   }
 
@@ -317,8 +310,9 @@ export class Renderer {
     }
     const order = data.sort.sort(data.depths);
     data.drawn = order.length;
-    gl.bindBuffer(gl.ARRAY_BUFFER, data.order);
-    gl.bufferSubData(gl.ARRAY_BUFFER, 0, order);
+    gl.bindTexture(gl.TEXTURE_2D, data.order);
+    const rows = Math.ceil(data.drawn / data.width);
+    if (rows) gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, data.width, rows, gl.RED_INTEGER, gl.UNSIGNED_INT, data.sort.order);
   }
 
   _splat(view) {
@@ -327,14 +321,16 @@ export class Renderer {
     gl.useProgram(program.program);
     program.texture("uPlaces", 0, gl.TEXTURE_2D, data.places);
     program.texture("uSplats", 1, gl.TEXTURE_2D, data.splats);
+    program.texture("uOrder", 2, gl.TEXTURE_2D, data.order);
+    gl.uniform1i(program.at("uDrawn"), data.drawn);
     gl.uniform2f(program.at("uPixels"), view.width, view.height);
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.sum.framebuffer);
     gl.viewport(0, 0, view.width, view.height);
     gl.clearBufferfv(gl.COLOR, 0, [0, 0, 0, 0]);
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
-    gl.bindVertexArray(data.instances);
-    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, data.drawn);
+    gl.bindVertexArray(this.quads.vertices);
+    gl.drawElementsInstanced(gl.TRIANGLES, 6 * BATCH, gl.UNSIGNED_SHORT, 0, Math.ceil(data.drawn / BATCH));
     gl.disable(gl.BLEND);
   }
 
@@ -455,6 +451,7 @@ const FORMATS = {
   RGBA8: ["RGBA", "UNSIGNED_BYTE"],
   RGBA16UI: ["RGBA_INTEGER", "UNSIGNED_SHORT"],
   RGBA32UI: ["RGBA_INTEGER", "UNSIGNED_INT"],
+  R32UI: ["RED_INTEGER", "UNSIGNED_INT"],
 };
 
 function texture2D(gl, internal, width, height, data) {
@@ -491,4 +488,16 @@ function framebuffer(gl, ...textures) {
   });
   gl.drawBuffers(points);
   return target;
+}
+
+/** `count` quadrilaterals of two triangles, vertices 4k to 4k + 3. */
+function quadrilaterals(gl, count) {
+  const vertices = gl.createVertexArray();
+  const indices = gl.createBuffer();
+  gl.bindVertexArray(vertices);
+  gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, indices);
+  const order = Uint16Array.from({ length: 6 * count }, (_, k) => 4 * Math.floor(k / 6) + [0, 1, 2, 2, 1, 3][k % 6]);
+  gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, order, gl.STATIC_DRAW);
+  gl.bindVertexArray(null);
+  return { vertices, indices };
 }

@@ -27,28 +27,27 @@ const COLORS = {
   // Layers: 0 frame (quaternion); 1-10 smooth part, whose first four w are b of the lobes; then for each lobe
   // its light and a, its amplitude and q.
   asg: `
+vec3 lobe(ivec2 texel, int layer, float b, vec4 q, mat3 turn, vec3 v) {
+  vec4 light = at(texel, layer), amplitude = at(texel, layer + 1);
+  vec3 l = light.xyz;
+  if (uPosed) l = unturned(q, turned(q, l) * turn);  // lights stay in the world when the body turns
+  vec3 m = 0.5 * (v + l);
+  vec2 g = vec2(light.w * m.x + amplitude.w * m.y, b * m.y);
+  float near = max(dot(m, m), 0.02);
+  return v.z * l.z > 0.0 ? amplitude.rgb * (exp(-dot(g, g) / near) / near) : vec3(0.0);
+}
+
 vec3 colour(ivec2 texel, mat3 turn, vec3 toCamera) {
   vec4 q = at(texel, 0);
   vec3 v = unturned(q, toCamera * turn);
-  float basis[10] = float[](1.0, v.x, v.y, v.z, v.x * v.y, v.y * v.z, v.z * v.x,
-                            v.x * v.x - v.y * v.y, v.z * v.z, pow(1.0 - min(abs(v.z), 1.0), 5.0));
-  vec3 value = vec3(0.0);
-  vec4 widths = vec4(0.0);
-  for (int j = 0; j < 10; ++j) {
-    vec4 texels = at(texel, 1 + j);
-    value += texels.rgb * basis[j];
-    if (j < 4) widths[j] = texels.w;
-  }
-  for (int k = 0; k < 4; ++k) {
-    vec4 light = at(texel, 11 + 2 * k), amplitude = at(texel, 12 + 2 * k);
-    // A light's direction stays in the world when the body turns.
-    vec3 l = uPosed ? unturned(q, turned(q, light.xyz) * turn) : light.xyz;
-    if (v.z * l.z <= 0.0) continue;
-    vec3 m = 0.5 * (v + l);
-    vec2 g = vec2(light.w * m.x + amplitude.w * m.y, widths[k] * m.y);
-    float near = max(dot(m, m), 0.02);
-    value += amplitude.rgb * exp(-dot(g, g) / near) / near;
-  }
+  float rim = 1.0 - min(abs(v.z), 1.0);
+  vec4 s0 = at(texel, 1), s1 = at(texel, 2), s2 = at(texel, 3), s3 = at(texel, 4);
+  vec3 value = s0.rgb + s1.rgb * v.x + s2.rgb * v.y + s3.rgb * v.z
+    + at(texel, 5).rgb * (v.x * v.y) + at(texel, 6).rgb * (v.y * v.z) + at(texel, 7).rgb * (v.z * v.x)
+    + at(texel, 8).rgb * (v.x * v.x - v.y * v.y) + at(texel, 9).rgb * (v.z * v.z)
+    + at(texel, 10).rgb * (rim * rim * rim * rim * rim);
+  value += lobe(texel, 11, s0.w, q, turn, v) + lobe(texel, 13, s1.w, q, turn, v)
+    + lobe(texel, 15, s2.w, q, turn, v) + lobe(texel, 17, s3.w, q, turn, v);
   return mix(value, 0.95 + 0.05 * value, greaterThan(value, vec3(1.0)));
 }`,
   // 16 coefficients of red, then of green, then of blue, to degree 3, as in 3DGS.
@@ -177,6 +176,9 @@ void main() {
 }`;
 }
 
+/** Quadrilaterals of one instance. An instance for each would cost more than its pixels, in software above all. */
+export const BATCH = 1024;
+
 /**
  * Pass 3: a quadrilateral for each Gaussian, in its order, as far as its opacity is at least 1/255. The first
  * row of the target is the top of the image.
@@ -184,28 +186,32 @@ void main() {
 export const SPLAT_VERTEX = `${HEADER}
 uniform usampler2D uPlaces;
 uniform usampler2D uSplats;
+uniform usampler2D uOrder;  // the Gaussian that is drawn first, second...
+uniform int uDrawn;         // how many are drawn
 uniform vec2 uPixels;
-layout(location = 0) in uint aIndex;
 out vec2 vOffset;      // from the centre, in standard deviations
 flat out vec4 vColor;  // opacity in w
 
 void main() {
-  uint width = uint(textureSize(uPlaces, 0).x);
-  ivec2 texel = ivec2(aIndex % width, aIndex / width);
-  uvec4 splat = texelFetch(uSplats, texel, 0);
-  float opacity = uintBitsToFloat(splat.w);
   gl_Position = vec4(0.0, 0.0, 2.0, 1.0);  // outside
   vOffset = vec2(0.0);
   vColor = vec4(0.0);
+  int place = ${BATCH} * gl_InstanceID + gl_VertexID / 4;
+  if (place >= uDrawn) return;
+  int width = textureSize(uPlaces, 0).x;
+  int index = int(texelFetch(uOrder, ivec2(place % width, place / width), 0).x);
+  ivec2 texel = ivec2(index % width, index / width);
+  uvec4 splat = texelFetch(uSplats, texel, 0);
+  float opacity = uintBitsToFloat(splat.w);
   if (opacity == 0.0) return;
-  uvec4 place = texelFetch(uPlaces, texel, 0);
+  uvec4 shaded = texelFetch(uPlaces, texel, 0);
   vec2 along = uintBitsToFloat(splat.xy);
   vec2 across = uintBitsToFloat(splat.z) * normalize(vec2(-along.y, along.x));
   float extent = min(3.33, sqrt(2.0 * log(255.0 * opacity)));
-  vOffset = (extent * 1.0001 + 1e-3) * vec2(gl_VertexID % 2 == 0 ? -1.0 : 1.0, gl_VertexID < 2 ? -1.0 : 1.0);
-  vec2 pixel = uintBitsToFloat(place.xy) + vOffset.x * along + vOffset.y * across;
+  vOffset = (extent * 1.0001 + 1e-3) * vec2(gl_VertexID % 2 == 0 ? -1.0 : 1.0, gl_VertexID % 4 < 2 ? -1.0 : 1.0);
+  vec2 pixel = uintBitsToFloat(shaded.xy) + vOffset.x * along + vOffset.y * across;
   gl_Position = vec4(2.0 * pixel / uPixels - 1.0, 0.0, 1.0);
-  vColor = vec4(unpackHalf2x16(place.z), unpackHalf2x16(place.w).x, opacity);
+  vColor = vec4(unpackHalf2x16(shaded.z), unpackHalf2x16(shaded.w).x, opacity);
 }`;
 
 export const SPLAT_FRAGMENT = `${HEADER}

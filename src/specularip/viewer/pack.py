@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from specularip.colors import Asgs, HarmonicColors
+from specularip.baking.asg import Asgs
+from specularip.baking.bake import HarmonicColors
 from specularip.errors import UserError
 from specularip.files import json_value
 from specularip.gaussians import Binding, Gaussians
