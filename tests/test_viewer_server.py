@@ -20,6 +20,7 @@ class Vase:
     """An exhibit with nothing to it."""
 
     broken = False
+    content = b"packed"
 
     def state(self) -> dict[str, object]:
         if self.broken:
@@ -27,7 +28,7 @@ class Vase:
         return {"version": 1, "note": "", "run": None}
 
     def packed(self) -> bytes | None:
-        return b"packed"
+        return self.content
 
     def photo(self) -> bytes | None:
         return None
@@ -151,7 +152,9 @@ def test_no_host_or_two_are_refused(server: ViewServer) -> None:
     assert raw(server, f"GET {path} HTTP/1.1\r\n{host}\r\n".encode()).split()[1] == b"200"
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "FROB", "get"])
+@pytest.mark.parametrize(
+    "method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "FROB", "get"]
+)
 def test_other_methods_are_refused(server: ViewServer, method: str) -> None:
     status, headers, body = ask(server, "state.json", method)
     assert status == 405 and headers["Allow"] == "GET, HEAD" and b"version" not in body
@@ -169,13 +172,14 @@ def test_malformed_requests_get_an_error_and_the_server_goes_on(server: ViewServ
         b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
     ):
         answer = raw(server, request)
-        assert not answer or b" 4" in answer[:14] or b" 505" in answer[:14], (request[:40], answer[:80])
+        status = answer[8:12] if answer.startswith(b"HTTP/1") else b" 400"  # HTTP/0.9 has no status
+        assert status in (b" 400", b" 403", b" 404", b" 414", b" 431", b" 505"), (request[:40], answer[:80])
     assert ask(server, "state.json")[0] == 200
     assert "Traceback" not in capfd.readouterr().err
 
 
 def test_clients_that_go_away_leave_no_trace(server: ViewServer, vase: Vase, capfd) -> None:
-    vase.packed = lambda: b"x" * 50_000_000  # type: ignore[method-assign]
+    vase.content = bytes(50_000_000)
     path = f"/{server.token}/avatar.pack"
     for _ in range(3):
         client = socket.create_connection(("127.0.0.1", server.port), timeout=10)
