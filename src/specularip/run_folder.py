@@ -22,12 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-SNAPSHOT = "snapshot.pack"
-"""The growing avatar as the viewer's page gets it, while a run with --view lasts."""
-FILES = (
-    "avatar.safetensors", "baked.safetensors", "avatar.ply", "turntable.mp4", "preview.png", "report.json",
-    "metrics.jsonl", SNAPSHOT,
-)  # fmt: skip
+FILES = ("avatar.safetensors", "avatar.ply", "turntable.mp4", "preview.png", "report.json", "metrics.jsonl")
+SNAPSHOT, BAKED = "snapshot.pack", "baked.safetensors"
+"""What the viewer's page adds to the folder: the growing avatar, and the colours of the finished one."""
 CHECKPOINTS = "checkpoints"
 KEEP = 2
 """Number of checkpoints kept: the newest, and the one before it in case the newest is damaged."""
@@ -215,7 +212,7 @@ def _remove_run(path: Path) -> None:
         if not any(checkpoints.iterdir()):
             checkpoints.rmdir()
     for entry in path.iterdir():
-        if (entry.name in FILES or _TEMPORARY.fullmatch(entry.name)) and not entry.is_dir():
+        if (entry.name in (*FILES, SNAPSHOT, BAKED) or _TEMPORARY.fullmatch(entry.name)) and not entry.is_dir():
             entry.unlink()
 
 

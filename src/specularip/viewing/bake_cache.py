@@ -14,10 +14,9 @@ from specularip.colors import Asgs
 from specularip.errors import UserError
 from specularip.progress import Progress
 from specularip.raster.cuda import pick_device
+from specularip.run_folder import BAKED
 from specularip.version import __version__
 
-FILE = "baked.safetensors"
-"""The name in a run folder."""
 BAKED_FROM = "baked_from"
 """Where the provenance of a kept file has the fingerprint of the avatar that it was baked from."""
 
@@ -40,7 +39,7 @@ def file_for(source: Path, mark: str) -> Path:
     """Where the baked colours of the avatar at `source` are kept: in its run folder, or by its fingerprint in
     the user's cache."""
     if source.is_dir():
-        return source / FILE
+        return source / BAKED
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "specularip" / "baked" / f"{mark[:32]}.safetensors"
 
