@@ -19,7 +19,7 @@ kernels
 raster
 body specular
 colors
-baking
+baking motion
 export
 faces
 avatar_file
