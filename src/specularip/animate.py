@@ -30,8 +30,10 @@ SHORTEST = 4.0
 """Seconds that a video lasts at least, if not told otherwise: cycles are repeated until then."""
 SHEET = 12
 """Pictures of a contact sheet."""
-MARGIN = 1.08
+MARGIN = 1.06
 """Size of the picture relative to the subject's."""
+EXTENT = 2.0
+"""Standard deviations of a Gaussian that belong to the subject."""
 STRAY = 0.001
 """Share of the outermost Gaussians that framing ignores, in each frame."""
 FRAMED, SAMPLES = 48, 4000
@@ -159,6 +161,7 @@ def framing(
     view = Cameras.orbit(options.azimuth_deg, options.elevation_deg).viewmats[0, :3, :3]
     right, down, ahead = ((posed - middle) @ view.T).unbind(-1)
     slope = math.tan(math.radians(FULL.fov_y_deg / 2)) / MARGIN
-    needed = torch.maximum(right.abs() / aspect, down.abs()) / slope - ahead
+    radius = EXTENT * posable.prepared.scales[some].amax(1).cpu()
+    needed = torch.maximum((right.abs() + radius) / aspect, down.abs() + radius) / slope - ahead
     distance = float(torch.quantile(needed, 1 - STRAY, dim=1).max())
     return Framing(max(distance, 1e-3), middle + path)
