@@ -7,7 +7,7 @@ Scene: Gaussians on the skin of Anny's default body (or those of an avatar, a ra
 more), with random materials, lit by 24 lobes, in the frames of the built-in walk; the body fills the picture.
 
 Times are medians in milliseconds over three cycles after one to warm up. *pose* is `motion.dispatch.pose`:
-means, orientations, normals and materials from the joints' transforms; *plain* is the same in plain tensors;
+means, orientations, normals and materials from the bones; *plain* is the same in plain tensors;
 *frame* is posing, shading and rasterising to a picture, as `specularip animate` does without encoding. On the
 CPU, *cpu* is processor time, which other programs do not change; on CUDA every time ends with a
 synchronisation, except *stream*: frames one after the other, as a viewer has them. Prints a table and writes
@@ -117,17 +117,17 @@ def main() -> None:
     count, size = args.gaussians or (100_000 if on_gpu else 20_000), args.size or (1024 if on_gpu else 256)
 
     posable = Posable(scene(count, args.avatar).to(args.device))
-    transforms = posable.transforms(built_in("walk", posable.binding))
+    bones = posable.bones(built_in("walk", posable.binding))
     camera = Cameras.orbit(25, 6, 2.3, 45, size, size).to(args.device)
-    frames, timer = len(transforms), Timer(torch.device(args.device))
+    frames, timer = len(bones), Timer(torch.device(args.device))
     rest = posable.rest
 
     def frame(index: int) -> object:
-        return posable.posed(transforms[index]).image(camera)
+        return posable.posed(bones[index]).image(camera)
 
     rows = {
-        "pose": timer(lambda index: pose(rest, transforms[index]), frames),
-        "plain": timer(lambda index: pose_reference(rest, transforms[index], "linear", rest.means), frames),
+        "pose": timer(lambda index: pose(rest, bones[index]), frames),
+        "plain": timer(lambda index: pose_reference(rest, bones[index], "linear", rest.means), frames),
         "frame": timer(frame, frames),
     }
     stream = timer.stream(frame, frames)

@@ -90,9 +90,9 @@ def test_following_cameras_are_nearer(avatar: Avatar) -> None:
         translation=clip.translation + torch.linspace(0, 4, len(clip))[:, None] * torch.tensor([1.0, 0, 0]),
     )
     path = clip.translation * torch.tensor([1.0, 1.0, 0.0])
-    transforms = posable.transforms(clip)
-    still = framing(posable, transforms, torch.zeros_like(path), AnimateOptions(), 1.0)
-    along = framing(posable, transforms, path, AnimateOptions(follow=True), 1.0)
+    bones = posable.bones(clip)
+    still = framing(posable, bones, torch.zeros_like(path), AnimateOptions(), 1.0)
+    along = framing(posable, bones, path, AnimateOptions(follow=True), 1.0)
     assert along.distance < 0.8 * still.distance
     assert torch.allclose(along.targets - along.targets[:1], path - path[:1], atol=1e-5)
 

@@ -21,10 +21,9 @@ from specularip.body import AnnyModel, skeleton
 from specularip.cameras import Cameras
 from specularip.diffusion.fast import ops
 from specularip.diffusion.fast.features import Features, Part
-from specularip.motion.dispatch import bone_table
 from specularip.motion.posing import Rest, pose_reference
 from specularip.motion.quaternions import about
-from specularip.motion.skinning import Blend, joint_transforms
+from specularip.motion.skinning import Blend, bone_table, joint_transforms
 from specularip.specular import culling
 from specularip.specular.mutual_attention import MutualAttention, attend
 from specularip.specular.shading import LATENTS, Light, Surface, specular_reference
@@ -124,10 +123,10 @@ def test_posing(blend: Blend, monkeypatch: pytest.MonkeyPatch) -> None:
     avatar = random_avatar()
     rest = Rest.of(avatar.gaussians, avatar.gaussians.latents)
     axes = F.normalize(torch.randn(3, 3), dim=-1)
-    transforms = joint_transforms(avatar.skeleton(), about(axes, torch.rand(3)), torch.randn(3))
-    found = triton_posing.pose_triton(rest, rest.means, bone_table(transforms), blend)
+    bones = bone_table(joint_transforms(avatar.skeleton(), about(axes, torch.rand(3)), torch.randn(3)))
+    found = triton_posing.pose_triton(rest, rest.means, bones, blend)
     wide = Rest(**{k: v.double() if v.is_floating_point() else v for k, v in vars(rest).items()})
-    for some, truth in zip(found, pose_reference(wide, transforms.double(), blend, wide.means)):
+    for some, truth in zip(found, pose_reference(wide, bones.double(), blend, wide.means)):
         close(some.double(), truth)
 
 
