@@ -20,13 +20,13 @@ raster
 body specular
 colors
 baking motion
-export
+export viewer
 faces
 avatar_file
 avatar
 framing camera_path pictures
 posable
-presentation rendering animate
+presentation rendering animate viewing
 posed_images lpips
 metrics
 diffusion
