@@ -44,7 +44,7 @@ class Posable:
 
     @torch.no_grad()
     def posed(self, bones: Tensor, strengths: Tensor | None = None) -> Prepared:
-        """One frame to render: bones [J,20], see `skinning.bone_table`; strengths [E] of the facial actions."""
+        """One frame to render. bones [J,20]: see `skinning.bone_table`; strengths [E]: of facial actions."""
         means = self.rest.means
         if strengths is not None and self.expressions is not None:
             means = expressed(means, self.expressions, strengths)

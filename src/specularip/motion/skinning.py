@@ -81,8 +81,8 @@ def skin_points(
 ) -> tuple[Tensor, Tensor]:
     """Posed points [N,3], and the rotation [N,4] wxyz by which each turns.
 
-    points [N,3] in rest pose, bind_joints [N,K] int64, bind_weights [N,K] with rows that sum to 1, bones [J,20]
-    as `bone_table` gives them. In plain tensors, of any dtype; see `dispatch` for the kernels.
+    points [N,3] in rest pose, bind_joints [N,K] int64, bind_weights [N,K] with rows that sum to 1, bones
+    [J,20] as `bone_table` gives them. In plain tensors, of any dtype; see `dispatch` for the kernels.
     """
     matrix, quats, duals = bones.split([12, 4, 4], -1)
     heaviest = quats[bind_joints.gather(1, bind_weights.argmax(1, keepdim=True))]  # [N,1,4]
