@@ -33,7 +33,7 @@ from specularip.motion.colors import posed_colors
 from specularip.motion.dispatch import pose
 from specularip.motion.posing import Rest
 from specularip.motion.quaternions import rotate
-from specularip.motion.skinning import Blend, expressed, joint_transforms
+from specularip.motion.skinning import Blend, bone_table, expressed, joint_transforms
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.specular import PreparedShading, SpecularHead, facing, in_view, shading_normals
@@ -235,14 +235,14 @@ class Avatar:
         """
         cloud, head = self.gaussians, self.head
         binding = self.skeleton()
-        transforms = joint_transforms(binding, rotations.to(cloud.means), translation)
+        bones = bone_table(joint_transforms(binding, rotations.to(cloud.means), translation))
         means = cloud.means.detach()
         if expressions is not None and self.expressions is not None:
             means = expressed(means, self.expressions, expressions)
         latents = cloud.latents
         if head is not None:
             latents, head = head.prepare(latents, cloud.diffuse).latents, head.without_attention()
-        posed = pose(Rest.of(cloud, latents), transforms, blend, means)
+        posed = pose(Rest.of(cloud, latents), bones, blend, means)
         cloud = replace(
             cloud,
             means=posed.means,

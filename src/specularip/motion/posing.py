@@ -61,9 +61,9 @@ class Posed(NamedTuple):
     latents: Tensor
 
 
-def pose_reference(rest: Rest, transforms: Tensor, blend: Blend, means: Tensor) -> Posed:
+def pose_reference(rest: Rest, bones: Tensor, blend: Blend, means: Tensor) -> Posed:
     """See `dispatch.pose`; plain tensors of any dtype."""
-    means, turns = skin_points(means, rest.bind_joints.long(), rest.bind_weights, transforms, blend)
+    means, turns = skin_points(means, rest.bind_joints.long(), rest.bind_weights, bones, blend)
     latents = rest.latents
     if latents.shape[1] == LATENTS:
         latents = turned_latents(latents, rest.normals, turns)
