@@ -191,10 +191,11 @@ def member(shape: str, data: bytes = b"", descr: str = "<f8") -> bytes:
         (member("(2, 66)", bytes(2 * 66 * 8 - 1)), "is not what its"),
         (member("(2, 66)", descr="|V1000000"), "holds no motion"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f", "header of an array is too long"),
-        (b"not an array", "not a .npy array"),
+        (b"not an array", r"not a \.npy array"),
+        (b"\x93NUMPY", r"not a \.npy array"),
         (member("(400000, 66)", bytes(400_000 * 66 * 8)), "would be 211200"),  # a bomb: 200 kB in the file
     ],
-    ids=["claims", "negative", "short", "void", "header", "other", "bomb"],
+    ids=["claims", "negative", "short", "void", "header", "other", "empty", "bomb"],
 )
 def test_claims_are_not_believed(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.npz"

@@ -85,7 +85,7 @@ def _check_directory(path: Path, file: io.BufferedReader, size: int) -> None:
 def _read(stream: IO[bytes], size: int) -> np.ndarray | None:
     """The array of a .npy member of `size` bytes, or None if it does not hold numbers."""
     start = stream.read(12)
-    if start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
+    if len(start) < 12 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
         raise ValueError("not a .npy array")
     wide = start[6] > 1
     length = int.from_bytes(start[8:12] if wide else start[8:10], "little")
