@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -234,7 +235,6 @@ def evaluate(
     from specularip.raster.cuda import pick_device
 
     loaded = load(avatar)
-    _warn_of_harmonics(avatar)
     posed = load_posed_images(data, split)
     if len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; --split train measures on the images it was fitted to")
@@ -270,92 +270,110 @@ def _print_metrics(title: str, values: Mapping[str, float], notes: Sequence[str]
 def render(
     avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
     out: Annotated[Path, arg(metavar="FILE")],
+    framing: Literal["full", "upper", "head", "hands"] = "full",
     azimuth_deg: float = 0.0,
     elevation_deg: float = 8.0,
     distance: float | None = None,
-    fov_y_deg: float = 45.0,
-    width: int = 512,
-    height: int = 512,
-    background: float = 0.6,
+    fov_y_deg: float | None = None,
+    size: str = "512",
+    background: str = "0.6",
+    layer: Literal["final", "diffuse", "specular", "normal", "alpha", "depth"] = "final",
+    compare: bool = False,
+    views: int = 1,
+    path: Path | None = None,
     frames: int = 120,
     fps: float = 30.0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Render an avatar: one view as .png, or a turntable as .mp4 that browsers play.
+    """Render an avatar: one view or a contact sheet as .png, a turntable or a camera path as .mp4.
 
-    Example: specularip render out/red --out side.png --azimuth-deg 90
+    Examples:
+        specularip render out/red --out face.png --framing head --size 1080p --background transparent
+        specularip render out/red --out sheet.png --views 8
+        specularip render out/red --out highlights.mp4 --compare
 
     Args:
-        avatar: A run folder, or an avatar file (.safetensors, .ply), baked or not.
+        avatar: A run folder, or an avatar file, baked or not.
         out: Image (.png) or video (.mp4) to write.
+        framing: What fills the picture.
         azimuth_deg: Azimuth of the camera: 0 is in front, 90 at the person's left. A video starts there.
         elevation_deg: Elevation of the camera above the horizon, between -89 and 89 degrees.
-        distance: Metres from the middle of the body. If omitted, the whole body fills the image at the
-            default field of view.
-        fov_y_deg: Vertical field of view in degrees.
-        width: Image width in pixels.
-        height: Image height in pixels.
-        background: Grey level behind the avatar, from 0 (black) to 1 (white).
-        frames: Number of frames in a video, evenly spaced over 360 degrees.
+        distance: Metres from the middle of what is framed. If omitted, it fills the picture.
+        fov_y_deg: Vertical field of view in degrees. If omitted, 45, 30 for upper, 16 for head and hands.
+        size: 512, 1280x720, 720p, 1080p or 4k.
+        background: Grey level from 0 (black) to 1 (white), #rrggbb, or transparent (.png only).
+        layer: final and diffuse are with and without highlights; specular is the highlights alone; depth is
+            white where near.
+        compare: Side by side: without highlights on the left, with them on the right.
+        views: Number of views around the person in a contact sheet.
+        path: JSON file of key frames for a video: {"keyframes": [{"time": 0, "azimuth_deg": 0}, {"time": 3,
+            "azimuth_deg": 180, "distance": 1}]}; also elevation_deg, fov_y_deg and target ([x, y, z]).
+        frames: Number of frames in a turntable, evenly spaced over 360 degrees.
         fps: Frames per second of a video.
+        device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
     """
-    _check_render(out, elevation_deg, distance, fov_y_deg, (width, height), background, frames, fps)
-    from specularip.avatar import load
-    from specularip.baking.bake import Baked, is_baked, load_baked
-    from specularip.cameras import Cameras
-    from specularip.export.video import write_video
-    from specularip.files import to_uint8, write_png
-    from specularip.presentation import frame_subject
+    from specularip.progress import Progress
+    from specularip.rendering import RenderOptions, check_options
+    from specularip.rendering import render as run
 
-    loaded = load_baked(avatar) if is_baked(avatar) else load(avatar)
-    framed_from, target = frame_subject(loaded.gaussians.means)
-    if distance is None:
-        distance = framed_from
-
-    def view(azimuth: float):
-        camera = Cameras.orbit(azimuth, elevation_deg, distance, fov_y_deg, width, height, target)
-        if isinstance(loaded, Baked):
-            return to_uint8(loaded.render(camera, background)[0])
-        return to_uint8(loaded.render(camera, background).image[0])
-
-    if out.suffix.lower() == ".png":
-        write_png(out, view(azimuth_deg))
-    else:
-        write_video((view(azimuth_deg + 360.0 * index / frames) for index in range(frames)), out, fps)
+    options = RenderOptions(
+        framing, azimuth_deg, elevation_deg, distance, fov_y_deg, size, background, layer, compare, views,
+        path, frames, fps,
+    )  # fmt: skip
+    check_options(out, options)
+    with Progress() as progress:
+        run(avatar, out, options, None if device == "auto" else device, progress)
     print(out)
 
 
-def _warn_of_harmonics(avatar: Path) -> None:
-    """Warn if a PLY has view-dependent colours, which are not evaluated."""
-    from specularip.export.ply import read_harmonics
-
-    if avatar.suffix == ".ply" and bool(read_harmonics(avatar)[:, 1:].any()):
-        print(f"{avatar}: evaluated without its spherical harmonics above degree 0 (f_rest)", file=sys.stderr)
-
-
-def _check_render(
-    out: Path,
-    elevation_deg: float,
-    distance: float | None,
-    fov_y_deg: float,
-    size: tuple[int, int],
-    background: float,
-    frames: int,
-    fps: float,
+def animate(
+    avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
+    out: Annotated[Path, arg(metavar="FILE")],
+    motion: str = "walk",
+    seconds: float | None = None,
+    fps: float = 30.0,
+    file_fps: float | None = None,
+    azimuth_deg: float = 25.0,
+    elevation_deg: float = 6.0,
+    size: str = "512",
+    background: str = "0.6",
+    follow: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    if out.suffix.lower() not in (".png", ".mp4"):
-        raise UserError(f"cannot render to {out}: end the name in .png for an image or .mp4 for a video")
-    if not -89 <= elevation_deg <= 89:
-        raise UserError(f"--elevation-deg must lie between -89 and 89, got {elevation_deg:g}")
-    if distance is not None and not 0 < distance < 1000:
-        raise UserError(f"--distance must be positive, in metres, got {distance:g}")
-    if not 1 <= fov_y_deg <= 170:
-        raise UserError(f"--fov-y-deg must lie between 1 and 170, got {fov_y_deg:g}")
-    if not all(16 <= side <= 8192 for side in size):
-        raise UserError(f"--width and --height must lie between 16 and 8192, got {size[0]}x{size[1]}")
-    if not 0 <= background <= 1:
-        raise UserError(f"--background must lie between 0 and 1, got {background:g}")
-    if not 1 <= frames <= 100_000 or not 0 < fps <= 1000:
-        raise UserError(f"--frames and --fps must be positive, got {frames} and {fps:g}")
+    """Animate an avatar: a video as .mp4, a contact sheet as .png, or a model with the motion as .glb.
+
+    Highlights are computed for every frame: the light stays where it is, while the body moves.
+
+    Examples:
+        specularip animate out/red --motion walk --out walk.mp4
+        specularip animate out/red --motion dance.npz --out dance.mp4 --size 1080p --follow
+
+    Args:
+        avatar: A run folder, or an avatar file with a skeleton.
+        out: Video (.mp4), image (.png) or glTF model (.glb) to write.
+        motion: walk, run, wave, turn, idle; or a file of motion capture: .npz of AMASS or SMPL-X, .bvh.
+        seconds: Length of the video. If omitted, that of the file; motions that loop are repeated to fill 4
+            seconds.
+        fps: Frames per second of the video; the motion is resampled.
+        file_fps: Frames per second of a motion file that does not say.
+        azimuth_deg: Azimuth of the camera: 0 is in front, 90 at the person's left.
+        elevation_deg: Elevation of the camera above the horizon, between -89 and 89 degrees.
+        size: 512, 1280x720, 720p, 1080p or 4k.
+        background: Grey level from 0 (black) to 1 (white), #rrggbb, or transparent (.png only).
+        follow: The camera moves along with the body. Otherwise it stands where it sees the whole motion.
+        device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
+    """
+    from specularip.animate import AnimateOptions, check_options
+    from specularip.animate import animate as run
+    from specularip.progress import Progress
+
+    options = AnimateOptions(
+        motion, seconds, fps, file_fps, azimuth_deg, elevation_deg, size, background, follow
+    )
+    check_options(out, options)
+    with Progress() as progress:
+        run(avatar, out, options, None if device == "auto" else device, progress)
+    print(out)
 
 
 def bake(
@@ -382,32 +400,32 @@ def bake(
     """
     from specularip.avatar import load
     from specularip.avatar_file import FILE_NAME
-    from specularip.baking.bake import agreement, file_for, held_out
-    from specularip.baking.bake import bake as run
-    from specularip.metrics import combined_psnr
+    from specularip.metrics import agreement, combined_psnr, mean_psnr
     from specularip.posed_images import load_posed_images
     from specularip.progress import Progress
     from specularip.raster.cuda import pick_device
 
-    file = file_for(out, to)
+    suffix = {"asg": ".safetensors", "sh3": ".ply"}[to]
+    file = out / f"baked{suffix}" if out.is_dir() or not out.suffix else out
+    if file.suffix != suffix:
+        raise UserError(f"cannot write {to} to {file}: use a folder or a name that ends in {suffix}")
     if file.resolve() == (avatar / FILE_NAME if avatar.is_dir() else avatar).resolve():
         raise UserError(f"{file} is the avatar itself: give --out another name")
     loaded = load(avatar)
     posed = None if data is None else load_posed_images(data, "test")
     if posed is not None and len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; omit --data to compare with the head only")
-    place = pick_device(None if device == "auto" else device)
-    loaded = loaded.to(place)
+    loaded = loaded.to(pick_device(None if device == "auto" else device))
     with Progress() as progress:
-        baked = run(loaded, to, progress=progress)
-    baked.save(file)
+        baked = loaded.baked(to, progress=progress)
+    baked.export(file)
     likeness = agreement(loaded, baked)
     print(f"{file}: PSNR {likeness:.2f} dB against renders with the head, over 24 views")
     if posed is None:
         loss = 38 - combined_psnr(38, likeness)
         print(f"estimated loss of an avatar with 38 dB: {loss:.2f} dB; --data measures it")
     else:
-        full, left = held_out(loaded, baked, posed)
+        full, left = mean_psnr(loaded, posed), mean_psnr(baked, posed)
         print(f"{len(posed)} held-out views: {full:.2f} dB with the head, {left:.2f} dB baked: ", end="")
         print(f"{full - left:.2f} dB lost")
 
@@ -479,6 +497,11 @@ def _print_models(preset: str, found: Sequence[Model]) -> None:
         print(f"  specularip models fetch --preset {preset} downloads all that need no registration")
 
 
+def _print_warning(message: Warning | str, category: type[Warning], *details: Any, **more: Any) -> None:
+    """Warnings of this package are for users: one line, without file and line number."""
+    print(f"specularip: {message}", file=sys.stderr)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -489,6 +512,7 @@ def main(args: Sequence[str] | None = None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, on_terminate)
+    warnings.showwarning = _print_warning
     arguments = list(sys.argv[1:] if args is None else args)
     if arguments == ["--version"]:
         print(f"specularip {__version__}")
@@ -499,6 +523,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 "generate": generate,
                 "fit": fit,
                 "render": render,
+                "animate": animate,
                 "eval": evaluate,
                 "bake": bake,
                 "models": models,

@@ -429,7 +429,7 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
     session.progress.log("writing the avatar and its turntable")
     with session.timed("write"):
         avatar.save(folder.path)
-        avatar.save(folder.path / "avatar.ply")
+        avatar.export(folder.path / "avatar.ply")
         folder.write_png("preview.png", preview(avatar, guide.body.height, 2 * PREVIEW_SIZE))
         write_video(
             turntable(avatar, config.turntable_frames, config.turntable_size), folder.path / "turntable.mp4"

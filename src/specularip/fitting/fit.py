@@ -99,7 +99,7 @@ def fit(
         avatar = _finished_avatar(fitting, Path(data), seed)
         shown.log("writing the avatar and evaluating it")
         avatar.save(folder.path)
-        avatar.save(folder.path / "avatar.ply")
+        avatar.export(folder.path / "avatar.ply")
         folder.write_png("preview.png", _preview(avatar, train.cameras))
         with session.timed("evaluate"):
             metrics = evaluate(avatar.to(place), test, lpips)
