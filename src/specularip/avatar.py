@@ -27,6 +27,7 @@ from specularip.colors import Asgs, Colors
 from specularip.errors import UserError
 from specularip.export.glb import read_glb, write_glb
 from specularip.export.ply import read_ply, write_ply
+from specularip.export.spz import read_spz, write_spz
 from specularip.gaussians import Binding, Expressions, Gaussians
 from specularip.motion.clip import Clip
 from specularip.motion.colors import posed_colors
@@ -38,7 +39,8 @@ from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.specular import PreparedShading, SpecularHead, facing, in_view, shading_normals
 
-SUFFIXES = (".ply", ".glb")
+READERS = {".ply": read_ply, ".spz": read_spz, ".glb": read_glb}
+SUFFIXES = tuple(READERS)
 """Suffixes of the files that `Avatar.export` writes and `load` reads, besides .safetensors."""
 CONTENTS = tuple(field.name for field in fields(AvatarContents))
 GREY = 0.6
@@ -318,6 +320,9 @@ class Avatar:
         if suffix == ".ply":
             write_ply(path, self.gaussians, harmonics if bake else None)
             return path
+        if suffix == ".spz":
+            write_spz(path, self.gaussians, harmonics if bake else None, antialiased=self.antialiased)
+            return path
         lobes = self.baked("asg", progress=progress).colors if bake and self.head else self.colors
         write_glb(
             path,
@@ -360,7 +365,7 @@ def load(path: str | os.PathLike[str]) -> Avatar:
         return Avatar(**vars(read_avatar(path)))
     if suffix not in SUFFIXES:
         raise UserError(f"cannot load {path}: give a run folder, or a file that ends in {_any_suffix()}")
-    splats = read_ply(path) if suffix == ".ply" else read_glb(path)
+    splats = READERS[suffix](path)
     for note in splats.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     return Avatar(
