@@ -25,6 +25,7 @@ from specularip.baking.bake import bake as bake_colors
 from specularip.cameras import Cameras
 from specularip.colors import Asgs, Colors
 from specularip.errors import UserError
+from specularip.export.glb import read_glb, write_glb
 from specularip.export.ply import read_ply, write_ply
 from specularip.gaussians import Binding, Expressions, Gaussians
 from specularip.motion.clip import Clip
@@ -37,7 +38,7 @@ from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.specular import PreparedShading, SpecularHead, facing, in_view, shading_normals
 
-SUFFIXES = (".ply",)
+SUFFIXES = (".ply", ".glb")
 """Suffixes of the files that `Avatar.export` writes and `load` reads, besides .safetensors."""
 CONTENTS = tuple(field.name for field in fields(AvatarContents))
 GREY = 0.6
@@ -297,11 +298,12 @@ class Avatar:
         clips: Sequence[Clip] = (),
         progress: Progress | None = None,
     ) -> Path:
-        """Write a file for other programs and return it, by the suffix of `path`: .ply. Atomic.
+        """Write a file for other programs and return it, by the suffix of `path`: .ply or .glb. Atomic.
 
         bake: with the highlights, baked into the form that the format has, which takes a while for an avatar
-        with a head; else diffuse colours. clips: motions, for formats that hold them. Raises UserError for
-        another suffix, for clips in a format without motion, or where nothing can be written.
+        with a head; else diffuse colours. A .glb has them twice: as harmonics for every viewer, and as ASGs
+        for those that know our extension. It also has the skeleton, and the motions `clips`. Raises UserError
+        for another suffix, for clips without skeleton or format, or where nothing can be written.
         """
         path = Path(path)
         suffix = path.suffix.lower()
@@ -309,11 +311,23 @@ class Avatar:
             return self.save(path)
         if suffix not in SUFFIXES:
             raise UserError(f"cannot export to {path}: end the name in {_any_suffix()}")
-        if clips:
-            raise UserError(f"{suffix} files hold no motion")
+        if clips and suffix != ".glb":
+            raise UserError(f"cannot write motions to {path}: only .glb holds them")
         colors = self.baked("sh3", progress=progress).colors if bake and self.head else self.colors
         harmonics = harmonics_of(colors) if isinstance(colors, Asgs) else colors
-        write_ply(path, self.gaussians, harmonics if bake else None)
+        if suffix == ".ply":
+            write_ply(path, self.gaussians, harmonics if bake else None)
+            return path
+        lobes = self.baked("asg", progress=progress).colors if bake and self.head else self.colors
+        write_glb(
+            path,
+            self.gaussians,
+            harmonics if bake else None,
+            asgs=lobes if bake and isinstance(lobes, Asgs) else None,
+            binding=self.skeleton() if clips else self.binding,
+            clips=clips,
+            antialiased=self.antialiased,
+        )
         return path
 
     @staticmethod
@@ -329,7 +343,7 @@ def bake(avatar: Avatar, to: Target = "asg", *, progress: Progress | None = None
 
 def load(path: str | os.PathLike[str]) -> Avatar:
     """Read an avatar: a run folder (its avatar.safetensors), a .safetensors file, or a file of 3D Gaussians
-    that this or another program wrote (.ply), which has explicit colours instead of a head.
+    that this or another program wrote (.ply, .glb), which has explicit colours instead of a head.
 
     What had to be left out of a file of another program is said in a warning. Raises UserError with one line
     when the file is missing, damaged, of another kind, or contradicts itself.
@@ -346,12 +360,13 @@ def load(path: str | os.PathLike[str]) -> Avatar:
         return Avatar(**vars(read_avatar(path)))
     if suffix not in SUFFIXES:
         raise UserError(f"cannot load {path}: give a run folder, or a file that ends in {_any_suffix()}")
-    splats = read_ply(path)
+    splats = read_ply(path) if suffix == ".ply" else read_glb(path)
     for note in splats.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     return Avatar(
         splats.gaussians,
         provenance={"source": path.name},
+        binding=splats.binding,
         antialiased=splats.antialiased,
         colors=splats.colors,
     )
