@@ -11,7 +11,7 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from specularip.specular import shading_normals
 
 MAGIC = b"SIPV"
 VERSION = 1
-WARPS = {
+WARPS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "linear": (lambda value: value, lambda warped: warped),
     "root": (lambda value: np.sign(value) * np.sqrt(np.abs(value)), lambda warped: warped * np.abs(warped)),
     "log": (np.log, np.exp),
@@ -74,7 +74,7 @@ class Columns:
     def values(self) -> np.ndarray:
         """[N,C] float64, as a reader gets them."""
         step = (self.high - self.low) / (2**self.bits - 1)
-        return WARPS[self.warp][1](self.low + step * self.quantised)  # type: ignore[no-any-return]
+        return WARPS[self.warp][1](self.low + step * self.quantised)
 
     def described(self) -> dict[str, Any]:
         rows, columns = self.quantised.shape
@@ -113,7 +113,7 @@ def pack(
         kind = "asg"
         columns |= _asg_columns(colors, order)
     else:
-        columns["normals"] = _directions(shading_normals(gaussians)[order], 8)
+        columns["normals"] = _directions(shading_normals(gaussians)[order], 12)
         kind = "diffuse" if colors is None else "sh3"
         if isinstance(colors, HarmonicColors):
             columns["coefficients"] = Columns.of(colors.coefficients[order], 10)
@@ -121,17 +121,16 @@ def pack(
             raise UserError(f"the viewer cannot draw {type(colors).__name__}: bake the avatar to asg or sh3")
     header: dict[str, Any] = {"kind": kind, "count": len(gaussians), "antialiased": antialiased}
     header["meta"] = json_value(meta or {})
-    if binding is not None:
-        header["binding"] = {"names": list(binding.joint_names), "parents": list(binding.joint_parents)}
-        columns |= _binding_columns(gaussians, binding, order)
     if expressions is not None:
         header["expressions"] = list(expressions.names)
         columns |= _expression_columns(expressions, order)
-    header["clips"] = []
-    for number, clip in enumerate(clips if binding is not None else ()):
-        header["clips"].append({"name": clip.name, "fps": clip.fps, "loops": clip.loops})
+    if binding is not None:
+        header["binding"] = {"names": list(binding.joint_names), "parents": list(binding.joint_parents)}
+        columns |= _binding_columns(gaussians, binding, order)
         names = () if expressions is None else expressions.names
-        columns |= _clip_columns(f"clips.{number}", clip, binding, names)
+        header["clips"] = [{"name": clip.name, "fps": clip.fps, "loops": clip.loops} for clip in clips]
+        for number, clip in enumerate(clips):
+            columns |= _clip_columns(f"clips.{number}", clip, binding, names)
     header["sections"] = {name: section.described() for name, section in columns.items()}
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     body = b"".join(section.planes() for section in columns.values())
