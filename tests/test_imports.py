@@ -19,13 +19,14 @@ kernels
 raster
 body specular
 colors
-baking
+baking motion
 export viewer
 faces
 avatar_file
 avatar
 framing camera_path pictures
-presentation rendering
+posable
+presentation rendering animate
 posed_images lpips
 metrics
 diffusion

@@ -26,7 +26,13 @@ from specularip.cameras import Cameras
 from specularip.colors import Asgs, Colors
 from specularip.errors import UserError
 from specularip.export.ply import read_ply, write_ply
-from specularip.gaussians import Binding, Gaussians
+from specularip.gaussians import Binding, Expressions, Gaussians
+from specularip.motion.clip import Clip
+from specularip.motion.colors import posed_colors
+from specularip.motion.dispatch import pose
+from specularip.motion.posing import Rest
+from specularip.motion.quaternions import rotate
+from specularip.motion.skinning import Blend, expressed, joint_transforms
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.specular import PreparedShading, SpecularHead, facing, in_view, shading_normals
@@ -162,7 +168,7 @@ class Avatar:
     head: the specular head, which the Gaussians' latents are for. colors: explicit colours instead, baked or
     from a file of another program; the Gaussians' own colour is then the diffuse part. provenance: JSON-ready
     facts about the run. binding: the skeleton. antialiased: how it was trained, and so how it is rendered,
-    see `rasterize`. Raises ValueError for both head and colors.
+    see `rasterize`. expressions: facial actions. Raises ValueError for both head and colors.
     """
 
     gaussians: Gaussians
@@ -171,6 +177,7 @@ class Avatar:
     binding: Binding | None = None
     antialiased: bool = False
     colors: Colors | None = None
+    expressions: Expressions | None = None
 
     def __post_init__(self) -> None:
         if self.head is not None and self.colors is not None:
@@ -180,7 +187,9 @@ class Avatar:
         """A copy on `device`."""
         head = None if self.head is None else deepcopy(self.head).to(device)
         colors = None if self.colors is None else self.colors.to(device)
-        return replace(self, gaussians=self.gaussians.to(device), head=head, colors=colors)
+        expressions = None if self.expressions is None else self.expressions.to(device)
+        cloud = self.gaussians.to(device)
+        return replace(self, gaussians=cloud, head=head, colors=colors, expressions=expressions)
 
     @torch.no_grad()
     def prepare(self) -> Prepared:
@@ -207,6 +216,50 @@ class Avatar:
         ValueError for a background of another shape.
         """
         return self.prepare().render(cameras, background)
+
+    @torch.no_grad()
+    def posed(
+        self,
+        rotations: Tensor,
+        translation: Tensor | None = None,
+        expressions: Tensor | None = None,
+        blend: Blend = "linear",
+    ) -> Avatar:
+        """The avatar in another pose; highlights follow, the light stays. For many frames, see `Posable`.
+
+        rotations [J,4] wxyz: of the joints of `binding`, each relative to the rest pose and its parent, in
+        world-aligned axes. translation [3] of the root, metres. expressions [E]: strengths of the facial
+        actions, 0 to 1. blend: see `motion.skinning`. The result is fixed in its pose: it has no binding, and
+        mutual attention is part of its latents. Raises UserError for an avatar without binding.
+        """
+        cloud, head = self.gaussians, self.head
+        binding = self.skeleton()
+        transforms = joint_transforms(binding, rotations.to(cloud.means), translation)
+        means = cloud.means.detach()
+        if expressions is not None and self.expressions is not None:
+            means = expressed(means, self.expressions, expressions)
+        latents = cloud.latents
+        if head is not None:
+            latents, head = head.prepare(latents, cloud.diffuse).latents, head.without_attention()
+        posed = pose(Rest.of(cloud, latents), transforms, blend, means)
+        cloud = replace(
+            cloud,
+            means=posed.means,
+            quats=posed.quats,
+            normal_residuals=rotate(posed.turns, cloud.normal_residuals.detach()),
+            latents=posed.latents,
+        )
+        colors = None if self.colors is None else posed_colors(self.colors, posed.turns)
+        return replace(self, gaussians=cloud, head=head, colors=colors, binding=None, expressions=None)
+
+    def skeleton(self) -> Binding:
+        """The binding. Raises UserError if there is none."""
+        if self.binding is None:
+            raise UserError(
+                "this avatar has no skeleton to move: only avatars that `specularip generate` made have one, "
+                "in their avatar.safetensors"
+            )
+        return self.binding
 
     def baked(self, to: Target = "asg", *, progress: Progress | None = None) -> Avatar:
         """The avatar with explicit colours instead of the head: "asg", four lobes per Gaussian, or "sh3".
@@ -237,13 +290,18 @@ class Avatar:
         return path
 
     def export(
-        self, path: str | os.PathLike[str], *, bake: bool = True, progress: Progress | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        bake: bool = True,
+        clips: Sequence[Clip] = (),
+        progress: Progress | None = None,
     ) -> Path:
         """Write a file for other programs and return it, by the suffix of `path`: .ply. Atomic.
 
         bake: with the highlights, baked into the form that the format has, which takes a while for an avatar
-        with a head; else diffuse colours. Raises UserError for another suffix or where nothing can be
-        written.
+        with a head; else diffuse colours. clips: motions, for formats that hold them. Raises UserError for
+        another suffix, for clips in a format without motion, or where nothing can be written.
         """
         path = Path(path)
         suffix = path.suffix.lower()
@@ -251,6 +309,8 @@ class Avatar:
             return self.save(path)
         if suffix not in SUFFIXES:
             raise UserError(f"cannot export to {path}: end the name in {_any_suffix()}")
+        if clips:
+            raise UserError(f"{suffix} files hold no motion")
         colors = self.baked("sh3", progress=progress).colors if bake and self.head else self.colors
         harmonics = harmonics_of(colors) if isinstance(colors, Asgs) else colors
         write_ply(path, self.gaussians, harmonics if bake else None)

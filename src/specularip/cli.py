@@ -326,6 +326,56 @@ def render(
     print(out)
 
 
+def animate(
+    avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
+    out: Annotated[Path, arg(metavar="FILE")],
+    motion: str = "walk",
+    seconds: float | None = None,
+    fps: float = 30.0,
+    file_fps: float | None = None,
+    azimuth_deg: float = 25.0,
+    elevation_deg: float = 6.0,
+    size: str = "512",
+    background: str = "0.6",
+    follow: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Animate an avatar: a video as .mp4, a contact sheet as .png, or a model with the motion as .glb.
+
+    Highlights are computed for every frame: the light stays where it is, while the body moves.
+
+    Examples:
+        specularip animate out/red --motion walk --out walk.mp4
+        specularip animate out/red --motion dance.npz --out dance.mp4 --size 1080p --follow
+
+    Args:
+        avatar: A run folder, or an avatar file with a skeleton.
+        out: Video (.mp4), image (.png) or glTF model (.glb) to write.
+        motion: walk, run, wave, turn, idle; or a file of motion capture: .npz of AMASS or SMPL-X, .bvh.
+        seconds: Length of the video. If omitted, that of the file; motions that loop are repeated to fill 4
+            seconds.
+        fps: Frames per second of the video; the motion is resampled.
+        file_fps: Frames per second of a motion file that does not say.
+        azimuth_deg: Azimuth of the camera: 0 is in front, 90 at the person's left.
+        elevation_deg: Elevation of the camera above the horizon, between -89 and 89 degrees.
+        size: 512, 1280x720, 720p, 1080p or 4k.
+        background: Grey level from 0 (black) to 1 (white), #rrggbb, or transparent (.png only).
+        follow: The camera moves along with the body. Otherwise it stands where it sees the whole motion.
+        device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
+    """
+    from specularip.animate import AnimateOptions, check_options
+    from specularip.animate import animate as run
+    from specularip.progress import Progress
+
+    options = AnimateOptions(
+        motion, seconds, fps, file_fps, azimuth_deg, elevation_deg, size, background, follow
+    )
+    check_options(out, options)
+    with Progress() as progress:
+        run(avatar, out, options, None if device == "auto" else device, progress)
+    print(out)
+
+
 def bake(
     avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
     out: Annotated[Path, arg(metavar="FOLDER_OR_FILE")],
@@ -473,6 +523,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 "generate": generate,
                 "fit": fit,
                 "render": render,
+                "animate": animate,
                 "eval": evaluate,
                 "bake": bake,
                 "models": models,
