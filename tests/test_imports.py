@@ -26,7 +26,7 @@ avatar_file
 avatar
 framing camera_path pictures
 posable
-presentation rendering animate
+presentation rendering animate viewing
 posed_images lpips
 metrics
 diffusion
