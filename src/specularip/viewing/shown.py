@@ -8,13 +8,14 @@ from typing import Any
 
 from specularip.avatar import Avatar
 from specularip.baking.preview import preview_harmonics
+from specularip.motion.clip import Clip
 from specularip.viewer.html import page_html
 from specularip.viewer.pack import pack
 
 
-def packed_avatar(avatar: Avatar, title: str, clips: Sequence[Any] = ()) -> bytes:
+def packed_avatar(avatar: Avatar, title: str, clips: Sequence[Clip] = ()) -> bytes:
     """The avatar for the viewer's page. One with a head gets spherical harmonics, which take a second; one
-    that is baked shows what it is baked to. clips: `motion.clip.Clip`.
+    that is baked shows what it is baked to. clips: of the avatar's skeleton.
 
     Raises UserError for numbers that are not finite.
     """
@@ -25,7 +26,7 @@ def packed_avatar(avatar: Avatar, title: str, clips: Sequence[Any] = ()) -> byte
         avatar.gaussians,
         colors,
         binding=avatar.binding,
-        expressions=getattr(avatar, "expressions", None),
+        expressions=avatar.expressions,
         clips=clips,
         antialiased=avatar.antialiased,
         meta={"title": title},
