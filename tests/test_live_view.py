@@ -128,7 +128,7 @@ def test_an_error_of_the_page_is_told_once_and_the_run_goes_on(
     def broken(*arguments: object) -> bytes:
         raise RuntimeError("no space\nat all")
 
-    monkeypatch.setattr(growing, "packed_avatar", broken)
+    monkeypatch.setattr(Avatar, "packed", broken)
     with LiveView() as live:
         live.begin(tmp_path, Progress(), "a vase", np.zeros((8, 8, 3), np.uint8))
         for _ in range(3):

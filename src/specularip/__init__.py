@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from specularip.raster import Raster as Raster
     from specularip.raster import rasterize as rasterize
     from specularip.stages.settings import Config as Config
+    from specularip.viewing.notebook import view as view
 
 
 _HOMES = {
@@ -38,6 +39,7 @@ _HOMES = {
     "generate": "specularip.pipeline",
     "load": "specularip.avatar",
     "rasterize": "specularip.raster",
+    "view": "specularip.viewing.notebook",
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "generate",
     "load",
     "rasterize",
+    "view",
 ]
 
 

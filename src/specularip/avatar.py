@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from specularip.avatar_file import FILE_NAME, AvatarContents, read_avatar, write_avatar
 from specularip.baking.bake import Target, harmonics_of
 from specularip.baking.bake import bake as bake_colors
+from specularip.baking.preview import preview_harmonics
 from specularip.cameras import Cameras
 from specularip.colors import Asgs, Colors
 from specularip.errors import UserError
@@ -36,6 +37,8 @@ from specularip.motion.skinning import Blend, expressed, joint_transforms
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.specular import PreparedShading, SpecularHead, facing, in_view, shading_normals
+from specularip.viewer.notebook import Framed
+from specularip.viewer.pack import pack
 
 SUFFIXES = (".ply",)
 """Suffixes of the files that `Avatar.export` writes and `load` reads, besides .safetensors."""
@@ -315,6 +318,33 @@ class Avatar:
         harmonics = harmonics_of(colors) if isinstance(colors, Asgs) else colors
         write_ply(path, self.gaussians, harmonics if bake else None)
         return path
+
+    def packed(self, title: str = "", clips: Sequence[Clip] = ()) -> bytes:
+        """The avatar for the viewer's page. A head becomes spherical harmonics, which takes a second;
+        explicit colours stay. clips: motions of its skeleton. Raises UserError for numbers that are not
+        finite."""
+        colors = self.colors
+        if self.head is not None:
+            colors = preview_harmonics(self.gaussians, self.head)
+        return pack(
+            self.gaussians,
+            colors,
+            binding=self.binding,
+            expressions=self.expressions,
+            clips=clips,
+            antialiased=self.antialiased,
+            meta={"title": title or self.title},
+        )
+
+    @property
+    def title(self) -> str:
+        """The text or the file that the avatar was made from."""
+        names = (self.provenance.get(name) for name in ("text", "source", "data"))
+        return next((name for name in names if isinstance(name, str) and name), "Avatar")
+
+    def _repr_html_(self) -> str:
+        """The avatar in a notebook; with a head, its highlights are approximate until it is `baked`."""
+        return Framed(self.packed(), self.title)._repr_html_()
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Avatar:

@@ -16,7 +16,7 @@ from specularip.progress import Progress
 from specularip.viewer.server import ViewServer, is_loopback
 from specularip.viewing.bake_cache import bake_and_keep, file_for, fingerprint, kept
 from specularip.viewing.clips import clips_for
-from specularip.viewing.shown import Shown, packed_avatar, title_of
+from specularip.viewing.shown import Shown
 
 
 class Stopped(Exception):
@@ -50,7 +50,7 @@ def show_avatar(shown: Shown, avatar: Avatar, source: Path, clips: Sequence[Clip
     file = file_for(source, mark)
     if avatar.head is not None:
         avatar = kept(avatar, file, mark) or avatar
-    packed = packed_avatar(avatar, shown.title, clips)
+    packed = avatar.packed(shown.title, clips)
     if avatar.head is None:
         shown.put(packed)
         return None
@@ -81,7 +81,7 @@ class Baking:
     def _bake(self, shown: Shown, avatar: Avatar, file: Path, mark: str, clips: Sequence[Clip]) -> None:
         try:
             baked, problem = bake_and_keep(avatar, file, mark, BakeProgress(shown, self._stop))
-            shown.put(packed_avatar(baked, shown.title, clips))
+            shown.put(baked.packed(shown.title, clips))
         except Stopped:
             return
         except Exception as error:  # the page goes on with what it has
@@ -104,7 +104,7 @@ def view(
     """
     avatar = load(source)
     clips = clips_for(avatar.binding, motions)
-    shown = Shown(title_of(avatar, source.resolve().stem))
+    shown = Shown(avatar.title)
     with ViewServer(shown, host, port) as server:
         announce(server, open_browser)
         serve(server, shown, avatar, source, clips)

@@ -35,7 +35,7 @@ from specularip.viewer.pack import unpack
 from specularip.viewer.server import ViewServer
 from specularip.viewing.clips import clips_for
 from specularip.viewing.finished import serve
-from specularip.viewing.shown import Shown, packed_avatar
+from specularip.viewing.shown import Shown
 
 PHOTO_SIZE = 160
 POINTS = 120
@@ -106,7 +106,7 @@ class LiveView(Shown):
         with self._contained():
             if self._packing is not None:
                 self._packing.result()
-            self.put(packed_avatar(avatar, self.title, clips_for(avatar.binding)))
+            self.put(avatar.packed(self.title, clips_for(avatar.binding)))
             self._finished = avatar
             if self._folder is not None:
                 (self._folder / SNAPSHOT).unlink(missing_ok=True)
@@ -153,7 +153,7 @@ class LiveView(Shown):
 
     def _keep(self, snapshot: Avatar) -> None:
         with self._contained():
-            packed = packed_avatar(snapshot, self.title)
+            packed = snapshot.packed(self.title)
             self.put(packed)
             if self._folder is not None:
                 write_bytes(self._folder / SNAPSHOT, packed)
