@@ -82,8 +82,8 @@ def check_options(out: Path, options: AnimateOptions) -> None:
 
 
 def animate(avatar: Path, out: Path, options: AnimateOptions, device: str | None, progress: Progress) -> None:
-    """Animate a file or run folder to `out`. Raises UserError for options that `check_options` refuses, for an
-    avatar without skeleton, and where a file cannot be read or written."""
+    """Animate a file or run folder to `out`. Raises UserError for options that `check_options` refuses, for
+    an avatar without skeleton, and where a file cannot be read or written."""
     check_options(out, options)
     loaded = load(avatar)
     clip = load_clip(options.motion, loaded.skeleton(), fps=options.file_fps, log=progress.log)

@@ -25,7 +25,7 @@ def load_clip(
         return built_in(motion, binding)
     path = Path(motion)
     if not path.suffix:
-        raise UserError(f"there is no motion {motion!r}: choose {', '.join(CLIPS)}, or give an .npz or .bvh file")
+        raise UserError(f"no motion {motion!r}: choose {', '.join(CLIPS)}, or give an .npz or .bvh file")
     capture = read_motion(path, fps)
     if log is not None and capture.notes:
         log(f"{path.name}: {', '.join(capture.notes)}")

@@ -21,8 +21,8 @@ from specularip.errors import UserError, first_line
 RATIO, SLACK = 4, 64 << 20
 """The arrays read may take RATIO times the file's size plus SLACK bytes. Motion compresses to half at
 best."""
-DIRECTORY = 1 << 20
-"""Largest directory of the zip, bytes; some ten thousand members."""
+DIRECTORY = 1 << 18
+"""Largest directory of the zip, bytes; some three thousand members."""
 _END, _END64 = b"PK\x05\x06", b"PK\x06\x07"
 _HEADER = 10_000
 

@@ -37,9 +37,8 @@ def pose_numba(rest: Rest, means: Tensor, bones: Tensor, blend: Blend) -> Posed:
     count = len(means)
     sizes = (3, 4, 4, 3, rest.latents.shape[1])
     results = [np.empty((count, size), np.float32) for size in sizes]
-    inputs = (rest.bind_joints, rest.bind_weights, bones, means)
-    inputs = (*inputs, rest.quats, rest.normals, rest.tangents, rest.latents)
-    arrays = [tensor.numpy() for tensor in inputs]
+    fixed = (rest.quats, rest.normals, rest.tangents, rest.latents)
+    arrays = [tensor.numpy() for tensor in (rest.bind_joints, rest.bind_weights, bones, means, *fixed)]
     share_out(_pose, blend == "dual", *arrays, *results, most=-(-count // CHUNK))
     return Posed(*map(torch.from_numpy, results))
 

@@ -31,8 +31,8 @@ def pose_triton(rest: Rest, means: Tensor, bones: Tensor, blend: Blend) -> Posed
     count, width = rest.latents.shape
     sizes = (3, 4, 4, 3, width)
     results = [means.new_empty(count, size) for size in sizes]
-    inputs = (rest.bind_joints, rest.bind_weights, bones, means)
-    inputs = (*inputs, rest.quats, rest.normals, rest.tangents, rest.latents)
+    bound, fixed = (rest.bind_joints, rest.bind_weights), (rest.quats, rest.normals, rest.tangents)
+    inputs = (*bound, bones, means, *fixed, rest.latents)
     if count:
         constants = (blend == "dual", rest.bind_joints.shape[1], width, BLOCK)
         launch(_pose, (-(-count // BLOCK), 1, 1), (*inputs, *results, count), constants)
