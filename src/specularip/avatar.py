@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from specularip.avatar_file import FILE_NAME, AvatarContents, read_avatar, write_avatar
 from specularip.baking.bake import Target, harmonics_of
 from specularip.baking.bake import bake as bake_colors
+from specularip.baking.preview import preview_harmonics
 from specularip.cameras import Cameras
 from specularip.colors import Asgs, Colors
 from specularip.errors import UserError
@@ -39,6 +40,7 @@ from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.specular import PreparedShading, SpecularHead, facing, in_view, shading_normals
 from specularip.viewer.html import write_html
+from specularip.viewer.notebook import Framed
 from specularip.viewer.pack import pack
 
 READERS = {".ply": read_ply, ".spz": read_spz, ".glb": read_glb}
@@ -326,12 +328,7 @@ class Avatar:
         if bake and self.head is not None:
             colors = self.baked("asg" if moves else "sh3", progress=progress).colors
         if suffix == ".html":
-            title = str(self.provenance.get("text") or path.stem)
-            packed = pack(
-                self.gaussians, colors, binding=binding, expressions=self.expressions, clips=clips,
-                antialiased=self.antialiased, meta={"title": title},
-            )  # fmt: skip
-            return write_html(path, packed, title)
+            return write_html(path, replace(self, head=None, colors=colors).packed(clips=clips), self.title)
         harmonics = harmonics_of(colors) if isinstance(colors, Asgs) else colors
         if suffix == ".ply":
             write_ply(path, self.gaussians, harmonics)
@@ -343,6 +340,33 @@ class Avatar:
                 binding=binding, clips=clips, antialiased=self.antialiased,
             )  # fmt: skip
         return path
+
+    def packed(self, title: str = "", clips: Sequence[Clip] = ()) -> bytes:
+        """The avatar for the viewer's page. A head becomes spherical harmonics, which takes a second;
+        explicit colours stay. clips: motions of its skeleton. Raises UserError for numbers that are not
+        finite."""
+        colors = self.colors
+        if self.head is not None:
+            colors = preview_harmonics(self.gaussians, self.head)
+        return pack(
+            self.gaussians,
+            colors,
+            binding=self.binding,
+            expressions=self.expressions,
+            clips=clips,
+            antialiased=self.antialiased,
+            meta={"title": title or self.title},
+        )
+
+    @property
+    def title(self) -> str:
+        """The text or the file that the avatar was made from."""
+        names = (self.provenance.get(name) for name in ("text", "source", "data"))
+        return next((name for name in names if isinstance(name, str) and name), "Avatar")
+
+    def _repr_html_(self) -> str:
+        """The avatar in a notebook; with a head, its highlights are approximate until it is `baked`."""
+        return Framed(self.packed(), self.title)._repr_html_()
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Avatar:
