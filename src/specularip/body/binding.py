@@ -11,6 +11,8 @@ to it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix, csc_matrix, diags
@@ -18,13 +20,15 @@ from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from specularip.body.anny import AnnyModel
 from specularip.body.mesh import Body, nearest_places
 from specularip.body.regions import FOOT, HAND, LOWER_ARM, UPPER_ARM
+from specularip.gaussians import Binding, Gaussians
 
 NEAR, FAR = 0.006, 0.05
 """Metres from the skin up to which a Gaussian takes its weights, and from which its neighbours' alone."""
 FAR_LIMB = 0.025
-"""The same at arms, hands and feet, which otherwise would take along a skirt or hair that they hang beside."""
+"""The latter at arms, hands and feet, which otherwise would take along a skirt or hair beside them."""
 HOLD = 0.1
 """How much the skin counts just beyond NEAR, relative to all neighbours: a Gaussian is half an even passage
 over some three spacings, half fastened."""
@@ -74,6 +78,19 @@ def smooth_bindings(means: Tensor, colors: Tensor, body: Body) -> tuple[Tensor, 
     faint = torch.where(free[:, None], top.values[:, 4:], 0.0)
     top = weights.sub(faint).clamp_min(0).topk(4, 1)
     return top.indices.to(device), (top.values / top.values.sum(1, keepdim=True)).to(device)
+
+
+def whole_skeleton(gaussians: Gaussians, binding: Binding) -> tuple[Gaussians, Binding]:
+    """The same with the whole skeleton and `smooth_bindings`, for avatars made when there were 36 joints and
+    each Gaussian had the weights of the nearest skin. Others are returned as they are."""
+    model = AnnyModel.load()
+    count = len(binding.joint_names)
+    if count == len(model.joint_names) or tuple(binding.joint_names) != model.joint_names[:count]:
+        return gaussians, binding
+    body = model.body_with_joints(binding.joints)
+    joints, weights = smooth_bindings(gaussians.means, gaussians.diffuse, body)
+    bound = replace(gaussians, bind_joints=joints, bind_weights=weights)
+    return bound, Binding(list(body.joint_names), list(body.joint_parents), body.joints)
 
 
 def _coarse(weights: Tensor, body: Body, free: Tensor) -> Tensor:
