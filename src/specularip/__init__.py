@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from specularip.raster import Raster as Raster
     from specularip.raster import rasterize as rasterize
     from specularip.stages.settings import Config as Config
+    from specularip.viewing.notebook import view as view
 
 
 _HOMES = {
@@ -44,6 +45,7 @@ _HOMES = {
     "load": "specularip.avatar",
     "load_clip": "specularip.motion.load",
     "rasterize": "specularip.raster",
+    "view": "specularip.viewing.notebook",
 }
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "load",
     "load_clip",
     "rasterize",
+    "view",
 ]
 
 
