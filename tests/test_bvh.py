@@ -114,7 +114,7 @@ def test_tabs_braces_and_cases_of_other_writers(tmp_path: Path, seed: int) -> No
 
 def test_a_frame_time_of_zero_asks_for_the_rate(tmp_path: Path, seed: int) -> None:
     path = write(tmp_path, bvh_text(CMU, *motion(CMU, seed), frame_time="0"))
-    with pytest.raises(UserError, match=r"no frame rate.*--fps"):
+    with pytest.raises(UserError, match=r"no frame rate.*--file-fps"):
         read_bvh(path)
     assert read_bvh(path, fps=25).fps == 25
 

@@ -185,6 +185,18 @@ def test_fingers_and_toes_follow_where_both_have_them(tmp_path: Path, full: Bind
     assert ours @ bone / np.linalg.norm(ours) / np.linalg.norm(bone) == pytest.approx(1, abs=1e-5)
 
 
+def test_feet_without_toes_keep_their_soles_flat(tmp_path: Path, anny: Binding, seed: int) -> None:
+    bones = {name: bone for name, bone in MIXAMO.items() if "Toe" not in name}
+    turns, moved = random_turns(10, len(bones), seed), np.zeros((10, 3))
+    (tmp_path / "a.bvh").write_text(bvh_text(bones, turns, moved))
+    clip = retarget(read_motion(tmp_path / "a.bvh"), anny)
+    theirs, _ = place_joints(*rest_positions(bones), turns, moved)
+    axes = from_y_up(np.eye(3)).T
+    expected = axes @ theirs[:, list(bones).index("LeftFoot")] @ axes.T
+    ours, _ = posed(clip, anny)
+    np.testing.assert_allclose(ours[:, anny.joint_names.index("foot.L")], expected, atol=1e-5)
+
+
 def test_feet_stay_on_the_floor_and_steps_scale_with_the_legs(tmp_path: Path, anny: Binding) -> None:
     capture, _, theirs = smpl(tmp_path, "squat")
     clip = retarget(capture, anny)

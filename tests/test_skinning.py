@@ -25,7 +25,7 @@ from specularip.motion.colors import posed_colors, turned_harmonics
 from specularip.motion.dispatch import pose
 from specularip.motion.posing import Posed, Rest, pose_reference
 from specularip.motion.quaternions import about, from_matrices, matrices, multiply, rotate, slerp
-from specularip.motion.skinning import Blend, joint_transforms, levels, skin_points
+from specularip.motion.skinning import Blend, bone_table, joint_transforms, levels, skin_points
 from specularip.posable import Posable
 from specularip.specular import LATENTS, Light, Surface, specular_reference
 from specularip.specular.shading import RESIDUAL, harmonics, tangent_frames
@@ -103,13 +103,14 @@ def posing_case(count: int = 300) -> tuple[Rest, Tensor]:
     rest = replace(rest, bind_weights=weights, tangents=tangents)
     # Turns up to 60°: half turns have no middle.
     axes = F.normalize(torch.randn(10, 3), dim=-1)
-    return rest, joint_transforms(tree(), about(axes, torch.rand(10) * math.pi / 3), torch.randn(3))
+    rotations = about(axes, torch.rand(10) * math.pi / 3)
+    return rest, bone_table(joint_transforms(tree(), rotations, torch.randn(3)))
 
 
-def assert_posed(found: Posed, rest: Rest, transforms: Tensor, blend: Blend) -> None:
+def assert_posed(found: Posed, rest: Rest, bones: Tensor, blend: Blend) -> None:
     """Against float64; angles where tangents are well defined."""
     wide = Rest(**{k: v.double().cpu() if v.is_floating_point() else v.cpu() for k, v in vars(rest).items()})
-    truth = pose_reference(wide, transforms.double().cpu(), blend, wide.means)
+    truth = pose_reference(wide, bones.double().cpu(), blend, wide.means)
     for name, some, wanted in zip(Posed._fields, found, truth):
         difference = some.double().cpu() - wanted
         if name == "latents":
@@ -120,26 +121,37 @@ def assert_posed(found: Posed, rest: Rest, transforms: Tensor, blend: Blend) -> 
 
 @pytest.mark.parametrize("blend", BLENDS)
 def test_kernel_against_plain_tensors(blend: Blend) -> None:
-    rest, transforms = posing_case()
-    assert_posed(pose(rest, transforms, blend), rest, transforms, blend)
+    rest, bones = posing_case()
+    assert_posed(pose(rest, bones, blend), rest, bones, blend)
     without = replace(rest, latents=rest.latents[:, :0])
-    assert pose(without, transforms, blend).latents.shape == (300, 0)
+    assert pose(without, bones, blend).latents.shape == (300, 0)
+
+
+def test_gaussians_without_weights_follow_their_first_joint() -> None:
+    avatar = random_avatar()
+    avatar.gaussians.bind_weights[:5] = 0
+    avatar.gaussians.bind_joints[:5, 0] = 0
+    rotations = F.pad(torch.zeros(3, 3), (1, 0), value=1.0)
+    posed = avatar.posed(rotations, torch.tensor([1.0, 2.0, 3.0]))
+    moved = posed.gaussians.means - avatar.gaussians.means
+    assert (moved - torch.tensor([1.0, 2.0, 3.0])).abs().max() < 1e-5
 
 
 @pytest.mark.gpu(needs="triton")
 @pytest.mark.parametrize("blend", BLENDS)
 def test_cuda_kernel_against_plain_tensors(blend: Blend) -> None:
-    rest, transforms = posing_case(5000)
+    rest, bones = posing_case(5000)
     rest = Rest(**{name: tensor.cuda() for name, tensor in vars(rest).items()})
-    assert_posed(pose(rest, transforms.cuda(), blend), rest, transforms, blend)
+    assert_posed(pose(rest, bones.cuda(), blend), rest, bones, blend)
 
 
 @pytest.mark.parametrize("blend", BLENDS)
 def test_points_bound_to_one_joint_move_rigidly(blend: Blend) -> None:
-    _, transforms = posing_case()
-    transforms = transforms.double()
+    transforms = joint_transforms(tree(), random_quats(10), torch.randn(3))
     points, joints = torch.randn(50, 3, dtype=torch.float64), torch.randint(0, 10, (50, 1)).expand(50, 4)
-    moved, turns = skin_points(points, joints, torch.full((50, 4), 0.25).double(), transforms, blend)
+    moved, turns = skin_points(
+        points, joints, torch.full((50, 4), 0.25).double(), bone_table(transforms), blend
+    )
     mine = transforms[joints[:, 0]]
     assert torch.allclose(moved, (mine[:, :3, :3] @ points[..., None])[..., 0] + mine[:, :3, 3])
     assert torch.allclose(matrices(turns), mine[:, :3, :3], atol=1e-6)
@@ -152,11 +164,9 @@ def test_dual_quaternions_keep_the_volume_of_a_twisted_limb() -> None:
         [torch.linspace(0, 6, 20).cos(), torch.linspace(0, 6, 20).sin(), torch.full((20,), -1.0)], 1
     )
     joints, weights = torch.tensor([[0, 1]]).expand(20, 2), torch.full((20, 2), 0.5)
+    bones = bone_table(joint_transforms(binding, rotations))
     radius = {
-        blend: skin_points(ring, joints, weights, joint_transforms(binding, rotations), blend)[0][:, :2].norm(
-            dim=1
-        )
-        for blend in BLENDS
+        blend: skin_points(ring, joints, weights, bones, blend)[0][:, :2].norm(dim=1) for blend in BLENDS
     }
     assert radius["linear"].max() < 0.1 and (radius["dual"] - 1).abs().max() < 1e-4
 
@@ -206,7 +216,7 @@ def test_turning_body_light_and_camera_changes_nothing() -> None:
     transforms = joint_transforms(binding, rotations, torch.randn(3, dtype=torch.float64))
     turn, shift = transforms[0, :3, :3], transforms[0, :3, 3]
     centres = torch.tensor([[1.0, 2.0, 0.5], [-2.0, 0.3, 1.0]], dtype=torch.float64)
-    posed = pose(rest, transforms)
+    posed = pose(rest, bone_table(transforms))
     diffuse = shading.diffuse.double()
     before = specular_reference(Surface(rest.latents, diffuse, rest.normals, rest.means), light, centres)
     surface = Surface(posed.latents, diffuse, posed.normals, posed.means)
@@ -321,11 +331,11 @@ def test_rest_returns_after_a_cycle(name: str) -> None:
     posable = Posable(bound_avatar(200))
     clip = built_in(name, posable.binding)
     cycle = clip.at(torch.tensor([0.4, 0.4 + clip.seconds, 0.4 + 3 * clip.seconds], dtype=torch.float64))
-    first, *later = (posable.posed(pose) for pose in posable.transforms(cycle))
+    first, *later = (posable.posed(pose) for pose in posable.bones(cycle))
     for posed in later:
         assert (posed.means - first.means).abs().max() < 1e-5
     still = Clip("rest", 30.0, (), torch.zeros(1, 0, 4), torch.zeros(1, 3))
-    posed = posable.posed(posable.transforms(still)[0])
+    posed = posable.posed(posable.bones(still)[0])
     for found, wanted in ((posed.means, posable.rest.means), (posed.normals, posable.rest.normals)):
         assert (found - wanted).abs().max() < 1e-5
 
@@ -335,7 +345,7 @@ def test_posable_renders_what_posed_avatars_do() -> None:
     posable = Posable(avatar, "dual")
     clip = built_in("walk", posable.binding)
     camera = Cameras.orbit(30, 5, 2.5, 45, 80, 80)
-    fast = posable.posed(posable.transforms(clip)[5]).render(camera)
+    fast = posable.posed(posable.bones(clip)[5]).render(camera)
     slow = avatar.posed(clip.rotations[5], clip.translation[5], blend="dual").render(camera)
     assert (fast.image - slow.image).abs().max() < 1e-4 and fast.specular.abs().max() > 0.02
     assert (slow.image - avatar.render(camera).image).abs().max() > 0.3

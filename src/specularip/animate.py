@@ -30,8 +30,10 @@ SHORTEST = 4.0
 """Seconds that a video lasts at least, if not told otherwise: cycles are repeated until then."""
 SHEET = 12
 """Pictures of a contact sheet."""
-MARGIN = 1.08
+MARGIN = 1.06
 """Size of the picture relative to the subject's."""
+EXTENT = 2.0
+"""Standard deviations of a Gaussian that belong to the subject."""
 STRAY = 0.001
 """Share of the outermost Gaussians that framing ignores, in each frame."""
 FRAMED, SAMPLES = 48, 4000
@@ -122,13 +124,13 @@ def pictures(
     """The pictures of all frames of a clip, uint8 [H,W,3 or 4]."""
     width, height = parse_size(options.size)
     background = parse_background(options.background)
-    transforms, strengths = posable.transforms(clip), posable.strengths(clip)
+    bones, strengths = posable.bones(clip), posable.strengths(clip)
     path = clip.translation * clip.translation.new_tensor([1.0, 1.0, 0.0])
     path = path if options.follow else torch.zeros_like(path)
-    distance, targets = framing(posable, transforms, path, options, width / height)
+    distance, targets = framing(posable, bones, path, options, width / height)
     progress.start("animate", len(clip))
     for index in range(len(clip)):
-        posed = posable.posed(transforms[index], None if strengths is None else strengths[index])
+        posed = posable.posed(bones[index], None if strengths is None else strengths[index])
         camera = Cameras.orbit(
             options.azimuth_deg, options.elevation_deg, distance, FULL.fov_y_deg, width, height,
             targets[index],
@@ -137,12 +139,10 @@ def pictures(
         progress.step(index + 1)
 
 
-def framing(
-    posable: Posable, transforms: Tensor, path: Tensor, options: AnimateOptions, aspect: float
-) -> Framing:
+def framing(posable: Posable, bones: Tensor, path: Tensor, options: AnimateOptions, aspect: float) -> Framing:
     """The nearest camera that has the subject in the picture in all frames, stray Gaussians aside.
 
-    transforms [T,J,4,4]; path [T,3]: how far the camera moves along.
+    bones [T,J,20]; path [T,3]: how far the camera moves along.
     """
     rest = posable.rest
     some = slice(None, None, max(1, len(rest.means) // SAMPLES))
@@ -150,7 +150,7 @@ def framing(
     frames = torch.linspace(0, len(path) - 1, min(len(path), FRAMED)).round().long().tolist()
     posed = torch.stack(
         [
-            skin_points(points, joints, weights, transforms[frame], posable.blend)[0].cpu() - path[frame]
+            skin_points(points, joints, weights, bones[frame], posable.blend)[0].cpu() - path[frame]
             for frame in frames
         ]
     )
@@ -159,6 +159,7 @@ def framing(
     view = Cameras.orbit(options.azimuth_deg, options.elevation_deg).viewmats[0, :3, :3]
     right, down, ahead = ((posed - middle) @ view.T).unbind(-1)
     slope = math.tan(math.radians(FULL.fov_y_deg / 2)) / MARGIN
-    needed = torch.maximum(right.abs() / aspect, down.abs()) / slope - ahead
+    radius = EXTENT * posable.prepared.scales[some].amax(1).cpu()
+    needed = torch.maximum((right.abs() + radius) / aspect, down.abs() + radius) / slope - ahead
     distance = float(torch.quantile(needed, 1 - STRAY, dim=1).max())
     return Framing(max(distance, 1e-3), middle + path)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,22 +26,27 @@ from specularip.baking.preview import preview_harmonics
 from specularip.cameras import Cameras
 from specularip.colors import Asgs, Colors
 from specularip.errors import UserError
+from specularip.export.glb import read_glb, write_glb
 from specularip.export.ply import read_ply, write_ply
+from specularip.export.spz import read_spz, write_spz
 from specularip.gaussians import Binding, Expressions, Gaussians
 from specularip.motion.clip import Clip
 from specularip.motion.colors import posed_colors
 from specularip.motion.dispatch import pose
 from specularip.motion.posing import Rest
 from specularip.motion.quaternions import rotate
-from specularip.motion.skinning import Blend, expressed, joint_transforms
+from specularip.motion.skinning import Blend, bone_table, expressed, joint_transforms
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.specular import PreparedShading, SpecularHead, facing, in_view, shading_normals
+from specularip.viewer.html import write_html
 from specularip.viewer.notebook import Framed
 from specularip.viewer.pack import pack
 
-SUFFIXES = (".ply",)
-"""Suffixes of the files that `Avatar.export` writes and `load` reads, besides .safetensors."""
+READERS = {".ply": read_ply, ".spz": read_spz, ".glb": read_glb}
+"""By the suffix of files that `load` reads, besides .safetensors."""
+SUFFIXES = (*READERS, ".html")
+"""Suffixes of the files that `Avatar.export` writes, besides .safetensors."""
 CONTENTS = tuple(field.name for field in fields(AvatarContents))
 GREY = 0.6
 """The default background."""
@@ -237,14 +242,14 @@ class Avatar:
         """
         cloud, head = self.gaussians, self.head
         binding = self.skeleton()
-        transforms = joint_transforms(binding, rotations.to(cloud.means), translation)
+        bones = bone_table(joint_transforms(binding, rotations.to(cloud.means), translation))
         means = cloud.means.detach()
         if expressions is not None and self.expressions is not None:
             means = expressed(means, self.expressions, expressions)
         latents = cloud.latents
         if head is not None:
             latents, head = head.prepare(latents, cloud.diffuse).latents, head.without_attention()
-        posed = pose(Rest.of(cloud, latents), transforms, blend, means)
+        posed = pose(Rest.of(cloud, latents), bones, blend, means)
         cloud = replace(
             cloud,
             means=posed.means,
@@ -298,25 +303,42 @@ class Avatar:
         *,
         bake: bool = True,
         clips: Sequence[Clip] = (),
+        spz_version: Literal[3, 4] = 3,
         progress: Progress | None = None,
     ) -> Path:
-        """Write a file for other programs and return it, by the suffix of `path`: .ply. Atomic.
+        """Write a file for other programs and return it, by the suffix of `path`, see SUFFIXES. Atomic.
 
-        bake: with the highlights, baked into the form that the format has, which takes a while for an avatar
-        with a head; else diffuse colours. clips: motions, for formats that hold them. Raises UserError for
-        another suffix, for clips in a format without motion, or where nothing can be written.
+        bake: with the highlights, which are baked into the form that the format has; this takes a while for
+        an avatar with a head. Else diffuse colours. A .glb has them twice: as harmonics for every viewer, and
+        as ASGs for those that know our extension. clips: motions, for .glb and .html. docs/files.md says what
+        each format keeps. Raises UserError for another suffix, for clips without skeleton or format, or where
+        nothing can be written.
         """
         path = Path(path)
         suffix = path.suffix.lower()
         if suffix == ".safetensors":
             return self.save(path)
         if suffix not in SUFFIXES:
-            raise UserError(f"cannot export to {path}: end the name in {_any_suffix()}")
-        if clips:
-            raise UserError(f"{suffix} files hold no motion")
-        colors = self.baked("sh3", progress=progress).colors if bake and self.head else self.colors
+            raise UserError(f"cannot export to {path}: end the name in {_any_suffix(SUFFIXES)}")
+        moves = suffix in (".glb", ".html")
+        if clips and not moves:
+            raise UserError(f"cannot write motions to {path}: only .glb and .html hold them")
+        binding = self.skeleton() if clips else self.binding
+        colors = self.colors if bake else None
+        if bake and self.head is not None:
+            colors = self.baked("asg" if moves else "sh3", progress=progress).colors
+        if suffix == ".html":
+            return write_html(path, replace(self, head=None, colors=colors).packed(clips=clips), self.title)
         harmonics = harmonics_of(colors) if isinstance(colors, Asgs) else colors
-        write_ply(path, self.gaussians, harmonics if bake else None)
+        if suffix == ".ply":
+            write_ply(path, self.gaussians, harmonics)
+        elif suffix == ".spz":
+            write_spz(path, self.gaussians, harmonics, antialiased=self.antialiased, version=spz_version)
+        else:
+            write_glb(
+                path, self.gaussians, harmonics, asgs=colors if isinstance(colors, Asgs) else None,
+                binding=binding, clips=clips, antialiased=self.antialiased,
+            )  # fmt: skip
         return path
 
     def packed(self, title: str = "", clips: Sequence[Clip] = ()) -> bytes:
@@ -359,7 +381,7 @@ def bake(avatar: Avatar, to: Target = "asg", *, progress: Progress | None = None
 
 def load(path: str | os.PathLike[str]) -> Avatar:
     """Read an avatar: a run folder (its avatar.safetensors), a .safetensors file, or a file of 3D Gaussians
-    that this or another program wrote (.ply), which has explicit colours instead of a head.
+    that this or another program wrote (.ply, .glb), which has explicit colours instead of a head.
 
     What had to be left out of a file of another program is said in a warning. Raises UserError with one line
     when the file is missing, damaged, of another kind, or contradicts itself.
@@ -374,18 +396,21 @@ def load(path: str | os.PathLike[str]) -> Avatar:
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         return Avatar(**vars(read_avatar(path)))
-    if suffix not in SUFFIXES:
-        raise UserError(f"cannot load {path}: give a run folder, or a file that ends in {_any_suffix()}")
-    splats = read_ply(path)
+    if suffix not in READERS:
+        raise UserError(
+            f"cannot load {path}: give a run folder, or a file that ends in {_any_suffix(READERS)}"
+        )
+    splats = READERS[suffix](path)
     for note in splats.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     return Avatar(
         splats.gaussians,
         provenance={"source": path.name},
+        binding=splats.binding,
         antialiased=splats.antialiased,
         colors=splats.colors,
     )
 
 
-def _any_suffix() -> str:
-    return f"{', '.join(SUFFIXES)} or .safetensors"
+def _any_suffix(suffixes: Iterable[str]) -> str:
+    return f"{', '.join(suffixes)} or .safetensors"

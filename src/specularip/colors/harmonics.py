@@ -30,6 +30,18 @@ class HarmonicColors:
         return HarmonicColors(self.coefficients.to(device))
 
 
+def harmonics_turn(rotation: Tensor) -> Tensor:
+    """The matrix [16,16], float64, that turns coefficients by a rotation (or reflection) [3,3].
+
+    Exact: f(R⁻¹ d) is a sum of the same harmonics, determined by its values in enough directions d.
+    """
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(64, 3, generator=generator, dtype=torch.float64)
+    directions = torch.nn.functional.normalize(directions, dim=-1)
+    values = harmonics_3(directions @ rotation.double())  # rows times R are R⁻¹ d
+    return torch.linalg.lstsq(harmonics_3(directions), values).solution
+
+
 def harmonics_3(directions: Tensor) -> Tensor:
     """Real spherical harmonics to degree 3, [...,16], of unit directions [...,3], with the order and signs of
     3DGS and gsplat, which evaluate them at the direction from the camera to the Gaussian."""

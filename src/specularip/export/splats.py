@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from specularip.colors import Colors, HarmonicColors
 from specularip.colors.harmonics import SH_0
 from specularip.errors import UserError
-from specularip.gaussians import Gaussians
+from specularip.gaussians import Binding, Gaussians
 
 DARKEST = 1 / 512
 """Diffuse colours are clamped this far from 0 and 1, whose logits are infinite."""
@@ -19,14 +19,30 @@ DARKEST = 1 / 512
 
 @dataclass(frozen=True)
 class Splats:
-    """The contents of a file. gaussians: with the diffuse colour, without latents, bound to joint 0. colors:
-    explicit colours; None where all views are alike. antialiased: see `rasterize`. notes: what the user
-    should know, such as rows that were left out."""
+    """The contents of a file. gaussians: with the diffuse colour, without latents, bound to joint 0 where
+    there is no binding. colors: explicit colours; None where all views are alike. antialiased: see
+    `rasterize`. notes: what the user should know, such as rows that were left out. binding: the skeleton."""
 
     gaussians: Gaussians
     colors: Colors | None = None
     antialiased: bool = False
     notes: tuple[str, ...] = ()
+    binding: Binding | None = None
+
+
+def sound_rows(quats: Tensor, *columns: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    """Which of N Gaussians have only finite values in quats [N,4] and the columns [N,...], and a rotation: a
+    mask [N], and a note where some have not. Raises UserError where none has."""
+    count = len(quats)
+    sound = quats.norm(dim=-1) > 1e-8
+    for column in (quats, *columns):
+        sound &= column.reshape(count, -1).isfinite().all(1)
+    left = int(sound.sum())
+    if left == 0:
+        raise UserError("every Gaussian has NaN or infinite values, or a rotation of length zero")
+    if left == count:
+        return sound, ()
+    return sound, (f"{count - left} of {count} Gaussians left out: NaN, infinite, or no rotation",)
 
 
 def splats_from(
@@ -44,19 +60,11 @@ def splats_from(
     Gaussians with NaN or infinite values, or a rotation of length zero, are left out, with a note. Raises
     UserError where none is left.
     """
-    count = len(means)
     columns = (means, quats, log_scales, opacity_logits, coefficients)
-    sound = quats.norm(dim=-1) > 1e-8
-    for column in columns:
-        sound &= column.reshape(count, -1).isfinite().all(1)
-    notes: tuple[str, ...] = ()
-    if not bool(sound.all()):
-        left = int(sound.sum())
-        if left == 0:
-            raise UserError("every Gaussian has NaN or infinite values, or a rotation of length zero")
+    sound, notes = sound_rows(quats, *columns)
+    if notes:
         means, quats, log_scales, opacity_logits, coefficients = (column[sound] for column in columns)
-        notes = (f"{count - left} of {count} Gaussians left out: NaN, infinite, or no rotation",)
-        count = left
+    count = len(means)
     weights = torch.zeros(count, 4)
     weights[:, 0] = 1
     gaussians = Gaussians(

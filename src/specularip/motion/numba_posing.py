@@ -33,7 +33,7 @@ _QUAT, _DUAL = 12, 16
 
 
 def pose_numba(rest: Rest, means: Tensor, bones: Tensor, blend: Blend) -> Posed:
-    """bones [J,20]: see `dispatch.bone_table`. float32 CPU tensors."""
+    """bones [J,20]: see `skinning.bone_table`. float32 CPU tensors."""
     count = len(means)
     sizes = (3, 4, 4, 3, rest.latents.shape[1])
     results = [np.empty((count, size), np.float32) for size in sizes]

@@ -27,7 +27,7 @@ _PI, _HALF_PI = tl.constexpr(math.pi), tl.constexpr(math.pi / 2)
 
 
 def pose_triton(rest: Rest, means: Tensor, bones: Tensor, blend: Blend) -> Posed:
-    """bones [J,20]: see `dispatch.bone_table`. float32 tensors on one CUDA device."""
+    """bones [J,20]: see `skinning.bone_table`. float32 tensors on one CUDA device."""
     count, width = rest.latents.shape
     sizes = (3, 4, 4, 3, width)
     results = [means.new_empty(count, size) for size in sizes]
