@@ -45,15 +45,14 @@ def add_skinning(builder: Builder, gaussians: Gaussians, joints: int) -> Json:
     """The attributes that bind Gaussians to `joints` joints. Weights sum to 1, and no joint is there twice,
     as glTF demands. Raises ValueError for joints that do not exist."""
     index = gaussians.bind_joints.cpu().numpy().copy()
-    weights = gaussians.bind_weights.detach().cpu().double().numpy().copy()
+    weights = gaussians.bind_weights.detach().cpu().double().clamp_min(0).numpy()
     if index.min() < 0 or index.max() >= joints:
         raise ValueError(f"bind_joints must be below {joints}, got {index.min()} to {index.max()}")
     for first in range(4):
         for second in range(first + 1, 4):
-            same = index[:, first] == index[:, second]
+            same = (index[:, first] == index[:, second]) & (weights[:, [first, second]] > 0).all(1)
             weights[same, first] += weights[same, second]
             weights[same, second] = 0
-    weights = np.maximum(weights, 0)
     total = weights.sum(1, keepdims=True)
     weights[:, :1] += total <= 0
     weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)

@@ -120,6 +120,7 @@ class Document:
         self.json, self._binary = self._chunks(memoryview(data))
         if not isinstance(asset := self.json.get("asset"), dict) or str(asset.get("version"))[:2] != "2.":
             raise self.error("it is not glTF 2")
+        self._items: dict[str, list[Json]] = {}
         self._check_views()
 
     def error(self, problem: str) -> UserError:
@@ -127,7 +128,9 @@ class Document:
 
     def items(self, name: str) -> list[Json]:
         """A top-level list, such as nodes; empty where it is absent."""
-        return self.objects(self.json, name)
+        if name not in self._items:  # checked once: there may be very many
+            self._items[name] = self.objects(self.json, name)
+        return self._items[name]
 
     def item(self, name: str, index: Any) -> Json:
         """An element of a top-level list, by an index from the file."""
