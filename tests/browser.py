@@ -128,12 +128,19 @@ class Browser:
         expression is a function that gets them. Raises BrowserError when it throws."""
         if arguments:
             expression = f"({expression})({', '.join(json.dumps(one) for one in arguments)})"
-        answer = self.command(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True
-        )
-        if "exceptionDetails" in answer:
-            raise BrowserError(_exception(answer["exceptionDetails"]))
-        return answer["result"].get("value")
+        # By handles: a promise that nothing else holds may be collected before it is done.
+        held = self._result("Runtime.evaluate", expression=expression, userGesture=True)
+        if held.get("subtype") == "promise":
+            handle = held["objectId"]
+            held = self._result("Runtime.awaitPromise", promiseObjectId=handle, returnByValue=True)
+            self.command("Runtime.releaseObject", objectId=handle)
+        elif handle := held.get("objectId"):
+            itself = "function() { return this; }"
+            held = self._result(
+                "Runtime.callFunctionOn", functionDeclaration=itself, objectId=handle, returnByValue=True
+            )
+            self.command("Runtime.releaseObject", objectId=handle)
+        return held.get("value")
 
     def wait_for(self, expression: str, seconds: float = 60) -> Any:
         """The first value of `expression` that is true in JavaScript. Raises BrowserError after `seconds`."""
@@ -212,6 +219,12 @@ class Browser:
             for url in self.requests
             if (parts := urlsplit(url)).scheme != "file" and parts.hostname not in ("127.0.0.1", "localhost")
         ]
+
+    def _result(self, method: str, **parameters: Any) -> dict[str, Any]:
+        answer = self.command(method, **parameters)
+        if "exceptionDetails" in answer:
+            raise BrowserError(_exception(answer["exceptionDetails"]))
+        return answer["result"]  # type: ignore[no-any-return]
 
     def _receive(self, end: float, during: str) -> dict[str, Any]:
         """The next message. Events are noted on the way."""

@@ -19,8 +19,9 @@ STAND = Rotation.from_euler("x", 90, degrees=True)
 
 
 def smpl_motion(kind: str, count: int = 55, frames: int = 60) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation vectors [T,J,3] and root translation [T,3] in AMASS's world of "walk", "arms", "squat" or "twist",
-    each two seconds long. Rotations are about the body's axes: x to its left, y up, z to its front."""
+    """Rotation vectors [T,J,3] and root translation [T,3] in AMASS's world of "walk", "arms", "squat" or
+    "twist", each two seconds long. Rotations are about the body's axes: x to its left, y up, z to its
+    front."""
     names = LAYOUTS[count]
     phase = np.linspace(0, 2 * np.pi, frames, endpoint=False)
     swing, zero = np.sin(phase), np.zeros(frames)
@@ -67,14 +68,13 @@ def smpl_motion(kind: str, count: int = 55, frames: int = 60) -> tuple[np.ndarra
     yaw = Rotation.from_euler("z", (0.4 * swing if kind == "twist" else zero)[:, None])
     poses = np.stack([angles[name] for name in names], 1)
     poses[:, 0] = (yaw * STAND).as_rotvec()
-    turns = Rotation.from_rotvec(poses.reshape(-1, 3)).as_matrix().reshape(frames, count, 3, 3)
-    _, places = place_joints(*smpl_skeleton(count), turns, moved)
+    _, places = place_joints(*smpl_skeleton(count), turns_of(poses), moved)
     feet = [names.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("ankle", "foot")]
     moved[:, 2] -= (places[:, feet, 2] - [0.08, 0.02, 0.08, 0.02]).min(1)  # on the floor
     return poses, moved + np.array([2.0, -1.0, 0.0])
 
 
-def write_amass(path: Path, poses: np.ndarray, trans: np.ndarray, **more: object) -> Path:
+def write_amass(path: Path, poses: np.ndarray, trans: np.ndarray, /, **more: object) -> Path:
     """An .npz as AMASS has them. `more` replaces or adds arrays; None leaves one out."""
     arrays = {
         "poses": poses.reshape(len(poses), -1), "trans": trans, "betas": np.zeros(16), "mocap_framerate": FPS,
@@ -93,8 +93,8 @@ def smpl_skeleton(count: int) -> tuple[Sequence[int], np.ndarray]:
 def place_joints(
     parents: Sequence[int], joints: np.ndarray, turns: np.ndarray, moved: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Forward kinematics: joints [J,3] at rest, matrices relative to the parent [T,J,3,3], the root's position
-    [T,3] -> matrices in the world [T,J,3,3] and positions [T,J,3]."""
+    """Forward kinematics: joints [J,3] at rest, matrices relative to the parent [T,J,3,3], the root's
+    position [T,3] -> matrices in the world [T,J,3,3] and positions [T,J,3]."""
     world, places = np.empty_like(turns), np.empty((*turns.shape[:2], 3))
     for joint, parent in enumerate(parents):
         if parent < 0:
@@ -104,6 +104,42 @@ def place_joints(
             offset = joints[joint] - joints[parent]
             places[:, joint] = places[:, parent] + world[:, parent] @ offset
     return world, places
+
+
+def turns_of(poses: np.ndarray) -> np.ndarray:
+    """Rotation matrices [T,J,3,3] of rotation vectors [T,J,3]."""
+    return Rotation.from_rotvec(poses.reshape(-1, 3)).as_matrix().reshape(*poses.shape, 3)
+
+
+def bone_angles(
+    parts: dict[str, int], theirs: np.ndarray, our_parts: dict[str, int], ours: np.ndarray
+) -> dict[str, tuple[float, float]]:
+    """Mean and largest angle in degrees between limbs' bones of positions [T,J,3] of two skeletons, over both
+    sides and all frames. The parts are those of `skeletons.parts_of`."""
+    found = {}
+    for start, end in BONES:
+        angles = []
+        for side in "LR":
+            names = (f"{start}.{side}", f"{end}.{side}")
+            a, b = (
+                places[:, index[names[1]]] - places[:, index[names[0]]]
+                for index, places in ((parts, theirs), (our_parts, ours))
+            )
+            angles.append(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(1)))
+        found[start] = (float(np.degrees(np.mean(angles))), float(np.degrees(np.max(angles))))
+    return found
+
+
+BONES = (
+    ("upperarm01", "lowerarm01"), ("lowerarm01", "wrist"), ("upperleg01", "lowerleg01"),
+    ("lowerleg01", "foot"),
+)  # fmt: skip
+
+
+def from_y_up(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [...,3] with y up, the body facing +z, in this project's axes."""
+    x, y, z = np.moveaxis(vectors, -1, 0)
+    return np.stack([x, -z, y], -1)
 
 
 def matrices(quats: np.ndarray) -> np.ndarray:
@@ -120,14 +156,15 @@ CMU = {
     "RHipJoint": ("Hips", (0, 0, 0)), "RightUpLeg": ("RHipJoint", (-1.9, -1.7, 0.8)),
     "RightLeg": ("RightUpLeg", (-2.4, -6.5, 0)), "RightFoot": ("RightLeg", (-2.5, -7.0, 0)),
     "RightToeBase": ("RightFoot", (-0.2, -0.4, 1.9)),
-    "LowerBack": ("Hips", (0, 0, 0)), "Spine": ("LowerBack", (0, 2.1, -0.1)), "Spine1": ("Spine", (0, 2.1, 0)),
-    "Neck": ("Spine1", (0, 0, 0)), "Neck1": ("Neck", (0, 1.7, 0)), "Head": ("Neck1", (-0.1, 1.5, -0.6)),
+    "LowerBack": ("Hips", (0, 0, 0)), "Spine": ("LowerBack", (0, 2.1, -0.1)),
+    "Spine1": ("Spine", (0, 2.1, 0)), "Neck": ("Spine1", (0, 0, 0)), "Neck1": ("Neck", (0, 1.7, 0)),
+    "Head": ("Neck1", (-0.1, 1.5, -0.6)),
     "LeftShoulder": ("Spine1", (0, 0, 0)), "LeftArm": ("LeftShoulder", (3.4, 0.5, 0.2)),
     "LeftForeArm": ("LeftArm", (5.4, 0, 0)), "LeftHand": ("LeftForeArm", (2.4, 0, 0)),
     "RightShoulder": ("Spine1", (0, 0, 0)), "RightArm": ("RightShoulder", (-3.3, 0.6, 0.3)),
     "RightForeArm": ("RightArm", (-5.5, 0, 0)), "RightHand": ("RightForeArm", (-2.5, 0, 0)),
 }  # fmt: skip
-"""The skeleton of the CMU database's BVH files in its zero pose, legs apart, in their unit (0.45 inches a tenth)."""
+"""The skeleton of the CMU database's BVH files in its zero pose, legs apart, rounded."""
 
 MIXAMO = {
     "Hips": (None, (0, 96, 2)),
@@ -139,8 +176,8 @@ MIXAMO = {
     "RightShoulder": ("Spine2", (-6, 14, 3)), "RightArm": ("RightShoulder", (-12, -4, -1)),
     "RightForeArm": ("RightArm", (-25, 0, -3)), "RightHand": ("RightForeArm", (-24, 1, 1)),
     "RightHandMiddle1": ("RightHand", (-11, 0, 0)), "RightHandMiddle2": ("RightHandMiddle1", (-3, -1, 0)),
-    "LeftUpLeg": ("Hips", (10, -5, -1)), "LeftLeg": ("LeftUpLeg", (0, -42, 3)), "LeftFoot": ("LeftLeg", (-2, -42, -2)),
-    "LeftToeBase": ("LeftFoot", (0, -5, 14)),
+    "LeftUpLeg": ("Hips", (10, -5, -1)), "LeftLeg": ("LeftUpLeg", (0, -42, 3)),
+    "LeftFoot": ("LeftLeg", (-2, -42, -2)), "LeftToeBase": ("LeftFoot", (0, -5, 14)),
     "RightUpLeg": ("Hips", (-10, -5, -1)), "RightLeg": ("RightUpLeg", (0, -42, 3)),
     "RightFoot": ("RightLeg", (2, -42, -2)), "RightToeBase": ("RightFoot", (0, -5, 14)),
 }  # fmt: skip
@@ -150,11 +187,11 @@ Bones = dict[str, tuple[str | None, tuple[float, float, float]]]
 
 
 def random_turns(frames: int, count: int, seed: int, degrees: float = 40) -> np.ndarray:
-    """Smooth random rotations [T,J,3,3]."""
+    """Smooth random rotations [T,J,3,3], none in the first frame, up to `degrees`."""
     generator = np.random.default_rng(seed)
     time = np.linspace(0, 2 * np.pi, frames)[:, None, None]
     waves = generator.normal(size=(2, 1, count, 3))
-    vectors = np.sin(time) * waves[0] + np.cos(2 * time) * waves[1]
+    vectors = np.sin(time) * waves[0] + np.sin(2 * time) * waves[1]
     vectors *= np.radians(degrees) / np.linalg.norm(vectors, axis=-1).max()
     return Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(frames, count, 3, 3)
 
@@ -167,8 +204,8 @@ def bvh_text(
     prefix: str = "",
     frame_time: str = "0.0333333",
 ) -> str:
-    """A BVH file: joints by name with parent and offset, parents first; matrices [T,J,3,3] relative to the parents,
-    the root's position [T,3]; every other joint has its channels in the opposite order."""
+    """A BVH file: joints by name with parent and offset, parents first; matrices [T,J,3,3] relative to the
+    parents, the root's position [T,3]; every other joint has its channels in the opposite order."""
     names = list(bones)
     orders = [order if index % 2 == 0 else order[::-1] for index in range(len(names))]
     out = io.StringIO()
@@ -178,7 +215,7 @@ def bvh_text(
 
     def write(name: str, depth: int) -> None:
         index, pad = names.index(name), "\t" * depth
-        parent, offset = bones[name]
+        offset = bones[name][1]
         out.write(f"{pad}{'JOINT' if depth else 'ROOT'} {prefix}{name}\n{pad}{{\n")
         out.write(f"{pad}\tOFFSET {' '.join(f'{x:.6f}' for x in offset)}\n")
         channels = " ".join(f"{axis}rotation" for axis in orders[index])
@@ -206,5 +243,5 @@ def rest_positions(bones: Bones) -> tuple[list[int], np.ndarray]:
     parents = [-1 if parent is None else names.index(parent) for parent, _ in bones.values()]
     places = np.zeros((len(names), 3))
     for index, (_, offset) in enumerate(bones.values()):
-        places[index] = offset + (places[parents[index]] if parents[index] >= 0 else 0)
+        places[index] = places[parents[index]] * (parents[index] >= 0) + offset
     return parents, places

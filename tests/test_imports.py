@@ -20,12 +20,13 @@ raster
 body specular
 colors
 baking motion
-export
+export viewer
 faces
 avatar_file
 avatar
 framing camera_path pictures
-presentation rendering
+posable
+presentation rendering animate viewing
 posed_images lpips
 metrics
 diffusion

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from avatars import random_avatar
 from closeness import relative
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,6 +21,9 @@ from specularip.body import AnnyModel, skeleton
 from specularip.cameras import Cameras
 from specularip.diffusion.fast import ops
 from specularip.diffusion.fast.features import Features, Part
+from specularip.motion.posing import Rest, pose_reference
+from specularip.motion.quaternions import about
+from specularip.motion.skinning import Blend, bone_table, joint_transforms
 from specularip.specular import culling
 from specularip.specular.mutual_attention import MutualAttention, attend
 from specularip.specular.shading import LATENTS, Light, Surface, specular_reference
@@ -109,6 +113,21 @@ def test_culling() -> None:
     found = in_view_triton(means, scales, cameras, culling.REACH, culling.NEAR, culling.BORDER)
     # Rounding decides at the very border.
     assert 0 < found.float().mean() < 1 and (found != culling.in_view(means, scales, cameras)).sum() <= 1
+
+
+@pytest.mark.parametrize("blend", ["linear", "dual"])
+def test_posing(blend: Blend, monkeypatch: pytest.MonkeyPatch) -> None:
+    from specularip.motion import triton_posing
+
+    with_plain_constants(triton_posing, monkeypatch)
+    avatar = random_avatar()
+    rest = Rest.of(avatar.gaussians, avatar.gaussians.latents)
+    axes = F.normalize(torch.randn(3, 3), dim=-1)
+    bones = bone_table(joint_transforms(avatar.skeleton(), about(axes, torch.rand(3)), torch.randn(3)))
+    found = triton_posing.pose_triton(rest, rest.means, bones, blend)
+    wide = Rest(**{k: v.double() if v.is_floating_point() else v for k, v in vars(rest).items()})
+    for some, truth in zip(found, pose_reference(wide, bones.double(), blend, wide.means)):
+        close(some.double(), truth)
 
 
 def test_ellipses(seed: int) -> None:

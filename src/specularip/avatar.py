@@ -27,17 +27,20 @@ from specularip.colors import Asgs, Colors
 from specularip.errors import UserError
 from specularip.export.glb import read_glb, write_glb
 from specularip.export.ply import read_ply, write_ply
+from specularip.export.spz import read_spz, write_spz
 from specularip.gaussians import Binding, Expressions, Gaussians
 from specularip.motion.clip import Clip
 from specularip.motion.colors import posed_colors
-from specularip.motion.posing import Rest, pose
+from specularip.motion.dispatch import pose
+from specularip.motion.posing import Rest
 from specularip.motion.quaternions import rotate
-from specularip.motion.skinning import Blend, expressed, joint_transforms
+from specularip.motion.skinning import Blend, bone_table, expressed, joint_transforms
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.specular import PreparedShading, SpecularHead, facing, in_view, shading_normals
 
-SUFFIXES = (".ply", ".glb")
+READERS = {".ply": read_ply, ".spz": read_spz, ".glb": read_glb}
+SUFFIXES = tuple(READERS)
 """Suffixes of the files that `Avatar.export` writes and `load` reads, besides .safetensors."""
 CONTENTS = tuple(field.name for field in fields(AvatarContents))
 GREY = 0.6
@@ -234,14 +237,14 @@ class Avatar:
         """
         cloud, head = self.gaussians, self.head
         binding = self.skeleton()
-        transforms = joint_transforms(binding, rotations.to(cloud.means), translation)
+        bones = bone_table(joint_transforms(binding, rotations.to(cloud.means), translation))
         means = cloud.means.detach()
         if expressions is not None and self.expressions is not None:
             means = expressed(means, self.expressions, expressions)
         latents = cloud.latents
         if head is not None:
             latents, head = head.prepare(latents, cloud.diffuse).latents, head.without_attention()
-        posed = pose(Rest.of(cloud, latents), transforms, blend, means)
+        posed = pose(Rest.of(cloud, latents), bones, blend, means)
         cloud = replace(
             cloud,
             means=posed.means,
@@ -317,6 +320,9 @@ class Avatar:
         if suffix == ".ply":
             write_ply(path, self.gaussians, harmonics if bake else None)
             return path
+        if suffix == ".spz":
+            write_spz(path, self.gaussians, harmonics if bake else None, antialiased=self.antialiased)
+            return path
         lobes = self.baked("asg", progress=progress).colors if bake and self.head else self.colors
         write_glb(
             path,
@@ -359,7 +365,7 @@ def load(path: str | os.PathLike[str]) -> Avatar:
         return Avatar(**vars(read_avatar(path)))
     if suffix not in SUFFIXES:
         raise UserError(f"cannot load {path}: give a run folder, or a file that ends in {_any_suffix()}")
-    splats = read_ply(path) if suffix == ".ply" else read_glb(path)
+    splats = READERS[suffix](path)
     for note in splats.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     return Avatar(

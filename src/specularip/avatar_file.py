@@ -17,7 +17,7 @@ from specularip.colors import Asgs, Colors, HarmonicColors
 from specularip.colors.asgs import SMOOTH
 from specularip.errors import UserError
 from specularip.files import atomic_path
-from specularip.gaussians import Binding, Gaussians, field_specs
+from specularip.gaussians import Binding, Expressions, Gaussians, field_specs
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 
 FORMAT = 4
@@ -40,6 +40,7 @@ class AvatarContents:
     binding: Binding | None
     antialiased: bool
     colors: Colors | None = None
+    expressions: Expressions | None = None
 
 
 class DamagedFile(Exception):
@@ -69,6 +70,10 @@ def write_avatar(path: Path, contents: AvatarContents) -> None:
     if contents.colors is not None:
         header["colors"] = next(name for name, kind in COLORS.items() if isinstance(contents.colors, kind))
         tensors |= {f"colors.{name}": tensor for name, tensor in contents.colors.tensors().items()}
+    if contents.expressions is not None:
+        header["expressions"] = list(contents.expressions.names)
+        tensors["expressions.index"] = contents.expressions.index
+        tensors["expressions.offsets"] = contents.expressions.offsets.half()  # exact to 0.02 mm
     _save_tensors(path, tensors, {HEADER: json.dumps(header)})
 
 
@@ -168,7 +173,8 @@ def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarConten
     colors = _parse_colors(header.get("colors"), tensors, len(gaussians))
     if head is not None and colors is not None:
         raise DamagedFile("it has both a head and explicit colours")
-    return AvatarContents(gaussians, head, provenance, binding, antialiased, colors)
+    expressions = _parse_expressions(header.get("expressions"), tensors, len(gaussians))
+    return AvatarContents(gaussians, head, provenance, binding, antialiased, colors, expressions)
 
 
 def _parse_head(config: object, tensors: dict[str, Tensor]) -> SpecularHead | None:
@@ -219,3 +225,20 @@ def _parse_colors(kind: object, tensors: dict[str, Tensor], count: int) -> Color
         **{name: (*lobes, 3) for name in ("lights", "shapes", "amplitudes")},
     }
     return Asgs(**{name: _take(tensors, f"colors.{name}", (count, *shape)) for name, shape in shapes.items()})
+
+
+def _parse_expressions(names: object, tensors: dict[str, Tensor], count: int) -> Expressions | None:
+    """Facial actions of `count` Gaussians, which files written before there were any lack."""
+    if names is None:
+        return None
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise DamagedFile("its facial actions have no names")
+    if len(set(names)) != len(names):
+        raise DamagedFile("two of its facial actions have the same name")
+    index = tensors.get("expressions.index", torch.empty(0))
+    moved = len(index) if index.ndim else 0
+    index = _take(tensors, "expressions.index", (moved,), torch.int64)
+    offsets = _take(tensors, "expressions.offsets", (len(names), moved, 3), torch.float16)
+    if bool((index.diff() <= 0).any()) or (moved and not 0 <= int(index[0]) <= int(index[-1]) < count):
+        raise DamagedFile("its facial actions move Gaussians that it does not have, or one twice")
+    return Expressions(tuple(names), index, offsets.float())

@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from types import FrameType
@@ -24,6 +25,8 @@ from specularip.version import __version__
 
 if TYPE_CHECKING:
     from specularip.models.check import Model
+    from specularip.progress import Progress
+    from specularip.viewing.growing import LiveView
 
 # By default, idle OpenMP threads spin for milliseconds, which makes a run several times slower when other
 # processes need the cores. A lower spin count lets them sleep sooner. torch reads the variable when it loads;
@@ -50,6 +53,7 @@ def generate(
     low_memory: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    view: bool = False,
     settings: Settings = (),
 ) -> None:
     """Make an avatar from a sentence and one to eight photos of a face.
@@ -75,6 +79,8 @@ def generate(
         low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Deletes only files that a run writes.
+        view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
+            address.
         settings: Change settings of the preset by their names in report.json, such as expression=photo (the
             photo's expression instead of a neutral one), seid.steps=1200 or
             prior.sources.base=/models/realistic_vision.
@@ -96,30 +102,35 @@ def generate(
         config = replace(config, photo_weight=photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
     check_inputs(text, photos, out, resume, overwrite, config.detects_face)
-    try:
-        with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
-            progress.log("loading libraries")
-            from specularip.pipeline import generate as run
+    with ExitStack() as page:
+        try:
+            with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
+                progress.log("loading libraries")
+                live = _open_page(page, progress) if view and is_main else None
+                from specularip.pipeline import generate as run
 
-            run(
-                text,
-                photos,
-                preset=preset,
-                out=out,
-                seed=seed,
-                resume=resume,
-                overwrite=overwrite,
-                photo_weight=config.photo_weight,
-                low_memory=low_memory,
-                config=config,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
+                run(
+                    text,
+                    photos,
+                    preset=preset,
+                    out=out,
+                    seed=seed,
+                    resume=resume,
+                    overwrite=overwrite,
+                    photo_weight=config.photo_weight,
+                    low_memory=low_memory,
+                    config=config,
+                    progress=progress,
+                    live=live,
+                )
+        except KeyboardInterrupt:
+            if is_main:
+                _print_resume_command(out)
+            raise SystemExit(STOPPED) from None
         if is_main:
-            _print_resume_command(out)
-        raise SystemExit(STOPPED) from None
-    if is_main:
-        print(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply")
+            print(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply")
+        if live is not None:
+            live.stay()
 
 
 def fit(
@@ -131,6 +142,7 @@ def fit(
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    view: bool = False,
 ) -> None:
     """Fit an avatar to posed images: photographs, renders or generated views with known cameras.
 
@@ -158,6 +170,8 @@ def fit(
         seed: Random seed. The same seed gives the same avatar on the same machine.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Deletes only files that a run writes.
+        view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
+            address.
     """
     print(f"specularip {__version__}: fit to {data}", flush=True)
     if not 0 <= seed < 2**63:
@@ -169,27 +183,41 @@ def fit(
     from specularip.run_folder import RunFolder
 
     RunFolder.check(out, resume, overwrite)  # before torch loads, so that errors appear at once
-    try:
-        with Progress() as progress:
-            progress.log("loading libraries")
-            from specularip.fitting.fit import fit as run
-            from specularip.fitting.settings import FitConfig
+    with ExitStack() as page:
+        try:
+            with Progress() as progress:
+                progress.log("loading libraries")
+                live = _open_page(page, progress) if view else None
+                from specularip.fitting.fit import fit as run
+                from specularip.fitting.settings import FitConfig
 
-            given: dict[str, Any] = {"iterations": iterations, "points": points}
-            run(
-                data,
-                out,
-                config=FitConfig(**{name: value for name, value in given.items() if value is not None}),
-                device=None if device == "auto" else device,
-                seed=seed,
-                resume=resume,
-                overwrite=overwrite,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        _print_resume_command(out)
-        raise SystemExit(STOPPED) from None
-    print(f"done: {out}/avatar.safetensors, {out}/preview.png, {out}/report.json")
+                given: dict[str, Any] = {"iterations": iterations, "points": points}
+                run(
+                    data,
+                    out,
+                    config=FitConfig(**{name: value for name, value in given.items() if value is not None}),
+                    device=None if device == "auto" else device,
+                    seed=seed,
+                    resume=resume,
+                    overwrite=overwrite,
+                    progress=progress,
+                    live=live,
+                )
+        except KeyboardInterrupt:
+            _print_resume_command(out)
+            raise SystemExit(STOPPED) from None
+        print(f"done: {out}/avatar.safetensors, {out}/preview.png, {out}/report.json")
+        if live is not None:
+            live.stay()
+
+
+def _open_page(page: ExitStack, progress: Progress) -> LiveView:
+    """A page of the run that begins, which is served until `page` ends."""
+    from specularip.viewing.growing import LiveView
+
+    live = page.enter_context(LiveView())
+    progress.log(f"watch it grow: {live.url}")
+    return live
 
 
 def _print_resume_command(out: Path) -> None:
@@ -326,6 +354,56 @@ def render(
     print(out)
 
 
+def animate(
+    avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
+    out: Annotated[Path, arg(metavar="FILE")],
+    motion: str = "walk",
+    seconds: float | None = None,
+    fps: float = 30.0,
+    file_fps: float | None = None,
+    azimuth_deg: float = 25.0,
+    elevation_deg: float = 6.0,
+    size: str = "512",
+    background: str = "0.6",
+    follow: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Animate an avatar: a video as .mp4, a contact sheet as .png, or a model with the motion as .glb.
+
+    Highlights are computed for every frame: the light stays where it is, while the body moves.
+
+    Examples:
+        specularip animate out/red --motion walk --out walk.mp4
+        specularip animate out/red --motion dance.npz --out dance.mp4 --size 1080p --follow
+
+    Args:
+        avatar: A run folder, or an avatar file with a skeleton.
+        out: Video (.mp4), image (.png) or glTF model (.glb) to write.
+        motion: walk, run, wave, turn, idle; or a file of motion capture: .npz of AMASS or SMPL-X, .bvh.
+        seconds: Length of the video. If omitted, that of the file; motions that loop are repeated to fill 4
+            seconds.
+        fps: Frames per second of the video; the motion is resampled.
+        file_fps: Frames per second of a motion file that does not say.
+        azimuth_deg: Azimuth of the camera: 0 is in front, 90 at the person's left.
+        elevation_deg: Elevation of the camera above the horizon, between -89 and 89 degrees.
+        size: 512, 1280x720, 720p, 1080p or 4k.
+        background: Grey level from 0 (black) to 1 (white), #rrggbb, or transparent (.png only).
+        follow: The camera moves along with the body. Otherwise it stands where it sees the whole motion.
+        device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
+    """
+    from specularip.animate import AnimateOptions, check_options
+    from specularip.animate import animate as run
+    from specularip.progress import Progress
+
+    options = AnimateOptions(
+        motion, seconds, fps, file_fps, azimuth_deg, elevation_deg, size, background, follow
+    )
+    check_options(out, options)
+    with Progress() as progress:
+        run(avatar, out, options, None if device == "auto" else device, progress)
+    print(out)
+
+
 def bake(
     avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
     out: Annotated[Path, arg(metavar="FOLDER_OR_FILE")],
@@ -423,6 +501,35 @@ def models(
         raise SystemExit(1)
 
 
+def view(
+    avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
+    motion: Annotated[tuple[str, ...], arg(metavar="NAME_OR_FILE ...")] = (),
+    host: str = "127.0.0.1",
+    port: int = 0,
+    no_open: bool = False,
+) -> None:
+    """Look at an avatar in a web browser, with its highlights computed for every frame.
+
+    Serves a page to this machine only, prints its address, opens it, and goes on until Ctrl-C. An avatar that
+    is not baked has approximate highlights at first, and is baked meanwhile; the result is kept with it.
+
+    Example: specularip view out/red --motion walk
+
+    Args:
+        avatar: A run folder, or an avatar file (.safetensors, .ply).
+        motion: Motions to offer besides the built-in clips: AMASS or SMPL-X .npz, or .bvh files.
+        host: Address to serve at. Any but the default lets other machines see the avatar, unencrypted, if
+            they know the whole address: use it in networks that you trust.
+        port: Port to serve at; 0 takes an unused one.
+        no_open: Print the address only, and open no browser.
+    """
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port must lie between 0 and 65535, got {port}")
+    from specularip.viewing.finished import view as run
+
+    run(avatar, motion, host, port, open_browser=not no_open)
+
+
 def _print_models(preset: str, found: Sequence[Model]) -> None:
     print(f"{preset} preset")
     for model in found:
@@ -473,9 +580,11 @@ def main(args: Sequence[str] | None = None) -> None:
                 "generate": generate,
                 "fit": fit,
                 "render": render,
+                "animate": animate,
                 "eval": evaluate,
                 "bake": bake,
                 "models": models,
+                "view": view,
             },
             prog="specularip",
             description="Full-body 3D Gaussian avatars with specular highlights from a sentence and a photo. "

@@ -10,8 +10,9 @@ from torch import Tensor
 from specularip.avatar import Avatar, Prepared
 from specularip.motion.clip import Clip
 from specularip.motion.colors import posed_colors
-from specularip.motion.posing import Rest, pose
-from specularip.motion.skinning import Blend, expressed, joint_transforms
+from specularip.motion.dispatch import pose
+from specularip.motion.posing import Rest
+from specularip.motion.skinning import Blend, bone_table, expressed, joint_transforms
 
 
 class Posable:
@@ -30,10 +31,10 @@ class Posable:
         latents = avatar.gaussians.latents[:, :0] if shading is None else shading.latents
         self.rest = Rest.of(avatar.gaussians, latents)
 
-    def transforms(self, clip: Clip) -> Tensor:
-        """Skin matrices [T,J,4,4] of all frames of a clip, for `posed`, on the avatar's device."""
+    def bones(self, clip: Clip) -> Tensor:
+        """The bones [T,J,20] of all frames of a clip, for `posed`, on the avatar's device."""
         on = clip.on(self.binding)
-        return joint_transforms(self.binding, on.rotations, on.translation).to(self.rest.means)
+        return bone_table(joint_transforms(self.binding, on.rotations, on.translation)).to(self.rest.means)
 
     def strengths(self, clip: Clip) -> Tensor | None:
         """Strengths [T,E] of the avatar's facial actions in all frames of a clip; None if it has none."""
@@ -42,12 +43,12 @@ class Posable:
         return clip.expression_weights(self.expressions.names).to(self.rest.means)
 
     @torch.no_grad()
-    def posed(self, transforms: Tensor, strengths: Tensor | None = None) -> Prepared:
-        """One frame to render: transforms [J,4,4], and strengths [E] of the facial actions."""
+    def posed(self, bones: Tensor, strengths: Tensor | None = None) -> Prepared:
+        """One frame to render. bones [J,20]: see `skinning.bone_table`; strengths [E]: of facial actions."""
         means = self.rest.means
         if strengths is not None and self.expressions is not None:
             means = expressed(means, self.expressions, strengths)
-        posed = pose(self.rest, transforms, self.blend, means)
+        posed = pose(self.rest, bones, self.blend, means)
         shading, colors = self.prepared.shading, self.prepared.colors
         return replace(
             self.prepared,

@@ -3,8 +3,8 @@
 const MAGIC = "SIPV";
 const VERSION = 1;
 
-/** No packed avatar is longer, decompressed, in bytes. */
-const LARGEST = 1 << 29;
+/** The most that packed bytes may grow to, so that a small file cannot fill the memory. */
+const mostBytes = (packed) => (1 << 26) + 32 * packed;
 
 const UNWARP = {
   linear: (value) => value,
@@ -20,7 +20,8 @@ const KINDS = ["asg", "sh3", "diffuse"];
  * count N; kind "asg", "sh3" or "diffuse"; antialiased; meta (JSON); bounds {centre, radius}.
  * means, scales, diffuse, normals [3N]; quats [4N] wxyz; opacities [N]; all Float32Array.
  * colors: for "asg" {quats, smooth, lights, shapes, amplitudes}, for "sh3" {coefficients}, as in docs/baking.md.
- * binding: {names, parents, joints [3J], bindJoints [4N], bindWeights [4N]} or null.
+ * binding: {names, parents, order, joints [3J], bindJoints [4N], bindWeights [4N]} or null; order: the joints,
+ * parents before their children.
  * expressions: {names, index [n], offsets [E, n, 3]} or null.
  * clips: [{name, fps, loops, frames T, rotations [T, J, 4], translation [T, 3], expressions [T, E] or null}],
  * the joints in the binding's order.
@@ -80,6 +81,7 @@ const damaged = (what) => new Error(`This avatar cannot be read: ${what}.`);
 async function inflated(data) {
   const stream = new Blob([data]).stream().pipeThrough(new DecompressionStream("gzip"));
   const reader = stream.getReader();
+  const most = mostBytes(data.byteLength);
   const parts = [];
   let length = 0;
   try {
@@ -87,7 +89,7 @@ async function inflated(data) {
       const { done, value } = await reader.read();
       if (done) break;
       length += value.length;
-      if (length > LARGEST) throw damaged("it is too large");
+      if (length > most) throw damaged("it is too large");
       parts.push(value);
     }
   } catch (error) {
@@ -144,16 +146,18 @@ function sectionsOf(bytes, header) {
 function numbers({ rows, columns, bits, warp, low, high, planes, bytes }) {
   const out = new Float32Array(rows * columns);
   const unwarp = UNWARP[warp];
+  // Few numbers are possible where there are few bits: each is computed once.
+  const table = bits <= 12 && rows > 2 ** bits ? new Float32Array(2 ** bits) : null;
   for (let c = 0; c < columns; ++c) {
     const step = (high[c] - low[c]) / (2 ** bits - 1);
     const base = low[c];
     const column = bytes.subarray(c * planes * rows, (c + 1) * planes * rows);
-    if (planes === 1) {
-      const values = Float32Array.from({ length: 2 ** bits }, (_, q) => unwarp(base + step * q));
-      for (let i = 0, to = c; i < rows; ++i, to += columns) out[to] = values[column[i]];
-    } else if (planes === 2) {
+    if (table) for (let q = 0; q < table.length; ++q) table[q] = unwarp(base + step * q);
+    if (table && planes === 1) {
+      for (let i = 0, to = c; i < rows; ++i, to += columns) out[to] = table[column[i] & (table.length - 1)];
+    } else if (table) {
       for (let i = 0, to = c; i < rows; ++i, to += columns) {
-        out[to] = unwarp(base + step * (column[i] + 256 * column[rows + i]));
+        out[to] = table[(column[i] | (column[rows + i] << 8)) & (table.length - 1)];
       }
     } else {
       for (let i = 0, to = c; i < rows; ++i, to += columns) {
@@ -200,9 +204,11 @@ function asgs(read, count) {
 function bindingOf({ names, parents }, read, count) {
   const joints = Array.isArray(names) && Array.isArray(parents) ? names.length : 0;
   if (joints === 0 || parents.length !== joints) throw damaged("its skeleton is incomplete");
-  if (!parents.every((parent, j) => Number.isInteger(parent) && parent >= -1 && parent < j)) {
-    throw damaged("a joint comes before its parent");
+  if (!parents.every((parent) => Number.isInteger(parent) && parent >= -1 && parent < joints)) {
+    throw damaged("a joint has a parent that is missing");
   }
+  const order = parentsFirst(parents);
+  if (order.length < joints) throw damaged("its skeleton goes round in a circle");
   const bindJoints = Uint16Array.from(read("bind_joints", count, 4));
   if (bindJoints.some((joint) => joint >= joints)) throw damaged("a Gaussian hangs on a joint that is missing");
   const bindWeights = read("bind_weights", count, 4);
@@ -210,7 +216,15 @@ function bindingOf({ names, parents }, read, count) {
     const sum = bindWeights[i] + bindWeights[i + 1] + bindWeights[i + 2] + bindWeights[i + 3];
     for (let k = i; k < i + 4; ++k) bindWeights[k] = sum > 0 ? bindWeights[k] / sum : 0;
   }
-  return { names, parents: Int32Array.from(parents), joints: read("joints", joints, 3), bindJoints, bindWeights };
+  return { names, parents: Int32Array.from(parents), order, joints: read("joints", joints, 3), bindJoints, bindWeights };
+}
+
+function parentsFirst(parents) {
+  const order = [];
+  const children = parents.map(() => []);
+  parents.forEach((parent, j) => (parent < 0 ? order : children[parent]).push(j));
+  for (let k = 0; k < order.length; ++k) order.push(...children[order[k]]);
+  return order;
 }
 
 function expressionsOf(names, table, read, count) {

@@ -6,8 +6,8 @@
 //   3. splat: one instanced draw, blended into a half-float target, because colours exceed 1 until the end;
 //   4. resolve: background, clamp, to the canvas.
 
-import { BATCH, COLOR_LAYERS, COVER, LAYERS, RESOLVE, SPLAT_FRAGMENT, SPLAT_VERTEX, shade } from "./shaders.js";
-import { expressedMeans, skinMatrices } from "./skeleton.js";
+import { BATCH, COVER, LAYERS, RESOLVE, SPLAT_FRAGMENT, SPLAT_VERTEX, shade } from "./shaders.js";
+import { STRIDE, expressedMeans, skinMatrices } from "./skeleton.js";
 import { DepthSort, depthsOf, posedDepthsOf } from "./sort.js";
 
 /** Width of the textures that hold one texel a Gaussian. */
@@ -165,7 +165,7 @@ export class Renderer {
     const { count } = avatar;
     const width = Math.min(TEXTURE_WIDTH, Math.max(count, 1));
     const height = Math.max(Math.ceil(count / width), 1);
-    if (height > Math.min(gl.getParameter(gl.MAX_TEXTURE_SIZE))) {
+    if (height > gl.getParameter(gl.MAX_TEXTURE_SIZE)) {
       throw new Error(`${count} Gaussians are more than this device can draw.`);
     }
     const texels = width * height;
@@ -206,7 +206,7 @@ export class Renderer {
       joints.set(avatar.binding.bindJoints);
       data.bindJoints = texture2D(gl, gl.RGBA16UI, width, height, joints);
       data.bindWeights = texture2D(gl, gl.RGBA32F, width, height, layers([[avatar.binding.bindWeights, 4]]));
-      data.joints = texture2D(gl, gl.RGBA32F, 3, avatar.binding.parents.length, null);
+      data.joints = texture2D(gl, gl.RGBA32F, STRIDE / 4, avatar.binding.parents.length, null);
     }
     data.framebuffer = framebuffer(gl, data.places, data.splats);
     this._applyPose();
@@ -231,7 +231,7 @@ export class Renderer {
     if (pose?.rotations && binding) {
       data.skin = skinMatrices(binding, pose.rotations, pose.translation ?? [0, 0, 0]);
       gl.bindTexture(gl.TEXTURE_2D, data.joints);
-      gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, 3, binding.parents.length, gl.RGBA, gl.FLOAT, data.skin);
+      gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, STRIDE / 4, binding.parents.length, gl.RGBA, gl.FLOAT, data.skin);
     }
     const expressed = Boolean(pose?.expressions?.some((weight) => weight !== 0) && expressions);
     if (!expressed && data.means === avatar.means) return;
@@ -410,7 +410,7 @@ class Program {
 function colorColumns({ kind, colors, count }) {
   if (kind === "sh3") {
     // [N, 16, 3] to 4 coefficients of one channel a layer.
-    return Array.from({ length: COLOR_LAYERS.sh3 }, (_, layer) => {
+    return Array.from({ length: 12 }, (_, layer) => {
       const texels = new Float32Array(4 * count);
       const channel = layer >> 2;
       for (let i = 0; i < count; ++i) {

@@ -4,9 +4,6 @@
 /** Layers that can be drawn, in the numbering of the shaders. */
 export const LAYERS = ["final", "diffuse", "specular", "normal", "alpha", "depth"];
 
-/** Numbers a Gaussian that each kind of colours takes, as layers of an RGBA16F texture array. */
-export const COLOR_LAYERS = { asg: 19, sh3: 12, diffuse: 0 };
-
 const HEADER = `#version 300 es
 precision highp float;
 precision highp int;
@@ -30,7 +27,11 @@ const COLORS = {
 vec3 lobe(ivec2 texel, int layer, float b, vec4 q, mat3 turn, vec3 v) {
   vec4 light = at(texel, layer), amplitude = at(texel, layer + 1);
   vec3 l = light.xyz;
-  if (uPosed) l = unturned(q, turned(q, l) * turn);  // lights stay in the world when the body turns
+  if (uPosed) {
+    // The light stays in the world when the body turns, and the lobe follows its cosine with the normal.
+    l = unturned(q, turned(q, l) * turn);
+    amplitude.rgb *= min(max(abs(l.z), 0.1) / max(abs(light.z), 0.1), 2.0);
+  }
   vec3 m = 0.5 * (v + l);
   vec2 g = vec2(light.w * m.x + amplitude.w * m.y, b * m.y);
   float near = max(dot(m, m), 0.02);
@@ -86,7 +87,7 @@ uniform sampler2DArray uSurfaces;  // diffuse colour; normal
 uniform sampler2DArray uColors;
 uniform usampler2D uBindJoints;
 uniform sampler2D uBindWeights;
-uniform sampler2D uJoints;         // a row for each joint: the three rows of its skin matrix
+uniform sampler2D uJoints;         // a row for each joint: the three rows of its skin matrix, its quaternion
 uniform bool uPosed;
 uniform int uCount;
 uniform vec4 uView[3];             // rows of the world-to-camera matrix
@@ -105,11 +106,7 @@ vec4 at(ivec2 texel, int layer) { return texelFetch(uColors, ivec3(texel, layer)
 vec3 turned(vec4 q, vec3 v) { return v + 2.0 * cross(q.yzw, cross(q.yzw, v) + q.x * v); }
 vec3 unturned(vec4 q, vec3 v) { return turned(vec4(q.x, -q.yzw), v); }
 
-// The rotation in a blend of rotations, by Newton's iteration for the polar decomposition.
-mat3 rotation(mat3 blend) {
-  for (int k = 0; k < 3; ++k) blend = 0.5 * (blend + transpose(inverse(blend)));
-  return blend;
-}
+mat3 matrix(vec4 q) { return mat3(turned(q, vec3(1, 0, 0)), turned(q, vec3(0, 1, 0)), turned(q, vec3(0, 0, 1))); }
 ${COLORS[kind]}
 
 void main() {
@@ -120,16 +117,24 @@ void main() {
   vec3 mean = position.xyz;
   mat3 turn = mat3(1.0);
   if (uPosed) {
+    // Linear blending moves the mean. A Gaussian is rigid: it turns by the blended quaternions, of which all
+    // are on the side of the one with the largest weight.
     uvec4 joints = texelFetch(uBindJoints, texel, 0);
     vec4 weights = texelFetch(uBindWeights, texel, 0);
     mat3x4 rows = mat3x4(0.0);
+    vec4 quats[4] = vec4[](vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+    int heaviest = 0;
     for (int k = 0; k < 4; ++k) {
       int j = int(joints[k]);
       rows += weights[k] * mat3x4(texelFetch(uJoints, ivec2(0, j), 0), texelFetch(uJoints, ivec2(1, j), 0),
                                   texelFetch(uJoints, ivec2(2, j), 0));
+      quats[k] = texelFetch(uJoints, ivec2(3, j), 0);
+      if (weights[k] > weights[heaviest]) heaviest = k;
     }
+    vec4 blended = vec4(0.0);
+    for (int k = 0; k < 4; ++k) blended += (dot(quats[k], quats[heaviest]) < 0.0 ? -weights[k] : weights[k]) * quats[k];
     mean = vec4(mean, 1.0) * rows;
-    turn = rotation(transpose(mat3(rows)));
+    turn = matrix(normalize(blended));
   }
   vec3 p = vec3(dot(uView[0], vec4(mean, 1.0)), dot(uView[1], vec4(mean, 1.0)), dot(uView[2], vec4(mean, 1.0)));
   if (!(p.z >= 0.01 && p.z < 1e10)) return;
@@ -236,13 +241,12 @@ void main() {
   ivec2 pixel = ivec2(gl_FragCoord.xy);
   vec4 sum = texelFetch(uSum, ivec2(pixel.x, textureSize(uSum, 0).y - 1 - pixel.y), 0);
   vec3 rgb = sum.rgb;
-  if (uLayer == 2) {
-    oColor = vec4(clamp(rgb, 0.0, 1.0), 1.0);
+  if (uLayer == 2 || uLayer == 4) {  // on black
+    oColor = vec4(uLayer == 4 ? sum.aaa : clamp(rgb, 0.0, 1.0), 1.0);
     return;
   }
   if (uLayer == 3) rgb = sum.a * (0.5 + 0.5 * rgb / max(length(rgb), 1e-6));
-  if (uLayer == 4) { oColor = vec4(vec3(sum.a), 1.0); return; }
-  if (uLayer == 5) { oColor = vec4(clamp(sum.aaa - rgb, 0.0, 1.0), 1.0); return; }
+  if (uLayer == 5) rgb = sum.aaa - 0.85 * clamp(rgb, 0.0, sum.a);
   float alpha = sum.a + (1.0 - sum.a) * uBackground.a;
   oColor = vec4(clamp(rgb + (1.0 - sum.a) * uBackground.rgb * uBackground.a, 0.0, alpha), alpha);
 }`;

@@ -1,27 +1,35 @@
 // Forward kinematics with the package's convention: a joint's rest frame has the world's axes.
 
+/** Numbers a joint of `skinMatrices`. */
+export const STRIDE = 16;
+
 /**
- * Skin matrices [12J], rows of 3x4, from the joints' rotations relative to the rest pose and to the parent.
+ * For each joint the three rows of its skin matrix, 3x4, and the quaternion wxyz of its rotation, [16J], from
+ * the joints' rotations relative to the rest pose and to the parent.
  *
- * skeleton: parents [J], -1 for a root, and before their children; joints [3J], rest positions in metres.
+ * skeleton: parents [J], -1 for a root; order [J], parents before children; joints [3J], rest positions, metres.
  * rotations: quaternions [4J] wxyz. translation: metres, of the roots.
  */
-export function skinMatrices({ parents, joints }, rotations, translation) {
+export function skinMatrices({ parents, order, joints }, rotations, translation) {
   const count = parents.length;
   const turns = new Float64Array(9 * count);
+  const quats = new Float64Array(4 * count);
   const origins = new Float64Array(3 * count);
-  const skin = new Float32Array(12 * count);
-  for (let j = 0; j < count; ++j) {
+  const skin = new Float32Array(STRIDE * count);
+  for (const j of order) {
     const parent = parents[j];
-    const local = rotationMatrix(rotations.subarray(4 * j, 4 * j + 4));
+    const quat = unit(rotations.subarray(4 * j, 4 * j + 4));
+    const local = rotationMatrix(quat);
     const turn = turns.subarray(9 * j, 9 * j + 9);
     const origin = origins.subarray(3 * j, 3 * j + 3);
     const rest = joints.subarray(3 * j, 3 * j + 3);
     if (parent < 0) {
       turn.set(local);
+      quats.set(quat, 4 * j);
       for (let r = 0; r < 3; ++r) origin[r] = rest[r] + translation[r];
     } else {
       const above = turns.subarray(9 * parent, 9 * parent + 9);
+      quats.set(product(quats.subarray(4 * parent, 4 * parent + 4), quat), 4 * j);
       for (let r = 0; r < 3; ++r) {
         origin[r] = origins[3 * parent + r];
         for (let c = 0; c < 3; ++c) {
@@ -33,18 +41,29 @@ export function skinMatrices({ parents, joints }, rotations, translation) {
     for (let r = 0; r < 3; ++r) {
       let shift = origin[r];
       for (let c = 0; c < 3; ++c) {
-        skin[12 * j + 4 * r + c] = turn[3 * r + c];
+        skin[STRIDE * j + 4 * r + c] = turn[3 * r + c];
         shift -= turn[3 * r + c] * rest[c];
       }
-      skin[12 * j + 4 * r + 3] = shift;
+      skin[STRIDE * j + 4 * r + 3] = shift;
     }
+    skin.set(quats.subarray(4 * j, 4 * j + 4), STRIDE * j + 12);
   }
   return skin;
 }
 
-function rotationMatrix(quat) {
-  const length = Math.hypot(...quat) || 1;
-  const [w, x, y, z] = Array.from(quat, (value) => value / length);
+function unit(quat) {
+  const length = Math.hypot(...quat);
+  return length > 0 ? Array.from(quat, (value) => value / length) : [1, 0, 0, 0];
+}
+
+function product([a, b, c, d], [w, x, y, z]) {
+  return [
+    a * w - b * x - c * y - d * z, a * x + b * w + c * z - d * y,
+    a * y - b * z + c * w + d * x, a * z + b * y - c * x + d * w,
+  ];
+}
+
+function rotationMatrix([w, x, y, z]) {
   return [
     1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
     2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),

@@ -1,5 +1,7 @@
 // The order in which Gaussians are drawn: back to front by depth along the optical axis.
 
+import { STRIDE } from "./skeleton.js";
+
 const DIGIT = 11;
 const BUCKETS = 1 << DIGIT;
 const LARGEST = (1 << (2 * DIGIT)) - 1;
@@ -72,15 +74,16 @@ export function depthsOf(points, row, out) {
 }
 
 /**
- * The same of points that move with bones: joints and weights [4N], skin [12J], the skin matrices' rows. The
- * row is applied to each joint's matrix first, so that a Gaussian costs four dot products.
+ * The same of points that move with bones: joints and weights [4N]; skin as `skinMatrices` gives it. The row
+ * is applied to each joint's matrix first, so that a Gaussian costs four dot products.
  */
 export function posedDepthsOf(points, { joints, weights }, skin, row, out) {
-  const rows = new Float32Array(skin.length / 3);
-  for (let j = 0; j < rows.length; j += 4) {
+  const count = skin.length / STRIDE;
+  const rows = new Float32Array(4 * count);
+  for (let j = 0; j < count; ++j) {
     for (let c = 0; c < 4; ++c) {
-      const at = 3 * j + c;
-      rows[j + c] = row[0] * skin[at] + row[1] * skin[at + 4] + row[2] * skin[at + 8] + (c === 3 ? row[3] : 0);
+      const at = STRIDE * j + c;
+      rows[4 * j + c] = row[0] * skin[at] + row[1] * skin[at + 4] + row[2] * skin[at + 8] + (c === 3 ? row[3] : 0);
     }
   }
   for (let i = 0; i < out.length; ++i) {

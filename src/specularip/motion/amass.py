@@ -194,7 +194,7 @@ def _rate(path: Path, arrays: dict[str, np.ndarray], fps: float | None) -> float
     value = _first(arrays, RATES)
     if value is None or value.size != 1:
         if fps is None:
-            raise UserError(f"{path} has no frame rate (mocap_framerate): say which it is, such as --fps 120")
+            raise UserError(f"{path} has no frame rate (mocap_framerate): give it, such as --file-fps 120")
         return fps
     rate = float(value.reshape(()))
     if not 0.1 <= rate <= 10_000:

@@ -67,7 +67,7 @@ def read_bvh(path: Path, fps: float | None = None) -> Capture:
     if seconds > 0:
         fps = 1 / seconds
     if fps is None:
-        raise UserError(f"{path} has no frame rate (Frame Time is 0): say which it is, such as --fps 30")
+        raise UserError(f"{path} has no frame rate (Frame Time is 0): give it, such as --file-fps 30")
     values = _values(path, text, timing.end(), frames, columns)
     del text
 

@@ -48,12 +48,13 @@ def idle(binding: Binding) -> Clip:
 
 
 def wave_hand(binding: Binding) -> Clip:
-    """Four seconds: the right arm goes up, waves three times, and comes down; with a smile."""
+    """Four seconds: the right arm goes up, waves, and comes down; with a smile."""
     figure = Figure(binding, round(4 * FPS))
     phases = _phases(figure)
     up = eased(phases, ((0.02, 0.0), (0.2, 1.0), (0.78, 1.0), (0.98, 0.0)))
-    sideways = up * torch.sin(math.tau * 6 * (phases - 0.2)) * eased(phases, ((0.18, 0), (0.26, 1), (0.72, 1), (0.8, 0)))
-    _stand(figure, sway=0.018 * up, yaw=0.0 * up)
+    waving = eased(phases, ((0.18, 0), (0.26, 1), (0.72, 1), (0.8, 0)))
+    sideways = waving * torch.sin(math.tau * 6 * (phases - 0.2))
+    _stand(figure, sway=0.018 * up, yaw=torch.zeros_like(up))
     _breathe(figure, phases, 1)
     figure.bend(SPINE, Y, -0.04 * up)
     figure.bend(NECK, Y, 0.07 * up)
@@ -70,7 +71,7 @@ def wave_hand(binding: Binding) -> Clip:
 
 
 def turn(binding: Binding) -> Clip:
-    """Eight seconds: looks and turns to the left and to the right, with the weight on the leg of that side."""
+    """Eight seconds: looks and turns to the left and to the right, with the weight on that side's leg."""
     figure = Figure(binding, round(8 * FPS))
     phases = _phases(figure)
     # Eyes and head lead, the body follows.
@@ -140,9 +141,7 @@ def _hang(figure: Figure, side: str, outward: float, forward: Tensor) -> None:
     figure.arm(side, upper, fore)
 
 
-def _directions(
-    phases: Tensor, start: tuple[float, ...], end: tuple[float, ...], share: Tensor
-) -> Tensor:
+def _directions(phases: Tensor, start: tuple[float, ...], end: tuple[float, ...], share: Tensor) -> Tensor:
     """Unit directions [T,3] from start to end, along the great circle between them."""
     a, b = (torch.nn.functional.normalize(phases.new_tensor(d), dim=0) for d in (start, end))
     angle = torch.acos((a * b).sum())
@@ -152,7 +151,7 @@ def _directions(
 
 def _blinks(phases: Tensor, seconds: tuple[float, ...], duration: float) -> dict[str, Tensor]:
     """Tracks of both eyelids, which close at these times."""
-    closed = sum(
-        torch.cos(math.pi * ((phases * duration - at) / BLINK).clamp(-0.5, 0.5)).square() for at in seconds
-    )
+    closed = torch.zeros_like(phases)
+    for at in seconds:
+        closed += torch.cos(math.pi * ((phases * duration - at) / BLINK).clamp(-0.5, 0.5)).square()
     return {f"eyeBlink{side}": closed for side in ("Left", "Right")}

@@ -50,8 +50,8 @@ class Figure:
         self.rest = binding.joints.double().cpu()
         self.rotations = F.pad(torch.zeros(frames, len(self.rest), 3, dtype=torch.float64), (1, 0), value=1.0)
         self.translation = torch.zeros(frames, 3, dtype=torch.float64)
-        bones = [self.bone(f"{a}.L", f"{b}.L") for a, b in (("upperleg01", "lowerleg01"), ("lowerleg01", "foot"))]
-        self.leg = float(sum(bone.norm() for bone in bones))
+        thigh, shin = self.bone("upperleg01.L", "lowerleg01.L"), self.bone("lowerleg01.L", "foot.L")
+        self.leg = float(thigh.norm() + shin.norm())
         self.floor = float(self.place("foot.L")[2]) - ANKLE * self.leg
 
     def place(self, joint: str) -> Tensor:
@@ -89,10 +89,8 @@ class Figure:
 
     def hip(self, side: str) -> Tensor:
         """Positions [T,3] of a hip joint, for the rotations and translations of the root so far."""
-        j = self.index["root"]
-        return (
-            self.rest[j] + self.translation + rotate(self.rotations[:, j], self.bone("root", f"upperleg01.{side}"))
-        )
+        turned = rotate(self.rotations[:, self.index["root"]], self.bone("root", f"upperleg01.{side}"))
+        return self.place("root") + self.translation + turned
 
     def highest(self, side: str, ankles: Tensor) -> Tensor:
         """How far [T] the root may rise from where it is, until the leg to `ankles` [T,3] is straight."""
@@ -102,8 +100,8 @@ class Figure:
         return ankles[:, 2] + (reach.square() - away).clamp_min(0).sqrt() - hip[:, 2]
 
     def leg_to(self, side: str, ankles: Tensor, feet: Tensor, knees: Tensor) -> None:
-        """Put a leg's ankle at `ankles` [T,3], by the law of cosines, and turn its foot to `feet` [T,4] in the
-        world. knees [T,3]: the knee's axis, to the body's left; made perpendicular to the leg."""
+        """Put a leg's ankle at `ankles` [T,3], by the law of cosines, and turn its foot to `feet` [T,4] in
+        the world. knees [T,3]: the knee's axis, to the body's left; made perpendicular to the leg."""
         thigh = self.bone(f"upperleg01.{side}", f"lowerleg01.{side}")
         shin = self.bone(f"lowerleg01.{side}", f"foot.{side}")
         along = F.normalize(thigh + shin, dim=0)

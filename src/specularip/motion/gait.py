@@ -21,7 +21,8 @@ from specularip.motion.quaternions import about, multiply, rotate
 
 @dataclass(frozen=True)
 class Gait:
-    """One cycle, two steps. Phases run from 0, where the foot lands, to 1. Lengths in legs, angles in degrees.
+    """One cycle, two steps. Phases run from 0, where the foot lands, to 1. Lengths in legs, angles in
+    degrees.
 
     frames: of the cycle. stance: share of the cycle that a foot stands. stride: distance per cycle. ahead:
     how much farther in front than behind the foot stands. apart: distance of each foot from the middle.
@@ -89,9 +90,9 @@ def walking(binding: Binding, gait: Gait, name: str, fps: float = 30.0) -> Clip:
     forward = Z.new_tensor([1.0, 0.0, 0.0]).expand(gait.frames, 3)
     for side, (ankles, pitch) in feet.items():
         figure.leg_to(side, ankles, about(X, -pitch), rotate(about(Z, 0.5 * yaw), forward))
-        toes = [name for name in binding.joint_names if name.startswith("toe") and name.endswith(f"-1.{side}")]
-        for toe in toes:  # stay on the ground while the heel rises
-            figure.turn(toe, about(X, pitch.clamp(-0.6, 0)))
+        for toe in (f"toe{k}-1.{side}" for k in range(1, 6)):
+            if toe in figure.index:  # stays on the ground while the heel rises
+                figure.turn(toe, about(X, pitch.clamp(-0.6, 0)))
 
     counter = math.radians(gait.counter) * wave(phases)
     figure.bend(SPINE, Z, counter - yaw)
@@ -129,7 +130,7 @@ def _foot(figure: Figure, gait: Gait, side: str, phases: Tensor) -> tuple[Tensor
 
 
 def _standing(gait: Gait, phases: Tensor, pitch: Tensor) -> Tensor:
-    """The ankle [T,2] of a foot on the ground, forward and up, in legs: it turns about the heel or the ball."""
+    """The ankle [T,2] of a foot on the ground, forward and up, in legs: it turns about heel or ball."""
     flat = gait.stride * (gait.stance / 2 - phases) + 0.5 * gait.ahead
     forward = torch.where(pitch > 0, -HEEL, BALL)
     cos, sin = pitch.cos(), pitch.sin()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -21,10 +22,14 @@ from specularip.errors import UserError, first_line
 RATIO, SLACK = 4, 64 << 20
 """The arrays read may take RATIO times the file's size plus SLACK bytes. Motion compresses to half at
 best."""
-DIRECTORY = 1 << 20
-"""Largest directory of the zip, bytes; some ten thousand members."""
+DIRECTORY = 1 << 18
+"""Largest directory of the zip, bytes; some three thousand members."""
 _END, _END64 = b"PK\x05\x06", b"PK\x06\x07"
 _HEADER = 10_000
+_DTYPE = re.compile(rb"'descr': *'([<>|=]\w+)'")
+_ORDER = re.compile(rb"'fortran_order': *(True|False)")
+_SHAPE = re.compile(rb"'shape': *\(([\dL, ]*)\)")  # Python 2 wrote 10L
+_NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 
 
 def read_arrays(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
@@ -44,6 +49,8 @@ def read_arrays(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
                     if name in names and name not in arrays:
                         if member.file_size > allowed:
                             raise UserError(f"{path}: {name} would be {member.file_size} bytes: not a motion")
+                        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                            raise ValueError(f"{name} is compressed in a way that NumPy does not use")
                         allowed -= member.file_size
                         with archive.open(member) as stream:
                             array = _read(stream, member.file_size)
@@ -78,20 +85,22 @@ def _check_directory(path: Path, file: io.BufferedReader, size: int) -> None:
 def _read(stream: IO[bytes], size: int) -> np.ndarray | None:
     """The array of a .npy member of `size` bytes, or None if it does not hold numbers."""
     start = stream.read(12)
-    if start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
+    if len(start) < 12 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
         raise ValueError("not a .npy array")
     wide = start[6] > 1
     length = int.from_bytes(start[8:12] if wide else start[8:10], "little")
     if length > _HEADER:
         raise ValueError("the header of an array is too long")
     header = start + stream.read(length + (0 if wide else -2))
-    text = io.BytesIO(header[8:])
-    reader = np.lib.format.read_array_header_2_0 if wide else np.lib.format.read_array_header_1_0
-    shape, fortran, dtype = reader(text)
-    if dtype.kind not in "fiu" or dtype.itemsize > 8:
+    found = [pattern.search(header) for pattern in (_DTYPE, _ORDER, _SHAPE)]
+    if None in found:
+        raise ValueError("the header of an array is damaged")
+    dtype, order, sizes = (match[1].decode() for match in found if match)
+    if dtype[1:] not in _NUMBERS:
         return None
+    shape = tuple(int(word.rstrip("L")) for word in sizes.replace(",", " ").split())
     count = math.prod(shape)
-    if len(header) + count * dtype.itemsize != size or min(shape, default=1) < 0:
+    if len(header) + count * np.dtype(dtype).itemsize != size:
         raise ValueError(f"an array of {list(shape)} is not what its {size} bytes hold")
-    array = np.frombuffer(stream.read(count * dtype.itemsize), dtype)
-    return array.reshape(shape, order="F" if fortran else "C")
+    array = np.frombuffer(stream.read(size - len(header)), dtype)
+    return array.reshape(shape, order="F" if order == "True" else "C")

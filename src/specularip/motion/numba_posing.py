@@ -1,4 +1,4 @@
-"""`posing.pose` on the CPU: one pass over the Gaussians, in numba."""
+"""`dispatch.pose` on the CPU: one pass over the Gaussians, in numba."""
 # numba's stubs do not know that these functions are compiled.
 # mypy: disable-error-code="no-untyped-def"
 
@@ -33,13 +33,12 @@ _QUAT, _DUAL = 12, 16
 
 
 def pose_numba(rest: Rest, means: Tensor, bones: Tensor, blend: Blend) -> Posed:
-    """bones [J,20]: 3 rows of the skin matrix, quaternion, dual part. float32 CPU tensors."""
+    """bones [J,20]: see `skinning.bone_table`. float32 CPU tensors."""
     count = len(means)
     sizes = (3, 4, 4, 3, rest.latents.shape[1])
     results = [np.empty((count, size), np.float32) for size in sizes]
-    inputs = (rest.bind_joints, rest.bind_weights, bones, means)
-    inputs = (*inputs, rest.quats, rest.normals, rest.tangents, rest.latents)
-    arrays = [tensor.numpy() for tensor in inputs]
+    fixed = (rest.quats, rest.normals, rest.tangents, rest.latents)
+    arrays = [tensor.numpy() for tensor in (rest.bind_joints, rest.bind_weights, bones, means, *fixed)]
     share_out(_pose, blend == "dual", *arrays, *results, most=-(-count // CHUNK))
     return Posed(*map(torch.from_numpy, results))
 

@@ -1,8 +1,5 @@
-"""Posing Gaussians: what of them moves with the bones, by one kernel per frame.
-
-`pose_reference` is the definition, in plain tensors. `pose` gives the same by a numba kernel on the CPU and a
-Triton kernel on CUDA, for float32; other dtypes take the plain path.
-"""
+"""Posing Gaussians: what of them moves with the bones. In plain tensors, the reference for the kernels that
+`dispatch.pose` chooses from."""
 
 from __future__ import annotations
 
@@ -13,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from specularip.errors import UserError
 from specularip.gaussians import Gaussians
 from specularip.motion.appearance import ANGLE, turned_latents
 from specularip.motion.quaternions import multiply, rotate
-from specularip.motion.skinning import Blend, dual_parts, joint_quats, skin_points
+from specularip.motion.skinning import Blend, skin_points
 from specularip.specular import LATENTS, shading_normals
 from specularip.specular.shading import tangent_frames
 
@@ -65,39 +61,9 @@ class Posed(NamedTuple):
     latents: Tensor
 
 
-def pose(rest: Rest, transforms: Tensor, blend: Blend = "linear", means: Tensor | None = None) -> Posed:
-    """The Gaussians posed by the skin matrices `transforms` [J,4,4].
-
-    means [N,3]: rest positions instead of rest.means, such as those of a facial expression. Raises UserError
-    for CUDA tensors where Triton is missing.
-    """
-    means = rest.means if means is None else means.contiguous()
-    if any(tensor.dtype != torch.float32 for tensor in (means, rest.quats, rest.latents, transforms)):
-        return pose_reference(rest, transforms, blend, means)
-    quats = joint_quats(transforms)
-    bones = torch.cat([transforms[:, :3].flatten(1), quats, dual_parts(transforms, quats)], 1).contiguous()
-    if means.is_cuda:
-        try:
-            from specularip.motion.triton_posing import pose_triton
-        except ImportError as error:
-            raise UserError(
-                "Posing on a GPU needs Triton: pip install triton, or move everything to the CPU."
-            ) from error
-        return pose_triton(rest, means, bones, blend)
-    if means.device.type != "cpu":
-        return pose_reference(rest, transforms, blend, means)
-    try:
-        from specularip.motion.numba_posing import pose_numba
-    except RuntimeError as error:
-        from specularip.kernels.compiling import cache_folder_error
-
-        raise cache_folder_error(error) from error
-    return pose_numba(rest, means, bones, blend)
-
-
-def pose_reference(rest: Rest, transforms: Tensor, blend: Blend, means: Tensor) -> Posed:
-    """See `pose`; plain tensors of any dtype."""
-    means, turns = skin_points(means, rest.bind_joints.long(), rest.bind_weights, transforms, blend)
+def pose_reference(rest: Rest, bones: Tensor, blend: Blend, means: Tensor) -> Posed:
+    """See `dispatch.pose`; plain tensors of any dtype."""
+    means, turns = skin_points(means, rest.bind_joints.long(), rest.bind_weights, bones, blend)
     latents = rest.latents
     if latents.shape[1] == LATENTS:
         latents = turned_latents(latents, rest.normals, turns)

@@ -80,6 +80,8 @@ def retarget(capture: Capture, binding: Binding) -> Clip:
             bones = _bones(part, capture.joints, source, joints, target)
             if bones is not None:
                 aligned = multiply(between(rotate(aligned, bones[1]), bones[0]), aligned)
+            elif part.startswith("foot"):
+                aligned = identity  # without toes: both stand on flat soles at rest
             turned = multiply(turns[:, source[part]], aligned)
         else:
             turned = world[parent] if parent >= 0 else turns[:, 0]

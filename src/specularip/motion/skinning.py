@@ -64,24 +64,27 @@ def levels(parents: Sequence[int]) -> list[list[int]]:
     return found[:-1]
 
 
-def joint_quats(transforms: Tensor) -> Tensor:
-    """Rotations [...,J,4] wxyz of skin matrices [...,J,4,4]."""
-    return from_matrices(transforms[..., :3, :3])
+def bone_table(transforms: Tensor) -> Tensor:
+    """All that skinning needs of skin matrices [...,J,4,4], [...,J,20]: their first three rows, row by row,
+    and the same motion as a dual quaternion: its rotation q wxyz, and its dual part ½ t q."""
+    quats = from_matrices(transforms[..., :3, :3])
+    translation = F.pad(transforms[..., :3, 3], (1, 0))
+    return torch.cat([transforms[..., :3, :].flatten(-2), quats, 0.5 * multiply(translation, quats)], -1)
 
 
 def skin_points(
     points: Tensor,
     bind_joints: Tensor,
     bind_weights: Tensor,
-    transforms: Tensor,
+    bones: Tensor,
     blend: Blend = "linear",
 ) -> tuple[Tensor, Tensor]:
     """Posed points [N,3], and the rotation [N,4] wxyz by which each turns.
 
-    points [N,3] in rest pose, bind_joints [N,4] int64, bind_weights [N,4] with rows that sum to 1, transforms
-    [J,4,4] as `joint_transforms` gives them. In plain tensors, of any dtype; see `posing` for the kernels.
+    points [N,3] in rest pose, bind_joints [N,K] int64, bind_weights [N,K] with rows that sum to 1, bones
+    [J,20] as `bone_table` gives them. In plain tensors, of any dtype; see `dispatch` for the kernels.
     """
-    quats = joint_quats(transforms)
+    matrix, quats, duals = bones.split([12, 4, 4], -1)
     heaviest = quats[bind_joints.gather(1, bind_weights.argmax(1, keepdim=True))]  # [N,1,4]
     mine = quats[bind_joints]  # [N,4,4]
     same = (mine * heaviest).sum(-1) >= 0
@@ -89,17 +92,11 @@ def skin_points(
     blended = (weights[..., None] * mine).sum(1)
     turns = F.normalize(blended, dim=-1)
     if blend == "linear":
-        matrix = torch.einsum("nk,nkij->nij", bind_weights, transforms[bind_joints][..., :3, :])
+        matrix = (bind_weights[..., None] * matrix[bind_joints]).sum(1).unflatten(1, (3, 4))
         return (matrix[..., :3] @ points[..., None])[..., 0] + matrix[..., 3], turns
-    dual = (weights[..., None] * dual_parts(transforms, quats)[bind_joints]).sum(1)
+    dual = (weights[..., None] * duals[bind_joints]).sum(1)
     shift = 2 * multiply(dual, conjugate(blended))[..., 1:] / blended.square().sum(-1, keepdim=True)
     return (matrices(turns) @ points[..., None])[..., 0] + shift, turns
-
-
-def dual_parts(transforms: Tensor, quats: Tensor) -> Tensor:
-    """The dual parts [...,J,4] of the rigid motions as dual quaternions: ½ t q."""
-    translation = F.pad(transforms[..., :3, 3], (1, 0))
-    return 0.5 * multiply(translation, quats)
 
 
 def expressed(means: Tensor, expressions: Expressions, strengths: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from specularip.baking.asg import Asgs
-from specularip.baking.bake import HarmonicColors
+from specularip.colors import Asgs, HarmonicColors
 from specularip.errors import UserError
 from specularip.files import json_value
 from specularip.gaussians import Binding, Gaussians
@@ -28,9 +28,7 @@ from specularip.specular import shading_normals
 
 MAGIC = b"SIPV"
 VERSION = 1
-LARGEST = 1 << 29
-"""No packed avatar is longer, decompressed, in bytes."""
-WARPS = {
+WARPS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "linear": (lambda value: value, lambda warped: warped),
     "root": (lambda value: np.sign(value) * np.sqrt(np.abs(value)), lambda warped: warped * np.abs(warped)),
     "log": (np.log, np.exp),
@@ -54,7 +52,7 @@ class Columns:
     def of(values: Tensor | np.ndarray, bits: int, warp: str = "linear") -> Columns:
         """values [N,...]; all further dimensions become columns."""
         rows = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, np.float64)
-        warped = WARPS[warp][0](rows.reshape(len(rows), -1))
+        warped = WARPS[warp][0](rows.reshape(len(rows), math.prod(rows.shape[1:])))
         if not np.isfinite(warped).all():
             raise UserError("the avatar has numbers that are not finite: it cannot be shown")
         empty = np.zeros(warped.shape[1])
@@ -66,7 +64,7 @@ class Columns:
     def whole(values: Tensor | np.ndarray, bits: int) -> Columns:
         """Whole numbers in 0..2^bits − 1, exactly."""
         rows = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-        rows = rows.reshape(len(rows), -1)
+        rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
         if rows.size and (rows.min() < 0 or rows.max() >= 2**bits):
             raise UserError(f"the avatar has an index above {2**bits - 1}: it cannot be shown")
         width = rows.shape[1]
@@ -76,7 +74,7 @@ class Columns:
     def values(self) -> np.ndarray:
         """[N,C] float64, as a reader gets them."""
         step = (self.high - self.low) / (2**self.bits - 1)
-        return WARPS[self.warp][1](self.low + step * self.quantised)  # type: ignore[no-any-return]
+        return WARPS[self.warp][1](self.low + step * self.quantised)
 
     def described(self) -> dict[str, Any]:
         rows, columns = self.quantised.shape
@@ -115,7 +113,7 @@ def pack(
         kind = "asg"
         columns |= _asg_columns(colors, order)
     else:
-        columns["normals"] = _directions(shading_normals(gaussians)[order], 8)
+        columns["normals"] = _directions(shading_normals(gaussians)[order], 12)
         kind = "diffuse" if colors is None else "sh3"
         if isinstance(colors, HarmonicColors):
             columns["coefficients"] = Columns.of(colors.coefficients[order], 10)
@@ -123,17 +121,16 @@ def pack(
             raise UserError(f"the viewer cannot draw {type(colors).__name__}: bake the avatar to asg or sh3")
     header: dict[str, Any] = {"kind": kind, "count": len(gaussians), "antialiased": antialiased}
     header["meta"] = json_value(meta or {})
-    if binding is not None:
-        header["binding"] = {"names": list(binding.joint_names), "parents": list(binding.joint_parents)}
-        columns |= _binding_columns(gaussians, binding, order)
     if expressions is not None:
         header["expressions"] = list(expressions.names)
         columns |= _expression_columns(expressions, order)
-    header["clips"] = []
-    for number, clip in enumerate(clips if binding is not None else ()):
-        header["clips"].append({"name": clip.name, "fps": clip.fps, "loops": clip.loops})
+    if binding is not None:
+        header["binding"] = {"names": list(binding.joint_names), "parents": list(binding.joint_parents)}
+        columns |= _binding_columns(gaussians, binding, order)
         names = () if expressions is None else expressions.names
-        columns |= _clip_columns(f"clips.{number}", clip, binding, names)
+        header["clips"] = [{"name": clip.name, "fps": clip.fps, "loops": clip.loops} for clip in clips]
+        for number, clip in enumerate(clips):
+            columns |= _clip_columns(f"clips.{number}", clip, binding, names)
     header["sections"] = {name: section.described() for name, section in columns.items()}
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     body = b"".join(section.planes() for section in columns.values())
@@ -146,7 +143,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     before it puts directions and quaternions together. Raises UserError for damaged data."""
     reader = zlib.decompressobj(31)
     try:
-        raw = reader.decompress(data, LARGEST)
+        raw = reader.decompress(data, (1 << 26) + 32 * len(data))  # a small file cannot fill the memory
     except zlib.error as error:
         raise UserError(f"the packed avatar is damaged: {error}") from None
     if not reader.eof or raw[:4] != MAGIC or int.from_bytes(raw[4:8], "little") != VERSION:
@@ -256,8 +253,8 @@ def _rotations(name: str, quats: Tensor, bits: int) -> dict[str, Columns]:
 
 
 def _directions(vectors: Tensor, bits: int) -> Columns:
-    """Unit vectors [N,...,3], octahedral (Meyer et al. 2010): projected to |x| + |y| + |z| = 1, the lower half
-    folded over the upper one; x and y in −1..1 remain."""
+    """Unit vectors [N,...,3], octahedral (Meyer et al. 2010): projected to |x| + |y| + |z| = 1, the lower
+    half folded over the upper one; x and y in −1..1 remain."""
     rows = vectors.detach().double().cpu().numpy()
     flat = rows[..., :2] / np.abs(rows).sum(-1, keepdims=True)
     folded = np.where(flat < 0, -1.0, 1.0) * (1 - np.abs(flat[..., ::-1]))
