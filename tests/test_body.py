@@ -97,7 +97,10 @@ def test_regions_and_skinning():
     assert body.skin_joints.max() < len(body.joints) == len(body.joint_parents)
     assert all(parent < i for i, parent in enumerate(body.joint_parents)), "parents come first"
     of_hand = torch.tensor(
-        [name.startswith(("wrist", "finger", "metacarpal")) and name.endswith("L") for name in body.joint_names]
+        [
+            name.startswith(("wrist", "finger", "metacarpal")) and name.endswith("L")
+            for name in body.joint_names
+        ]
     )
     left_hand = (body.regions == HAND) & (body.vertices[:, 0] > 0)
     assert of_hand[body.skin_joints[left_hand, 0]].float().mean() > 0.95

@@ -27,6 +27,7 @@ avatar
 framing camera_path pictures
 posable
 presentation rendering animate viewing
+exporting
 posed_images lpips
 metrics
 diffusion

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_skeleton(model):
     assert all(parent < j for j, parent in enumerate(model.joint_parents)), "parents come first"
     for side in "LR":
         chain = [f"finger2-{k}.{side}" for k in (3, 2, 1)] + [f"metacarpal1.{side}", f"wrist.{side}"]
-        for child, parent in zip(chain, chain[1:]):
+        for child, parent in pairwise(chain):
             assert names[model.joint_parents[names.index(child)]] == parent
         assert names[model.joint_parents[names.index(f"eye.{side}")]] == "head"
 

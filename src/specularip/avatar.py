@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from specularip.avatar_file import FILE_NAME, AvatarContents, read_avatar, write_avatar
 from specularip.baking.bake import Target, harmonics_of
 from specularip.baking.bake import bake as bake_colors
+from specularip.baking.preview import preview_harmonics
 from specularip.cameras import Cameras
 from specularip.colors import Asgs, Colors
 from specularip.errors import UserError
@@ -38,10 +39,14 @@ from specularip.motion.skinning import Blend, bone_table, expressed, joint_trans
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.specular import PreparedShading, SpecularHead, facing, in_view, shading_normals
+from specularip.viewer.html import write_html
+from specularip.viewer.notebook import Framed
+from specularip.viewer.pack import pack
 
 READERS = {".ply": read_ply, ".spz": read_spz, ".glb": read_glb}
-SUFFIXES = tuple(READERS)
-"""Suffixes of the files that `Avatar.export` writes and `load` reads, besides .safetensors."""
+"""By the suffix of files that `load` reads, besides .safetensors."""
+SUFFIXES = (*READERS, ".html")
+"""Suffixes of the files that `Avatar.export` writes, besides .safetensors."""
 CONTENTS = tuple(field.name for field in fields(AvatarContents))
 GREY = 0.6
 """The default background."""
@@ -298,42 +303,70 @@ class Avatar:
         *,
         bake: bool = True,
         clips: Sequence[Clip] = (),
+        spz_version: Literal[3, 4] = 3,
         progress: Progress | None = None,
     ) -> Path:
-        """Write a file for other programs and return it, by the suffix of `path`: .ply or .glb. Atomic.
+        """Write a file for other programs and return it, by the suffix of `path`, see SUFFIXES. Atomic.
 
-        bake: with the highlights, baked into the form that the format has, which takes a while for an avatar
-        with a head; else diffuse colours. A .glb has them twice: as harmonics for every viewer, and as ASGs
-        for those that know our extension. It also has the skeleton, and the motions `clips`. Raises UserError
-        for another suffix, for clips without skeleton or format, or where nothing can be written.
+        bake: with the highlights, which are baked into the form that the format has; this takes a while for
+        an avatar with a head. Else diffuse colours. A .glb has them twice: as harmonics for every viewer, and
+        as ASGs for those that know our extension. clips: motions, for .glb and .html. docs/files.md says what
+        each format keeps. Raises UserError for another suffix, for clips without skeleton or format, or where
+        nothing can be written.
         """
         path = Path(path)
         suffix = path.suffix.lower()
         if suffix == ".safetensors":
             return self.save(path)
         if suffix not in SUFFIXES:
-            raise UserError(f"cannot export to {path}: end the name in {_any_suffix()}")
-        if clips and suffix != ".glb":
-            raise UserError(f"cannot write motions to {path}: only .glb holds them")
-        colors = self.baked("sh3", progress=progress).colors if bake and self.head else self.colors
+            raise UserError(f"cannot export to {path}: end the name in {_any_suffix(SUFFIXES)}")
+        moves = suffix in (".glb", ".html")
+        if clips and not moves:
+            raise UserError(f"cannot write motions to {path}: only .glb and .html hold them")
+        binding = self.skeleton() if clips else self.binding
+        colors = self.colors if bake else None
+        if bake and self.head is not None:
+            colors = self.baked("asg" if moves else "sh3", progress=progress).colors
+        if suffix == ".html":
+            return write_html(path, replace(self, head=None, colors=colors).packed(clips=clips), self.title)
         harmonics = harmonics_of(colors) if isinstance(colors, Asgs) else colors
         if suffix == ".ply":
-            write_ply(path, self.gaussians, harmonics if bake else None)
-            return path
-        if suffix == ".spz":
-            write_spz(path, self.gaussians, harmonics if bake else None, antialiased=self.antialiased)
-            return path
-        lobes = self.baked("asg", progress=progress).colors if bake and self.head else self.colors
-        write_glb(
-            path,
+            write_ply(path, self.gaussians, harmonics)
+        elif suffix == ".spz":
+            write_spz(path, self.gaussians, harmonics, antialiased=self.antialiased, version=spz_version)
+        else:
+            write_glb(
+                path, self.gaussians, harmonics, asgs=colors if isinstance(colors, Asgs) else None,
+                binding=binding, clips=clips, antialiased=self.antialiased,
+            )  # fmt: skip
+        return path
+
+    def packed(self, title: str = "", clips: Sequence[Clip] = ()) -> bytes:
+        """The avatar for the viewer's page. A head becomes spherical harmonics, which takes a second;
+        explicit colours stay. clips: motions of its skeleton. Raises UserError for numbers that are not
+        finite."""
+        colors = self.colors
+        if self.head is not None:
+            colors = preview_harmonics(self.gaussians, self.head)
+        return pack(
             self.gaussians,
-            harmonics if bake else None,
-            asgs=lobes if bake and isinstance(lobes, Asgs) else None,
-            binding=self.skeleton() if clips else self.binding,
+            colors,
+            binding=self.binding,
+            expressions=self.expressions,
             clips=clips,
             antialiased=self.antialiased,
+            meta={"title": title or self.title},
         )
-        return path
+
+    @property
+    def title(self) -> str:
+        """The text or the file that the avatar was made from."""
+        names = (self.provenance.get(name) for name in ("text", "source", "data"))
+        return next((name for name in names if isinstance(name, str) and name), "Avatar")
+
+    def _repr_html_(self) -> str:
+        """The avatar in a notebook; with a head, its highlights are approximate until it is `baked`."""
+        return Framed(self.packed(), self.title)._repr_html_()
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Avatar:
@@ -363,8 +396,10 @@ def load(path: str | os.PathLike[str]) -> Avatar:
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         return Avatar(**vars(read_avatar(path)))
-    if suffix not in SUFFIXES:
-        raise UserError(f"cannot load {path}: give a run folder, or a file that ends in {_any_suffix()}")
+    if suffix not in READERS:
+        raise UserError(
+            f"cannot load {path}: give a run folder, or a file that ends in {_any_suffix(READERS)}"
+        )
     splats = READERS[suffix](path)
     for note in splats.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
@@ -377,5 +412,5 @@ def load(path: str | os.PathLike[str]) -> Avatar:
     )
 
 
-def _any_suffix() -> str:
-    return f"{', '.join(SUFFIXES)} or .safetensors"
+def _any_suffix(suffixes: Iterable[str]) -> str:
+    return f"{', '.join(suffixes)} or .safetensors"

@@ -458,6 +458,46 @@ def bake(
         print(f"{full - left:.2f} dB lost")
 
 
+def export(
+    avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
+    out: Annotated[Positional[Path], arg(metavar="FILE")],
+    no_bake: bool = False,
+    motion: Annotated[tuple[str, ...], arg(metavar="NAME_OR_FILE ...")] = (),
+    spz_version: Literal[3, 4] = 3,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Write an avatar for other programs, by the suffix of FILE.
+
+    .html: one page that opens in any browser, offline, with highlights and motions. .glb: glTF with
+    KHR_gaussian_splatting, skeleton and motions. .ply, .spz: files of 3D Gaussians, whose highlights are
+    spherical harmonics. .safetensors: everything, as in a run folder. docs/files.md compares them.
+
+    Example: specularip export out/red red.html
+
+    Args:
+        avatar: A run folder, or an avatar file (.safetensors, .ply, .spz, .glb).
+        out: File to write.
+        no_bake: Diffuse colours only, without highlights.
+        motion: Motions for .html and .glb besides the built-in ones: AMASS or SMPL-X .npz, or .bvh files.
+        spz_version: 4 is smaller; many viewers read only 3.
+        device: Where highlights are baked: auto selects the GPU if CUDA and gsplat are available.
+    """
+    from specularip.exporting import export as run
+    from specularip.progress import Progress
+
+    with Progress() as progress:
+        run(
+            avatar,
+            out,
+            bake=not no_bake,
+            motions=motion,
+            spz_version=spz_version,
+            device=None if device == "auto" else device,
+            progress=progress,
+        )
+    print(out)
+
+
 def models(
     action: Annotated[Positional[Literal["check", "fetch"]], arg(metavar="{check,fetch}")] = "check",
     preset: Literal["all", "compact", "sd15"] = "all",
@@ -583,6 +623,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 "animate": animate,
                 "eval": evaluate,
                 "bake": bake,
+                "export": export,
                 "models": models,
                 "view": view,
             },

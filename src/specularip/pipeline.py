@@ -48,6 +48,7 @@ from specularip.stages.guide import EncodedFace, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
 from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
 from specularip.stages.photo_head import PhotoHead, photo_head
+from specularip.stages.rigging import rigged
 from specularip.stages.scr import Targets, fit_targets, make_targets, orbits
 from specularip.stages.seid import seid
 from specularip.stages.settings import Config
@@ -435,7 +436,8 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
     guide, config, perceptual, folder = context.guide, context.config, context.perceptual, session.folder
     state.shared.requires_grad_(False).eval()
     detached = state.gaussians.select(torch.arange(len(state), device=session.device))
-    avatar = replace(_avatar(state, context), gaussians=detached)
+    gaussians, expressions = rigged(detached, guide.body)
+    avatar = replace(_avatar(state, context), gaussians=gaussians, expressions=expressions)
     finished = avatar.to("cpu")
     if not session.ranks.is_main:
         return finished

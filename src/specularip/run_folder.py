@@ -211,8 +211,9 @@ def _remove_run(path: Path) -> None:
                 entry.unlink()
         if not any(checkpoints.iterdir()):
             checkpoints.rmdir()
+    ours = (*FILES, SNAPSHOT, BAKED)
     for entry in path.iterdir():
-        if (entry.name in (*FILES, SNAPSHOT, BAKED) or _TEMPORARY.fullmatch(entry.name)) and not entry.is_dir():
+        if (entry.name in ours or _TEMPORARY.fullmatch(entry.name)) and not entry.is_dir():
             entry.unlink()
 
 

@@ -1,5 +1,6 @@
 // The panel: what is drawn, and how.
 
+import { slidersOf } from "./actions.js";
 import { byId, make, showFilled } from "./dom.js";
 
 const LAYERS = ["final", "diffuse", "specular", "normal", "alpha", "depth"];
@@ -79,16 +80,15 @@ export class Controls {
     byId("expression-controls").hidden = player.names.length === 0 && !player.canLook;
     byId("gaze-row").hidden = !player.canLook;
     byId("neutral").hidden = player.names.length === 0;
-    byId("expressions").replaceChildren(...player.names.map((name, index) => this.#slider(name, index)));
+    byId("expressions").replaceChildren(...slidersOf(player.names).map((group) => this.#slider(group)));
   }
 
-  #slider(name, index) {
+  #slider({ words, indices }) {
     const { strengths } = this.player;
-    const output = make("output", { textContent: percent(strengths[index]) });
-    const range = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: strengths[index] });
-    const words = name.replace(/[._-]+/g, " ").replace(/([a-z])([A-Z])/g, "$1 $2").toLowerCase();
+    const output = make("output", { textContent: percent(strengths[indices[0]]) });
+    const range = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: strengths[indices[0]] });
     range.addEventListener("input", () => {
-      strengths[index] = Number(range.value);
+      for (const index of indices) strengths[index] = Number(range.value);
       output.textContent = percent(range.value);
       showFilled(range);
       this.changed();

@@ -13,11 +13,13 @@ export function listen(canvas, actions) {
   const pointers = new Map();
   let lastTap = { time: -Infinity, x: 0, y: 0 };
   let travelled = 0;
+  let latest = ""; // the kind of pointer that was down last
 
   canvas.addEventListener("pointerdown", (event) => {
     canvas.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
     if (pointers.size === 0) travelled = 0;
+    latest = event.pointerType;
     pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
   });
   canvas.addEventListener("pointermove", (event) => {
@@ -55,8 +57,7 @@ export function listen(canvas, actions) {
   canvas.addEventListener("pointerup", end);
   canvas.addEventListener("pointercancel", end);
   canvas.addEventListener("dblclick", (event) => {
-    // Touch screens send their own, after the two taps above.
-    if (event.pointerType !== "touch" && lastTap.time < event.timeStamp - 2 * DOUBLE_TAP_MS) focus(event);
+    if (latest !== "touch") focus(event); // some touch screens send this as well, after the taps above
   });
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   canvas.addEventListener(

@@ -1,5 +1,7 @@
 // Reads packed avatars, which src/specularip/viewer/pack.py writes; docs/viewer.md describes the format.
 
+import { HalfLayers, toHalf } from "./halves.js";
+
 const MAGIC = "SIPV";
 const VERSION = 1;
 
@@ -19,7 +21,7 @@ const KINDS = ["asg", "sh3", "diffuse"];
  *
  * count N; kind "asg", "sh3" or "diffuse"; antialiased; meta (JSON); bounds {centre, radius}.
  * means, scales, diffuse, normals [3N]; quats [4N] wxyz; opacities [N]; all Float32Array.
- * colors: for "asg" {quats, smooth, lights, shapes, amplitudes}, for "sh3" {coefficients}, as in docs/baking.md.
+ * colors: HalfLayers, what the shader reads of the view-dependent colour (see COLORS in shaders.js), or null.
  * binding: {names, parents, order, joints [3J], bindJoints [4N], bindWeights [4N]} or null; order: the joints,
  * parents before their children.
  * expressions: {names, index [n], offsets [E, n, 3]} or null.
@@ -32,14 +34,15 @@ export async function unpack(data) {
   const bytes = await inflated(data);
   const header = headerOf(bytes);
   const table = sectionsOf(bytes, header);
-  const read = (name, rows, columns) => {
+  const find = (name, rows, columns) => {
     const section = table.get(name);
     if (!section) throw damaged(`it has no ${name}`);
     if (section.rows !== rows || section.columns !== columns) {
       throw damaged(`${name} has ${section.rows} rows of ${section.columns}, not ${rows} of ${columns}`);
     }
-    return numbers(section);
+    return section;
   };
+  const read = (name, rows, columns) => numbers(find(name, rows, columns));
   const { count, kind } = header;
   if (!Number.isInteger(count) || count < 0) throw damaged("its count is not a number");
   if (!KINDS.includes(kind)) throw damaged(`it has colours of an unknown kind, ${kind}`);
@@ -62,11 +65,12 @@ export async function unpack(data) {
     clips: [],
   };
   if (kind === "asg") {
-    avatar.colors = asgs(read, count);
-    avatar.normals = axesZ(avatar.colors.quats);
+    const frames = rotations(read("asg.quats.rest", count, 3), read("asg.quats.largest", count, 1));
+    avatar.colors = asgLayers(frames, find, count);
+    avatar.normals = axesZ(frames);
   } else {
     avatar.normals = directions(read("normals", count, 2));
-    if (kind === "sh3") avatar.colors = { coefficients: read("coefficients", count, 48) };
+    if (kind === "sh3") avatar.colors = harmonicLayers(find("coefficients", count, 48));
   }
   if (header.binding) avatar.binding = bindingOf(header.binding, read, count);
   if (header.expressions) avatar.expressions = expressionsOf(header.expressions, table, read, count);
@@ -143,31 +147,32 @@ function sectionsOf(bytes, header) {
 }
 
 /** A section's numbers, Float32Array [rows, columns]. */
-function numbers({ rows, columns, bits, warp, low, high, planes, bytes }) {
-  const out = new Float32Array(rows * columns);
-  const unwarp = UNWARP[warp];
-  // Few numbers are possible where there are few bits: each is computed once.
-  const table = bits <= 12 && rows > 2 ** bits ? new Float32Array(2 ** bits) : null;
-  for (let c = 0; c < columns; ++c) {
-    const step = (high[c] - low[c]) / (2 ** bits - 1);
-    const base = low[c];
-    const column = bytes.subarray(c * planes * rows, (c + 1) * planes * rows);
-    if (table) for (let q = 0; q < table.length; ++q) table[q] = unwarp(base + step * q);
-    if (table && planes === 1) {
-      for (let i = 0, to = c; i < rows; ++i, to += columns) out[to] = table[column[i] & (table.length - 1)];
-    } else if (table) {
-      for (let i = 0, to = c; i < rows; ++i, to += columns) {
-        out[to] = table[(column[i] | (column[rows + i] << 8)) & (table.length - 1)];
-      }
-    } else {
-      for (let i = 0, to = c; i < rows; ++i, to += columns) {
-        let q = 0;
-        for (let plane = planes - 1; plane >= 0; --plane) q = 256 * q + column[plane * rows + i];
-        out[to] = unwarp(base + step * q);
-      }
-    }
-  }
+function numbers(section) {
+  const out = new Float32Array(section.rows * section.columns);
+  for (let c = 0; c < section.columns; ++c) decode(section, c, (value) => value, out.subarray(c), section.columns);
   return out;
+}
+
+/** Write convert(number) of each row of a column to every `stride`-th place of `out`. */
+function decode({ rows, bits, warp, low, high, planes, bytes }, column, convert, out, stride) {
+  const step = (high[column] - low[column]) / (2 ** bits - 1);
+  const number = (q) => convert(UNWARP[warp](low[column] + step * q));
+  const lowest = bytes.subarray(column * planes * rows);
+  const next = lowest.subarray(rows);
+  if (planes <= 2 && 2 ** bits < rows) {
+    // Few numbers are possible: each is computed once.
+    const known = new out.constructor(2 ** bits);
+    for (let q = 0; q < known.length; ++q) known[q] = number(q);
+    const mask = known.length - 1;
+    if (planes === 1) for (let i = 0; i < rows; ++i) out[i * stride] = known[lowest[i] & mask];
+    else for (let i = 0; i < rows; ++i) out[i * stride] = known[(lowest[i] | (next[i] << 8)) & mask];
+    return;
+  }
+  for (let i = 0; i < rows; ++i) {
+    let q = 0;
+    for (let plane = planes - 1; plane >= 0; --plane) q = 256 * q + lowest[plane * rows + i];
+    out[i * stride] = number(q);
+  }
 }
 
 /** The same of whole numbers, exact up to 2^32 - 1. */
@@ -183,22 +188,37 @@ function wholeNumbers({ rows, columns, planes, bytes }) {
   return out;
 }
 
-function asgs(read, count) {
-  const widths = read("asg.widths", count, 8);
-  const skews = read("asg.skews", count, 4);
-  const shapes = new Float32Array(12 * count);
-  for (let k = 0; k < 4 * count; ++k) {
-    shapes[3 * k] = widths[2 * k];
-    shapes[3 * k + 1] = skews[k];
-    shapes[3 * k + 2] = widths[2 * k + 1];
+/** The layers of `asg` in shaders.js. frames: quaternions [4N]. */
+function asgLayers(frames, find, count) {
+  const layers = new HalfLayers(count, 19);
+  const copy = (section, column, layer, channel) => decode(section, column, toHalf, layers.channel(layer, channel), 4);
+  const smooth = find("asg.smooth", count, 30);
+  const widths = find("asg.widths", count, 8);
+  const skews = find("asg.skews", count, 4);
+  const amplitudes = find("asg.amplitudes", count, 12);
+  const lights = directions(numbers(find("asg.lights", count, 8)));
+  layers.write(0, 0, frames, { stride: 4 });
+  for (let column = 0; column < 30; ++column) copy(smooth, column, 1 + Math.floor(column / 3), column % 3);
+  for (let k = 0; k < 4; ++k) {
+    const light = 11 + 2 * k;
+    layers.write(light, 0, lights, { stride: 12, from: 3 * k, length: 3 });
+    copy(widths, 2 * k, light, 3);
+    copy(widths, 2 * k + 1, 1 + k, 3);
+    for (let c = 0; c < 3; ++c) copy(amplitudes, 3 * k + c, light + 1, c);
+    copy(skews, k, light + 1, 3);
   }
-  return {
-    quats: rotations(read("asg.quats.rest", count, 3), read("asg.quats.largest", count, 1)),
-    smooth: read("asg.smooth", count, 30),
-    lights: directions(read("asg.lights", count, 8)),
-    shapes,
-    amplitudes: read("asg.amplitudes", count, 12),
-  };
+  return layers;
+}
+
+/** The layers of `sh3` in shaders.js. section: coefficients [N, 16, 3]. */
+function harmonicLayers(section) {
+  const layers = new HalfLayers(section.rows, 12);
+  for (let c = 0; c < 3; ++c) {
+    for (let j = 0; j < 16; ++j) {
+      decode(section, 3 * j + c, toHalf, layers.channel(4 * c + (j >> 2), j & 3), 4);
+    }
+  }
+  return layers;
 }
 
 function bindingOf({ names, parents }, read, count) {

@@ -101,22 +101,26 @@ export class Page {
     });
   }
 
-  /** Draw now. */
-  draw() {
-    const scale = Math.min(devicePixelRatio, MOST_PIXELS_A_POINT);
-    const width = Math.max(1, Math.round(this.canvas.clientWidth * scale));
-    const height = Math.max(1, Math.round(this.canvas.clientHeight * scale));
+  /** Draw now. view: as `Renderer.draw` takes it, by default the one that panel and timeline leave room for. */
+  draw(view = null) {
+    const [width, height] = this.#size();
     if (this.canvas.width !== width || this.canvas.height !== height) {
       this.canvas.width = width;
       this.canvas.height = height;
     }
     this.player.lookAt = this.#gazePoint();
     this.renderer.setPose(this.player.pose());
-    this.renderer.draw(this.view(width, height), this.settings);
+    this.renderer.draw(view ?? this.view(width, height), this.settings);
     document.documentElement.dataset.ready = "";
   }
 
-  /** What `Renderer.draw` takes for a canvas of width × height pixels: centred where the panel leaves it free. */
+  /** Width and height of the canvas, in pixels of the screen. */
+  #size() {
+    const scale = Math.min(devicePixelRatio, MOST_PIXELS_A_POINT);
+    return [this.canvas.clientWidth, this.canvas.clientHeight].map((side) => Math.max(1, Math.round(side * scale)));
+  }
+
+  /** What `Renderer.draw` takes for a canvas of width × height pixels: centred in what is free. */
   view(width, height) {
     const scale = height / Math.max(1, this.canvas.clientHeight);
     const free = this.#free();
@@ -124,13 +128,16 @@ export class Page {
     return { ...view, width, height };
   }
 
-  /** The width and height, in CSS pixels, of the part of the window that the panel leaves, at the top left. */
+  /** Width and height, in CSS pixels, of the part at the top left that panel and timeline leave free. */
   #free() {
     const { clientWidth: width, clientHeight: height } = this.canvas;
-    const panel = byId("panel").getBoundingClientRect();
-    if (byId("panel").hidden || panel.height === 0) return { width, height };
-    const sheet = panel.width > 0.9 * width;
-    const free = sheet ? { width, height: panel.top } : { width: panel.left, height };
+    const free = { width, height };
+    if (!byId("timeline").hidden) free.height = byId("timeline").getBoundingClientRect().top;
+    if (!byId("panel").hidden) {
+      const panel = byId("panel").getBoundingClientRect();
+      if (panel.width > 0.9 * width) free.height = panel.top; // a sheet
+      else free.width = panel.left;
+    }
     return { width: Math.max(0.3 * width, free.width), height: Math.max(0.3 * height, free.height) };
   }
 
@@ -165,8 +172,10 @@ export class Page {
 
   screenshot() {
     if (!this.avatar) return;
-    this.draw(); // in this task: the canvas is empty again once it has been shown
+    // In the middle of the picture, and in this task: the canvas is empty again once it has been shown.
+    this.draw(this.camera.view(...this.#size()));
     this.canvas.toBlob((blob) => save(blob, `${this.#name()}.png`), "image/png");
+    this.redraw();
   }
 
   async share() {
@@ -355,6 +364,7 @@ export class Page {
   #showPanel(shown) {
     byId("panel").hidden = !shown;
     byId("open-panel").setAttribute("aria-expanded", shown);
+    document.body.classList.toggle("with-panel", shown);
     this.redraw();
   }
 

@@ -6,12 +6,10 @@
 //   3. splat: one instanced draw, blended into a half-float target, because colours exceed 1 until the end;
 //   4. resolve: background, clamp, to the canvas.
 
+import { HalfLayers, textureSize } from "./halves.js";
 import { BATCH, COVER, LAYERS, RESOLVE, SPLAT_FRAGMENT, SPLAT_VERTEX, shade } from "./shaders.js";
 import { STRIDE, expressedMeans, skinMatrices } from "./skeleton.js";
 import { DepthSort, depthsOf, posedDepthsOf } from "./sort.js";
-
-/** Width of the textures that hold one texel a Gaussian. */
-const TEXTURE_WIDTH = 1024;
 
 /** Scales are stored in these parts of a metre, so that half floats keep their precision down to 60 nm. */
 const SCALE_UNITS = 1024;
@@ -134,8 +132,10 @@ export class Renderer {
     // Samplers that a shader does not use still need a texture of their type.
     this.unused = texture2D(gl, gl.RGBA32F, 1, 1, new Float32Array(4));
     this.unusedIntegers = texture2D(gl, gl.RGBA16UI, 1, 1, new Uint16Array(4));
-    this.unusedArray = textureArray(gl, 1, 1, 1, new Float32Array(4));
+    this.unusedArray = textureArray(gl, new HalfLayers(0, 1));
     this.quads = quadrilaterals(gl, BATCH);
+    // Compiled by the time that an avatar has been read.
+    for (const name of ["asg", "splat", "resolve"]) this._program(name);
     gl.disable(gl.DEPTH_TEST);
     gl.disable(gl.DITHER);
   }
@@ -163,30 +163,29 @@ export class Renderer {
     const { gl, avatar } = this;
     if (!avatar || gl.isContextLost()) return;
     const { count } = avatar;
-    const width = Math.min(TEXTURE_WIDTH, Math.max(count, 1));
-    const height = Math.max(Math.ceil(count / width), 1);
+    const { width, height } = textureSize(count);
     if (height > gl.getParameter(gl.MAX_TEXTURE_SIZE)) {
       throw new Error(`${count} Gaussians are more than this device can draw.`);
     }
     const texels = width * height;
-    const layers = (...columns) => {
-      const data = new Float32Array(4 * texels * columns.length);
-      columns.forEach((column, k) => column && interleave(data.subarray(4 * texels * k, 4 * texels * (k + 1)), count, column));
-      return data;
-    };
-    const scales = avatar.scales.map((scale) => scale * SCALE_UNITS);
+    const shapes = new HalfLayers(count, 2);
+    shapes.write(0, 0, avatar.quats, { stride: 4 });
+    shapes.write(1, 0, avatar.scales.map((scale) => scale * SCALE_UNITS), { stride: 3 });
+    const surfaces = new HalfLayers(count, 2);
+    surfaces.write(0, 0, avatar.diffuse, { stride: 3 });
+    surfaces.write(1, 0, avatar.normals, { stride: 3 });
     this.data = {
       width,
       height,
-      positions: texture2D(gl, gl.RGBA32F, width, height, layers([[avatar.means, 3], [avatar.opacities, 1]])),
-      shapes: textureArray(gl, width, height, 2, layers([[avatar.quats, 4]], [[scales, 3]])),
-      surfaces: textureArray(gl, width, height, 2, layers([[avatar.diffuse, 3]], [[avatar.normals, 3]])),
-      colors: null,
+      positions: texture2D(gl, gl.RGBA32F, width, height, null),
+      shapes: textureArray(gl, shapes),
+      surfaces: textureArray(gl, surfaces),
+      colors: avatar.colors ? textureArray(gl, avatar.colors) : null,
       bindJoints: null,
       bindWeights: null,
       joints: null,
       skin: null,
-      means: avatar.means,
+      means: null,
       places: texture2D(gl, gl.RGBA32UI, width, height, null),
       splats: texture2D(gl, gl.RGBA32UI, width, height, null),
       order: texture2D(gl, gl.R32UI, width, height, null),
@@ -199,13 +198,13 @@ export class Renderer {
       version: 0,
     };
     const { data } = this;
-    const columns = colorColumns(avatar);
-    if (columns.length) data.colors = textureArray(gl, width, height, columns.length, layers(...columns));
     if (avatar.binding) {
       const joints = new Uint16Array(4 * texels);
       joints.set(avatar.binding.bindJoints);
+      const weights = new Float32Array(4 * texels);
+      weights.set(avatar.binding.bindWeights);
       data.bindJoints = texture2D(gl, gl.RGBA16UI, width, height, joints);
-      data.bindWeights = texture2D(gl, gl.RGBA32F, width, height, layers([[avatar.binding.bindWeights, 4]]));
+      data.bindWeights = texture2D(gl, gl.RGBA32F, width, height, weights);
       data.joints = texture2D(gl, gl.RGBA32F, STRIDE / 4, avatar.binding.parents.length, null);
     }
     data.framebuffer = framebuffer(gl, data.places, data.splats);
@@ -233,16 +232,20 @@ export class Renderer {
       gl.bindTexture(gl.TEXTURE_2D, data.joints);
       gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, STRIDE / 4, binding.parents.length, gl.RGBA, gl.FLOAT, data.skin);
     }
-    const expressed = Boolean(pose?.expressions?.some((weight) => weight !== 0) && expressions);
-    if (!expressed && data.means === avatar.means) return;
-    if (!expressed) {
-      data.means = avatar.means;
+    const strengths = pose?.expressions?.some((strength) => strength !== 0) ? pose.expressions : null;
+    if (strengths && expressions) {
+      const out = data.means && data.means !== avatar.means ? data.means : new Float32Array(avatar.means.length);
+      data.means = expressedMeans(avatar.means, expressions, strengths, out);
+    } else if (data.means === avatar.means) {
+      return;
     } else {
-      if (data.means === avatar.means) data.means = new Float32Array(avatar.means.length);
-      expressedMeans(avatar.means, expressions, pose.expressions, data.means);
+      data.means = avatar.means;
     }
     const texels = new Float32Array(4 * data.width * data.height);
-    interleave(texels, avatar.count, [[data.means, 3], [avatar.opacities, 1]]);
+    for (let i = 0; i < avatar.count; ++i) {
+      for (let c = 0; c < 3; ++c) texels[4 * i + c] = data.means[3 * i + c];
+      texels[4 * i + 3] = avatar.opacities[i];
+    }
     gl.bindTexture(gl.TEXTURE_2D, data.positions);
     gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, data.width, data.height, gl.RGBA, gl.FLOAT, texels);
   }
@@ -271,7 +274,7 @@ export class Renderer {
     const { gl, data, avatar } = this;
     const { viewmat: m, fx, fy, cx, cy, width, height } = view;
     const program = this._program(avatar.kind);
-    gl.useProgram(program.program);
+    program.use();
     program.texture("uPositions", 0, gl.TEXTURE_2D, data.positions);
     program.texture("uShapes", 1, gl.TEXTURE_2D_ARRAY, data.shapes);
     program.texture("uSurfaces", 2, gl.TEXTURE_2D_ARRAY, data.surfaces);
@@ -318,7 +321,7 @@ export class Renderer {
   _splat(view) {
     const { gl, data } = this;
     const program = this._program("splat");
-    gl.useProgram(program.program);
+    program.use();
     program.texture("uPlaces", 0, gl.TEXTURE_2D, data.places);
     program.texture("uSplats", 1, gl.TEXTURE_2D, data.splats);
     program.texture("uOrder", 2, gl.TEXTURE_2D, data.order);
@@ -338,7 +341,7 @@ export class Renderer {
     const { gl, canvas } = this;
     const { background, layer } = this._last.settings;
     const program = this._program("resolve");
-    gl.useProgram(program.program);
+    program.use();
     program.texture("uSum", 0, gl.TEXTURE_2D, this.sum.texture);
     gl.uniform4f(program.at("uBackground"), ...(background ?? [0, 0, 0]), background ? 1 : 0);
     gl.uniform1i(program.at("uLayer"), LAYERS.indexOf(layer));
@@ -379,7 +382,7 @@ class Program {
     this.gl = gl;
     this.locations = new Map();
     this.program = gl.createProgram();
-    const shaders = [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]].map(([type, source]) => {
+    this.shaders = [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]].map(([type, source]) => {
       const shader = gl.createShader(type);
       gl.shaderSource(shader, source);
       gl.compileShader(shader);
@@ -387,11 +390,20 @@ class Program {
       return shader;
     });
     gl.linkProgram(this.program);
-    if (!gl.getProgramParameter(this.program, gl.LINK_STATUS) && !gl.isContextLost()) {
-      const logs = [gl.getProgramInfoLog(this.program), ...shaders.map((shader) => gl.getShaderInfoLog(shader))];
-      throw new Error(`A shader does not compile on this device: ${logs.filter(Boolean).join(" ")}`);
+  }
+
+  /** Use it. The first time waits until it is compiled. */
+  use() {
+    const { gl, program } = this;
+    if (this.shaders) {
+      if (!gl.getProgramParameter(program, gl.LINK_STATUS) && !gl.isContextLost()) {
+        const logs = [gl.getProgramInfoLog(program), ...this.shaders.map((shader) => gl.getShaderInfoLog(shader))];
+        throw new Error(`A shader does not compile on this device: ${logs.filter(Boolean).join(" ")}`);
+      }
+      for (const shader of this.shaders) gl.deleteShader(shader);
+      this.shaders = null;
     }
-    for (const shader of shaders) gl.deleteShader(shader);
+    gl.useProgram(program);
   }
 
   at(name) {
@@ -403,45 +415,6 @@ class Program {
     this.gl.activeTexture(this.gl.TEXTURE0 + unit);
     this.gl.bindTexture(target, texture);
     this.gl.uniform1i(this.at(name), unit);
-  }
-}
-
-/** The columns of each layer of the colours' texture; see COLORS in shaders.js. */
-function colorColumns({ kind, colors, count }) {
-  if (kind === "sh3") {
-    // [N, 16, 3] to 4 coefficients of one channel a layer.
-    return Array.from({ length: 12 }, (_, layer) => {
-      const texels = new Float32Array(4 * count);
-      const channel = layer >> 2;
-      for (let i = 0; i < count; ++i) {
-        for (let k = 0; k < 4; ++k) texels[4 * i + k] = colors.coefficients[48 * i + 3 * (4 * (layer & 3) + k) + channel];
-      }
-      return [[texels, 4]];
-    });
-  }
-  if (kind !== "asg") return [];
-  const { quats, smooth, lights, shapes, amplitudes } = colors;
-  const part = (source, stride, from, length) => [source, length, stride, from];
-  return [
-    [[quats, 4]],
-    ...Array.from({ length: 10 }, (_, j) =>
-      j < 4 ? [part(smooth, 30, 3 * j, 3), part(shapes, 12, 3 * j + 2, 1)] : [part(smooth, 30, 3 * j, 3)],
-    ),
-    ...Array.from({ length: 4 }, (_, k) => [
-      [part(lights, 12, 3 * k, 3), part(shapes, 12, 3 * k, 1)],
-      [part(amplitudes, 12, 3 * k, 3), part(shapes, 12, 3 * k + 1, 1)],
-    ]).flat(),
-  ];
-}
-
-/** Write `count` texels of RGBA: the columns [source, length, stride = length, from = 0] side by side. */
-function interleave(texels, count, columns) {
-  let offset = 0;
-  for (const [source, length, stride = length, from = 0] of columns) {
-    for (let c = 0; c < length; ++c) {
-      for (let i = 0, to = offset + c, at = from + c; i < count; ++i, to += 4, at += stride) texels[to] = source[at];
-    }
-    offset += length;
   }
 }
 
@@ -463,11 +436,11 @@ function texture2D(gl, internal, width, height, data) {
   return texture;
 }
 
-/** Half floats from a Float32Array, which WebGL converts. */
-function textureArray(gl, width, height, layers, data) {
+/** layers: HalfLayers. */
+function textureArray(gl, { width, height, layers, texels }) {
   const texture = gl.createTexture();
   gl.bindTexture(gl.TEXTURE_2D_ARRAY, texture);
-  gl.texImage3D(gl.TEXTURE_2D_ARRAY, 0, gl.RGBA16F, width, height, layers, 0, gl.RGBA, gl.FLOAT, data);
+  gl.texImage3D(gl.TEXTURE_2D_ARRAY, 0, gl.RGBA16F, width, height, layers, 0, gl.RGBA, gl.HALF_FLOAT, texels);
   unfiltered(gl, gl.TEXTURE_2D_ARRAY);
   return texture;
 }

@@ -71,7 +71,7 @@ function rotationMatrix([w, x, y, z]) {
   ];
 }
 
-/** Means [3N] at expression weights [E]: rest means plus offsets, into `out`. */
+/** Means [3N] at expression weights [E]: rest means plus offsets, in `out`. */
 export function expressedMeans(means, { index, offsets }, weights, out) {
   out.set(means);
   const moved = index.length;
@@ -83,4 +83,5 @@ export function expressedMeans(means, { index, offsets }, weights, out) {
       for (let c = 0; c < 3; ++c) out[to + c] += weight * offsets[from + 3 * k + c];
     }
   });
+  return out;
 }

@@ -36,6 +36,9 @@ _ANCHORS = {
     "cupsize": (0.0, 1.0, 3), "firmness": (0.0, 1.0, 3),
 }  # fmt: skip
 
+RIDGE = 1e-4
+"""Metres by which a joint may be off if that makes the codes of a body smaller by one deviation."""
+
 
 @dataclass(frozen=True)
 class AnnyModel:
@@ -45,8 +48,8 @@ class AnnyModel:
     large joints; small_joint_mean [J-36,3] and small_joint_basis [K,J-36,3]: the other joints. faces [F,3],
     regions [V], skin_joints [V,8], skin_weights [V,8] as in Body; eyeballs [2,E] int64, vertex indices of the
     right and the left eyeball; lips: int64 indices of the vertices on the inner edges of the upper and of the
-    lower lip, each from the right corner of the mouth to the left; template [V,3], the vertices of the default
-    adult.
+    lower lip, each from the right corner of the mouth to the left; template [V,3], the vertices of the
+    default adult.
     """
 
     mean: Tensor
@@ -124,6 +127,30 @@ class AnnyModel:
             vertices = vertices + offsets
             eyes = [self.joint_names.index(name) for name in ("eye.R", "eye.L")]
             joints[:, eyes] += offsets[self.eyeballs].mean(1)
+        return self._body(vertices, joints)
+
+    def body_with_joints(self, joints: Tensor) -> Body:
+        """The likeliest body with these large joints [36,3], for an avatar whose phenotype is not known.
+
+        Codes of unit variance, by regularised least squares: 2 to 4 mm rms from the avatar's own body, whose
+        head may be a photo's.
+        """
+        count = len(self.regions)
+        mean, basis = self.mean.double(), self.basis.double()
+        upwards = torch.tensor([0.0, 0.0, 1.0]).to(mean).repeat(len(joints))  # bodies are centred
+        columns = torch.cat([basis[:, count:].flatten(1), upwards[None]]).T
+        ridge = torch.full((columns.shape[1],), RIDGE**2).to(mean)
+        ridge[-1] = 0
+        wanted = (joints.to(mean) - mean[count:]).flatten()
+        codes = torch.linalg.solve(columns.T @ columns + ridge.diag(), columns.T @ wanted)
+        points = mean + torch.einsum("k,kpd->pd", codes[:-1], basis)
+        small = self.small_joint_mean + torch.einsum("k,kjd->jd", codes[:-1], self.small_joint_basis.double())
+        lift = codes[-1] * upwards[:3]
+        all_joints = torch.cat([joints.to(mean), small + lift])
+        return self._body((points[None, :count] + lift).float(), all_joints[None].float())
+
+    def _body(self, vertices: Tensor, joints: Tensor) -> Body:
+        """From vertices [1,V,3] and joints [1,J,3]."""
         return Body(
             vertices=vertices[0],
             faces=self.faces,
@@ -194,7 +221,7 @@ def _load(device: str) -> AnnyModel:
 
 
 def _mouth(vertices: Tensor, faces: Tensor) -> list[int]:
-    """The open edge of the mouth, whose inside the asset lacks: from its right corner to the left and back."""
+    """The open edge of the mouth, from its right corner to its left and back."""
     edges = torch.stack([faces, faces.roll(-1, 1)], -1).flatten(0, 1)
     _, index, count = edges.sort(1).values.unique(dim=0, return_inverse=True, return_counts=True)
     following = dict(edges[count[index] == 1].tolist())

@@ -11,6 +11,8 @@ to it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix, csc_matrix, diags
@@ -18,14 +20,28 @@ from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from specularip.body.anny import AnnyModel
 from specularip.body.mesh import Body, nearest_places
 from specularip.body.regions import FOOT, HAND, LOWER_ARM, UPPER_ARM
+from specularip.gaussians import Binding, Gaussians
 
-NEAR, FAR = 0.012, 0.05
+NEAR, FAR = 0.006, 0.05
 """Metres from the skin up to which a Gaussian takes its weights, and from which its neighbours' alone."""
-NEAR_LIMB, FAR_LIMB = 0.012, 0.025
-"""The same at arms, hands and feet, which otherwise would take along a skirt or hair that they hang beside."""
+FAR_LIMB = 0.025
+"""The latter at arms, hands and feet, which otherwise would take along a skirt or hair beside them."""
+HOLD = 0.1
+"""How much the skin counts just beyond NEAR, relative to all neighbours: a Gaussian is half an even passage
+over some three spacings, half fastened."""
 LIMBS = (UPPER_ARM, LOWER_ARM, HAND, FOOT)
+HALVES = {
+    f"{half}.{side}": whole.format(side)
+    for side in "LR"
+    for half, whole in (
+        ("pelvis", "root"), ("upperleg02", "upperleg01.{}"), ("lowerleg02", "lowerleg01.{}"),
+        ("upperarm02", "upperarm01.{}"), ("lowerarm02", "lowerarm01.{}"), ("shoulder01", "clavicle.{}"),
+    )
+}  # fmt: skip
+"""Joints that hardly move against their parents, and these."""
 NEIGHBOURS = 12
 SOFTENING = 0.003
 """Metres added to the distance of neighbours, whose influence is its inverse."""
@@ -51,30 +67,58 @@ def smooth_bindings(means: Tensor, colors: Tensor, body: Body) -> tuple[Tensor, 
         weights.scatter_add_(1, body.skin_joints[corners[:, k]], spread)
     regions = body.regions[corners[torch.arange(len(means)), barycentric.argmax(1)]]
     limb = torch.isin(regions, torch.tensor(LIMBS))
-    near = torch.where(limb, NEAR_LIMB, NEAR)
     far = torch.where(limb, FAR_LIMB, FAR)
-    fastened = ((far - distance) / (far - near)).clamp(0, 1)
-    weights = _harmonic(means, colors, weights, fastened)
-    top = weights.topk(4, 1)
+    hold = HOLD * ((far - distance) / (far - NEAR)).clamp(0, 1).square() + FAINT
+    free = distance > NEAR
+    if bool(free.any()):
+        weights = _harmonic(means, colors, _coarse(weights, body, free), hold, free)
+    top = weights.topk(5, 1)
+    # Where cloth hangs from more than four joints, the fifth weight is taken off all, so that joints come and
+    # go gradually from one Gaussian to the next. Skin keeps what counts most.
+    faint = torch.where(free[:, None], top.values[:, 4:], 0.0)
+    top = weights.sub(faint).clamp_min(0).topk(4, 1)
     return top.indices.to(device), (top.values / top.values.sum(1, keepdim=True)).to(device)
 
 
-def _harmonic(means: Tensor, colors: Tensor, weights: Tensor, fastened: Tensor) -> Tensor:
-    """Weights [N,J], unchanged where `fastened` [N] is 1, and the less so the smaller it is."""
-    free = (fastened < 1).numpy()
-    if not free.any():
-        return weights
+def whole_skeleton(gaussians: Gaussians, binding: Binding) -> tuple[Gaussians, Binding]:
+    """The same with the whole skeleton and `smooth_bindings`, for avatars made when there were 36 joints and
+    each Gaussian had the weights of the nearest skin. Others are returned as they are."""
+    model = AnnyModel.load()
+    count = len(binding.joint_names)
+    if count == len(model.joint_names) or tuple(binding.joint_names) != model.joint_names[:count]:
+        return gaussians, binding
+    body = model.body_with_joints(binding.joints)
+    joints, weights = smooth_bindings(gaussians.means, gaussians.diffuse, body)
+    bound = replace(gaussians, bind_joints=joints, bind_weights=weights)
+    return bound, Binding(list(body.joint_names), list(body.joint_parents), body.joints)
+
+
+def _coarse(weights: Tensor, body: Body, free: Tensor) -> Tensor:
+    """Weights [N,J] with the twisting halves of limbs and of the pelvis joined where `free` [N]: cloth hangs
+    from both legs, and only four joints fit."""
+    names = body.joint_names
+    result = weights.clone()
+    for j, name in enumerate(names):
+        if name in HALVES:
+            whole = names.index(HALVES[name])
+            result[free, whole] += result[free, j]
+            result[free, j] = 0
+    return result
+
+
+def _harmonic(means: Tensor, colors: Tensor, weights: Tensor, hold: Tensor, free: Tensor) -> Tensor:
+    """Weights [N,J] where those that are `free` [N] are the mean of their neighbours', which counts 1, and of
+    their own, which counts `hold` [N]."""
+    loose = free.numpy()
     graph = _neighbours(means, colors)
-    degree = np.asarray(graph.sum(1))[:, 0]
-    share = fastened.double().numpy()[free]
-    hold = degree[free] * (share / (1 - share) + FAINT)
-    inner, outer = graph[free][:, free], graph[free][:, ~free]
-    system = csc_matrix(diags(degree[free] + hold) - inner)
-    dense = weights.double().numpy()
-    used = dense.any(0)
-    known = hold[:, None] * dense[free][:, used] + outer @ dense[~free][:, used]
-    dense[np.ix_(free, used)] = splu(system).solve(known)
-    return torch.from_numpy(dense).float()
+    degree = np.asarray(graph.sum(1))[loose, 0]
+    holds = degree * hold.double().numpy()[loose]
+    system = csc_matrix(diags(degree + holds) - graph[loose][:, loose])
+    result = weights.double().numpy()
+    used = result.any(0)
+    known = holds[:, None] * result[loose][:, used] + graph[loose][:, ~loose] @ result[~loose][:, used]
+    result[np.ix_(loose, used)] = splu(system).solve(known)
+    return torch.from_numpy(result).float()
 
 
 def _neighbours(means: Tensor, colors: Tensor) -> csc_matrix:

@@ -38,8 +38,7 @@ def facial_actions() -> tuple[tuple[str, ...], Tensor]:
 
 
 def fitted_actions(body: Body) -> Tensor:
-    """The offsets [E,V,3] of `facial_actions`, with blinks that close the eyes of this body, however open they
-    are."""
+    """The offsets [E,V,3] of `facial_actions`, with blinks that just close the eyes of this body."""
     names, offsets = facial_actions()
     offsets = offsets.clone()
     for side in SIDES:
@@ -85,9 +84,8 @@ class Places:
 
 
 def skin_places(points: Tensor, body: Body) -> Places:
-    """The places whose actions points [n,3] near head and neck follow: the nearest ones on the skin, less with
-    growing distance from it. On eyeballs they follow nothing; between the lips, where teeth are, the upper lip.
-    """
+    """The places that points [n,3] near head and neck follow: the nearest ones on the skin, the less the
+    further they are. On eyeballs they follow nothing; between the lips, where teeth are, the upper lip."""
     model = AnnyModel.load()
     vertices = body.vertices.cpu()
     head = model.faces[(model.regions[model.faces] <= NECK).all(1)]
@@ -106,8 +104,10 @@ def skin_places(points: Tensor, body: Body) -> Places:
 
 
 def bind_expressions(means: Tensor, regions: Tensor, body: Body) -> Expressions:
-    """The facial actions of Gaussians with means [N,3] and regions [N] around `body`, in its rest pose. Raises
-    ValueError for a body that is not `AnnyModel`'s."""
+    """The facial actions of Gaussians with means [N,3] and regions [N] around `body`, in its rest pose.
+
+    Raises ValueError for a body that is not `AnnyModel`'s.
+    """
     if body.template is None:
         raise ValueError("facial actions need the body model Anny")
     index = (regions <= NECK).nonzero()[:, 0].cpu()

@@ -41,7 +41,8 @@ LASHES = 0.0012
 AROUND = (0.004, 0.02)
 """Distances from the lids' edges within which the skin tells the lid's colour."""
 UNLIKE, SKIN_NEIGHBOURS = 0.15, 150
-"""Difference of colours, 0..1, from which on it is lashes, brows or an eye; and how many neighbours count."""
+"""Difference of colours, 0..1, from which on it is lashes, brows or an eye; and how many neighbours count.
+A face with fewer is so coarse that nothing is hidden beneath it."""
 OPACITY_LOGIT = 4.0
 MOUTH_COLUMNS, MOUTH_ROWS, TEETH_ROWS = 18, 14, 4
 MOUTH_DEPTH, TEETH_DEPTH = 0.014, 0.005
@@ -78,19 +79,26 @@ def with_expressions(gaussians: Gaussians, body: Body) -> tuple[Gaussians, Expre
     index = (gaussians.regions <= NECK).nonzero()[:, 0]
     places = skin_places(gaussians.means.detach()[index], body)
     offsets = places.at(actions)
-    parts = [_lid(side, gaussians.select(index), offsets, body, actions) for side in SIDES]
-    parts += _mouth(gaussians.select(index), body, actions)
+    skin = gaussians.select(index)
+    parts = [part for side in SIDES for part in _lid(side, skin, offsets, body, actions)]
+    parts += _mouth(skin, body, actions)
+    if not parts:
+        return gaussians.to(device), expressions_at(index, offsets).to(device)
     hidden = _Hidden(*(torch.cat([getattr(p, f.name) for p in parts], -2) for f in fields(_Hidden)))
     more = _as_gaussians(hidden, body)
     whole = Gaussians(
         **{name: torch.cat([t.detach(), more.tensors()[name]]) for name, t in gaussians.tensors().items()}
     )
-    index = torch.cat([index, torch.arange(len(gaussians), len(whole))])
+    index = torch.cat([index, torch.arange(len(gaussians), len(whole))])  # ascending
     return whole.to(device), expressions_at(index, torch.cat([offsets, hidden.offsets], 1)).to(device)
 
 
-def _lid(side: str, skin: Gaussians, offsets: Tensor, body: Body, actions: Tensor) -> _Hidden:
-    """The skin of one closed lid. skin: the Gaussians of the head, with offsets [E,n,3]."""
+def _lid(side: str, skin: Gaussians, offsets: Tensor, body: Body, actions: Tensor) -> list[_Hidden]:
+    """The skin of one closed lid; none on a coarse face. skin: the Gaussians of the head, with offsets
+    [E,n,3]."""
+    around = _skin_around(side, skin, offsets, body)
+    if len(around) < SKIN_NEIGHBOURS:
+        return []
     blink = facial_actions()[0].index(f"eyeBlink{side}")
     dense = DenseHead.load()
     closed = body.vertices + actions[blink]
@@ -113,42 +121,46 @@ def _lid(side: str, skin: Gaussians, offsets: Tensor, body: Body, actions: Tenso
     following = places.at(actions)
     following[blink] = places.at(closed) + ABOVE * smooth_closed - means
 
-    colors, latents = _around(side, places.at(closed), skin, offsets, body, blink)
+    there = (skin.means[around] + offsets[blink, around]).double().numpy()
+    distance, found = cKDTree(there).query(places.at(closed).double().numpy(), SKIN_NEIGHBOURS)
+    shares = torch.from_numpy(1 / (distance + AROUND[0])).float()
+    shares = (shares / shares.sum(1, keepdim=True))[..., None]
+    like = around[torch.from_numpy(found)]
+    colors, latents = ((shares * values[like]).sum(1) for values in (skin.diffuse, skin.latents))
     scales = torch.full((len(rows), 2), LID_SPACING)
-    return _Hidden(means, smooth_closed, scales, colors, latents, following)
+    return [_Hidden(means, smooth_closed, scales, colors, latents, following)]
 
 
-def _around(
-    side: str, points: Tensor, skin: Gaussians, offsets: Tensor, body: Body, blink: int
-) -> tuple[Tensor, Tensor]:
-    """Colours [h,3] and latents [h,L] for points [h,3] of a closed lid: those of the skin around the eye.
+def _skin_around(side: str, skin: Gaussians, offsets: Tensor, body: Body) -> Tensor:
+    """Indices of the Gaussians of the skin around an eye.
 
     What the photo or the prior drew on the lids are lashes, and brows are near: only what resembles the skin
     below the eye counts.
     """
     edges = lid_edges(side)
-    from_edge = torch.from_numpy(cKDTree(body.vertices[torch.cat(edges)].numpy()).query(skin.means.numpy())[0])
-    ring = (from_edge > AROUND[0]) & (from_edge < AROUND[1]) & (offsets.norm(dim=-1).amax(0) > LEAST_OFFSET)
+    tree = cKDTree(body.vertices[torch.cat(edges)].numpy())
+    from_edge = torch.from_numpy(tree.query(skin.means.numpy())[0])
+    moved = offsets.norm(dim=-1).amax(0) > LEAST_OFFSET  # neither an eyeball nor hair
+    ring = (from_edge > AROUND[0]) & (from_edge < AROUND[1]) & moved
     below = ring & (skin.means[:, 2] < body.vertices[edges[1], 2].mean() - AROUND[0])
+    if not bool(below.any()):
+        return below.nonzero()[:, 0]
     usual = skin.diffuse[below].median(0).values
-    alike = (ring & ((skin.diffuse - usual).abs().amax(1) < UNLIKE)).nonzero()[:, 0]
-    closed = skin.means[alike] + offsets[blink, alike]
-    distance, found = cKDTree(closed.double().numpy()).query(points.double().numpy(), SKIN_NEIGHBOURS)
-    weights = torch.from_numpy(1 / (distance + AROUND[0])).float()
-    weights = (weights / weights.sum(1, keepdim=True))[..., None]
-    found = alike[torch.from_numpy(found)]
-    return (weights * skin.diffuse[found]).sum(1), (weights * skin.latents[found]).sum(1)
+    return (ring & ((skin.diffuse - usual).abs().amax(1) < UNLIKE)).nonzero()[:, 0]
 
 
 def _mouth(skin: Gaussians, body: Body, actions: Tensor) -> list[_Hidden]:
-    """The dark ground of the mouth, from lip to lip, and the upper teeth."""
+    """The dark ground of the mouth, from lip to lip, and the upper teeth; neither in a coarse face."""
     model = AnnyModel.load()
+    edge = cKDTree(body.vertices[torch.cat(model.lips)].numpy())
+    lips = torch.from_numpy(edge.query(skin.means.numpy())[0]) < AROUND[1]
+    if int(lips.sum()) < SKIN_NEIGHBOURS:
+        return []
     across = torch.linspace(0.04, 0.96, MOUTH_COLUMNS)
     upper, lower = (_along(edge, across) for edge in model.lips)
     bulge = (4 * across * (1 - across)).sqrt()[:, None] * torch.tensor([0.0, 1.0, 0.0])
     width = float((body.vertices[model.lips[0][0]] - body.vertices[model.lips[0][-1]]).norm())
-    nearest = (skin.means - upper.at(body.vertices).mean(0)).norm(dim=-1).topk(200, largest=False).indices
-    latents = skin.latents[nearest].mean(0)
+    latents = skin.latents[lips].mean(0)
 
     def rows(downs: Tensor, lowers: Tensor, depth: float, tall: float, color: tuple[float, ...]) -> _Hidden:
         """Points at `downs` [R] metres below a line that is the share `lowers` [R] on the way from the upper

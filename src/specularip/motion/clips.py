@@ -20,6 +20,8 @@ from specularip.motion.gait import RUN, WALK, walking
 from specularip.motion.quaternions import about, rotate
 
 FPS = 30.0
+RELAXED = 0.25
+"""Bending of each joint of the fingers of a hand that hangs, in radians."""
 BLINK = 0.2
 """Seconds that the eyes take to close and open."""
 
@@ -74,7 +76,8 @@ def turn(binding: Binding) -> Clip:
     """Eight seconds: looks and turns to the left and to the right, with the weight on that side's leg."""
     figure = Figure(binding, round(8 * FPS))
     phases = _phases(figure)
-    # Eyes and head lead, the body follows.
+    # The eyes lead, the head follows, then the body.
+    eyes = eased(phases, ((0.01, 0.0), (0.09, 1.0), (0.38, 1.0), (0.48, -1.0), (0.8, -1.0), (0.88, 0.0)))
     head = eased(phases, ((0.04, 0.0), (0.16, 1.0), (0.38, 1.0), (0.56, -1.0), (0.8, -1.0), (0.94, 0.0)))
     body = eased(phases, ((0.07, 0.0), (0.24, 1.0), (0.4, 1.0), (0.64, -1.0), (0.82, -1.0), (0.99, 0.0)))
     _stand(figure, sway=0.035 * body, yaw=0.3 * body)
@@ -82,6 +85,9 @@ def turn(binding: Binding) -> Clip:
     figure.bend(SPINE, Z, 0.4 * body)
     figure.bend(NECK, Z, 0.65 * head - 0.15 * body)
     figure.bend(NECK, X, 0.04 * head.square())
+    for eye in ("eye.L", "eye.R"):
+        if eye in figure.index:
+            figure.turn(eye, about(Z, 0.35 * (eyes - head)))
     for side, outward in (("L", 1.0), ("R", -1.0)):
         _hang(figure, side, outward, 0.12 * outward * body)
     return figure.clip("turn", FPS, _blinks(phases, (0.6, 3.5, 7.0), 8))
@@ -139,6 +145,7 @@ def _hang(figure: Figure, side: str, outward: float, forward: Tensor) -> None:
     upper = torch.stack([0.2 * outward * ones, -0.02 - forward, -ones], -1)
     fore = torch.stack([0.09 * outward * ones, -0.3 - forward, -ones], -1)
     figure.arm(side, upper, fore)
+    figure.curl(side, RELAXED)
 
 
 def _directions(phases: Tensor, start: tuple[float, ...], end: tuple[float, ...], share: Tensor) -> Tensor:

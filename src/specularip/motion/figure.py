@@ -87,6 +87,17 @@ class Figure:
         self.turn(f"upperarm01.{side}", multiply(conjugate(shoulder), whole))
         self.turn(f"lowerarm01.{side}", about(hinge, torch.acos((upper * fore).sum(-1)) - bent))
 
+    def curl(self, side: str, angle: float) -> None:
+        """Bend all three joints of each finger but the thumb by `angle` radians, about the axis about which
+        they are a little bent at rest. Skeletons without fingers are left as they are."""
+        fingers = [[f"finger{k}-{n}.{side}" for n in (1, 2, 3)] for k in range(2, 6)]
+        if fingers[0][0] not in self.index:
+            return
+        bent = [torch.linalg.cross(self.bone(a, b), self.bone(b, c)) for a, b, c in fingers]
+        turn = about(F.normalize(torch.stack(bent).sum(0), dim=0), Z.new_tensor(angle))
+        for joint in (joint for finger in fingers for joint in finger):
+            self.turn(joint, turn)
+
     def hip(self, side: str) -> Tensor:
         """Positions [T,3] of a hip joint, for the rotations and translations of the root so far."""
         turned = rotate(self.rotations[:, self.index["root"]], self.bone("root", f"upperleg01.{side}"))

@@ -30,7 +30,8 @@ class Gait:
     what the pitch takes; lift_at: keys of that, as shares. bob, sway: of the pelvis, up and to the sides;
     highest: phase, of each step, of the highest point. yaw, list: of the pelvis. lean: forward. counter: yaw
     of the shoulders against the pelvis. swing, swing_bias: of the upper arms, forward positive. elbow,
-    elbow_swing: bending, and how much more when the arm is in front. out: of the arms from the body.
+    elbow_swing: bending, and how much more when the arm is in front. out: of the arms from the body. curl: of
+    each joint of the fingers.
     """
 
     frames: int
@@ -53,6 +54,7 @@ class Gait:
     elbow: float
     elbow_swing: float
     out: float
+    curl: float
 
 
 WALK = Gait(
@@ -60,14 +62,14 @@ WALK = Gait(
     pitch=((0.0, 18.0), (0.1, 0.0), (0.38, 0.0), (0.62, -42.0), (0.9, 16.0)),
     lift=0.03, lift_at=((0.61, 0.0), (0.8, 1.0), (1.0, 0.0)),
     bob=0.024, highest=0.3, sway=0.022, yaw=5.0, list=2.5, lean=2.0, counter=5.0,
-    swing=20.0, swing_bias=2.0, elbow=22.0, elbow_swing=12.0, out=14.0,
+    swing=20.0, swing_bias=2.0, elbow=22.0, elbow_swing=12.0, out=14.0, curl=14.0,
 )  # fmt: skip
 RUN = Gait(
     frames=21, stance=0.34, stride=2.0, ahead=-0.25, apart=0.055,
     pitch=((0.0, 6.0), (0.08, 0.0), (0.16, 0.0), (0.38, -55.0), (0.55, -75.0), (0.92, 8.0)),
     lift=0.34, lift_at=((0.34, 0.0), (0.58, 1.0), (1.0, 0.0)),
     bob=0.03, highest=0.45, sway=0.008, yaw=8.0, list=3.0, lean=9.0, counter=9.0,
-    swing=38.0, swing_bias=-8.0, elbow=88.0, elbow_swing=14.0, out=12.0,
+    swing=38.0, swing_bias=-8.0, elbow=88.0, elbow_swing=14.0, out=12.0, curl=50.0,
 )  # fmt: skip
 
 
@@ -150,3 +152,4 @@ def _swing_arm(figure: Figure, gait: Gait, side: str, phases: Tensor) -> None:
         for angle, share in ((upper, 1.0), (fore, 0.25))
     ]
     figure.arm(side, *directions)
+    figure.curl(side, math.radians(gait.curl))

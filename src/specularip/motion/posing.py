@@ -36,10 +36,13 @@ class Rest:
 
     @staticmethod
     def of(gaussians: Gaussians, latents: Tensor) -> Rest:
-        """latents: those to shade with, which mutual attention may have changed, or [N,0]."""
+        """latents: those to shade with, which mutual attention may have changed, or [N,0]. Gaussians without
+        weights follow their first joint."""
         normals = shading_normals(gaussians).detach()
         angles = latents[:, ANGLE : ANGLE + 1] if latents.shape[1] == LATENTS else torch.zeros_like(normals)
-        weights = gaussians.bind_weights
+        weights = gaussians.bind_weights.detach()
+        total = weights.sum(1, keepdim=True)
+        alone = F.one_hot(torch.zeros_like(weights[:, 0], dtype=torch.int64), weights.shape[1]).to(weights)
         return Rest(
             means=gaussians.means.detach().contiguous(),
             quats=F.normalize(gaussians.quats.detach(), dim=-1),
@@ -47,7 +50,7 @@ class Rest:
             tangents=tangent_frames(normals, angles.detach())[0].contiguous(),
             latents=latents.detach().contiguous(),
             bind_joints=gaussians.bind_joints.int().contiguous(),
-            bind_weights=(weights / weights.sum(1, keepdim=True)).contiguous(),
+            bind_weights=torch.where(total > 0, weights / total, alone).contiguous(),
         )
 
 

@@ -23,11 +23,14 @@ from torch.nn import functional as F
 from specularip.colors import Asgs, HarmonicColors
 from specularip.errors import UserError
 from specularip.files import json_value
-from specularip.gaussians import Binding, Gaussians
+from specularip.gaussians import Binding, Expressions, Gaussians
+from specularip.motion.clip import Clip
 from specularip.specular import shading_normals
 
 MAGIC = b"SIPV"
 VERSION = 1
+LOBES = 4
+"""ASGs of a Gaussian."""
 WARPS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "linear": (lambda value: value, lambda warped: warped),
     "root": (lambda value: np.sign(value) * np.sqrt(np.abs(value)), lambda warped: warped * np.abs(warped)),
@@ -95,8 +98,8 @@ def pack(
     colors: Asgs | HarmonicColors | None,
     *,
     binding: Binding | None = None,
-    expressions: Any = None,
-    clips: Sequence[Any] = (),
+    expressions: Expressions | None = None,
+    clips: Sequence[Clip] = (),
     antialiased: bool = False,
     meta: Mapping[str, Any] | None = None,
 ) -> bytes:
@@ -110,6 +113,10 @@ def pack(
     order = morton_order(gaussians.means)
     columns = _gaussian_columns(gaussians.select(order))
     if isinstance(colors, Asgs):
+        if colors.lights.shape[1] != LOBES:
+            raise UserError(
+                f"the viewer draws {LOBES} lobes a Gaussian, and this avatar has others: bake it again"
+            )
         kind = "asg"
         columns |= _asg_columns(colors, order)
     else:
@@ -127,7 +134,7 @@ def pack(
     if binding is not None:
         header["binding"] = {"names": list(binding.joint_names), "parents": list(binding.joint_parents)}
         columns |= _binding_columns(gaussians, binding, order)
-        names = () if expressions is None else expressions.names
+        names: Sequence[str] = () if expressions is None else expressions.names
         header["clips"] = [{"name": clip.name, "fps": clip.fps, "loops": clip.loops} for clip in clips]
         for number, clip in enumerate(clips):
             columns |= _clip_columns(f"clips.{number}", clip, binding, names)
@@ -210,7 +217,7 @@ def _binding_columns(gaussians: Gaussians, binding: Binding, order: Tensor) -> d
     }
 
 
-def _expression_columns(expressions: Any, order: Tensor) -> dict[str, Columns]:
+def _expression_columns(expressions: Expressions, order: Tensor) -> dict[str, Columns]:
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     index, sorting = place[expressions.index.to(order.device)].sort()
@@ -218,7 +225,7 @@ def _expression_columns(expressions: Any, order: Tensor) -> dict[str, Columns]:
     return {"expressions.index": Columns.whole(index, 32), "expressions.offsets": Columns.of(offsets, 12)}
 
 
-def _clip_columns(name: str, clip: Any, binding: Binding, expressions: Sequence[str]) -> dict[str, Columns]:
+def _clip_columns(name: str, clip: Clip, binding: Binding, expressions: Sequence[str]) -> dict[str, Columns]:
     """Of every joint of the binding and every expression of the avatar, still where the clip has none."""
     rotations = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(clip.rotations), len(binding.joint_names), 1)
     known = {joint: column for column, joint in enumerate(clip.joint_names)}

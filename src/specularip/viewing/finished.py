@@ -8,15 +8,15 @@ import threading
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from specularip.avatar import Avatar, load
 from specularip.errors import first_line
+from specularip.motion.clip import Clip
 from specularip.progress import Progress
 from specularip.viewer.server import ViewServer, is_loopback
 from specularip.viewing.bake_cache import bake_and_keep, file_for, fingerprint, kept
 from specularip.viewing.clips import clips_for
-from specularip.viewing.shown import Shown, packed_avatar, title_of
+from specularip.viewing.shown import Shown
 
 
 class Stopped(Exception):
@@ -43,25 +43,45 @@ class BakeProgress(Progress):
         self._shown_on.say(f"Highlights are approximate; exact ones are at {100 * done // self._total} %")
 
 
-def show_avatar(
-    shown: Shown, avatar: Avatar, source: Path, clips: Sequence[Any], stop: threading.Event
-) -> None:
+def show_avatar(shown: Shown, avatar: Avatar, source: Path, clips: Sequence[Clip]) -> Baking | None:
     """Show the avatar read from `source` at its best: as it is, or as it was baked before. One that has to be
-    baked is shown with spherical harmonics, and baked in a thread, until `stop` is set."""
+    baked is shown with spherical harmonics meanwhile."""
     mark = "" if avatar.head is None else fingerprint(avatar)
     file = file_for(source, mark)
     if avatar.head is not None:
         avatar = kept(avatar, file, mark) or avatar
-    packed = packed_avatar(avatar, shown.title, clips)
+    packed = avatar.packed(shown.title, clips)
     if avatar.head is None:
         shown.put(packed)
-        return
+        return None
     shown.put(packed, "Highlights are approximate; exact ones are being computed")
+    return Baking(shown, avatar, file, mark, clips)
 
-    def bake() -> None:
+
+class Baking:
+    """Bakes an avatar in a thread, keeps the result in `file`, and shows it."""
+
+    def __init__(self, shown: Shown, avatar: Avatar, file: Path, mark: str, clips: Sequence[Clip]) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self._bake, args=(shown, avatar, file, mark, clips), name="bake", daemon=True
+        )
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop at the next step. Where that is far off, end the process: Python's own exit would abort in the
+        native code that the thread runs."""
+        self._stop.set()
+        self._thread.join(1.0)
+        if self._thread.is_alive():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
+    def _bake(self, shown: Shown, avatar: Avatar, file: Path, mark: str, clips: Sequence[Clip]) -> None:
         try:
-            baked, problem = bake_and_keep(avatar, file, mark, BakeProgress(shown, stop))
-            shown.put(packed_avatar(baked, shown.title, clips))
+            baked, problem = bake_and_keep(avatar, file, mark, BakeProgress(shown, self._stop))
+            shown.put(baked.packed(shown.title, clips))
         except Stopped:
             return
         except Exception as error:  # the page goes on with what it has
@@ -69,8 +89,6 @@ def show_avatar(
             return
         if problem:
             print(f"the baked highlights are not kept: {problem}", file=sys.stderr)
-
-    threading.Thread(target=bake, name="bake", daemon=True).start()
 
 
 def view(
@@ -86,17 +104,22 @@ def view(
     """
     avatar = load(source)
     clips = clips_for(avatar.binding, motions)
-    shown = Shown(title_of(avatar, source.resolve().stem))
-    stop = threading.Event()
+    shown = Shown(avatar.title)
+    with ViewServer(shown, host, port) as server:
+        announce(server, open_browser)
+        serve(server, shown, avatar, source, clips)
+
+
+def serve(server: ViewServer, shown: Shown, avatar: Avatar, source: Path, clips: Sequence[Clip]) -> None:
+    """`show_avatar`, until Ctrl-C. Ends what still bakes, perhaps with the process."""
+    baking = None
     try:
-        with ViewServer(shown, host, port) as server:
-            show_avatar(shown, avatar, source, clips, stop)
-            announce(server, open_browser)
-            server.wait()
+        baking = show_avatar(shown, avatar, source, clips)
+        server.wait()
     except KeyboardInterrupt:
         print("stopped")
-    finally:
-        stop.set()
+    if baking is not None:
+        baking.end()
 
 
 def announce(server: ViewServer, open_browser: bool) -> None:

@@ -31,10 +31,11 @@ from specularip.errors import first_line
 from specularip.files import write_bytes
 from specularip.progress import Progress
 from specularip.run_folder import SNAPSHOT
+from specularip.viewer.pack import unpack
 from specularip.viewer.server import ViewServer
 from specularip.viewing.clips import clips_for
-from specularip.viewing.finished import show_avatar
-from specularip.viewing.shown import Shown, packed_avatar
+from specularip.viewing.finished import serve
+from specularip.viewing.shown import Shown
 
 PHOTO_SIZE = 160
 POINTS = 120
@@ -58,7 +59,8 @@ class LiveView(Shown):
         self._losses: LossCurve | None = None
         self._photo: bytes | None = None
         self._finished: Avatar | None = None
-        self._text, self._status, self._broken = "", "running", False
+        self._text, self._status = "", "running"
+        self._begun = self._broken = False
 
     def __enter__(self) -> LiveView:
         self.server.__enter__()
@@ -73,29 +75,38 @@ class LiveView(Shown):
     def begin(self, folder: Path, progress: Progress, text: str, photo: np.ndarray | None = None) -> None:
         """The run in `folder` begins or is resumed: then its last snapshot is shown until the next. text:
         what it makes. photo: uint8 [H,W,3]."""
+        self._progress = progress
         with self._contained():
             self.title = text
-            self._folder, self._progress, self._text = folder, progress, text
+            self._folder, self._text = folder, text
             self._losses = LossCurve(folder / "metrics.jsonl")
             self._photo = None if photo is None else _thumbnail(photo)
+            self._begun = True
             if (folder / SNAPSHOT).is_file():
-                self.put((folder / SNAPSHOT).read_bytes())
+                packed = (folder / SNAPSHOT).read_bytes()
+                unpack(packed)  # raises for damaged ones, which the page could not show
+                self.put(packed)
 
     def show(self, avatar: Avatar) -> None:
         """Show a snapshot of an avatar in training. Its colours are computed here, in less time than a
         preview takes; packing and writing follow in a thread. Skipped while the one before is written."""
-        if self._packing is not None and not self._packing.done():
+        if self.busy:
             return
         with self._contained():
             snapshot = _snapshot(avatar)
             self._packing = self._pool.submit(self._keep, snapshot)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a snapshot is being packed and written."""
+        return self._packing is not None and not self._packing.done()
 
     def finish(self, avatar: Avatar) -> None:
         """The run has ended with this avatar."""
         with self._contained():
             if self._packing is not None:
                 self._packing.result()
-            self.put(packed_avatar(avatar, self.title, clips_for(avatar.binding)))
+            self.put(avatar.packed(self.title, clips_for(avatar.binding)))
             self._finished = avatar
             if self._folder is not None:
                 (self._folder / SNAPSHOT).unlink(missing_ok=True)
@@ -105,19 +116,12 @@ class LiveView(Shown):
         """After `finish`: bake the avatar meanwhile, and serve its page until Ctrl-C."""
         if self._finished is None or self._folder is None:
             return
-        stop = threading.Event()
         print(f"{self.url} shows it until Ctrl-C", flush=True)
-        try:
-            show_avatar(self, self._finished, self._folder, clips_for(self._finished.binding), stop)
-            self.server.wait()
-        except KeyboardInterrupt:
-            print("stopped")
-        finally:
-            stop.set()
+        serve(self.server, self, self._finished, self._folder, clips_for(self._finished.binding))
 
     def state(self) -> dict[str, Any]:
         state = super().state()
-        if self._progress is None or self._losses is None:
+        if not self._begun or self._progress is None or self._losses is None:
             return {**state, "note": "Loading"}
         stage = self._progress.stage()
         state["run"] = {
@@ -149,7 +153,7 @@ class LiveView(Shown):
 
     def _keep(self, snapshot: Avatar) -> None:
         with self._contained():
-            packed = packed_avatar(snapshot, self.title)
+            packed = snapshot.packed(self.title)
             self.put(packed)
             if self._folder is not None:
                 write_bytes(self._folder / SNAPSHOT, packed)

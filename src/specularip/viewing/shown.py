@@ -1,46 +1,15 @@
-"""An avatar as the viewer's page gets it, and what both exhibits share."""
+"""What a server shows: the part that is the same for all exhibits."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any
 
-from specularip.avatar import Avatar
-from specularip.baking.preview import preview_harmonics
 from specularip.viewer.html import page_html
-from specularip.viewer.pack import pack
-
-
-def packed_avatar(avatar: Avatar, title: str, clips: Sequence[Any] = ()) -> bytes:
-    """The avatar for the viewer's page. One with a head gets spherical harmonics, which take a second; one
-    that is baked shows what it is baked to. clips: `motion.clip.Clip`.
-
-    Raises UserError for numbers that are not finite.
-    """
-    colors = avatar.colors
-    if avatar.head is not None:
-        colors = preview_harmonics(avatar.gaussians, avatar.head)
-    return pack(
-        avatar.gaussians,
-        colors,
-        binding=avatar.binding,
-        expressions=getattr(avatar, "expressions", None),
-        clips=clips,
-        antialiased=avatar.antialiased,
-        meta={"title": title},
-    )
-
-
-def title_of(avatar: Avatar, otherwise: str) -> str:
-    """The text that the avatar was made from, or another name."""
-    text = avatar.provenance.get("text")
-    return text if isinstance(text, str) and text else otherwise
 
 
 class Shown:
-    """The packed avatar that a server gives, exchanged as a whole: the part of an exhibit
-    (`viewer.server.Exhibit`) that is the same for all."""
+    """An exhibit (`viewer.server.Exhibit`) whose packed avatar is exchanged as a whole."""
 
     def __init__(self, title: str) -> None:
         self.title = title
