@@ -1,4 +1,4 @@
-"""A small avatar that can move, make faces and look: the bare body, coloured by place, under a head's light."""
+"""A small avatar that can move, make faces and look: the body, coloured by place, under a head's light."""
 
 from __future__ import annotations
 

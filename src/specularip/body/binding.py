@@ -49,7 +49,7 @@ COLOR_SPREAD = 0.12
 """Difference of colours, 0..1, that makes neighbours strangers."""
 STRANGERS = 0.002
 """What their influence is at least, so that everything hangs together."""
-FAINT = 1e-4
+FAINT = 1e-6
 """How far a Gaussian far from the skin still takes its weights, relative to its neighbours'; it decides where
 no neighbour is fastened to anything."""
 
