@@ -23,8 +23,7 @@ import torch
 from specular import begin_fit, make_appearance, run, synchronize
 from torch import Tensor
 
-from specularip.avatar import Avatar
-from specularip.baking.bake import bake
+from specularip.avatar import Avatar, bake
 from specularip.cameras import Cameras
 from specularip.fitting.fit import resolved, train_step
 from specularip.fitting.settings import FitConfig
@@ -78,7 +77,7 @@ def rows_of(folder: Path, config: FitConfig, device: torch.device, seed: int) ->
         began = time.perf_counter()
         baked = bake(avatar, to)
         synchronize(device)
-        rows.append(row(model, time.perf_counter() - began, partial(baked.render, background=0.0)))
+        rows.append(row(model, time.perf_counter() - began, partial(baked.prepare().image, background=0.0)))
     trained = run(folder, "sh3", "all", config, device, seed)
     kept = {name: trained[name] for name in ("psnr", "highlight_psnr", "seconds")}
     return [*rows, {"scene": folder.name, "model": "SH-3, trained", "from_head": math.nan, **kept}]

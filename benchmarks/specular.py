@@ -41,8 +41,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from specularip.avatar import Avatar
-from specularip.baking.bake import harmonics_3
 from specularip.cameras import Cameras
+from specularip.colors.harmonics import harmonics_3
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance, initial_colors
 from specularip.fitting.fit import Fitting, begin, draw, resolved, train_step
 from specularip.fitting.observations import Observations

@@ -1,8 +1,7 @@
 """Bake highlights into explicit functions of the view direction, and export.
 
 Writes baked.safetensors (four anisotropic spherical Gaussians, ASGs, per Gaussian: a few lines of shader
-code), baked.ply (spherical harmonics to degree 3, for any viewer of 3DGS files) and avatar.ply (diffuse
-colours plus the mean highlight). Half a minute on a CPU for the ball, one to two minutes for an avatar.
+code) and baked.ply (spherical harmonics to degree 3, for any viewer of 3DGS files).
 """
 
 import argparse
@@ -13,7 +12,6 @@ from ball import glossy_ball
 from PIL import Image
 
 import specularip as sip
-from specularip.baking.bake import load_baked
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("avatar", nargs="?", help="run folder or .safetensors file; without one, a glossy ball")
@@ -26,10 +24,10 @@ args.out.mkdir(parents=True, exist_ok=True)
 camera = sip.Cameras.orbit(20, 10, distance, width=240, height=240)
 images = [avatar.render(camera).image]
 for kind in ("asg", "sh3"):
-    file = sip.bake(avatar, kind).save(args.out)
-    images.append(load_baked(file).render(camera))
+    suffix = {"asg": "safetensors", "sh3": "ply"}[kind]
+    file = sip.bake(avatar, kind).export(args.out / f"baked.{suffix}")
+    images.append(sip.load(file).render(camera).image)
     psnr = -10 * (images[-1] - images[0]).square().mean().log10()
     print(f"{file}: {psnr:.1f} dB from the avatar's own picture")
-print(avatar.save(args.out / "avatar.ply"))
 Image.fromarray((torch.cat(images, 2)[0] * 255).byte().numpy()).save(args.out / "avatar-asg-sh3.png")
 print(args.out / "avatar-asg-sh3.png")

@@ -9,7 +9,7 @@ import torch
 from avatars import COUNT, random_avatar
 from safetensors.torch import load_file, save_file
 
-from specularip.avatar import Avatar, load, mean_specular, shade
+from specularip.avatar import Avatar, load, shade
 from specularip.avatar_file import FILE_NAME
 from specularip.cameras import Cameras
 from specularip.errors import UserError
@@ -133,28 +133,18 @@ def test_save_and_load(seed, with_head, tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*")) == [FILE_NAME, "one.safetensors", "run", "sub"]
 
 
-def test_ply_has_diffuse_plus_mean_specular(seed, tmp_path):
+def test_ply_has_harmonics_or_the_diffuse_colours(seed, tmp_path):
     avatar = random_avatar()
-    avatar.save(tmp_path / "a.ply")
-    plain = load(tmp_path / "a.ply")
-    assert plain.head is None and torch.allclose(plain.gaussians.means, avatar.gaussians.means)
-    expected = (avatar.gaussians.diffuse + mean_specular(avatar)).clamp(1 / 512, 511 / 512)
+    baked, plain = (
+        load(avatar.export(tmp_path / "a.ply")),
+        load(avatar.export(tmp_path / "b.ply", bake=False)),
+    )
+    assert baked.head is None and torch.allclose(baked.gaussians.means, avatar.gaussians.means)
+    assert torch.equal(baked.colors.coefficients, avatar.baked("sh3").colors.coefficients), seed
+    assert plain.colors is None
+    expected = avatar.gaussians.diffuse.clamp(1 / 512, 511 / 512)
     assert torch.allclose(plain.gaussians.diffuse, expected, atol=1e-4), seed
-    assert float((plain.gaussians.diffuse - avatar.gaussians.diffuse).mean()) > 0.002, (
-        "the mean specular colour is missing"
-    )
     assert plain.render(views(1)).image.shape == (1, 40, 48, 3)
-
-
-def test_mean_specular_is_within_the_range_over_views(seed):
-    avatar = random_avatar()
-    mean = mean_specular(avatar, size=48)
-    many = Cameras.orbit(torch.rand(400) * 360, torch.rand(400) * 60 - 24, 3.0)
-    specular = shade(avatar.gaussians, avatar.head, many)[1].detach()
-    assert (mean <= specular.amax(0) * 1.3 + 0.01).all() and (mean >= specular.amin(0) * 0.7 - 0.01).all(), (
-        seed
-    )
-    assert not mean_specular(Avatar(avatar.gaussians)).any()
 
 
 def damage(tensors: dict, header: dict, kind: str) -> None:
@@ -273,9 +263,11 @@ def test_saving_fails_cleanly(seed, tmp_path):
     with pytest.raises(UserError, match="use a folder"):
         avatar.save(tmp_path / "a.obj")
     (tmp_path / "file").write_text("")
-    for target in ("file/a.safetensors", "file/folder", "file/a.ply"):
+    for target in ("file/a.safetensors", "file/folder"):
         with pytest.raises(UserError, match="cannot write"):
             avatar.save(tmp_path / target)
+    with pytest.raises(UserError, match="cannot write"):
+        avatar.export(tmp_path / "file" / "a.ply", bake=False)
     avatar.provenance = {"bad": object()}
     before = Avatar(avatar.gaussians).save(tmp_path / "keep.safetensors").read_bytes()
     with pytest.raises(TypeError):

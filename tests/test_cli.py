@@ -93,13 +93,6 @@ def test_input_errors_are_one_line(tmp_path):
     assert "--resume" in _one_line_error("generate", "a man", "--image", PORTRAIT, "--out", out, "--resume")
 
 
-def test_render_checks_its_options(tmp_path):
-    assert ".png" in _one_line_error("render", tmp_path, "--out", tmp_path / "a.gif")
-    assert "--elevation-deg" in _one_line_error(
-        "render", tmp_path, "--out", tmp_path / "a.png", "--elevation-deg", "90"
-    )
-
-
 def test_stopped_and_failed_runs(tmp_path, monkeypatch, capsys):
     """How the command handles exceptions of `generate`, which is mocked."""
     from specularip.cli import main

@@ -18,7 +18,7 @@ CASES = {
     "04_highlights.py": (["--size=64"], ["out/04.png"]),
     "05_bake.py": (
         ["--count=60"],
-        [f"out/05/{name}" for name in ("baked.safetensors", "baked.ply", "avatar.ply", "avatar-asg-sh3.png")],
+        [f"out/05/{name}" for name in ("baked.safetensors", "baked.ply", "avatar-asg-sh3.png")],
     ),
     "06_other_prior.py": (["--quick"], [f"out/06/{name}" for name in (*RUN_FILES, "turntable.mp4")]),
 }

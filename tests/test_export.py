@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from specularip.colors import HarmonicColors
 from specularip.errors import UserError
 from specularip.export import read_ply, write_ply, write_video
-from specularip.export.ply import read_harmonics
 from specularip.gaussians import Gaussians
 
 
@@ -34,21 +34,12 @@ def cloud(count: int = 40) -> Gaussians:
 def test_ply_round_trip(seed, tmp_path):
     gaussians = cloud()
     write_ply(tmp_path / "a.ply", gaussians)
-    back = read_ply(tmp_path / "a.ply", latents=3)
+    back = read_ply(tmp_path / "a.ply").gaussians
     for name in ("means", "quats", "log_scales", "opacity_logits"):
         assert torch.equal(getattr(back, name), getattr(gaussians, name)) or torch.allclose(
             getattr(back, name), getattr(gaussians, name), atol=1e-6
         ), f"seed {seed}: {name}"
     assert torch.allclose(back.diffuse, gaussians.diffuse.clamp(1 / 512, 511 / 512), atol=1e-5), seed
-    assert back.latents.shape == (40, 3)
-    colors = torch.rand(40, 3)
-    write_ply(tmp_path / "b.ply", gaussians, colors)
-    assert torch.allclose(
-        read_ply(tmp_path / "b.ply").diffuse, colors.clamp(1 / 512, 511 / 512), atol=1e-5
-    ), seed
-    with pytest.raises(ValueError, match="colors"):
-        write_ply(tmp_path / "c.ply", gaussians, colors[:3])
-    assert not (tmp_path / "c.ply").exists()
 
 
 def test_ply_is_the_layout_of_3dgs(seed, tmp_path):
@@ -67,9 +58,7 @@ def test_ply_is_the_layout_of_3dgs(seed, tmp_path):
     assert abs(row["nx"] ** 2 + row["ny"] ** 2 + row["nz"] ** 2 - 1) < 1e-5
 
 
-def foreign_ply(
-    path, count=5, order="<", extra=("f_rest_0", "f_rest_1"), spoil=None, kind="float", **changes
-):
+def foreign_ply(path, count=5, order="<", extra=("filter", "label"), spoil=None, kind="float", **changes):
     """A PLY as other programs write it: additional properties, either byte order; damaged on request."""
     names = ["x", "y", "z", *extra, *(f"f_dc_{i}" for i in range(3)), "opacity"]
     names += [f"scale_{i}" for i in range(3)] + [f"rot_{i}" for i in range(4)]
@@ -87,37 +76,34 @@ def foreign_ply(
 @pytest.mark.parametrize(("order", "kind"), [("<", "float"), (">", "float"), ("<", "double")])
 def test_ply_of_other_programs_is_read(order, kind, tmp_path):
     rows, names = foreign_ply(tmp_path / "a.ply", order=order, kind=kind)
-    cloud = read_ply(tmp_path / "a.ply")
+    cloud = read_ply(tmp_path / "a.ply").gaussians
     assert np.allclose(cloud.means.numpy(), rows[:, :3], atol=1e-6)
     assert np.allclose(cloud.opacity_logits.numpy(), rows[:, names.index("opacity")], atol=1e-6)
     assert torch.isfinite(cloud.color_logits).all() and len(cloud) == 5
 
 
 def test_harmonics_round_trip(seed, tmp_path):
-    gaussians, harmonics = cloud(20), 0.2 * torch.randn(20, 15, 3)
-    colors = torch.rand(20, 3)
-    write_ply(tmp_path / "a.ply", gaussians, colors, harmonics)
-    back = read_harmonics(tmp_path / "a.ply")
-    assert torch.allclose(0.28209479177387814 * back[:, 0] + 0.5, colors, atol=1e-6), seed
-    assert torch.equal(back[:, 1:], harmonics), seed
-    assert torch.allclose(read_ply(tmp_path / "a.ply").diffuse, colors.clamp(1 / 512, 511 / 512), atol=1e-5)
-    write_ply(tmp_path / "b.ply", gaussians, colors)
-    assert bool((read_harmonics(tmp_path / "b.ply")[:, 1:] == 0).all())
-    with pytest.raises(ValueError, match="harmonics"):
-        write_ply(tmp_path / "c.ply", gaussians, colors, harmonics[:, :8])
+    gaussians, harmonics = cloud(20), HarmonicColors(0.2 * torch.randn(20, 16, 3))
+    write_ply(tmp_path / "a.ply", gaussians, harmonics)
+    back = read_ply(tmp_path / "a.ply")
+    assert torch.equal(back.colors.coefficients, harmonics.coefficients), seed
+    base = (harmonics.coefficients[:, 0] * 0.28209479177387814 + 0.5).clamp(1 / 512, 511 / 512)
+    assert torch.allclose(back.gaussians.diffuse, base, atol=1e-5), seed
+    write_ply(tmp_path / "b.ply", gaussians)
+    assert read_ply(tmp_path / "b.ply").colors is None
 
 
 def test_harmonics_of_other_programs(tmp_path):
     rest = [f"f_rest_{k}" for k in range(9)]
     rows, names = foreign_ply(tmp_path / "a.ply", extra=rest[::-1])
-    found = read_harmonics(tmp_path / "a.ply")
+    found = read_ply(tmp_path / "a.ply").colors.coefficients
     assert found.shape == (5, 16, 3) and bool((found[:, 4:] == 0).all())
     green = rows[:, [names.index(f"f_rest_{k}") for k in (3, 4, 5)]]
     assert np.allclose(found[:, 1:4, 1].numpy(), green, atol=1e-6)
     for extra in (rest[:5], ["f_rest_1", "f_rest_9", *rest[2:]]):
         foreign_ply(tmp_path / "a.ply", extra=extra)
         with pytest.raises(UserError, match="no degree up to 3"):
-            read_harmonics(tmp_path / "a.ply")
+            read_ply(tmp_path / "a.ply")
 
 
 def test_damaged_ply_raises_one_line_errors(tmp_path):
@@ -133,7 +119,7 @@ def test_damaged_ply_raises_one_line_errors(tmp_path):
         "at least one vertex": whole.replace(b"vertex 5", b"vertex 0"),
         "begin with": whole.replace(b"element vertex 5", b"element camera 1\nelement vertex 5"),
         "cannot read the vertex property": whole.replace(b"float rot_3", b"list uchar int rot_3"),
-        "twice": whole.replace(b"f_rest_1", b"f_rest_0"),
+        "twice": whole.replace(b"filter", b"label"),
         "is not a PLY": b"",
     }
     for message, data in cases.items():
@@ -143,6 +129,9 @@ def test_damaged_ply_raises_one_line_errors(tmp_path):
         assert "\n" not in str(caught.value)
     for value in (np.nan, np.inf):
         foreign_ply(path, spoil=value)
+        found = read_ply(path)
+        assert len(found.gaussians) == 4 and "1 of 5 Gaussians left out" in found.notes[0]
+        foreign_ply(path, count=1, spoil=value)
         with pytest.raises(UserError, match="NaN"):
             read_ply(path)
     with pytest.raises(UserError, match="cannot read"):

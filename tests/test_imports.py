@@ -17,14 +17,18 @@ FLOORS = """
 errors version files progress stopping cameras gaussians run_folder
 kernels
 raster
-body specular export
+body specular
+colors
+baking motion
+export viewer
 faces
 avatar_file
 avatar
-presentation
+framing camera_path pictures
+posable
+presentation rendering animate viewing
 posed_images lpips
 metrics
-baking
 diffusion
 diffusion.fast
 diffusion.loading

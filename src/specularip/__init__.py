@@ -13,8 +13,8 @@ from specularip.version import __version__
 if TYPE_CHECKING:
     from specularip.avatar import Avatar as Avatar
     from specularip.avatar import Frame as Frame
+    from specularip.avatar import bake as bake
     from specularip.avatar import load as load
-    from specularip.baking.bake import bake as bake
     from specularip.cameras import Cameras as Cameras
     from specularip.errors import UserError as UserError
     from specularip.fitting.fit import fit as fit
@@ -33,7 +33,7 @@ _HOMES = {
     "Frame": "specularip.avatar",
     "Raster": "specularip.raster",
     "UserError": "specularip.errors",
-    "bake": "specularip.baking.bake",
+    "bake": "specularip.avatar",
     "fit": "specularip.fitting.fit",
     "generate": "specularip.pipeline",
     "load": "specularip.avatar",

@@ -1,16 +1,17 @@
-"""The avatar: Gaussians, the specular head, the skeleton that they are bound to, and provenance.
+"""The avatar: Gaussians, their view-dependent colours, the skeleton that they are bound to, and provenance.
 
 `shade` computes each Gaussian's colour for each camera; training calls it before `rasterize`. `Avatar.render`
-and `Prepared` do both, without gradients. `save` and `load` use avatar.safetensors (see `avatar_file`), or a
-3DGS PLY with what other viewers can show.
+and `Prepared` do both, without gradients. `save` writes avatar.safetensors, which holds everything (see
+`avatar_file`), `export` files for other programs; `load` reads both.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.avatar_file import FILE_NAME, AvatarContents, read_avatar, write_avatar
+from specularip.baking.bake import Target, harmonics_of
+from specularip.baking.bake import bake as bake_colors
 from specularip.cameras import Cameras
+from specularip.colors import Asgs, Colors
 from specularip.errors import UserError
 from specularip.export.ply import read_ply, write_ply
-from specularip.gaussians import Binding, Gaussians
+from specularip.gaussians import Binding, Expressions, Gaussians
+from specularip.motion.clip import Clip
+from specularip.motion.colors import posed_colors
+from specularip.motion.dispatch import pose
+from specularip.motion.posing import Rest
+from specularip.motion.quaternions import rotate
+from specularip.motion.skinning import Blend, expressed, joint_transforms
+from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.specular import PreparedShading, SpecularHead, facing, in_view, shading_normals
 
+SUFFIXES = (".ply",)
+"""Suffixes of the files that `Avatar.export` writes and `load` reads, besides .safetensors."""
+CONTENTS = tuple(field.name for field in fields(AvatarContents))
 GREY = 0.6
 """The default background."""
 
@@ -71,7 +85,7 @@ class Prepared:
     (viewer, video). A snapshot, made by `Avatar.prepare`. N Gaussians; no gradients.
 
     means, scales, diffuse, normals [N,3]; quats [N,4]; opacities [N]; as in `rasterize` and
-    `SpecularHead.shade`. head and shading None: diffuse only.
+    `SpecularHead.shade`. head and shading, or colors, as in `Avatar`; all None: diffuse only.
     """
 
     means: Tensor
@@ -82,11 +96,14 @@ class Prepared:
     normals: Tensor
     head: SpecularHead | None
     shading: PreparedShading | None
+    colors: Colors | None
     antialiased: bool
 
     @torch.no_grad()
     def specular(self, cameras: Cameras) -> Tensor | None:
-        """The specular colours, [B,N,3], 0 for Gaussians out of view; None without a head."""
+        """The specular colours, [B,N,3], 0 for Gaussians out of view; None for diffuse only."""
+        if self.colors is not None:
+            return self.colors(self._view_dirs(cameras)) - self.diffuse
         if self.head is None or self.shading is None:
             return None
         visible = in_view(self.means, self.scales, cameras)
@@ -110,11 +127,14 @@ class Prepared:
         specular = self.specular(cameras)
         if specular is None:
             specular = self.diffuse.new_zeros(()).expand(len(cameras), *self.diffuse.shape)
-        view_dirs = F.normalize(cameras.positions[:, None] - self.means, dim=-1)
-        layers = torch.cat([self.diffuse + specular, specular, facing(self.normals, view_dirs)], -1)
+        normals = facing(self.normals, self._view_dirs(cameras))
+        layers = torch.cat([self.diffuse + specular, specular, normals], -1)
         raster = self._rasterize(layers, cameras, torch.cat([rgb, rgb.new_zeros(6)]))
         image, highlight, normal = raster.image.split(3, -1)
         return Frame(image.clamp(0, 1), raster.alpha, raster.depth, F.normalize(normal, dim=-1), highlight)
+
+    def _view_dirs(self, cameras: Cameras) -> Tensor:
+        return F.normalize(cameras.positions[:, None] - self.means, dim=-1)
 
     def _rgb(self, background: float | Sequence[float] | Tensor) -> Tensor:
         rgb = torch.as_tensor(background, dtype=torch.float32, device=self.means.device)
@@ -143,9 +163,12 @@ class Prepared:
 
 @dataclass
 class Avatar:
-    """A complete avatar. head None: diffuse only (a plain PLY). provenance: JSON-ready facts about the run.
+    """A complete avatar, diffuse only if both head and colors are None.
 
-    antialiased: how it was trained, and so how it is rendered, see `rasterize`.
+    head: the specular head, which the Gaussians' latents are for. colors: explicit colours instead, baked or
+    from a file of another program; the Gaussians' own colour is then the diffuse part. provenance: JSON-ready
+    facts about the run. binding: the skeleton. antialiased: how it was trained, and so how it is rendered,
+    see `rasterize`. expressions: facial actions. Raises ValueError for both head and colors.
     """
 
     gaussians: Gaussians
@@ -153,11 +176,20 @@ class Avatar:
     provenance: dict[str, Any] = field(default_factory=dict)
     binding: Binding | None = None
     antialiased: bool = False
+    colors: Colors | None = None
+    expressions: Expressions | None = None
+
+    def __post_init__(self) -> None:
+        if self.head is not None and self.colors is not None:
+            raise ValueError("an avatar has a head or explicit colours, not both")
 
     def to(self, device: torch.device | str) -> Avatar:
         """A copy on `device`."""
         head = None if self.head is None else deepcopy(self.head).to(device)
-        return replace(self, gaussians=self.gaussians.to(device), head=head)
+        colors = None if self.colors is None else self.colors.to(device)
+        expressions = None if self.expressions is None else self.expressions.to(device)
+        cloud = self.gaussians.to(device)
+        return replace(self, gaussians=cloud, head=head, colors=colors, expressions=expressions)
 
     @torch.no_grad()
     def prepare(self) -> Prepared:
@@ -173,6 +205,7 @@ class Avatar:
             normals=shading_normals(cloud),
             head=self.head,
             shading=None if self.head is None else self.head.prepare(cloud.latents, diffuse),
+            colors=self.colors,
             antialiased=self.antialiased,
         )
 
@@ -184,24 +217,103 @@ class Avatar:
         """
         return self.prepare().render(cameras, background)
 
+    @torch.no_grad()
+    def posed(
+        self,
+        rotations: Tensor,
+        translation: Tensor | None = None,
+        expressions: Tensor | None = None,
+        blend: Blend = "linear",
+    ) -> Avatar:
+        """The avatar in another pose; highlights follow, the light stays. For many frames, see `Posable`.
+
+        rotations [J,4] wxyz: of the joints of `binding`, each relative to the rest pose and its parent, in
+        world-aligned axes. translation [3] of the root, metres. expressions [E]: strengths of the facial
+        actions, 0 to 1. blend: see `motion.skinning`. The result is fixed in its pose: it has no binding, and
+        mutual attention is part of its latents. Raises UserError for an avatar without binding.
+        """
+        cloud, head = self.gaussians, self.head
+        binding = self.skeleton()
+        transforms = joint_transforms(binding, rotations.to(cloud.means), translation)
+        means = cloud.means.detach()
+        if expressions is not None and self.expressions is not None:
+            means = expressed(means, self.expressions, expressions)
+        latents = cloud.latents
+        if head is not None:
+            latents, head = head.prepare(latents, cloud.diffuse).latents, head.without_attention()
+        posed = pose(Rest.of(cloud, latents), transforms, blend, means)
+        cloud = replace(
+            cloud,
+            means=posed.means,
+            quats=posed.quats,
+            normal_residuals=rotate(posed.turns, cloud.normal_residuals.detach()),
+            latents=posed.latents,
+        )
+        colors = None if self.colors is None else posed_colors(self.colors, posed.turns)
+        return replace(self, gaussians=cloud, head=head, colors=colors, binding=None, expressions=None)
+
+    def skeleton(self) -> Binding:
+        """The binding. Raises UserError if there is none."""
+        if self.binding is None:
+            raise UserError(
+                "this avatar has no skeleton to move: only avatars that `specularip generate` made have one, "
+                "in their avatar.safetensors"
+            )
+        return self.binding
+
+    def baked(self, to: Target = "asg", *, progress: Progress | None = None) -> Avatar:
+        """The avatar with explicit colours instead of the head: "asg", four lobes per Gaussian, or "sh3".
+        Its Gaussians have no latents.
+
+        `metrics.agreement` measures the loss of quality. Raises UserError without a head, ValueError for
+        another `to`.
+        """
+        if self.head is None:
+            raise UserError("this avatar has no highlights to bake: give a run folder or its .safetensors")
+        cloud = self.gaussians.select(torch.arange(len(self.gaussians), device=self.gaussians.means.device))
+        colors = bake_colors(cloud, self.head, to, antialiased=self.antialiased, progress=progress)
+        cloud.latents = cloud.latents.new_zeros(len(cloud), 0)
+        return replace(self, gaussians=cloud, head=None, colors=colors)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the avatar and return the file. A folder gets avatar.safetensors; a .safetensors holds the
-        whole avatar; a .ply holds diffuse plus mean specular colour for other viewers. Atomic.
+        """Write everything to a .safetensors, or to avatar.safetensors in the folder `path`, and return the
+        file. Atomic.
 
         Raises UserError for another suffix or where nothing can be written.
         """
         path = Path(path)
-        if path.is_dir():
+        if path.is_dir() or not path.suffix:
             path = path / FILE_NAME
-        if path.suffix == ".ply":
-            write_ply(path, self.gaussians, self.gaussians.diffuse + mean_specular(self))
-            return path
         if path.suffix != ".safetensors":
-            if path.suffix:
-                raise UserError(f"cannot save an avatar as {path}: use a folder, .safetensors or .ply")
-            path = path / FILE_NAME
-        contents = AvatarContents(self.gaussians, self.head, self.provenance, self.binding, self.antialiased)
-        write_avatar(path, contents)
+            raise UserError(f"cannot save an avatar as {path}: use a folder or .safetensors, or export it")
+        write_avatar(path, AvatarContents(**{name: getattr(self, name) for name in CONTENTS}))
+        return path
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        bake: bool = True,
+        clips: Sequence[Clip] = (),
+        progress: Progress | None = None,
+    ) -> Path:
+        """Write a file for other programs and return it, by the suffix of `path`: .ply. Atomic.
+
+        bake: with the highlights, baked into the form that the format has, which takes a while for an avatar
+        with a head; else diffuse colours. clips: motions, for formats that hold them. Raises UserError for
+        another suffix, for clips in a format without motion, or where nothing can be written.
+        """
+        path = Path(path)
+        suffix = path.suffix.lower()
+        if suffix == ".safetensors":
+            return self.save(path)
+        if suffix not in SUFFIXES:
+            raise UserError(f"cannot export to {path}: end the name in {_any_suffix()}")
+        if clips:
+            raise UserError(f"{suffix} files hold no motion")
+        colors = self.baked("sh3", progress=progress).colors if bake and self.head else self.colors
+        harmonics = harmonics_of(colors) if isinstance(colors, Asgs) else colors
+        write_ply(path, self.gaussians, harmonics if bake else None)
         return path
 
     @staticmethod
@@ -210,56 +322,17 @@ class Avatar:
         return load(path)
 
 
-def mean_specular(avatar: Avatar, size: int = 192) -> Tensor:
-    """Each Gaussian's specular colour averaged over the views that see it, [N,3].
-
-    16 cameras around the body; each view is weighted by the Gaussian's contribution to its pixels (see
-    `contributions`). Gaussians that no view sees average all views.
-    """
-    cloud = avatar.gaussians
-    if avatar.head is None:
-        return torch.zeros_like(cloud.means)
-    means = cloud.means.detach()
-    middle, reach = extent(means)
-    azimuth = torch.arange(16) * 360.0 / 16
-    elevation = torch.tensor([5.0, 35.0, 5.0, -20.0]).repeat(4)
-    cameras = Cameras.orbit(azimuth, elevation, 3.0 * reach, 40.0, size, size, middle.cpu()).to(means.device)
-    total, weight, plain = torch.zeros_like(means), torch.zeros_like(means[:, :1]), torch.zeros_like(means)
-    for index in range(len(cameras)):
-        camera = cameras[index]
-        with torch.no_grad():
-            specular = shade(cloud, avatar.head, camera)[1][0]
-        seen = contributions(cloud, camera, avatar.antialiased)
-        total += seen * specular
-        weight += seen
-        plain += specular / len(cameras)
-    return torch.where(weight > 1e-3, total / weight.clamp_min(1e-3), plain)
-
-
-def extent(means: Tensor) -> tuple[Tensor, float]:
-    """Centre [3] of the bounding box of means [N,3], and radius of a sphere around it that contains all
-    means."""
-    middle = (means.amax(0) + means.amin(0)) / 2
-    return middle, float((means - middle).norm(dim=-1).max()) + 1e-3
-
-
-def contributions(gaussians: Gaussians, camera: Cameras, antialiased: bool) -> Tensor:
-    """Each Gaussian's contribution to one camera's image, [N,1]: its compositing weights summed over the
-    pixels, which is the gradient of the summed image with respect to the Gaussian's colour."""
-    means = gaussians.means.detach()
-    with torch.enable_grad():
-        ones = torch.ones_like(means[:, :1]).requires_grad_()
-        drawn = rasterize(
-            means, gaussians.quats.detach(), gaussians.scales.detach(), gaussians.opacities.detach(), ones,
-            camera.viewmats, camera.Ks, camera.width, camera.height, antialiased=antialiased,
-        )  # fmt: skip
-        return torch.autograd.grad(drawn.image.sum(), ones)[0]
+def bake(avatar: Avatar, to: Target = "asg", *, progress: Progress | None = None) -> Avatar:
+    """See `Avatar.baked`."""
+    return avatar.baked(to, progress=progress)
 
 
 def load(path: str | os.PathLike[str]) -> Avatar:
-    """Read an avatar: a run folder (its avatar.safetensors), a .safetensors file, or a 3DGS .ply (no head).
+    """Read an avatar: a run folder (its avatar.safetensors), a .safetensors file, or a file of 3D Gaussians
+    that this or another program wrote (.ply), which has explicit colours instead of a head.
 
-    Raises UserError with one line when the file is missing, damaged, of another kind, or contradicts itself.
+    What had to be left out of a file of another program is said in a warning. Raises UserError with one line
+    when the file is missing, damaged, of another kind, or contradicts itself.
     """
     path = Path(path)
     if path.is_dir():
@@ -268,8 +341,21 @@ def load(path: str | os.PathLike[str]) -> Avatar:
         path = path / FILE_NAME
     if not path.is_file():
         raise UserError(f"no avatar at {path}")
-    if path.suffix == ".ply":
-        return Avatar(read_ply(path), provenance={"source": path.name})
-    if path.suffix != ".safetensors":
-        raise UserError(f"cannot load {path}: give a run folder, a .safetensors or a .ply file")
-    return Avatar(**vars(read_avatar(path)))
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        return Avatar(**vars(read_avatar(path)))
+    if suffix not in SUFFIXES:
+        raise UserError(f"cannot load {path}: give a run folder, or a file that ends in {_any_suffix()}")
+    splats = read_ply(path)
+    for note in splats.notes:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
+    return Avatar(
+        splats.gaussians,
+        provenance={"source": path.name},
+        antialiased=splats.antialiased,
+        colors=splats.colors,
+    )
+
+
+def _any_suffix() -> str:
+    return f"{', '.join(SUFFIXES)} or .safetensors"

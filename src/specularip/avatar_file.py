@@ -1,7 +1,4 @@
-"""avatar.safetensors: the file of an avatar, written and read. The header is JSON in the file's metadata.
-
-`baking.bake` uses `save_tensors`, `open_tensors` and `take_gaussians` for baked.safetensors.
-"""
+"""avatar.safetensors: the file of an avatar, written and read. The header is JSON in the file's metadata."""
 
 from __future__ import annotations
 
@@ -16,17 +13,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from specularip.colors import Asgs, Colors, HarmonicColors
+from specularip.colors.asgs import SMOOTH
 from specularip.errors import UserError
 from specularip.files import atomic_path
-from specularip.gaussians import Binding, Gaussians, field_specs
+from specularip.gaussians import Binding, Expressions, Gaussians, field_specs
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 
-FORMAT = 3
+FORMAT = 4
 """Version of avatar.safetensors; incremented when an older reader would misread a file."""
 FILE_NAME = "avatar.safetensors"
 HEADER = "specularip"
-BAKED_HEADER = "specularip_baked"
-"""Keys of the metadata that hold the header of an avatar and of a baked avatar."""
+"""The key of the metadata that holds the header."""
+OLD_BAKED_HEADER = "specularip_baked"
+COLORS: dict[str, type] = {"asg": Asgs, "harmonics": HarmonicColors}
+"""Names of the kinds of explicit colours."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class AvatarContents:
     provenance: dict[str, Any]
     binding: Binding | None
     antialiased: bool
+    colors: Colors | None = None
+    expressions: Expressions | None = None
 
 
 class DamagedFile(Exception):
@@ -53,6 +56,7 @@ def write_avatar(path: Path, contents: AvatarContents) -> None:
         "head": None,
         "binding": None,
         "antialiased": contents.antialiased,
+        "colors": None,
     }
     if contents.head is not None:
         header["head"] = asdict(contents.head.config)
@@ -63,7 +67,14 @@ def write_avatar(path: Path, contents: AvatarContents) -> None:
             "joint_parents": contents.binding.joint_parents,
         }
         tensors["binding.joints"] = contents.binding.joints
-    save_tensors(path, tensors, {HEADER: json.dumps(header)})
+    if contents.colors is not None:
+        header["colors"] = next(name for name, kind in COLORS.items() if isinstance(contents.colors, kind))
+        tensors |= {f"colors.{name}": tensor for name, tensor in contents.colors.tensors().items()}
+    if contents.expressions is not None:
+        header["expressions"] = list(contents.expressions.names)
+        tensors["expressions.index"] = contents.expressions.index
+        tensors["expressions.offsets"] = contents.expressions.offsets.half()  # exact to 0.02 mm
+    _save_tensors(path, tensors, {HEADER: json.dumps(header)})
 
 
 def read_avatar(path: Path) -> AvatarContents:
@@ -71,14 +82,14 @@ def read_avatar(path: Path) -> AvatarContents:
 
     Raises UserError with one line when the file is damaged, of another kind, or contradicts itself.
     """
-    metadata, tensors = open_tensors(path)
+    metadata, tensors = _open_tensors(path)
     try:
         return _parse(metadata, tensors)
     except DamagedFile as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file, atomically. Raises UserError where nothing can be written."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
@@ -88,7 +99,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
             raise OSError(str(error)) from error
 
 
-def open_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _open_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file. Raises UserError for a damaged one."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -99,7 +110,7 @@ def open_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise UserError(f"{path} is damaged or cut short: {error}") from error
 
 
-def take(
+def _take(
     tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """The tensor `name`. Raises DamagedFile if it is missing, of another shape or dtype, or not finite."""
@@ -115,7 +126,7 @@ def take(
     return tensor
 
 
-def take_gaussians(tensors: Mapping[str, Tensor], latents: int) -> Gaussians:
+def _take_gaussians(tensors: Mapping[str, Tensor], latents: int) -> Gaussians:
     """The Gaussians of a file, with latents [N,`latents`]. Raises DamagedFile as `take` does, and for
     none."""
     means = tensors.get("gaussians.means", torch.empty(0))
@@ -124,7 +135,7 @@ def take_gaussians(tensors: Mapping[str, Tensor], latents: int) -> Gaussians:
         raise DamagedFile("it contains no Gaussians")
     return Gaussians(
         **{
-            name: take(tensors, f"gaussians.{name}", (count, *spec.shape), spec.dtype)
+            name: _take(tensors, f"gaussians.{name}", (count, *spec.shape), spec.dtype)
             for name, spec in field_specs(latents).items()
         }
     )
@@ -135,16 +146,19 @@ def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarConten
         header = json.loads(metadata.get(HEADER, "null"))
     except json.JSONDecodeError:
         raise DamagedFile("its header is not JSON") from None
-    if BAKED_HEADER in metadata:
-        raise DamagedFile("it is baked: `render` and `load_baked` read it, all else needs the avatar itself")
+    if OLD_BAKED_HEADER in metadata:
+        raise DamagedFile("an earlier version baked it: bake the avatar again")
     if not isinstance(header, dict):
         raise DamagedFile("it has no specularip header")
     if header.get("format") in (1, 2):
         raise DamagedFile(
             "it is from an earlier version with another shading model: generate or fit it again"
         )
-    if header.get("format") != FORMAT:
-        raise DamagedFile(f"format {header.get('format')} is not {FORMAT}, the one this version reads")
+    if header.get("format") not in (3, FORMAT):
+        raise DamagedFile(
+            f"format {header.get('format')} is not one that this version reads: update specularip if a newer "
+            "version wrote it"
+        )
     provenance = header.get("provenance", {})
     if not isinstance(provenance, dict):
         raise DamagedFile("its provenance is not a JSON object")
@@ -154,9 +168,13 @@ def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarConten
     head = _parse_head(header.get("head"), tensors)
     latents = tensors.get("gaussians.latents", torch.empty(0))
     width = LATENTS if head else (latents.shape[-1] if latents.ndim == 2 else 0)
-    gaussians = take_gaussians(tensors, width)
+    gaussians = _take_gaussians(tensors, width)
     binding = _parse_binding(header.get("binding"), tensors, gaussians)
-    return AvatarContents(gaussians, head, provenance, binding, antialiased)
+    colors = _parse_colors(header.get("colors"), tensors, len(gaussians))
+    if head is not None and colors is not None:
+        raise DamagedFile("it has both a head and explicit colours")
+    expressions = _parse_expressions(header.get("expressions"), tensors, len(gaussians))
+    return AvatarContents(gaussians, head, provenance, binding, antialiased, colors, expressions)
 
 
 def _parse_head(config: object, tensors: dict[str, Tensor]) -> SpecularHead | None:
@@ -174,7 +192,7 @@ def _parse_head(config: object, tensors: dict[str, Tensor]) -> SpecularHead | No
         raise DamagedFile(f"its head's {error}") from None
     state = head.state_dict()
     head.load_state_dict(
-        {name: take(tensors, f"head.{name}", tuple(tensor.shape)) for name, tensor in state.items()}
+        {name: _take(tensors, f"head.{name}", tuple(tensor.shape)) for name, tensor in state.items()}
     )
     return head
 
@@ -188,7 +206,39 @@ def _parse_binding(header: object, tensors: dict[str, Tensor], gaussians: Gaussi
         raise DamagedFile("its skeleton's names and parents do not match")
     if not all(type(parent) is int and -1 <= parent < len(names) for parent in parents):
         raise DamagedFile("its skeleton has parents that do not exist")
-    joints = take(tensors, "binding.joints", (len(names), 3))
+    joints = _take(tensors, "binding.joints", (len(names), 3))
     if bool(((gaussians.bind_joints < 0) | (gaussians.bind_joints >= len(names))).any()):
         raise DamagedFile("Gaussians are bound to joints that its skeleton does not have")
     return Binding([str(name) for name in names], parents, joints)
+
+
+def _parse_colors(kind: object, tensors: dict[str, Tensor], count: int) -> Colors | None:
+    if kind is None:
+        return None
+    if kind == "harmonics":
+        return HarmonicColors(_take(tensors, "colors.coefficients", (count, 16, 3)))
+    if kind != "asg":
+        raise DamagedFile(f"its colours are of an unknown kind, {kind!r}: update specularip")
+    lobes = tuple(tensors.get("colors.lights", torch.empty(0, 0)).shape[1:2])
+    shapes = {
+        **{"quats": (4,), "smooth": (SMOOTH, 3)},
+        **{name: (*lobes, 3) for name in ("lights", "shapes", "amplitudes")},
+    }
+    return Asgs(**{name: _take(tensors, f"colors.{name}", (count, *shape)) for name, shape in shapes.items()})
+
+
+def _parse_expressions(names: object, tensors: dict[str, Tensor], count: int) -> Expressions | None:
+    """Facial actions of `count` Gaussians, which files written before there were any lack."""
+    if names is None:
+        return None
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise DamagedFile("its facial actions have no names")
+    if len(set(names)) != len(names):
+        raise DamagedFile("two of its facial actions have the same name")
+    index = tensors.get("expressions.index", torch.empty(0))
+    moved = len(index) if index.ndim else 0
+    index = _take(tensors, "expressions.index", (moved,), torch.int64)
+    offsets = _take(tensors, "expressions.offsets", (len(names), moved, 3), torch.float16)
+    if bool((index.diff() <= 0).any()) or (moved and not 0 <= int(index[0]) <= int(index[-1]) < count):
+        raise DamagedFile("its facial actions move Gaussians that it does not have, or one twice")
+    return Expressions(tuple(names), index, offsets.float())

@@ -9,7 +9,9 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from types import FrameType
@@ -23,6 +25,8 @@ from specularip.version import __version__
 
 if TYPE_CHECKING:
     from specularip.models.check import Model
+    from specularip.progress import Progress
+    from specularip.viewing.growing import LiveView
 
 # By default, idle OpenMP threads spin for milliseconds, which makes a run several times slower when other
 # processes need the cores. A lower spin count lets them sleep sooner. torch reads the variable when it loads;
@@ -49,6 +53,7 @@ def generate(
     low_memory: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    view: bool = False,
     settings: Settings = (),
 ) -> None:
     """Make an avatar from a sentence and one to eight photos of a face.
@@ -74,6 +79,8 @@ def generate(
         low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Deletes only files that a run writes.
+        view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
+            address.
         settings: Change settings of the preset by their names in report.json, such as expression=photo (the
             photo's expression instead of a neutral one), seid.steps=1200 or
             prior.sources.base=/models/realistic_vision.
@@ -95,30 +102,35 @@ def generate(
         config = replace(config, photo_weight=photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
     check_inputs(text, photos, out, resume, overwrite, config.detects_face)
-    try:
-        with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
-            progress.log("loading libraries")
-            from specularip.pipeline import generate as run
+    with ExitStack() as page:
+        try:
+            with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
+                progress.log("loading libraries")
+                live = _open_page(page, progress) if view and is_main else None
+                from specularip.pipeline import generate as run
 
-            run(
-                text,
-                photos,
-                preset=preset,
-                out=out,
-                seed=seed,
-                resume=resume,
-                overwrite=overwrite,
-                photo_weight=config.photo_weight,
-                low_memory=low_memory,
-                config=config,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
+                run(
+                    text,
+                    photos,
+                    preset=preset,
+                    out=out,
+                    seed=seed,
+                    resume=resume,
+                    overwrite=overwrite,
+                    photo_weight=config.photo_weight,
+                    low_memory=low_memory,
+                    config=config,
+                    progress=progress,
+                    live=live,
+                )
+        except KeyboardInterrupt:
+            if is_main:
+                _print_resume_command(out)
+            raise SystemExit(STOPPED) from None
         if is_main:
-            _print_resume_command(out)
-        raise SystemExit(STOPPED) from None
-    if is_main:
-        print(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply")
+            print(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply")
+        if live is not None:
+            live.stay()
 
 
 def fit(
@@ -130,6 +142,7 @@ def fit(
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    view: bool = False,
 ) -> None:
     """Fit an avatar to posed images: photographs, renders or generated views with known cameras.
 
@@ -157,6 +170,8 @@ def fit(
         seed: Random seed. The same seed gives the same avatar on the same machine.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Deletes only files that a run writes.
+        view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
+            address.
     """
     print(f"specularip {__version__}: fit to {data}", flush=True)
     if not 0 <= seed < 2**63:
@@ -168,27 +183,41 @@ def fit(
     from specularip.run_folder import RunFolder
 
     RunFolder.check(out, resume, overwrite)  # before torch loads, so that errors appear at once
-    try:
-        with Progress() as progress:
-            progress.log("loading libraries")
-            from specularip.fitting.fit import fit as run
-            from specularip.fitting.settings import FitConfig
+    with ExitStack() as page:
+        try:
+            with Progress() as progress:
+                progress.log("loading libraries")
+                live = _open_page(page, progress) if view else None
+                from specularip.fitting.fit import fit as run
+                from specularip.fitting.settings import FitConfig
 
-            given: dict[str, Any] = {"iterations": iterations, "points": points}
-            run(
-                data,
-                out,
-                config=FitConfig(**{name: value for name, value in given.items() if value is not None}),
-                device=None if device == "auto" else device,
-                seed=seed,
-                resume=resume,
-                overwrite=overwrite,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        _print_resume_command(out)
-        raise SystemExit(STOPPED) from None
-    print(f"done: {out}/avatar.safetensors, {out}/preview.png, {out}/report.json")
+                given: dict[str, Any] = {"iterations": iterations, "points": points}
+                run(
+                    data,
+                    out,
+                    config=FitConfig(**{name: value for name, value in given.items() if value is not None}),
+                    device=None if device == "auto" else device,
+                    seed=seed,
+                    resume=resume,
+                    overwrite=overwrite,
+                    progress=progress,
+                    live=live,
+                )
+        except KeyboardInterrupt:
+            _print_resume_command(out)
+            raise SystemExit(STOPPED) from None
+        print(f"done: {out}/avatar.safetensors, {out}/preview.png, {out}/report.json")
+        if live is not None:
+            live.stay()
+
+
+def _open_page(page: ExitStack, progress: Progress) -> LiveView:
+    """A page of the run that begins, which is served until `page` ends."""
+    from specularip.viewing.growing import LiveView
+
+    live = page.enter_context(LiveView())
+    progress.log(f"watch it grow: {live.url}")
+    return live
 
 
 def _print_resume_command(out: Path) -> None:
@@ -234,7 +263,6 @@ def evaluate(
     from specularip.raster.cuda import pick_device
 
     loaded = load(avatar)
-    _warn_of_harmonics(avatar)
     posed = load_posed_images(data, split)
     if len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; --split train measures on the images it was fitted to")
@@ -270,92 +298,110 @@ def _print_metrics(title: str, values: Mapping[str, float], notes: Sequence[str]
 def render(
     avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
     out: Annotated[Path, arg(metavar="FILE")],
+    framing: Literal["full", "upper", "head", "hands"] = "full",
     azimuth_deg: float = 0.0,
     elevation_deg: float = 8.0,
     distance: float | None = None,
-    fov_y_deg: float = 45.0,
-    width: int = 512,
-    height: int = 512,
-    background: float = 0.6,
+    fov_y_deg: float | None = None,
+    size: str = "512",
+    background: str = "0.6",
+    layer: Literal["final", "diffuse", "specular", "normal", "alpha", "depth"] = "final",
+    compare: bool = False,
+    views: int = 1,
+    path: Path | None = None,
     frames: int = 120,
     fps: float = 30.0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Render an avatar: one view as .png, or a turntable as .mp4 that browsers play.
+    """Render an avatar: one view or a contact sheet as .png, a turntable or a camera path as .mp4.
 
-    Example: specularip render out/red --out side.png --azimuth-deg 90
+    Examples:
+        specularip render out/red --out face.png --framing head --size 1080p --background transparent
+        specularip render out/red --out sheet.png --views 8
+        specularip render out/red --out highlights.mp4 --compare
 
     Args:
-        avatar: A run folder, or an avatar file (.safetensors, .ply), baked or not.
+        avatar: A run folder, or an avatar file, baked or not.
         out: Image (.png) or video (.mp4) to write.
+        framing: What fills the picture.
         azimuth_deg: Azimuth of the camera: 0 is in front, 90 at the person's left. A video starts there.
         elevation_deg: Elevation of the camera above the horizon, between -89 and 89 degrees.
-        distance: Metres from the middle of the body. If omitted, the whole body fills the image at the
-            default field of view.
-        fov_y_deg: Vertical field of view in degrees.
-        width: Image width in pixels.
-        height: Image height in pixels.
-        background: Grey level behind the avatar, from 0 (black) to 1 (white).
-        frames: Number of frames in a video, evenly spaced over 360 degrees.
+        distance: Metres from the middle of what is framed. If omitted, it fills the picture.
+        fov_y_deg: Vertical field of view in degrees. If omitted, 45, 30 for upper, 16 for head and hands.
+        size: 512, 1280x720, 720p, 1080p or 4k.
+        background: Grey level from 0 (black) to 1 (white), #rrggbb, or transparent (.png only).
+        layer: final and diffuse are with and without highlights; specular is the highlights alone; depth is
+            white where near.
+        compare: Side by side: without highlights on the left, with them on the right.
+        views: Number of views around the person in a contact sheet.
+        path: JSON file of key frames for a video: {"keyframes": [{"time": 0, "azimuth_deg": 0}, {"time": 3,
+            "azimuth_deg": 180, "distance": 1}]}; also elevation_deg, fov_y_deg and target ([x, y, z]).
+        frames: Number of frames in a turntable, evenly spaced over 360 degrees.
         fps: Frames per second of a video.
+        device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
     """
-    _check_render(out, elevation_deg, distance, fov_y_deg, (width, height), background, frames, fps)
-    from specularip.avatar import load
-    from specularip.baking.bake import Baked, is_baked, load_baked
-    from specularip.cameras import Cameras
-    from specularip.export.video import write_video
-    from specularip.files import to_uint8, write_png
-    from specularip.presentation import frame_subject
+    from specularip.progress import Progress
+    from specularip.rendering import RenderOptions, check_options
+    from specularip.rendering import render as run
 
-    loaded = load_baked(avatar) if is_baked(avatar) else load(avatar)
-    framed_from, target = frame_subject(loaded.gaussians.means)
-    if distance is None:
-        distance = framed_from
-
-    def view(azimuth: float):
-        camera = Cameras.orbit(azimuth, elevation_deg, distance, fov_y_deg, width, height, target)
-        if isinstance(loaded, Baked):
-            return to_uint8(loaded.render(camera, background)[0])
-        return to_uint8(loaded.render(camera, background).image[0])
-
-    if out.suffix.lower() == ".png":
-        write_png(out, view(azimuth_deg))
-    else:
-        write_video((view(azimuth_deg + 360.0 * index / frames) for index in range(frames)), out, fps)
+    options = RenderOptions(
+        framing, azimuth_deg, elevation_deg, distance, fov_y_deg, size, background, layer, compare, views,
+        path, frames, fps,
+    )  # fmt: skip
+    check_options(out, options)
+    with Progress() as progress:
+        run(avatar, out, options, None if device == "auto" else device, progress)
     print(out)
 
 
-def _warn_of_harmonics(avatar: Path) -> None:
-    """Warn if a PLY has view-dependent colours, which are not evaluated."""
-    from specularip.export.ply import read_harmonics
-
-    if avatar.suffix == ".ply" and bool(read_harmonics(avatar)[:, 1:].any()):
-        print(f"{avatar}: evaluated without its spherical harmonics above degree 0 (f_rest)", file=sys.stderr)
-
-
-def _check_render(
-    out: Path,
-    elevation_deg: float,
-    distance: float | None,
-    fov_y_deg: float,
-    size: tuple[int, int],
-    background: float,
-    frames: int,
-    fps: float,
+def animate(
+    avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
+    out: Annotated[Path, arg(metavar="FILE")],
+    motion: str = "walk",
+    seconds: float | None = None,
+    fps: float = 30.0,
+    file_fps: float | None = None,
+    azimuth_deg: float = 25.0,
+    elevation_deg: float = 6.0,
+    size: str = "512",
+    background: str = "0.6",
+    follow: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    if out.suffix.lower() not in (".png", ".mp4"):
-        raise UserError(f"cannot render to {out}: end the name in .png for an image or .mp4 for a video")
-    if not -89 <= elevation_deg <= 89:
-        raise UserError(f"--elevation-deg must lie between -89 and 89, got {elevation_deg:g}")
-    if distance is not None and not 0 < distance < 1000:
-        raise UserError(f"--distance must be positive, in metres, got {distance:g}")
-    if not 1 <= fov_y_deg <= 170:
-        raise UserError(f"--fov-y-deg must lie between 1 and 170, got {fov_y_deg:g}")
-    if not all(16 <= side <= 8192 for side in size):
-        raise UserError(f"--width and --height must lie between 16 and 8192, got {size[0]}x{size[1]}")
-    if not 0 <= background <= 1:
-        raise UserError(f"--background must lie between 0 and 1, got {background:g}")
-    if not 1 <= frames <= 100_000 or not 0 < fps <= 1000:
-        raise UserError(f"--frames and --fps must be positive, got {frames} and {fps:g}")
+    """Animate an avatar: a video as .mp4, a contact sheet as .png, or a model with the motion as .glb.
+
+    Highlights are computed for every frame: the light stays where it is, while the body moves.
+
+    Examples:
+        specularip animate out/red --motion walk --out walk.mp4
+        specularip animate out/red --motion dance.npz --out dance.mp4 --size 1080p --follow
+
+    Args:
+        avatar: A run folder, or an avatar file with a skeleton.
+        out: Video (.mp4), image (.png) or glTF model (.glb) to write.
+        motion: walk, run, wave, turn, idle; or a file of motion capture: .npz of AMASS or SMPL-X, .bvh.
+        seconds: Length of the video. If omitted, that of the file; motions that loop are repeated to fill 4
+            seconds.
+        fps: Frames per second of the video; the motion is resampled.
+        file_fps: Frames per second of a motion file that does not say.
+        azimuth_deg: Azimuth of the camera: 0 is in front, 90 at the person's left.
+        elevation_deg: Elevation of the camera above the horizon, between -89 and 89 degrees.
+        size: 512, 1280x720, 720p, 1080p or 4k.
+        background: Grey level from 0 (black) to 1 (white), #rrggbb, or transparent (.png only).
+        follow: The camera moves along with the body. Otherwise it stands where it sees the whole motion.
+        device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
+    """
+    from specularip.animate import AnimateOptions, check_options
+    from specularip.animate import animate as run
+    from specularip.progress import Progress
+
+    options = AnimateOptions(
+        motion, seconds, fps, file_fps, azimuth_deg, elevation_deg, size, background, follow
+    )
+    check_options(out, options)
+    with Progress() as progress:
+        run(avatar, out, options, None if device == "auto" else device, progress)
+    print(out)
 
 
 def bake(
@@ -382,32 +428,32 @@ def bake(
     """
     from specularip.avatar import load
     from specularip.avatar_file import FILE_NAME
-    from specularip.baking.bake import agreement, file_for, held_out
-    from specularip.baking.bake import bake as run
-    from specularip.metrics import combined_psnr
+    from specularip.metrics import agreement, combined_psnr, mean_psnr
     from specularip.posed_images import load_posed_images
     from specularip.progress import Progress
     from specularip.raster.cuda import pick_device
 
-    file = file_for(out, to)
+    suffix = {"asg": ".safetensors", "sh3": ".ply"}[to]
+    file = out / f"baked{suffix}" if out.is_dir() or not out.suffix else out
+    if file.suffix != suffix:
+        raise UserError(f"cannot write {to} to {file}: use a folder or a name that ends in {suffix}")
     if file.resolve() == (avatar / FILE_NAME if avatar.is_dir() else avatar).resolve():
         raise UserError(f"{file} is the avatar itself: give --out another name")
     loaded = load(avatar)
     posed = None if data is None else load_posed_images(data, "test")
     if posed is not None and len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; omit --data to compare with the head only")
-    place = pick_device(None if device == "auto" else device)
-    loaded = loaded.to(place)
+    loaded = loaded.to(pick_device(None if device == "auto" else device))
     with Progress() as progress:
-        baked = run(loaded, to, progress=progress)
-    baked.save(file)
+        baked = loaded.baked(to, progress=progress)
+    baked.export(file)
     likeness = agreement(loaded, baked)
     print(f"{file}: PSNR {likeness:.2f} dB against renders with the head, over 24 views")
     if posed is None:
         loss = 38 - combined_psnr(38, likeness)
         print(f"estimated loss of an avatar with 38 dB: {loss:.2f} dB; --data measures it")
     else:
-        full, left = held_out(loaded, baked, posed)
+        full, left = mean_psnr(loaded, posed), mean_psnr(baked, posed)
         print(f"{len(posed)} held-out views: {full:.2f} dB with the head, {left:.2f} dB baked: ", end="")
         print(f"{full - left:.2f} dB lost")
 
@@ -455,6 +501,35 @@ def models(
         raise SystemExit(1)
 
 
+def view(
+    avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
+    motion: Annotated[tuple[str, ...], arg(metavar="NAME_OR_FILE ...")] = (),
+    host: str = "127.0.0.1",
+    port: int = 0,
+    no_open: bool = False,
+) -> None:
+    """Look at an avatar in a web browser, with its highlights computed for every frame.
+
+    Serves a page to this machine only, prints its address, opens it, and goes on until Ctrl-C. An avatar that
+    is not baked has approximate highlights at first, and is baked meanwhile; the result is kept with it.
+
+    Example: specularip view out/red --motion walk
+
+    Args:
+        avatar: A run folder, or an avatar file (.safetensors, .ply).
+        motion: Motions to offer besides the built-in clips: AMASS or SMPL-X .npz, or .bvh files.
+        host: Address to serve at. Any but the default lets other machines see the avatar, unencrypted, if
+            they know the whole address: use it in networks that you trust.
+        port: Port to serve at; 0 takes an unused one.
+        no_open: Print the address only, and open no browser.
+    """
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port must lie between 0 and 65535, got {port}")
+    from specularip.viewing.finished import view as run
+
+    run(avatar, motion, host, port, open_browser=not no_open)
+
+
 def _print_models(preset: str, found: Sequence[Model]) -> None:
     print(f"{preset} preset")
     for model in found:
@@ -479,6 +554,11 @@ def _print_models(preset: str, found: Sequence[Model]) -> None:
         print(f"  specularip models fetch --preset {preset} downloads all that need no registration")
 
 
+def _print_warning(message: Warning | str, category: type[Warning], *details: Any, **more: Any) -> None:
+    """Warnings of this package are for users: one line, without file and line number."""
+    print(f"specularip: {message}", file=sys.stderr)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -489,6 +569,7 @@ def main(args: Sequence[str] | None = None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, on_terminate)
+    warnings.showwarning = _print_warning
     arguments = list(sys.argv[1:] if args is None else args)
     if arguments == ["--version"]:
         print(f"specularip {__version__}")
@@ -499,9 +580,11 @@ def main(args: Sequence[str] | None = None) -> None:
                 "generate": generate,
                 "fit": fit,
                 "render": render,
+                "animate": animate,
                 "eval": evaluate,
                 "bake": bake,
                 "models": models,
+                "view": view,
             },
             prog="specularip",
             description="Full-body 3D Gaussian avatars with specular highlights from a sentence and a photo. "

@@ -86,9 +86,10 @@ def json_value(value: Any) -> Any:
 
 
 def write_png(path: str | os.PathLike[str], image: np.ndarray | Tensor) -> Path:
-    """Write an image [H,W,3], [H,W,1] or [H,W], uint8 or float in 0..1, array or tensor, as PNG."""
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-        raise ValueError(f"image must be [H,W,3], [H,W,1] or [H,W], got {list(image.shape)}")
+    """Write an image [H,W,3], [H,W,4] (straight alpha), [H,W,1] or [H,W], uint8 or float in 0..1, array or
+    tensor, as PNG."""
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+        raise ValueError(f"image must be [H,W,3], [H,W,4], [H,W,1] or [H,W], got {list(image.shape)}")
     pixels = to_uint8(image)
     data = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels).save(data, "PNG")

@@ -1,4 +1,5 @@
-"""Gaussians: their parameters, activations, and skinning weights; and the skeleton that these refer to."""
+"""Gaussians: their parameters, activations, and skinning weights; the skeleton that these refer to, and the
+facial actions that move them."""
 
 from __future__ import annotations
 
@@ -141,3 +142,25 @@ class Binding:
             raise ValueError(
                 f"{count} joint_names need as many joint_parents and joints [{count},3], got {shape}"
             )
+
+
+@dataclass(frozen=True)
+class Expressions:
+    """Facial actions, such as a smile, that move some of N Gaussians in the rest pose.
+
+    names: of the E actions, ARKit's. index [n] int64: the Gaussians that any action moves, ascending. offsets
+    [E,n,3], metres: added to their means by an action at full strength; strengths are 0..1, and actions add
+    up. Raises ValueError where the lengths differ.
+    """
+
+    names: tuple[str, ...]
+    index: Tensor
+    offsets: Tensor
+
+    def __post_init__(self) -> None:
+        shape = (len(self.names), len(self.index), 3)
+        if self.index.ndim != 1 or self.offsets.shape != shape:
+            raise ValueError(f"offsets are {list(self.offsets.shape)}, not {list(shape)} as names and index")
+
+    def to(self, device: torch.device | str) -> Expressions:
+        return Expressions(self.names, self.index.to(device), self.offsets.to(device))

@@ -22,9 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.avatar import Avatar
+from specularip.baking.contributions import cameras_around, extent
 from specularip.cameras import Cameras
 from specularip.lpips import Lpips
 from specularip.posed_images import PosedImages
+from specularip.specular import fibonacci_directions
 
 HIGHLIGHT = 0.55
 """Luminance above which a pixel counts as highlight."""
@@ -311,6 +313,31 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
         "highlight_spurious": drift.spurious / drift.true if drift.true else math.nan,
         "frames_per_second": frames_per_second(avatar, cameras),
     }
+
+
+def agreement(avatar: Avatar, baked: Avatar, size: int = 400) -> float:
+    """PSNR in dB of the baked avatar's images against the avatar's: mean over 24 cameras around it, at
+    elevations within ±37°."""
+    directions = fibonacci_directions(40)
+    directions = directions[directions[:, 2].abs() < 0.6].to(avatar.gaussians.means.device)
+    centre, radius = extent(avatar.gaussians.means.detach())
+    cameras = cameras_around(centre, directions, 3 * radius, 40.0, size)
+    prepared, explicit = avatar.prepare(), baked.prepare()
+    values = [
+        psnr(prepared.image(cameras[k], 0.0), explicit.image(cameras[k], 0.0)).clamp_max(120)
+        for k in range(len(cameras))
+    ]
+    return float(torch.cat(values).mean())
+
+
+def mean_psnr(avatar: Avatar, posed: PosedImages) -> float:
+    """PSNR in dB of the avatar's images against posed images, mean over the views."""
+    prepared, cameras = avatar.prepare(), posed.cameras.to(avatar.gaussians.means.device)
+    values = [
+        float(psnr(prepared.image(cameras[view], 0.0), posed.images[view, None].to(cameras.viewmats.device)))
+        for view in range(len(posed))
+    ]
+    return sum(values) / len(values)
 
 
 def table_rows(values: Mapping[str, float]) -> list[tuple[str, str]]:

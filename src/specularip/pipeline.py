@@ -57,6 +57,7 @@ from specularip.training.parallel import init_ranks
 from specularip.training.session import Session
 from specularip.training.state import TrainState
 from specularip.version import __version__
+from specularip.viewing.growing import LiveView
 
 PHOTO_SIZE = 96
 PREVIEW_SIZE = 192
@@ -81,14 +82,15 @@ def generate(
     low_memory: bool = False,
     config: Config | None = None,
     progress: Progress | None = None,
+    live: LiveView | None = None,
 ) -> Avatar:
     """Text and photos of a face to a full-body avatar, written to the folder `out` and returned, on the CPU.
 
     image: one photo, or up to eight of the same person. config replaces the preset; seed still comes from the
-    arguments, and so do photo_weight and low_memory if given. Under torchrun, the processes share each step's
-    views (`training.parallel`). Raises UserError for input that the user can correct (see
-    `inputs.check_inputs`) and for a machine without the memory or GPU needed, KeyboardInterrupt after saving
-    a checkpoint when stopped by Ctrl-C or SIGTERM.
+    arguments, and so do photo_weight and low_memory if given. live: a page that shows the run. Under
+    torchrun, the processes share each step's views (`training.parallel`). Raises UserError for input that the
+    user can correct (see `inputs.check_inputs`) and for a machine without the memory or GPU needed,
+    KeyboardInterrupt after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
     """
     config = replace(config or preset_config(preset), seed=seed)
     if photo_weight is not None:
@@ -119,9 +121,11 @@ def generate(
             Session(folder, progress, stop, device, _run_inputs(inputs, config), context.notes, ranks)
         )
         session.seconds["load"] = time.perf_counter() - began
+        if live is not None and ranks.is_main:
+            live.begin(folder.path, progress, inputs.text, inputs.identity.pixels)
         advice = f"{out} keeps the last checkpoint: end other programs on the GPU, or continue with"
         with _memory_errors(f"{advice} --resume --low-memory"):
-            avatar = _run_stages(session, context)
+            avatar = _run_stages(session, context, live)
     ranks.barrier()
     return avatar
 
@@ -304,7 +308,7 @@ def read_head(inputs: Inputs, config: Config, note: Callable[[str], None]) -> tu
     return photo_head(inputs.photos, clearest, inputs.text, told, config.photo_weight, open_mouth)
 
 
-def _run_stages(session: Session, context: RunContext) -> Avatar:
+def _run_stages(session: Session, context: RunContext, live: LiveView | None) -> Avatar:
     """SEID, the refinement and the fit of SCR, from the last checkpoint if there is one; then the files."""
     guide, config, ranks = context.guide, context.config, session.ranks
     checkpoint = session.resume()
@@ -332,7 +336,13 @@ def _run_stages(session: Session, context: RunContext) -> Avatar:
         return packed if targets is None else {**packed, "targets": targets.pack()}
 
     def show() -> np.ndarray:
-        return preview(_avatar(state, context), guide.body.height, PREVIEW_SIZE)
+        avatar = _avatar(state, context)
+        if live is not None:
+            live.show(avatar)
+        return preview(avatar, guide.body.height, PREVIEW_SIZE)
+
+    if live is not None and ranks.is_main:
+        live.show(_avatar(state, context))
 
     if phase == "seid":
         with session.training("seid", "SEID", config.seid.steps, step, pack, show):
@@ -355,7 +365,10 @@ def _run_stages(session: Session, context: RunContext) -> Avatar:
         _release_memory(guide.prior)
     with session.training("fit", "SCR fit", config.scr.fit_steps, step, pack, show):
         fit_targets(state, guide, targets, context.perceptual, step, session.after_step, ranks)
-    return _finish(session, context, state)
+    finished = _finish(session, context, state)
+    if live is not None and ranks.is_main:
+        live.finish(finished)
+    return finished
 
 
 def _sample_views(session: Session, guide: Guide) -> Tensor:
@@ -429,7 +442,7 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
     session.progress.log("writing the avatar and its turntable")
     with session.timed("write"):
         avatar.save(folder.path)
-        avatar.save(folder.path / "avatar.ply")
+        avatar.export(folder.path / "avatar.ply")
         folder.write_png("preview.png", preview(avatar, guide.body.height, 2 * PREVIEW_SIZE))
         write_video(
             turntable(avatar, config.turntable_frames, config.turntable_size), folder.path / "turntable.mp4"

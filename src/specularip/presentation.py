@@ -1,29 +1,15 @@
-"""Presentation of an avatar: framing, preview image, turntable frames."""
+"""Presentation of an avatar: preview image, turntable frames."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from specularip.avatar import Avatar
 from specularip.cameras import FULL, HEAD, Cameras, orbit_views
 from specularip.files import to_uint8
-
-MAX_SAMPLES = 100_000
-"""Gaussians whose heights are sorted to frame the subject."""
-STRAY = 0.002
-"""Share of the lowest and of the highest Gaussians that framing ignores."""
-
-
-def frame_subject(means: Tensor) -> tuple[float, tuple[float, float, float]]:
-    """Distance in metres and target of a camera with `FULL`'s field of view that frames all of means [N,3]
-    from the lowest to the highest, stray Gaussians aside. The target is on the z axis."""
-    heights = means.detach()[:: max(1, len(means) // MAX_SAMPLES), 2].cpu()
-    low, high = torch.quantile(heights, torch.tensor([STRAY, 1 - STRAY]))
-    return FULL.distance * max(float(high - low), 1e-3), (0.0, 0.0, float(low + high) / 2)
+from specularip.framing import frame_subject
 
 
 def turntable(
@@ -33,7 +19,7 @@ def turntable(
     height of the frame; the video loops without a jump. Raises ValueError for less than one frame."""
     if frames < 1:
         raise ValueError(f"frames must be at least 1, got {frames}")
-    distance, target = frame_subject(avatar.gaussians.means)
+    distance, target = frame_subject(avatar.gaussians)
     for index in range(frames):
         azimuth = 360.0 * index / frames
         camera = Cameras.orbit(azimuth, elevation_deg, distance, FULL.fov_y_deg, size, size, target)

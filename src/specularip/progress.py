@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
 
 EVERY_SECONDS = 5.0
 """Interval between the lines of one stage if the output is not a terminal."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a run: `done` of `total` steps are finished. remaining_seconds: see `Progress`."""
+
+    name: str
+    done: int
+    total: int
+    remaining_seconds: float | None
 
 
 class Progress:
@@ -75,6 +86,11 @@ class Progress:
             self._bars.update(self._task, completed=done, status=eta + status)
         elif time.monotonic() - self._shown >= EVERY_SECONDS or done >= self._total:
             self._print(status)
+
+    def stage(self) -> Stage:
+        """Where the run is; may be called by other threads."""
+        remaining = self.remaining_seconds() if self._recent else None
+        return Stage(self._stage, self._done, self._total, remaining)
 
     def remaining_seconds(self) -> float | None:
         """Estimated remaining time of the current stage, from its last 50 steps; None before the first."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILES = ("avatar.safetensors", "avatar.ply", "turntable.mp4", "preview.png", "report.json", "metrics.jsonl")
+SNAPSHOT, BAKED = "snapshot.pack", "baked.safetensors"
+"""What the viewer's page adds to the folder: the growing avatar, and the colours of the finished one."""
 CHECKPOINTS = "checkpoints"
 KEEP = 2
 """Number of checkpoints kept: the newest, and the one before it in case the newest is damaged."""
@@ -210,7 +212,7 @@ def _remove_run(path: Path) -> None:
         if not any(checkpoints.iterdir()):
             checkpoints.rmdir()
     for entry in path.iterdir():
-        if (entry.name in FILES or _TEMPORARY.fullmatch(entry.name)) and not entry.is_dir():
+        if (entry.name in (*FILES, SNAPSHOT, BAKED) or _TEMPORARY.fullmatch(entry.name)) and not entry.is_dir():
             entry.unlink()
 
 

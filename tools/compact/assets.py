@@ -167,10 +167,11 @@ class Assets:
             return torch.from_numpy(raw[name].astype(np.float32) / 65535).to(device)
 
         faint = tensor("basis_faint").float() * tensor("basis_step")[:, None, None]
-        skinning = torch.zeros(VERTICES, len(index["joints"]), device=device)
+        model = AnnyModel.load(device)
+        skinning = torch.zeros(VERTICES, len(model.joint_names), device=device)
         skinning.scatter_(1, tensor("skin_joints"), tensor("skin_weights"))
         assets = Assets(
-            model=AnnyModel.load(device),
+            model=model,
             mean=tensor("mean"),
             basis=torch.cat([tensor("basis_fine"), faint]),
             package=tensor("package"),
@@ -186,7 +187,8 @@ class Assets:
             texture_names=index["textures"],
             medians=tensor("medians"),
         )
-        if index["joints"] != list(assets.model.joint_names):
+        # Files made with the large joints alone stay valid: these come first.
+        if index["joints"] != list(model.joint_names[: len(index["joints"])]):
             raise RuntimeError(f"{path} belongs to another version of the body model")
         for k, entry in enumerate(index["fitted"]):
             arrays = {

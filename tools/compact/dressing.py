@@ -239,11 +239,13 @@ def limb_directions(joints: Tensor, names: tuple[str, ...]) -> Tensor:
     result = down.expand_as(joints).clone()
     for side in "LR":
         ends = {"upperarm": ("upperarm01", "lowerarm01"), "lowerarm": ("lowerarm01", "wrist"),
-                "wrist": ("lowerarm01", "wrist"), "upperleg": ("upperleg01", "lowerleg01"),
+                "wrist": ("lowerarm01", "wrist"), "metacarpal": ("lowerarm01", "wrist"),
+                "finger": ("lowerarm01", "wrist"), "upperleg": ("upperleg01", "lowerleg01"),
                 "lowerleg": ("lowerleg01", "foot")}  # fmt: skip
         for k, name in enumerate(names):
-            if name.endswith(side) and name.rstrip(".LR0123456789") in ends:
-                a, b = (names.index(f"{end}.{side}") for end in ends[name.rstrip(".LR0123456789")])
+            limb = name.rstrip(".LR-0123456789")
+            if name.endswith(side) and limb in ends:
+                a, b = (names.index(f"{end}.{side}") for end in ends[limb])
                 result[:, k] = normalize(joints[:, b] - joints[:, a], dim=-1)
     return result
 

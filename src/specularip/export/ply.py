@@ -2,9 +2,8 @@
 
 Properties in the order of the reference implementation: x y z nx ny nz f_dc_0..2 opacity scale_0..2 rot_0..3,
 all float32, with f_dc = (rgb − 0.5) / 0.28209479177387814, opacity as a logit, scale as a logarithm, rot
-wxyz. The format cannot hold the specular head: callers add the mean of its highlights to `colors`, and
-optionally their view dependence into spherical harmonics of degree 1 to 3 (`baking.bake`). These are stored
-between f_dc and opacity as f_rest_0..44: fifteen of red, then of green, then of blue.
+wxyz. Spherical harmonics of degree 1 to 3 are stored between f_dc and opacity as f_rest_0..44: fifteen of
+red, then of green, then of blue.
 """
 
 from __future__ import annotations
@@ -18,12 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from specularip.colors.harmonics import SH_0, HarmonicColors
 from specularip.errors import UserError
+from specularip.export.splats import Splats, splats_from
 from specularip.files import atomic_path
 from specularip.gaussians import Gaussians
-
-SH_0 = 0.28209479177387814
-"""The constant spherical harmonic, 1 / (2√π)."""
 
 FIELDS = (
     *("x", "y", "z", "nx", "ny", "nz"),
@@ -38,34 +36,27 @@ TYPES = {
     **{"float": "f4", "float32": "f4", "double": "f8", "float64": "f8"},
 }
 MAX_HEADER = 1 << 16
-DARKEST = 1 / 512
-"""Colours are clamped this far from 0 and 1, whose logits are infinite."""
 
 
 @torch.no_grad()
 def write_ply(
-    path: str | os.PathLike[str],
-    gaussians: Gaussians,
-    colors: Tensor | None = None,
-    harmonics: Tensor | None = None,
+    path: str | os.PathLike[str], gaussians: Gaussians, colors: HarmonicColors | None = None
 ) -> None:
-    """Write Gaussians as a 3DGS PLY, atomically. colors [N,3] in 0..1; default: the diffuse colour.
-    harmonics [N,15,3]: coefficients of degree 1 to 3, in 3DGS's order and signs; default: none.
+    """Write Gaussians as a 3DGS PLY, atomically: with their diffuse colour, or with spherical harmonics.
 
     Raises UserError if the file cannot be written.
     """
-    colors = gaussians.diffuse if colors is None else colors
-    if colors.shape != (len(gaussians), 3):
-        raise ValueError(f"colors must be [{len(gaussians)},3], got {list(colors.shape)}")
-    if harmonics is not None and harmonics.shape != (len(gaussians), REST // 3, 3):
-        raise ValueError(f"harmonics must be [{len(gaussians)},15,3], got {list(harmonics.shape)}")
     shortest = gaussians.log_scales.argmin(-1)
     normals = gaussians.rotations.gather(2, shortest[:, None, None].expand(-1, 3, 1))[..., 0]
+    if colors is None:
+        base, rest = (gaussians.diffuse - 0.5) / SH_0, []
+    else:
+        base, rest = colors.coefficients[:, 0], [colors.coefficients[:, 1:].mT.flatten(1)]
     columns = [
         gaussians.means,
         normals,
-        (colors - 0.5) / SH_0,
-        *([] if harmonics is None else [harmonics.mT.flatten(1)]),
+        base,
+        *rest,
         gaussians.opacity_logits[:, None],
         gaussians.log_scales,
         F.normalize(gaussians.quats, dim=-1),
@@ -73,54 +64,19 @@ def write_ply(
     rows = torch.cat([c.detach().float().cpu() for c in columns], 1).numpy().astype("<f4")
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(gaussians)}"]
     names = list(FIELDS)
-    if harmonics is not None:
+    if rest:
         names[names.index("opacity") : names.index("opacity")] = [f"f_rest_{k}" for k in range(REST)]
     header += [f"property float {name}" for name in names] + ["end_header", ""]
     with atomic_path(path) as temporary:
         temporary.write_bytes("\n".join(header).encode() + rows.tobytes())
 
 
-def read_ply(path: str | os.PathLike[str], latents: int = 0) -> Gaussians:
-    """Read a 3DGS PLY. Other properties (f_rest_*, …) are ignored; colours are clipped to 0..1.
-
-    The Gaussians are bound to joint 0 with weight 1 in region 0; their `latents` latent values are 0.
-    Raises UserError if the file is missing, not a PLY of this layout, truncated, or contains NaN or
-    infinity.
-    """
-    path = Path(path)
-    vertices = _read_vertices(path, REQUIRED, "a 3DGS point cloud")
-
-    def columns(*names: str) -> Tensor:
-        return torch.from_numpy(np.stack([vertices[name].astype(np.float32) for name in names], -1))
-
-    values = columns(*REQUIRED)
-    if not bool(values.isfinite().all()):
-        raise UserError(f"{path} holds NaN or infinite values: it cannot be rendered")
-    means, sh, opacity, log_scales, quats = values.split([3, 3, 1, 3, 4], -1)
-    if bool((quats.norm(dim=-1) < 1e-8).any()):
-        raise UserError(f"{path} holds rotations of length zero: it is not a 3DGS file")
-    count = len(vertices)
-    weights = torch.zeros(count, 4)
-    weights[:, 0] = 1
-    return Gaussians(
-        means=means.contiguous(),
-        quats=quats.contiguous(),
-        log_scales=log_scales.contiguous(),
-        opacity_logits=opacity[:, 0].contiguous(),
-        color_logits=torch.logit((sh * SH_0 + 0.5).clamp(DARKEST, 1 - DARKEST)),
-        latents=torch.zeros(count, latents),
-        normal_residuals=torch.zeros(count, 3),
-        regions=torch.zeros(count, dtype=torch.int64),
-        bind_joints=torch.zeros(count, 4, dtype=torch.int64),
-        bind_weights=weights,
-    )
-
-
 @torch.no_grad()
-def read_harmonics(path: str | os.PathLike[str]) -> Tensor:
-    """Spherical harmonics [N,16,3] of a 3DGS PLY, f_dc first; degrees missing from the file are 0.
+def read_ply(path: str | os.PathLike[str]) -> Splats:
+    """Read a 3DGS PLY. Properties that are not of 3DGS are ignored.
 
-    Raises UserError as `read_ply` does, and if the number of f_rest_* matches no degree up to 3.
+    Raises UserError if the file is missing, not a PLY of this layout or truncated, if the number of f_rest_*
+    matches no degree up to 3, or if no Gaussian is finite.
     """
     path = Path(path)
     vertices = _read_vertices(path, REQUIRED, "a 3DGS point cloud")
@@ -128,12 +84,24 @@ def read_harmonics(path: str | os.PathLike[str]) -> Tensor:
     rest = [f"f_rest_{k}" for k in range(sum(name.startswith("f_rest_") for name in names))]
     if len(rest) not in (0, 9, 24, REST) or not set(rest) <= set(names):
         raise UserError(f"{path} holds harmonics of no degree up to 3: {len(rest)} f_rest_*")
-    columns = [vertices[name].astype(np.float32) for name in ("f_dc_0", "f_dc_1", "f_dc_2", *rest)]
-    values = torch.from_numpy(np.stack(columns, -1))
-    if not bool(values.isfinite().all()):
-        raise UserError(f"{path} holds NaN or infinite values: it cannot be rendered")
-    base, higher = values[:, None, :3], values[:, 3:].unflatten(1, (3, -1)).mT
-    return F.pad(torch.cat([base, higher], 1), (0, 0, 0, 15 - higher.shape[1]))
+
+    def columns(*names: str) -> Tensor:
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(np.stack([vertices[name].astype(np.float32) for name in names], -1))
+
+    coefficients = columns("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
+    if rest:
+        coefficients = torch.cat([coefficients, columns(*rest).unflatten(1, (3, -1)).mT], 1)
+    try:
+        return splats_from(
+            columns("x", "y", "z"),
+            columns("rot_0", "rot_1", "rot_2", "rot_3"),
+            columns("scale_0", "scale_1", "scale_2"),
+            columns("opacity")[:, 0],
+            coefficients,
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 @torch.no_grad()

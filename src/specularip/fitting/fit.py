@@ -38,6 +38,7 @@ from specularip.training.session import Session
 from specularip.training.state import TrainState
 from specularip.training.step import MAX_SKIPPED
 from specularip.version import __version__
+from specularip.viewing.growing import LiveView
 
 LOG_EVERY = 50
 """Steps that a line of metrics.jsonl averages over."""
@@ -64,12 +65,13 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    live: LiveView | None = None,
 ) -> Avatar:
     """Fit an avatar to the posed images in the folder `data` (NeRF-synthetic layout, see `posed_images`),
     write it to the run folder `out` and return it, on the CPU.
 
     device: "cpu" or "cuda"; None: the GPU if CUDA and gsplat are installed. If there is a test split, the
-    avatar is evaluated on it at the end, and report.json holds the metrics.
+    avatar is evaluated on it at the end, and report.json holds the metrics. live: a page that shows the run.
 
     Raises UserError for data or folders that the user can correct, KeyboardInterrupt after saving a
     checkpoint when stopped by Ctrl-C or SIGTERM.
@@ -90,16 +92,18 @@ def fit(
     ):
         for line in (*train.notes, *test.notes):
             session.note(line)
+        if live is not None:
+            live.begin(folder.path, shown, f"Fit to {Path(data).resolve().name}")
         if place.type == "cpu":
             # Compile the kernels now, so that the ETA does not include it.
             raster.warm_up()
             specular.warm_up()
         fitting = _start(Path(data), train, config, seed, session)
-        _optimise(fitting, train, config, session)
+        _optimise(fitting, train, config, session, live)
         avatar = _finished_avatar(fitting, Path(data), seed)
         shown.log("writing the avatar and evaluating it")
         avatar.save(folder.path)
-        avatar.save(folder.path / "avatar.ply")
+        avatar.export(folder.path / "avatar.ply")
         folder.write_png("preview.png", _preview(avatar, train.cameras))
         with session.timed("evaluate"):
             metrics = evaluate(avatar.to(place), test, lpips)
@@ -117,6 +121,8 @@ def fit(
                 "metrics": metrics,
             }
         )
+        if live is not None:
+            live.finish(avatar)
     return avatar
 
 
@@ -264,15 +270,22 @@ def _start(data: Path, train: PosedImages, config: FitConfig, seed: int, session
         return begin(init, train, appearance, generator, session.device)
 
 
-def _optimise(fitting: Fitting, train: PosedImages, config: FitConfig, session: Session) -> None:
+def _optimise(
+    fitting: Fitting, train: PosedImages, config: FitConfig, session: Session, live: LiveView | None
+) -> None:
     total, device = config.iterations or 0, session.device
     images, cameras = train.images, train.cameras.to(device)
     if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info()[0] // 4:
         images = images.to(device)
 
     def preview() -> Tensor:
-        return _preview(_avatar(fitting), train.cameras)
+        avatar = _avatar(fitting)
+        if live is not None:
+            live.show(avatar)
+        return _preview(avatar, train.cameras)
 
+    if live is not None:
+        live.show(_avatar(fitting))
     losses: list[Tensor] = []
     with session.training("fit", "fit", total, fitting.step, fitting.pack, preview):
         while fitting.step < total:

@@ -9,7 +9,7 @@ a shader can evaluate it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,12 @@ class SpecularHead(nn.Module):
             ambient=AMBIENT_PACE * self.config.radiance * self.raw_ambient,
         )
         return PreparedShading(latents, diffuse, light)
+
+    def without_attention(self) -> SpecularHead:
+        """A head with the same light, for latents that `prepare` has already changed."""
+        head = SpecularHead(replace(self.config, attention=False)).to(self.axes.device)
+        head.load_state_dict({name: self.state_dict()[name] for name in head.state_dict()})
+        return head
 
     def forward(
         self,

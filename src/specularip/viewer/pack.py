@@ -1,0 +1,261 @@
+"""The packed avatar that the browser's viewer reads: quantised columns, gzipped. docs/viewer.md describes the
+format and what each choice costs; viewer/src/pack.js reads it.
+
+Gaussians are written along a Morton curve and column by column, low bytes apart from high bytes, so that
+neighbouring bytes are alike and gzip finds them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from specularip.colors import Asgs, HarmonicColors
+from specularip.errors import UserError
+from specularip.files import json_value
+from specularip.gaussians import Binding, Gaussians
+from specularip.specular import shading_normals
+
+MAGIC = b"SIPV"
+VERSION = 1
+WARPS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "linear": (lambda value: value, lambda warped: warped),
+    "root": (lambda value: np.sign(value) * np.sqrt(np.abs(value)), lambda warped: warped * np.abs(warped)),
+    "log": (np.log, np.exp),
+}
+"""What numbers are turned to before they are quantised in equal steps, and back. "root" keeps its sign and is
+finer near 0, for numbers that are mostly small."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """N rows of C numbers, each column in equal steps of its own: number = unwarp(low + step · q), step =
+    (high − low) / (2^bits − 1), q whole. quantised [N,C] uint32; low and high [C]."""
+
+    quantised: np.ndarray
+    bits: int
+    warp: str
+    low: np.ndarray
+    high: np.ndarray
+
+    @staticmethod
+    def of(values: Tensor | np.ndarray, bits: int, warp: str = "linear") -> Columns:
+        """values [N,...]; all further dimensions become columns."""
+        rows = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, np.float64)
+        warped = WARPS[warp][0](rows.reshape(len(rows), math.prod(rows.shape[1:])))
+        if not np.isfinite(warped).all():
+            raise UserError("the avatar has numbers that are not finite: it cannot be shown")
+        empty = np.zeros(warped.shape[1])
+        low, high = (warped.min(0), warped.max(0)) if len(rows) else (empty, empty)
+        steps = (warped - low) / np.maximum(high - low, 1e-12) * (2**bits - 1)
+        return Columns(np.rint(steps).astype(np.uint32), bits, warp, low, high)
+
+    @staticmethod
+    def whole(values: Tensor | np.ndarray, bits: int) -> Columns:
+        """Whole numbers in 0..2^bits − 1, exactly."""
+        rows = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+        rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
+        if rows.size and (rows.min() < 0 or rows.max() >= 2**bits):
+            raise UserError(f"the avatar has an index above {2**bits - 1}: it cannot be shown")
+        width = rows.shape[1]
+        return Columns(rows.astype(np.uint32), bits, "linear", np.zeros(width), np.full(width, 2**bits - 1))
+
+    @property
+    def values(self) -> np.ndarray:
+        """[N,C] float64, as a reader gets them."""
+        step = (self.high - self.low) / (2**self.bits - 1)
+        return WARPS[self.warp][1](self.low + step * self.quantised)
+
+    def described(self) -> dict[str, Any]:
+        rows, columns = self.quantised.shape
+        return {
+            **{"rows": rows, "columns": columns, "bits": self.bits, "warp": self.warp},
+            **{"low": self.low.tolist(), "high": self.high.tolist()},
+        }
+
+    def planes(self) -> bytes:
+        """Column by column, and of each the lowest bytes of all rows first."""
+        count = (self.bits + 7) // 8
+        shifts = 8 * np.arange(count, dtype=np.uint32)[None, :, None]
+        return ((self.quantised.T[:, None] >> shifts) & 255).astype(np.uint8).tobytes()
+
+
+def pack(
+    gaussians: Gaussians,
+    colors: Asgs | HarmonicColors | None,
+    *,
+    binding: Binding | None = None,
+    expressions: Any = None,
+    clips: Sequence[Any] = (),
+    antialiased: bool = False,
+    meta: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The avatar as the viewer reads it, about 80 bytes a Gaussian with ASGs. Deterministic.
+
+    colors None: the diffuse colours. binding, expressions and clips as in `Avatar` and `motion.clip`; of a
+    clip, only joints and expressions that the avatar has are kept. meta: JSON that the page may show.
+
+    Raises UserError for numbers that are not finite and for colours that the viewer cannot draw.
+    """
+    order = morton_order(gaussians.means)
+    columns = _gaussian_columns(gaussians.select(order))
+    if isinstance(colors, Asgs):
+        kind = "asg"
+        columns |= _asg_columns(colors, order)
+    else:
+        columns["normals"] = _directions(shading_normals(gaussians)[order], 12)
+        kind = "diffuse" if colors is None else "sh3"
+        if isinstance(colors, HarmonicColors):
+            columns["coefficients"] = Columns.of(colors.coefficients[order], 10)
+        elif colors is not None:
+            raise UserError(f"the viewer cannot draw {type(colors).__name__}: bake the avatar to asg or sh3")
+    header: dict[str, Any] = {"kind": kind, "count": len(gaussians), "antialiased": antialiased}
+    header["meta"] = json_value(meta or {})
+    if expressions is not None:
+        header["expressions"] = list(expressions.names)
+        columns |= _expression_columns(expressions, order)
+    if binding is not None:
+        header["binding"] = {"names": list(binding.joint_names), "parents": list(binding.joint_parents)}
+        columns |= _binding_columns(gaussians, binding, order)
+        names = () if expressions is None else expressions.names
+        header["clips"] = [{"name": clip.name, "fps": clip.fps, "loops": clip.loops} for clip in clips]
+        for number, clip in enumerate(clips):
+            columns |= _clip_columns(f"clips.{number}", clip, binding, names)
+    header["sections"] = {name: section.described() for name, section in columns.items()}
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    body = b"".join(section.planes() for section in columns.values())
+    start = MAGIC + VERSION.to_bytes(4, "little") + len(text).to_bytes(4, "little")
+    return gzip.compress(start + text + body, 6, mtime=0)
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The header, and the sections' numbers by name, [rows,columns] float64: what viewer/src/pack.js gets
+    before it puts directions and quaternions together. Raises UserError for damaged data."""
+    reader = zlib.decompressobj(31)
+    try:
+        raw = reader.decompress(data, (1 << 26) + 32 * len(data))  # a small file cannot fill the memory
+    except zlib.error as error:
+        raise UserError(f"the packed avatar is damaged: {error}") from None
+    if not reader.eof or raw[:4] != MAGIC or int.from_bytes(raw[4:8], "little") != VERSION:
+        raise UserError("this is not a packed avatar of this version")
+    end = 12 + int.from_bytes(raw[8:12], "little")
+    try:
+        header = json.loads(raw[12:end])
+        sections = {}
+        for name, about in header["sections"].items():
+            rows, columns, planes = about["rows"], about["columns"], (about["bits"] + 7) // 8
+            size = rows * columns * planes
+            block = np.frombuffer(raw[end : end + size], np.uint8).reshape(columns, planes, rows)
+            end += size
+            shifts = 8 * np.arange(planes, dtype=np.uint32)[None, :, None]
+            quantised = (block.astype(np.uint32) << shifts).sum(1, dtype=np.uint32).T
+            limits = np.array(about["low"]), np.array(about["high"])
+            sections[name] = Columns(quantised, about["bits"], about["warp"], *limits).values
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"the packed avatar is damaged: {error}") from None
+    return header, sections
+
+
+def morton_order(means: Tensor) -> Tensor:
+    """Indices [N] that sort points [N,3] along a Morton curve of 2^10 cells a side."""
+    points = means.detach().cpu().double()
+    if len(points) == 0:
+        return torch.zeros(0, dtype=torch.int64, device=means.device)
+    low, high = points.amin(0), points.amax(0)
+    cells = ((points - low) / (high - low).amax().clamp_min(1e-12) * 1023).nan_to_num().long()
+    code = torch.zeros(len(points), dtype=torch.int64)
+    for bit in range(10):
+        for axis in range(3):
+            code |= (cells[:, axis] >> bit & 1) << (3 * bit + axis)
+    return code.argsort(stable=True).to(means.device)
+
+
+def _gaussian_columns(gaussians: Gaussians) -> dict[str, Columns]:
+    return {
+        "means": Columns.of(gaussians.means, 20),
+        **_rotations("quats", gaussians.quats, 10),
+        "log_scales": Columns.of(gaussians.log_scales, 10),
+        "opacities": Columns.of(gaussians.opacities, 8),
+        "diffuse": Columns.of(gaussians.diffuse, 8),
+    }
+
+
+def _asg_columns(colors: Asgs, order: Tensor) -> dict[str, Columns]:
+    return {
+        **_rotations("asg.quats", colors.quats[order], 10),
+        "asg.smooth": Columns.of(colors.smooth[order], 10),
+        "asg.lights": _directions(colors.lights[order], 12),
+        "asg.widths": Columns.of(colors.shapes[order][..., [0, 2]], 8, "log"),
+        "asg.skews": Columns.of(colors.shapes[order][..., 1], 8, "root"),
+        "asg.amplitudes": Columns.of(colors.amplitudes[order], 9, "root"),
+    }
+
+
+def _binding_columns(gaussians: Gaussians, binding: Binding, order: Tensor) -> dict[str, Columns]:
+    weights = gaussians.bind_weights[order]
+    return {
+        "joints": Columns.of(binding.joints, 24),
+        "bind_joints": Columns.whole(gaussians.bind_joints[order], 16),
+        "bind_weights": Columns.of(weights / weights.sum(1, keepdim=True).clamp_min(1e-6), 12),
+    }
+
+
+def _expression_columns(expressions: Any, order: Tensor) -> dict[str, Columns]:
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    index, sorting = place[expressions.index.to(order.device)].sort()
+    offsets = expressions.offsets[:, sorting].transpose(0, 1)  # [n,E,3]
+    return {"expressions.index": Columns.whole(index, 32), "expressions.offsets": Columns.of(offsets, 12)}
+
+
+def _clip_columns(name: str, clip: Any, binding: Binding, expressions: Sequence[str]) -> dict[str, Columns]:
+    """Of every joint of the binding and every expression of the avatar, still where the clip has none."""
+    rotations = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(clip.rotations), len(binding.joint_names), 1)
+    known = {joint: column for column, joint in enumerate(clip.joint_names)}
+    for column, joint in enumerate(binding.joint_names):
+        if joint in known:
+            rotations[:, column] = F.normalize(clip.rotations[:, known[joint]].cpu().float(), dim=-1)
+    columns = {
+        f"{name}.rotations": Columns.of(rotations, 16),
+        f"{name}.translation": Columns.of(clip.translation, 16),
+    }
+    if clip.expressions is not None and set(clip.expression_names) & set(expressions):
+        tracks = torch.zeros(len(rotations), len(expressions))
+        for track, expression in enumerate(clip.expression_names):
+            if expression in expressions:
+                tracks[:, list(expressions).index(expression)] = clip.expressions[:, track].cpu().float()
+        columns[f"{name}.expressions"] = Columns.of(tracks, 8)
+    return columns
+
+
+def _rotations(name: str, quats: Tensor, bits: int) -> dict[str, Columns]:
+    """Quaternions [N,4] as which of their four numbers is largest, made positive, and the other three in
+    order: these lie in ±√½, and the largest follows from them."""
+    unit = F.normalize(quats.detach().double(), dim=-1).cpu().numpy()
+    largest = np.abs(unit).argmax(1)
+    rows = np.arange(len(unit))
+    unit = unit * np.where(unit[rows, largest] < 0, -1.0, 1.0)[:, None]
+    others = np.arange(3) + (np.arange(3) >= largest[:, None])
+    return {
+        f"{name}.rest": Columns.of(unit[rows[:, None], others], bits),
+        f"{name}.largest": Columns.whole(largest, 2),
+    }
+
+
+def _directions(vectors: Tensor, bits: int) -> Columns:
+    """Unit vectors [N,...,3], octahedral (Meyer et al. 2010): projected to |x| + |y| + |z| = 1, the lower
+    half folded over the upper one; x and y in −1..1 remain."""
+    rows = vectors.detach().double().cpu().numpy()
+    flat = rows[..., :2] / np.abs(rows).sum(-1, keepdims=True)
+    folded = np.where(flat < 0, -1.0, 1.0) * (1 - np.abs(flat[..., ::-1]))
+    return Columns.of(np.where(rows[..., 2:] < 0, folded, flat), bits)

@@ -1,0 +1,1 @@
+"""Showing avatars in a browser: finished ones, and those that grow."""
