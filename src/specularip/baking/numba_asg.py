@@ -21,7 +21,8 @@ from numba import njit
 from torch import Tensor
 
 from specularip.baking import asg
-from specularip.baking.asg import LOBES, SMOOTH, START_SHARPNESS, Asgs
+from specularip.baking.asg import LAST_STEPS, LOBES, START_SHARPNESS, STEPS, TRIAL_STEPS
+from specularip.colors.asgs import NEAREST, SMOOTH, Asgs
 from specularip.gaussians import rotation_matrices
 from specularip.kernels.compiling import announce_compilation
 from specularip.kernels.simd import (
@@ -50,7 +51,7 @@ CHUNK = 16
 _f32 = np.float32
 _ZERO, _HALF, _ONE = _f32(0), _f32(0.5), _f32(1)
 _LOG2E = _f32(math.log2(math.e))
-_NEAREST, _SHOULDER = _f32(asg.NEAREST), _f32(shading.SHOULDER)
+_NEAREST, _SHOULDER = _f32(NEAREST), _f32(shading.SHOULDER)
 _RIDGE, _RIDGE_CONSTANT = _f32(asg.RIDGE), _f32(1e-3 * asg.RIDGE)
 _LONGEST_STEP, _SHARPEST = _f32(asg.LONGEST_STEP), _f32(asg.SHARPEST)
 _LOG_BLUNTEST, _LOG_SHARPEST = _f32(math.log(asg.BLUNTEST)), _f32(math.log(asg.SHARPEST))
@@ -354,8 +355,8 @@ def _differentiate(samples, length, count, sets, scratch):
         for at in range(0, length, LANES):
             left = red * load(rows, _LEFT * length + at) + green * load(rows, (_LEFT + 1) * length + at)
             left = left + blue * load(rows, (_LEFT + 2) * length + at)
-            # Of the last linearisation, as the columns.
-            left = left * load(samples, _ROOT * length + at) / load(columns, at)
+            scaled = load(columns, at)  # the first column is 1 times root and slope of the last linearisation
+            left = left * keep_above(load(samples, _ROOT * length + at) / scaled, scaled, fill(_ZERO))
             total = total + left * load(columns, (first + i) * length + at)
         store(tile, 0, total)
         system[i * system_stride + turning] = _sum(tile)
@@ -482,7 +483,11 @@ def _add_lobe(samples, length, count, sets, scratch):
     # The z axis is turned to the light by the smallest angle; from the far side it does not matter how.
     over = _ONE / max(_ONE + z, _f32(1e-3))
     lobe[0], lobe[1], lobe[2] = _unit(_ONE - x * x * over, -x * y * over, -x)
-    lobe[3], lobe[4], lobe[5] = y * lobe[2] - z * lobe[1], z * lobe[0] - x * lobe[2], x * lobe[1] - y * lobe[0]
+    lobe[3], lobe[4], lobe[5] = (
+        y * lobe[2] - z * lobe[1],
+        z * lobe[0] - x * lobe[2],
+        x * lobe[1] - y * lobe[0],
+    )
     lobe[6], lobe[7], lobe[8] = x, y, z
     best = -_ONE
     for sharpness in START_SHARPNESS:
@@ -494,7 +499,7 @@ def _add_lobe(samples, length, count, sets, scratch):
 
 
 @njit(error_model="numpy")
-def _fit_one(samples, length, lobes, sets, scratch, plan):
+def _fit_one(samples, length, lobes, sets, scratch):
     """The greedy fit of `asg.fit_asgs`; the result is set _NOW."""
     for at in range(3 * length):
         sets.rows[_NOW, at] = samples[_TARGET * length + at]
@@ -504,23 +509,23 @@ def _fit_one(samples, length, lobes, sets, scratch, plan):
     for count in range(lobes + 1):
         _add_lobe(samples, length, count, sets, scratch)
         _solve(samples, length, count + 1, sets, _NOW, scratch)
-        _refine(samples, length, count + 1, sets, plan[0], scratch)
+        _refine(samples, length, count + 1, sets, STEPS, scratch)
     _copy(sets, _NOW, _WHOLE)
     for gone in range(lobes + 1):
         _copy_row(sets.rows, _WHOLE, _NOW)
         for at in range(lobes * _LOBE):
             sets.lobes[_NOW, at] = sets.lobes[_WHOLE, at + (_LOBE if at >= gone * _LOBE else 0)]
         _solve(samples, length, lobes, sets, _NOW, scratch)
-        _refine(samples, length, lobes, sets, plan[1], scratch)
+        _refine(samples, length, lobes, sets, TRIAL_STEPS, scratch)
         if gone == 0 or sets.error[_NOW] < sets.error[_BEST]:
             _copy(sets, _NOW, _BEST)
     _copy(sets, _BEST, _NOW)
     _solve(samples, length, lobes, sets, _NOW, scratch)
-    _refine(samples, length, lobes, sets, plan[2], scratch)
+    _refine(samples, length, lobes, sets, LAST_STEPS, scratch)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _fit(share, shares, directions, targets, weights, turns, plan, linear, found):
+def _fit(share, shares, directions, targets, weights, turns, linear, found):
     """directions and targets [n,M,3], weights [n,M], turns [n,3,3]; linear [n, 3 (10+K)] and found [n, K _LOBE]
     are filled."""
     n, lobes = len(weights), found.shape[1] // _LOBE
@@ -546,14 +551,11 @@ def _fit(share, shares, directions, targets, weights, turns, plan, linear, found
     for chunk in range(share, (n + CHUNK - 1) // CHUNK, shares):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             _prepare(directions, targets, weights, turns, i, length, samples)
-            _fit_one(samples, length, lobes, sets, scratch, plan)
+            _fit_one(samples, length, lobes, sets, scratch)
             for at in range(linear.shape[1]):
                 linear[i, at] = sets.linear[_NOW, at]
             for at in range(found.shape[1]):
                 found[i, at] = sets.lobes[_NOW, at]
-
-
-PLAN = np.array([8, 4, 8])
 
 
 def fit_asgs_numba(
@@ -563,8 +565,10 @@ def fit_asgs_numba(
     n = len(weights)
     found = np.empty((n, lobes * _LOBE), np.float32)
     linear = np.empty((n, 3 * (SMOOTH + lobes)), np.float32)
-    inputs = (t.detach().contiguous().numpy() for t in (directions, targets, weights, rotation_matrices(quats)))
-    share_out(_fit, *inputs, PLAN, linear, found, most=-(-n // CHUNK))
+    inputs = (
+        t.detach().contiguous().numpy() for t in (directions, targets, weights, rotation_matrices(quats))
+    )
+    share_out(_fit, *inputs, linear, found, most=-(-n // CHUNK))
     factors = torch.from_numpy(linear).unflatten(1, (3, -1)).mT
     lobe = torch.from_numpy(found).unflatten(1, (lobes, _LOBE))
     log_a, q, log_b = lobe[:, :, _SHAPE:].unbind(-1)
