@@ -27,6 +27,7 @@ from specularip.colors import Asgs, Colors
 from specularip.errors import UserError
 from specularip.export.glb import read_glb, write_glb
 from specularip.export.ply import read_ply, write_ply
+from specularip.export.sog import read_sog, write_sog
 from specularip.export.spz import read_spz, write_spz
 from specularip.gaussians import Binding, Expressions, Gaussians
 from specularip.motion.clip import Clip
@@ -39,7 +40,7 @@ from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.specular import PreparedShading, SpecularHead, facing, in_view, shading_normals
 
-READERS = {".ply": read_ply, ".spz": read_spz, ".glb": read_glb}
+READERS = {".ply": read_ply, ".spz": read_spz, ".sog": read_sog, ".glb": read_glb}
 SUFFIXES = tuple(READERS)
 """Suffixes of the files that `Avatar.export` writes and `load` reads, besides .safetensors."""
 CONTENTS = tuple(field.name for field in fields(AvatarContents))
@@ -300,7 +301,8 @@ class Avatar:
         clips: Sequence[Clip] = (),
         progress: Progress | None = None,
     ) -> Path:
-        """Write a file for other programs and return it, by the suffix of `path`: .ply or .glb. Atomic.
+        """Write a file for other programs and return it, by the suffix of `path`: .ply, .spz, .sog or .glb.
+        Atomic.
 
         bake: with the highlights, baked into the form that the format has, which takes a while for an avatar
         with a head; else diffuse colours. A .glb has them twice: as harmonics for every viewer, and as ASGs
@@ -320,8 +322,9 @@ class Avatar:
         if suffix == ".ply":
             write_ply(path, self.gaussians, harmonics if bake else None)
             return path
-        if suffix == ".spz":
-            write_spz(path, self.gaussians, harmonics if bake else None, antialiased=self.antialiased)
+        if suffix in (".spz", ".sog"):
+            write = write_spz if suffix == ".spz" else write_sog
+            write(path, self.gaussians, harmonics if bake else None, antialiased=self.antialiased)
             return path
         lobes = self.baked("asg", progress=progress).colors if bake and self.head else self.colors
         write_glb(
@@ -348,7 +351,7 @@ def bake(avatar: Avatar, to: Target = "asg", *, progress: Progress | None = None
 
 def load(path: str | os.PathLike[str]) -> Avatar:
     """Read an avatar: a run folder (its avatar.safetensors), a .safetensors file, or a file of 3D Gaussians
-    that this or another program wrote (.ply, .glb), which has explicit colours instead of a head.
+    that this or another program wrote (.ply, .spz, .sog, .glb), which has explicit colours instead of a head.
 
     What had to be left out of a file of another program is said in a warning. Raises UserError with one line
     when the file is missing, damaged, of another kind, or contradicts itself.
