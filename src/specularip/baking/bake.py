@@ -153,8 +153,9 @@ def _asgs_for(batch: BakeBatch) -> Asgs:
         raise cache_folder_error(error) from error
     weights, kept = batch.weights.topk(KEPT, 1, sorted=False)
     colors = batch.colors.transpose(0, 1).gather(1, kept[..., None].expand(-1, -1, 3))
-    samples = (batch.directions[kept], colors, weights, batch.frames)
-    return fit_asgs_numba(*(tensor.cpu() for tensor in samples)).to(weights.device)
+    directions = batch.directions[kept]
+    found = fit_asgs_numba(directions.cpu(), colors.cpu(), weights.cpu(), batch.frames.cpu())
+    return found.to(weights.device)
 
 
 def _betas_for(batch: BakeBatch) -> SphericalBetas:
