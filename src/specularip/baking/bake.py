@@ -6,6 +6,7 @@ Gaussian by Gaussian.
 
 - **ASGs** (`asg`): a smooth part and four lobes; a few lines of shader, see docs/baking.md.
 - **SH-3** (`HarmonicColors`): spherical harmonics to degree 3, which every 3DGS viewer shows.
+- **Spherical Betas** (`SphericalBetas`): lobes of view directions, for viewers of such PLY.
 
 The fit should minimise the error of rendered images. A direction's weight is therefore the square of the
 Gaussian's contribution to an image from there: errors of neighbouring Gaussians are alike, so that they add
@@ -24,8 +25,9 @@ import torch
 from torch import Tensor
 
 from specularip.baking.asg import LOBES, fit_asgs
+from specularip.baking.beta import fit_betas
 from specularip.baking.contributions import cameras_around, contributions, extent
-from specularip.colors import Asgs, HarmonicColors
+from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
 from specularip.colors.harmonics import harmonics_3
 from specularip.gaussians import Gaussians, turned_to
 from specularip.progress import Progress
@@ -33,7 +35,7 @@ from specularip.specular import SpecularHead
 from specularip.specular.head import fibonacci_directions, shading_normals
 from specularip.specular.shading import tangent_frames
 
-Target = Literal["asg", "sh3"]
+Target = Literal["asg", "sh3", "sb"]
 DIRECTIONS, KEPT = 1024, 640
 """Sampled view directions, 6.4° apart, and how many of them, those with the largest weights, ASGs are fitted
 to."""
@@ -58,18 +60,19 @@ def bake(
     *,
     antialiased: bool = False,
     progress: Progress | None = None,
-) -> Asgs | HarmonicColors:
-    """The colours that the head gives N Gaussians as explicit functions: "asg", four lobes per Gaussian, or
-    "sh3". Deterministic; runs on the device of the Gaussians, in bounded memory. antialiased: how they are
-    rendered, see `rasterize`.
+) -> Colors:
+    """The colours that the head gives N Gaussians as explicit functions: "asg", four lobes per Gaussian,
+    "sh3" or "sb". Deterministic; runs on the device of the Gaussians, in bounded memory. antialiased: how
+    they are rendered, see `rasterize`.
 
     `metrics.agreement` and `metrics.mean_psnr` measure the loss of quality. Raises ValueError for another
     `to`.
     """
-    if to not in ("asg", "sh3"):
-        raise ValueError(f"to must be 'asg' or 'sh3', got {to!r}")
-    sampler = BakeSampler.of(gaussians, head, antialiased)
-    fit_batch = _asgs_for if to == "asg" else _harmonics_for
+    fits: dict[str, Callable[[BakeBatch], Colors]]
+    fits = {"asg": _asgs_for, "sh3": _harmonics_for, "sb": _betas_for}
+    if to not in fits:
+        raise ValueError(f"to must be 'asg', 'sh3' or 'sb', got {to!r}")
+    sampler, fit_batch = BakeSampler.of(gaussians, head, antialiased), fits[to]
     if progress is not None:
         progress.start("bake", len(gaussians))
     parts = []
@@ -84,15 +87,18 @@ def bake(
 
 
 @torch.no_grad()
-def harmonics_of(colors: Asgs, chunk: int = 4096) -> HarmonicColors:
-    """The spherical harmonics closest to ASGs over all view directions, which weigh the same."""
-    directions = fibonacci_directions(DIRECTIONS // 2).to(colors.quats.device)
+def harmonics_of(colors: Asgs | SphericalBetas, chunk: int = 4096) -> HarmonicColors:
+    """The spherical harmonics closest to lobes over all view directions, which weigh the same."""
+    tensors = colors.tensors()
+    first = next(iter(tensors.values()))
+    directions = fibonacci_directions(DIRECTIONS // 2).to(first.device)
     parts = []
-    for index in torch.arange(len(colors.quats), device=directions.device).split(chunk):
-        part = Asgs(**{name: tensor[index] for name, tensor in colors.tensors().items()})
+    for index in torch.arange(len(first), device=directions.device).split(chunk):
+        part = type(colors)(**{name: tensor[index] for name, tensor in tensors.items()})
         values = part(directions[:, None].expand(-1, len(index), 3))
         weights = torch.ones(len(index), len(directions), device=directions.device)
-        parts.append(_harmonics_for(BakeBatch(directions, values, weights, part.quats)).coefficients)
+        frames = weights.new_zeros(len(index), 4)  # harmonics have none
+        parts.append(_harmonics_for(BakeBatch(directions, values, weights, frames)).coefficients)
     return HarmonicColors(torch.cat(parts))
 
 
@@ -171,6 +177,12 @@ def _asgs_for(batch: BakeBatch) -> Asgs:
     weights, kept = batch.weights.topk(KEPT, 1)
     colors = batch.colors.transpose(0, 1).gather(1, kept[..., None].expand(-1, -1, 3))
     return fit_asgs(batch.directions[kept], colors, weights, batch.frames, LOBES)
+
+
+def _betas_for(batch: BakeBatch) -> SphericalBetas:
+    weights, kept = batch.weights.topk(KEPT, 1)
+    colors = batch.colors.transpose(0, 1).gather(1, kept[..., None].expand(-1, -1, 3))
+    return fit_betas(batch.directions[kept], colors, weights)
 
 
 def _harmonics_for(batch: BakeBatch) -> HarmonicColors:
