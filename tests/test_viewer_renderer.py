@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
-from specularip.colors import Asgs, HarmonicColors
+from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
+from specularip.colors.betas import lobes_of
 from specularip.gaussians import Binding, Expressions, Gaussians, turned_to
 from specularip.metrics import psnr
 from specularip.motion.clip import Clip
@@ -107,7 +108,7 @@ def some_avatar(kind: str = "asg", antialiased: bool = False, joints: int = 0) -
         bind_joints=torch.randint(0, max(joints, 1), (COUNT, 4)),
         bind_weights=F.normalize(torch.rand(COUNT, 4) ** 3, p=1, dim=1),
     )
-    colors: Asgs | HarmonicColors | None = None
+    colors: Colors | None = None
     if kind == "asg":
         smooth = 0.15 * torch.randn(COUNT, 10, 3)
         smooth[:, 0] += 0.5
@@ -117,6 +118,9 @@ def some_avatar(kind: str = "asg", antialiased: bool = False, joints: int = 0) -
         colors = Asgs(quats, smooth, directions(COUNT, 4), shapes, 0.2 * torch.randn(COUNT, 4, 3))
     elif kind == "sh3":
         colors = HarmonicColors(0.2 * torch.randn(COUNT, 16, 3))
+    elif kind == "betas":
+        lobes = lobes_of(0.4 * torch.rand(COUNT, 3, 3), directions(COUNT, 3), 2 * torch.rand(COUNT, 3))
+        colors = SphericalBetas(0.2 * torch.randn(COUNT, 9, 3), lobes)
     binding = None
     if joints:
         names, parents = [f"joint{j}" for j in range(joints)], [-1, *range(joints - 1)]
@@ -134,7 +138,7 @@ def from_here(shown: Tensor, picture: Tensor) -> float:
     return float(psnr(shown[..., :3], (picture.clamp(0, 1) * 255).round() / 255))
 
 
-@pytest.mark.parametrize("kind", ["asg", "sh3", "diffuse"])
+@pytest.mark.parametrize("kind", ["asg", "sh3", "betas", "diffuse"])
 @pytest.mark.parametrize("antialiased", [False, True])
 def test_pictures_agree(stage: Stage, seed: int, kind: str, antialiased: bool) -> None:
     avatar = some_avatar(kind, antialiased)
