@@ -87,6 +87,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         browser.goto(page)
         assert not browser.errors
         yield Stage(browser)
+        assert browser.evaluate("renderer.gl.getError()") == 0
         assert not browser.outside_requests()
 
 
@@ -258,6 +259,35 @@ def test_drawn_back_to_front(stage: Stage, seed: int) -> None:
     assert sorted(order) == (depths >= 0.01).nonzero()[:, 0].tolist()
     assert 0 < len(order) < COUNT
     assert float(depths[order].diff().max()) < 1e-6
+
+
+def test_nothing_is_computed_again_without_a_change(stage: Stage, seed: int) -> None:
+    stage.show(some_avatar())
+    stage.picture(FAR)
+    passes = stage.browser.evaluate(
+        """view => {
+          const done = [], prototype = specularip.Renderer.prototype;
+          const names = ['_shade', '_sort', '_splat', '_resolve'];
+          for (const name of names) {
+            renderer[name] = view => {
+              done.push(name);
+              prototype[name].call(renderer, view, renderer._last.settings);
+            };
+          }
+          const draw = (view, settings) => {
+            renderer.setPose(null);
+            renderer.draw(view, {background: [0, 0, 0], ...settings});
+            return done.splice(0).join('');
+          };
+          const moved = {...view, viewmat: view.viewmat.map((value, k) => k == 3 ? value + 0.1 : value)};
+          const passes = [{}, {background: [1, 1, 1]}, {specular: 0}].map(settings => draw(view, settings));
+          passes.push(draw(moved));
+          for (const name of names) delete renderer[name];
+          return passes;
+        }""",
+        view_of(FAR),
+    )
+    assert passes == ["_resolve", "_resolve", "_shade_splat_resolve", "_sort_shade_splat_resolve"]
 
 
 def test_picks_the_point_under_a_pixel(stage: Stage) -> None:

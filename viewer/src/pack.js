@@ -113,7 +113,9 @@ async function inflated(data) {
 }
 
 function headerOf(bytes) {
-  if (bytes.length < 12 || String.fromCharCode(...bytes.subarray(0, 4)) !== MAGIC) throw damaged("it is no packed avatar");
+  if (bytes.length < 12 || String.fromCharCode(...bytes.subarray(0, 4)) !== MAGIC) {
+    throw damaged("it is no packed avatar");
+  }
   const numbers = new DataView(bytes.buffer, bytes.byteOffset);
   const version = numbers.getUint32(4, true);
   if (version !== VERSION) throw damaged(`its version is ${version}, and this viewer reads ${VERSION}`);
@@ -136,7 +138,9 @@ function sectionsOf(bytes, header) {
   for (const [name, section] of Object.entries(header.sections)) {
     const { rows, columns, bits, warp, low, high } = section ?? {};
     const whole = [rows, columns, bits].every((number) => Number.isInteger(number) && number >= 0);
-    const limits = [low, high].every((list) => Array.isArray(list) && list.length === columns && list.every(Number.isFinite));
+    const limits = [low, high].every(
+      (list) => Array.isArray(list) && list.length === columns && list.every(Number.isFinite),
+    );
     if (!whole || bits < 1 || bits > 32 || !limits || !Object.hasOwn(UNWARP, warp)) {
       throw damaged(`${name} is described wrongly`);
     }
