@@ -30,7 +30,7 @@ from specularip.motion.skinning import joint_transforms, skin_points
 
 ROOT = Path(__file__).parents[1]
 Y_UP = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
+NUMBER = re.compile(r"(?<=[ \[])-?\d+(?:\.\d+)?(?:e-?\d+)?")
 
 
 def colors(count: int) -> tuple[HarmonicColors, Asgs]:
@@ -630,7 +630,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
         return struct.pack("<3I", 0x46546C67, 2, 12 + len(chunks)) + chunks
     damaged = bytearray(data)
     for _ in range(rng.randint(1, 8)):
-        at = rng.randrange(len(damaged) if rng.random() < 0.5 else 4000)
+        at = rng.randrange(len(damaged) if rng.random() < 0.8 else 4000)
         match rng.randrange(4):
             case 0:
                 damaged[at] = rng.randrange(256)
