@@ -199,7 +199,7 @@ def test_size_scales_the_gaussians(stage: Stage, seed: int) -> None:
     assert from_here(stage.picture(FAR, size=0.5), ours) > 50
 
 
-@pytest.mark.parametrize("kind", ["asg", "sh3", "diffuse"])
+@pytest.mark.parametrize("kind", ["asg", "sh3", "betas", "diffuse"])
 def test_poses_agree(stage: Stage, seed: int, kind: str) -> None:
     avatar = some_avatar(kind, joints=5)
     stage.show(avatar)
