@@ -2,7 +2,8 @@
 
 No library is needed: `--remote-debugging-pipe` reads commands from descriptor 3 and answers on 4, as JSON
 that ends with a zero byte. WebGL2 runs in software (SwiftShader), on machines with a GPU as well, so that
-pictures are the same everywhere. Nothing but loopback can be reached.
+pictures are the same everywhere; the page around it is painted by the CPU, as it is without a GPU. Nothing
+but loopback can be reached.
 
     with Browser() as browser:
         browser.goto(url)
@@ -31,6 +32,7 @@ ARGUMENTS = """
 --disable-background-networking --disable-component-update --disable-sync --disable-dev-shm-usage
 --disable-background-timer-throttling --disable-renderer-backgrounding --hide-scrollbars
 --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --force-color-profile=srgb
+--disable-gpu-compositing
 """.split()
 LOCAL_ONLY = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost"
 KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Enter": 13, "Escape": 27, " ": 32}

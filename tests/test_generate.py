@@ -51,6 +51,8 @@ def test_the_run_folder_has_its_files_and_the_report_its_entries(
     assert frames == 90
     assert difference(avatar_module.load(out), made) == 0
     assert made.binding is not None and int(made.gaussians.bind_joints.max()) < len(made.binding.joint_names)
+    assert made.expressions is not None and "eyeBlinkLeft" in made.expressions.names
+    assert int(made.expressions.index.max()) < len(made.gaussians)
 
 
 def test_both_stages_train_the_specular_branch(finished: tuple[Path, avatar_module.Avatar]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
+import types
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,13 @@ import pytest
 import torch
 from avatars import random_avatar
 from PIL import Image
-from tiny_runs import TEXT, difference, make
+from tiny_runs import FACE, TEXT, difference, make
 
 from specularip.avatar import Avatar
+from specularip.baking import bake
+from specularip.cli import main
 from specularip.progress import Progress
-from specularip.run_folder import SNAPSHOT
+from specularip.run_folder import BAKED, SNAPSHOT, RunFolder
 from specularip.training import session
 from specularip.viewer.pack import unpack
 from specularip.viewing import growing
@@ -164,6 +168,37 @@ def test_a_damaged_snapshot_of_a_stopped_run_is_left_out(tmp_path: Path) -> None
     with LiveView() as live:
         live.begin(tmp_path, Progress(), "a vase")
         assert fetch_json(live, "state.json")["version"] == 0
+
+
+def test_the_command_shows_the_finished_avatar_baked_until_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`generate --view`, with a run that takes no time."""
+    monkeypatch.setattr(bake, "VIEW_SIZE", 48)
+    kinds: list[str] = []
+
+    def watch(live: LiveView) -> None:
+        end = time.monotonic() + 120
+        while "asg" not in kinds and time.monotonic() < end:
+            kinds.append(header_of(fetch(live, "avatar.pack"))["kind"])
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def generate(
+        text: str, photos: object, *, out: Path, live: LiveView, progress: Progress, **rest: object
+    ) -> None:
+        RunFolder.open(out)
+        live.begin(out, progress, text)
+        live.show(random_avatar())
+        live.finish(random_avatar())
+        threading.Thread(target=watch, args=(live,)).start()
+
+    monkeypatch.setitem(sys.modules, "specularip.pipeline", types.SimpleNamespace(generate=generate))
+    out = tmp_path / "run"
+    main(["generate", "a man", "--image", str(FACE), "--out", str(out), "--view"])
+    said = capsys.readouterr().out
+    assert "watch it grow: http://127.0.0.1:" in said and said.endswith("stopped\n")
+    assert kinds[0] == "sh3" and kinds[-1] == "asg" and (out / BAKED).is_file()
 
 
 def test_loss_curves_follow_a_file_that_grows_and_is_cut(tmp_path: Path) -> None:

@@ -24,10 +24,11 @@ from specularip.baking.bake import Target, harmonics_of
 from specularip.baking.bake import bake as bake_colors
 from specularip.baking.preview import preview_harmonics
 from specularip.cameras import Cameras
-from specularip.colors import Asgs, Colors
+from specularip.colors import Asgs, Colors, SphericalBetas
 from specularip.errors import UserError
 from specularip.export.glb import read_glb, write_glb
 from specularip.export.ply import read_ply, write_ply
+from specularip.export.sog import read_sog, write_sog
 from specularip.export.spz import read_spz, write_spz
 from specularip.gaussians import Binding, Expressions, Gaussians
 from specularip.motion.clip import Clip
@@ -43,7 +44,7 @@ from specularip.viewer.html import write_html
 from specularip.viewer.notebook import Framed
 from specularip.viewer.pack import pack
 
-READERS = {".ply": read_ply, ".spz": read_spz, ".glb": read_glb}
+READERS = {".ply": read_ply, ".spz": read_spz, ".sog": read_sog, ".glb": read_glb}
 """By the suffix of files that `load` reads, besides .safetensors."""
 SUFFIXES = (*READERS, ".html")
 """Suffixes of the files that `Avatar.export` writes, besides .safetensors."""
@@ -329,9 +330,11 @@ class Avatar:
             colors = self.baked("asg" if moves else "sh3", progress=progress).colors
         if suffix == ".html":
             return write_html(path, replace(self, head=None, colors=colors).packed(clips=clips), self.title)
-        harmonics = harmonics_of(colors) if isinstance(colors, Asgs) else colors
+        harmonics = harmonics_of(colors) if isinstance(colors, Asgs | SphericalBetas) else colors
         if suffix == ".ply":
-            write_ply(path, self.gaussians, harmonics)
+            write_ply(path, self.gaussians, colors if isinstance(colors, SphericalBetas) else harmonics)
+        elif suffix == ".sog":
+            write_sog(path, self.gaussians, harmonics, antialiased=self.antialiased)
         elif suffix == ".spz":
             write_spz(path, self.gaussians, harmonics, antialiased=self.antialiased, version=spz_version)
         else:
@@ -348,6 +351,8 @@ class Avatar:
         colors = self.colors
         if self.head is not None:
             colors = preview_harmonics(self.gaussians, self.head)
+        elif isinstance(colors, SphericalBetas):
+            colors = harmonics_of(colors)
         return pack(
             self.gaussians,
             colors,
@@ -381,7 +386,7 @@ def bake(avatar: Avatar, to: Target = "asg", *, progress: Progress | None = None
 
 def load(path: str | os.PathLike[str]) -> Avatar:
     """Read an avatar: a run folder (its avatar.safetensors), a .safetensors file, or a file of 3D Gaussians
-    that this or another program wrote (.ply, .glb), which has explicit colours instead of a head.
+    that this or another program wrote (.ply, .spz, .sog, .glb), which has explicit colours instead of a head.
 
     What had to be left out of a file of another program is said in a warning. Raises UserError with one line
     when the file is missing, damaged, of another kind, or contradicts itself.

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from specularip.colors import Asgs, Colors, HarmonicColors
+from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
 from specularip.colors.asgs import SMOOTH
 from specularip.errors import UserError
 from specularip.files import atomic_path
@@ -26,7 +26,7 @@ FILE_NAME = "avatar.safetensors"
 HEADER = "specularip"
 """The key of the metadata that holds the header."""
 OLD_BAKED_HEADER = "specularip_baked"
-COLORS: dict[str, type] = {"asg": Asgs, "harmonics": HarmonicColors}
+COLORS: dict[str, type] = {"asg": Asgs, "harmonics": HarmonicColors, "betas": SphericalBetas}
 """Names of the kinds of explicit colours."""
 
 
@@ -217,9 +217,18 @@ def _parse_colors(kind: object, tensors: dict[str, Tensor], count: int) -> Color
         return None
     if kind == "harmonics":
         return HarmonicColors(_take(tensors, "colors.coefficients", (count, 16, 3)))
-    if kind != "asg":
+    if kind not in ("asg", "betas"):
         raise DamagedFile(f"its colours are of an unknown kind, {kind!r}: update specularip")
-    lobes = tuple(tensors.get("colors.lights", torch.empty(0, 0)).shape[1:2])
+    counted = "colors.lights" if kind == "asg" else "colors.lobes"
+    lobes = tuple(tensors.get(counted, torch.empty(0)).shape[1:2])
+    if kind == "betas":
+        width = tuple(tensors.get("colors.coefficients", torch.empty(0)).shape[1:2])
+        if width not in ((1,), (4,), (9,), (16,)):
+            raise DamagedFile("its harmonics are of no degree up to 3")
+        return SphericalBetas(
+            _take(tensors, "colors.coefficients", (count, *width, 3)),
+            _take(tensors, "colors.lobes", (count, *lobes, 6)),
+        )
     shapes = {
         **{"quats": (4,), "smooth": (SMOOTH, 3)},
         **{name: (*lobes, 3) for name in ("lights", "shapes", "amplitudes")},

@@ -22,8 +22,8 @@ LOBES = 4
 """The default of K."""
 SHARPEST, BLUNTEST = 80.0, 0.3
 """Limits of a and b: from a standard deviation of one degree of view direction to a nearly constant lobe."""
-STEPS, TRIAL_STEPS = 8, 4
-"""Gauss-Newton steps after each change of the number of lobes, and per trial of leaving out a lobe."""
+STEPS, TRIAL_STEPS, LAST_STEPS = 3, 2, 16
+"""Gauss-Newton steps after each new lobe, per trial of leaving out a lobe, and at the end."""
 START_SHARPNESS = (2.0, 8.0, 32.0, 128.0, 512.0)
 """Candidates for the initial a² = b² of a new lobe."""
 RIDGE = 3e-5
@@ -47,7 +47,7 @@ def fit_asgs(directions: Tensor, targets: Tensor, weights: Tensor, quats: Tensor
     state = samples.state(no_lobes[..., None].expand(-1, -1, -1, 3), no_lobes, samples.targets, ones)
     for _ in range(lobes + 1):
         state = _refined(samples, _with_lobe(samples, state), STEPS)
-    state = _refined(samples, _without_lobe(samples, state), STEPS)
+    state = _refined(samples, _without_lobe(samples, state), LAST_STEPS)
     linear = state.linear.to(targets)
     log_a, q, log_b = state.shapes.unbind(-1)
     return Asgs(

@@ -6,6 +6,7 @@ Gaussian by Gaussian.
 
 - **ASGs** (`asg`): a smooth part and four lobes; a few lines of shader, see docs/baking.md.
 - **SH-3** (`HarmonicColors`): spherical harmonics to degree 3, which every 3DGS viewer shows.
+- **Spherical Betas** (`SphericalBetas`): lobes of view directions, for viewers of such PLY.
 
 The fit should minimise the error of rendered images. A direction's weight is therefore the square of the
 Gaussian's contribution to an image from there: errors of neighbouring Gaussians are alike, so that they add
@@ -15,28 +16,31 @@ up before they are squared.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from specularip.baking.asg import LOBES, fit_asgs
+from specularip.baking.beta import fit_betas
 from specularip.baking.contributions import cameras_around, contributions, extent
-from specularip.colors import Asgs, HarmonicColors
+from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
 from specularip.colors.harmonics import harmonics_3
 from specularip.gaussians import Gaussians, turned_to
+from specularip.kernels.compiling import cache_folder_error
 from specularip.progress import Progress
 from specularip.specular import SpecularHead
 from specularip.specular.head import fibonacci_directions, shading_normals
 from specularip.specular.shading import tangent_frames
 
-Target = Literal["asg", "sh3"]
-DIRECTIONS, KEPT = 1024, 640
-"""Sampled view directions, 6.4° apart, and how many of them, those with the largest weights, ASGs are fitted
-to."""
+Target = Literal["asg", "sh3", "sb"]
+DIRECTIONS: dict[Target, int] = {"asg": 1024, "sh3": 384, "sb": 1024}
+"""Sampled view directions: 6.4° apart, and 10.4°."""
+KEPT = 640
+"""Lobes are fitted to as many of them, those with the largest weights."""
+CHUNK = 2048
+"""Gaussians that are sampled and fitted together."""
 VIEWS, VIEW_SIZE = 128, 384
 """Number and size in pixels of the images that measure contributions."""
 FAR = 20.0
@@ -51,6 +55,7 @@ ROUGH = 1e-4
 """Pull of a harmonic of degree l towards 0, times l (l + 1)."""
 
 
+@torch.no_grad()
 def bake(
     gaussians: Gaussians,
     head: SpecularHead,
@@ -58,41 +63,44 @@ def bake(
     *,
     antialiased: bool = False,
     progress: Progress | None = None,
-) -> Asgs | HarmonicColors:
-    """The colours that the head gives N Gaussians as explicit functions: "asg", four lobes per Gaussian, or
-    "sh3". Deterministic; runs on the device of the Gaussians, in bounded memory. antialiased: how they are
-    rendered, see `rasterize`.
+) -> Colors:
+    """The colours that the head gives N Gaussians as explicit functions: "asg", four lobes per Gaussian,
+    "sh3" or "sb", on the device of the Gaussians. Deterministic, in bounded memory. ASGs are fitted on the
+    CPU's cores, also for Gaussians on a GPU. antialiased: how they are rendered, see `rasterize`.
 
     `metrics.agreement` and `metrics.mean_psnr` measure the loss of quality. Raises ValueError for another
     `to`.
     """
-    if to not in ("asg", "sh3"):
-        raise ValueError(f"to must be 'asg' or 'sh3', got {to!r}")
-    sampler = BakeSampler.of(gaussians, head, antialiased)
-    fit_batch = _asgs_for if to == "asg" else _harmonics_for
+    fits: dict[str, Callable[[BakeBatch], Colors]]
+    fits = {"asg": _asgs_for, "sh3": _harmonics_for, "sb": _betas_for}
+    if to not in fits:
+        raise ValueError(f"to must be 'asg', 'sh3' or 'sb', got {to!r}")
+    sampler, fit_batch = BakeSampler.of(gaussians, head, DIRECTIONS[to], antialiased), fits[to]
     if progress is not None:
         progress.start("bake", len(gaussians))
     parts = []
-    threads = 1 if gaussians.means.is_cuda else torch.get_num_threads()
-    for part in _on_threads(threads, lambda index: fit_batch(sampler.batch(index)), sampler.chunks()):
-        parts.append(part)
+    for index in torch.arange(len(gaussians), device=gaussians.means.device).split(CHUNK):
+        parts.append(fit_batch(sampler.batch(index)))
         if progress is not None:
-            progress.step(min(len(parts) * sampler.chunk, len(gaussians)))
+            progress.step(min(len(parts) * CHUNK, len(gaussians)))
     return type(parts[0])(
         **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(parts[0])}
     )
 
 
 @torch.no_grad()
-def harmonics_of(colors: Asgs, chunk: int = 4096) -> HarmonicColors:
-    """The spherical harmonics closest to ASGs over all view directions, which weigh the same."""
-    directions = fibonacci_directions(DIRECTIONS // 2).to(colors.quats.device)
+def harmonics_of(colors: Asgs | SphericalBetas, chunk: int = 4096) -> HarmonicColors:
+    """The spherical harmonics closest to lobes over all view directions, which weigh the same."""
+    tensors = colors.tensors()
+    first = next(iter(tensors.values()))
+    directions = fibonacci_directions(DIRECTIONS["sh3"]).to(first.device)
     parts = []
-    for index in torch.arange(len(colors.quats), device=directions.device).split(chunk):
-        part = Asgs(**{name: tensor[index] for name, tensor in colors.tensors().items()})
+    for index in torch.arange(len(first), device=directions.device).split(chunk):
+        part = type(colors)(**{name: tensor[index] for name, tensor in tensors.items()})
         values = part(directions[:, None].expand(-1, len(index), 3))
         weights = torch.ones(len(index), len(directions), device=directions.device)
-        parts.append(_harmonics_for(BakeBatch(directions, values, weights, part.quats)).coefficients)
+        frames = weights.new_zeros(len(index), 4)  # harmonics have none
+        parts.append(_harmonics_for(BakeBatch(directions, values, weights, frames)).coefficients)
     return HarmonicColors(torch.cat(parts))
 
 
@@ -119,20 +127,13 @@ class BakeSampler:
     interpolation: Tensor
 
     @staticmethod
-    def of(gaussians: Gaussians, head: SpecularHead, antialiased: bool) -> BakeSampler:
+    def of(gaussians: Gaussians, head: SpecularHead, count: int, antialiased: bool) -> BakeSampler:
         device = gaussians.means.device
-        directions = fibonacci_directions(DIRECTIONS).to(device)
+        directions = fibonacci_directions(count).to(device)
         views = fibonacci_directions(VIEWS).to(device)
         interpolation = torch.softmax((directions @ views.T - 1) / math.radians(BLUR_DEG) ** 2, 1)
         contributions = _contributions(gaussians, views, antialiased).square()
         return BakeSampler(gaussians, head, directions, contributions, interpolation)
-
-    @property
-    def chunk(self) -> int:
-        return 4096 if self.directions.is_cuda else 256
-
-    def chunks(self) -> list[Tensor]:
-        return list(torch.arange(len(self.contributions), device=self.directions.device).split(self.chunk))
 
     def batch(self, index: Tensor) -> BakeBatch:
         head, part = self.head, self.gaussians.select(index)
@@ -145,32 +146,21 @@ class BakeSampler:
         return BakeBatch(self.directions, colors, weights / weights.mean(1, keepdim=True), frames)
 
 
-Item = TypeVar("Item")
-Found = TypeVar("Found")
-
-
-def _on_threads(threads: int, work: Callable[[Item], Found], items: Sequence[Item]) -> Iterator[Found]:
-    """work(item) of all items, in order. Items run in parallel with one torch thread each: torch's own
-    threads would synchronise after every small product."""
-
-    def without_grad(item: Item) -> Found:
-        with torch.no_grad():  # the grad mode is per thread
-            return work(item)
-
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(threads)
-    try:
-        yield from pool.map(without_grad, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(usual)
-
-
 def _asgs_for(batch: BakeBatch) -> Asgs:
-    weights, kept = batch.weights.topk(KEPT, 1)
+    try:
+        from specularip.baking.numba_asg import fit_asgs_numba
+    except RuntimeError as error:
+        raise cache_folder_error(error) from error
+    weights, kept = batch.weights.topk(KEPT, 1, sorted=False)
     colors = batch.colors.transpose(0, 1).gather(1, kept[..., None].expand(-1, -1, 3))
-    return fit_asgs(batch.directions[kept], colors, weights, batch.frames, LOBES)
+    samples = (batch.directions[kept], colors, weights, batch.frames)
+    return fit_asgs_numba(*(tensor.cpu() for tensor in samples)).to(weights.device)
+
+
+def _betas_for(batch: BakeBatch) -> SphericalBetas:
+    weights, kept = batch.weights.topk(KEPT, 1, sorted=False)
+    colors = batch.colors.transpose(0, 1).gather(1, kept[..., None].expand(-1, -1, 3))
+    return fit_betas(batch.directions[kept], colors, weights)
 
 
 def _harmonics_for(batch: BakeBatch) -> HarmonicColors:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from specularip.colors import Colors, HarmonicColors
+from specularip.colors import Colors, HarmonicColors, SphericalBetas
 from specularip.colors.harmonics import SH_0
 from specularip.errors import UserError
 from specularip.gaussians import Binding, Gaussians
@@ -51,19 +51,22 @@ def splats_from(
     log_scales: Tensor,
     opacity_logits: Tensor,
     coefficients: Tensor,
+    lobes: Tensor | None = None,
     *,
     antialiased: bool = False,
 ) -> Splats:
     """Splats from means [N,3], quats [N,4] wxyz, log_scales [N,3], opacity_logits [N] and spherical harmonics
-    coefficients [N,K,3], K 1, 4, 9 or 16, as in `HarmonicColors`.
+    coefficients [N,K,3], K 1, 4, 9 or 16, as in `HarmonicColors`; lobes [N,L,6] as in `SphericalBetas`.
 
     Gaussians with NaN or infinite values, or a rotation of length zero, are left out, with a note. Raises
     UserError where none is left.
     """
-    columns = (means, quats, log_scales, opacity_logits, coefficients)
+    columns = (means, log_scales, opacity_logits, coefficients, *(() if lobes is None else (lobes,)))
     sound, notes = sound_rows(quats, *columns)
     if notes:
-        means, quats, log_scales, opacity_logits, coefficients = (column[sound] for column in columns)
+        quats, means, log_scales = quats[sound], means[sound], log_scales[sound]
+        opacity_logits, coefficients = opacity_logits[sound], coefficients[sound]
+        lobes = None if lobes is None else lobes[sound]
     count = len(means)
     weights = torch.zeros(count, 4)
     weights[:, 0] = 1
@@ -79,7 +82,9 @@ def splats_from(
         bind_joints=torch.zeros(count, 4, dtype=torch.int64),
         bind_weights=weights,
     )
-    colors = None
-    if bool(coefficients[:, 1:].any()):
+    colors: Colors | None = None
+    if lobes is not None:
+        colors = SphericalBetas(coefficients.contiguous(), lobes.contiguous())
+    elif bool(coefficients[:, 1:].any()):
         colors = HarmonicColors(F.pad(coefficients, (0, 0, 0, 16 - coefficients.shape[1])))
     return Splats(gaussians, colors, antialiased, notes)

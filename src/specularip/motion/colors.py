@@ -2,8 +2,8 @@
 
 Explicit colours hold light and surface in one function, which only the head separates. Of ASGs, the frames
 turn with the bones; the lights of the lobes stay in the world, and a lobe grows with the cosine between its
-light and the normal, as in the head. The smooth part, and harmonics as a whole, turn with the bones: most of
-what they hold is the surface's own. docs/motion.md has what that costs.
+light and the normal, as in the head. The smooth part, and harmonics and Spherical Betas as a whole, turn with
+the bones: most of what they hold is the surface's own. docs/motion.md has what that costs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from specularip.colors import Asgs, Colors
+from specularip.colors import Asgs, Colors, SphericalBetas
+from specularip.colors.betas import angles_of
 from specularip.colors.harmonics import harmonics_3
 from specularip.motion.quaternions import conjugate, matrices, multiply, rotate
 from specularip.specular.head import fibonacci_directions
@@ -37,6 +39,12 @@ def posed_colors(colors: Colors, turns: Tensor) -> Colors:
             lights=lights,
             amplitudes=colors.amplitudes * (now / before).clamp_max(BRIGHTEST),
         )
+    if isinstance(colors, SphericalBetas):
+        angles = angles_of(rotate(turns[:, None], colors.directions))
+        lobes = torch.cat([colors.lobes[..., :3], angles, colors.lobes[..., 5:]], -1)
+        width = colors.coefficients.shape[1]
+        full = F.pad(colors.coefficients, (0, 0, 0, 16 - width))
+        return SphericalBetas(turned_harmonics(full, turns)[:, :width], lobes)
     return replace(colors, coefficients=turned_harmonics(colors.coefficients, turns))
 
 

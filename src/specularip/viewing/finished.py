@@ -68,6 +68,14 @@ class Baking:
         )
         self._thread.start()
 
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self) -> None:
+        """Wait until the avatar is baked."""
+        self._thread.join()
+
     def end(self) -> None:
         """Stop at the next step. Where that is far off, end the process: Python's own exit would abort in the
         native code that the thread runs."""
