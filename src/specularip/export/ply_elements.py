@@ -54,7 +54,9 @@ def _read_rows(file: BinaryIO, path: Path, element: _Element) -> np.ndarray:
     left = os.fstat(file.fileno()).st_size - file.tell()
     if dtype.itemsize * element.count > left:
         rows = left // dtype.itemsize
-        raise UserError(f"{path} is cut short: it has {rows} of {element.count} rows of {element.name}")
+        raise UserError(
+            f"{path} is cut short: it has {rows} of {element.count} rows of {element.name[:60]!r}"
+        )
     if dtype.itemsize == 0:
         return np.empty(0, dtype)
     return np.fromfile(file, dtype, element.count)
@@ -83,15 +85,17 @@ def _read_header(file: BinaryIO, path: Path) -> list[_Element]:
             case ["element", name, number] if number.isdecimal() and len(number) < 19:
                 elements.append(_Element(name, int(number), []))
             case ["element", *_]:
-                raise UserError(f"{path}: cannot read the PLY header's line {' '.join(words)!r}")
+                raise UserError(f"{path}: cannot read the PLY header's line {' '.join(words)[:60]!r}")
             case ["property", "list", _, _, _] if elements:
                 elements[-1].lists = True
             case ["property", kind, name] if elements and kind in TYPES:
                 if name in (known for known, _ in elements[-1].columns):
-                    raise UserError(f"{path}: the property {name!r} of {elements[-1].name} is there twice")
+                    raise UserError(
+                        f"{path}: the property {name[:60]!r} of {elements[-1].name[:60]!r} is there twice"
+                    )
                 elements[-1].columns.append((name, order + TYPES[kind]))
             case ["property", *_]:
-                raise UserError(f"{path}: cannot read the property {' '.join(words[1:])!r}")
+                raise UserError(f"{path}: cannot read the property {' '.join(words[1:])[:60]!r}")
     if not order:
         raise UserError(f"{path}: the PLY header does not say how numbers are stored: it is damaged")
     return elements
