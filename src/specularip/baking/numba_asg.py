@@ -1,9 +1,10 @@
 """Fitting ASGs on the CPU: the greedy fit of `asg.fit_asgs` in numba, one Gaussian after the other.
 
-All that a Gaussian needs stays in the caches. The columns of its least-squares problem are the smooth basis, the
-lobes, the lobes' derivatives by five parameters each, and the three channels of the aim. Samples are vectors of
-sixteen lanes; the Gram matrix is summed in tiles of 4x4 columns. Eliminating the linear columns from it by Gauss
-leaves the Gauss-Newton matrix of the lobes' parameters, so that one elimination solves for both.
+All that a Gaussian needs stays in the caches. The columns of its least-squares problem are the smooth basis,
+the lobes, the lobes' derivatives by five parameters each, and the three channels of the aim. Samples are
+vectors of sixteen lanes; the Gram matrix is summed in tiles of 4x4 columns. Eliminating the linear columns
+from it by Gauss leaves the Gauss-Newton matrix of the lobes' parameters, so that one elimination solves for
+both.
 
 A *set* is the lobes of one Gaussian with what follows from them, as `asg._State`.
 """
@@ -36,7 +37,6 @@ from specularip.kernels.simd import (
     keep_above,
     load,
     maximum,
-    sqrt,
     store,
 )
 from specularip.kernels.threads import share_out
@@ -56,6 +56,9 @@ _RIDGE, _RIDGE_CONSTANT = _f32(asg.RIDGE), _f32(1e-3 * asg.RIDGE)
 _LONGEST_STEP, _SHARPEST = _f32(asg.LONGEST_STEP), _f32(asg.SHARPEST)
 _LOG_BLUNTEST, _LOG_SHARPEST = _f32(math.log(asg.BLUNTEST)), _f32(math.log(asg.SHARPEST))
 _SMALLEST_PIVOT = _f32(1e-12)
+_FAINTEST = _f32(-32)
+"""Logarithm to base 2 of the smallest lobe. Less would give products below float32's normal numbers, with
+which processors by Intel compute twenty times as slowly."""
 
 # Rows of a Gaussian's samples: direction in its frame, square root of the weight, colour, smooth basis.
 _ROOT, _TARGET, _BASIS = 3, 4, 7
@@ -84,9 +87,9 @@ class _Sets(NamedTuple):
 
 
 class _Scratch(NamedTuple):
-    """columns, and matrix, their Gram matrix: first the smooth basis, the lobes and the aim, then, from a multiple of
-    LANES on, the lobes' derivatives. system [5K stride]: the upper triangle of the Gauss-Newton matrix of set _NOW,
-    with the negative gradient as last column; damped, a copy."""
+    """columns, and matrix, their Gram matrix: first the smooth basis, the lobes and the aim, then, from a
+    multiple of LANES on, the lobes' derivatives. system [5K stride]: the upper triangle of the Gauss-Newton
+    matrix of set _NOW, with the negative gradient as last column; damped, a copy."""
 
     columns: np.ndarray
     matrix: np.ndarray
@@ -171,7 +174,8 @@ def _write_columns(samples, length, count, lobes, rows, columns):
             inverse = one / maximum(half + half * _dot(light, d), fill(_NEAREST))
             x, y = half * (d[0] + light[0]), half * (d[1] + light[1])
             u, v = fill(a) * x + fill(q) * y, fill(b) * y
-            lobe = exp2((u * u + v * v) * inverse * fill(-_LOG2E)) * inverse * load(columns, at)
+            power = maximum((u * u + v * v) * inverse * fill(-_LOG2E), fill(_FAINTEST))
+            lobe = exp2(power) * inverse * load(columns, at)
             store(columns, (SMOOTH + k) * length + at, keep_above(lobe, d[2] * light[2], zero))
 
 
@@ -240,8 +244,8 @@ def _write_gram(columns, length, low, high, first, end, tile, matrix, stride):
 
 @njit(error_model="numpy")
 def _eliminate(matrix, stride, solved, first, end):
-    """Gauss' elimination in the upper triangle of a symmetric matrix of `solved` unknowns, with more columns on the
-    right: in columns first .. end, in whole vectors."""
+    """Gauss' elimination in the upper triangle of a symmetric matrix of `solved` unknowns, with more columns
+    on the right: in columns first .. end, in whole vectors."""
     for k in range(solved):
         pivot = k * stride
         inverse = -_ONE / max(matrix[pivot + k], _SMALLEST_PIVOT)
@@ -251,7 +255,8 @@ def _eliminate(matrix, stride, solved, first, end):
 
 @njit(error_model="numpy")
 def _complement(matrix, stride, solved, first, end):
-    """Schur's complement of the first `solved` unknowns, which are eliminated: rows and columns first .. end."""
+    """Schur's complement of the first `solved` unknowns, which are eliminated: rows and columns first to
+    end."""
     for k in range(solved):
         pivot = k * stride
         inverse = -_ONE / max(matrix[pivot + k], _SMALLEST_PIVOT)
@@ -274,8 +279,8 @@ def _shown(value):
 
 @njit(error_model="numpy")
 def _write_residual(samples, length, solved, columns, linear, rows, tile):
-    """Write aim, slope and residual of the next linearisation into `rows`, which has the previous; returns the
-    weighted squared error."""
+    """Write aim, slope and residual of the next linearisation into `rows`, which has the previous; returns
+    the weighted squared error."""
     one, zero = fill(_ONE), fill(_ZERO)
     total = zero
     for at in range(0, length, LANES):
@@ -295,7 +300,8 @@ def _write_residual(samples, length, solved, columns, linear, rows, tile):
             store(rows, c * length + at, value)
             store(rows, (_LEFT + c) * length + at, left * tone)
         store(rows, _STEEP * length + at, steepest)
-        # One Gram matrix serves all three channels: it uses the steepest slope, and flatter channels a nearer aim.
+        # One Gram matrix serves all three channels: it uses the steepest slope, and flatter channels a
+        # nearer aim.
         nearer = keep_above(one / (root * steepest * steepest), root, zero)
         for c in range(3):
             left = load(rows, (_LEFT + c) * length + at)
@@ -429,7 +435,8 @@ def _copy(sets, s, to):
 
 @njit(error_model="numpy")
 def _refine(samples, length, count, sets, steps, scratch):
-    """`steps` of Levenberg-Marquardt on set _NOW, which was solved last; steps that raise the error are rejected."""
+    """`steps` of Levenberg-Marquardt on set _NOW, which was solved last; steps that raise the error are
+    rejected."""
     damping, moved = _f32(1e-2), True
     for _ in range(steps):
         if moved:
@@ -455,7 +462,8 @@ def _gain(samples, length, light, sharpness, rows, tile):
         d = _directions(samples, length, at)
         inverse = fill(_ONE) / maximum(half + half * _dot(light, d), fill(_NEAREST))
         x, y = half * (d[0] + light[0]), half * (d[1] + light[1])
-        lobe = exp2((x * x + y * y) * inverse * fill(-_LOG2E * sharpness)) * inverse
+        power = maximum((x * x + y * y) * inverse * fill(-_LOG2E * sharpness), fill(_FAINTEST))
+        lobe = exp2(power) * inverse
         lobe = keep_above(lobe * load(samples, _ROOT * length + at), d[2] * light[2], zero)
         red = red + lobe * load(rows, _LEFT * length + at)
         green = green + lobe * load(rows, (_LEFT + 1) * length + at)
@@ -526,8 +534,8 @@ def _fit_one(samples, length, lobes, sets, scratch):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _fit(share, shares, directions, targets, weights, turns, linear, found):
-    """directions and targets [n,M,3], weights [n,M], turns [n,3,3]; linear [n, 3 (10+K)] and found [n, K _LOBE]
-    are filled."""
+    """directions and targets [n,M,3], weights [n,M], turns [n,3,3]; linear [n, 3 (10+K)] and
+    found [n, K _LOBE] are filled."""
     n, lobes = len(weights), found.shape[1] // _LOBE
     length = _stride(weights.shape[1])
     solved, turning = SMOOTH + lobes + 1, 5 * (lobes + 1)
