@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from specularip.avatar import Avatar, load, shade
 from specularip.avatar_file import FILE_NAME
+from specularip.body import anny_body
 from specularip.cameras import Cameras
 from specularip.errors import UserError
 from specularip.gaussians import Binding, Gaussians, field_specs
@@ -289,3 +290,16 @@ def test_field_specs_describe_gaussians():
     for name, spec in field_specs(LATENTS).items():
         tensor = getattr(gaussians, name)
         assert tensor.shape == (COUNT, *spec.shape) and tensor.dtype == spec.dtype, name
+
+
+def test_files_of_36_joints_get_the_whole_skeleton(tmp_path):
+    body = anny_body()
+    samples = body.sample_surface(400, torch.Generator().manual_seed(0))
+    gaussians = random_avatar().gaussians.select(torch.arange(400) % COUNT)
+    gaussians.means = samples.points
+    gaussians.bind_joints = torch.zeros(400, 4, dtype=torch.int64)
+    old = Binding(list(body.joint_names[:36]), list(body.joint_parents[:36]), body.joints[:36])
+    file = Avatar(gaussians, binding=old).save(tmp_path / "a.safetensors")
+    assert load(file).binding.joint_names == old.joint_names, "today's files are read as they are"
+    file.write_bytes(file.read_bytes().replace(b'\\"format\\": 4', b'\\"format\\": 3'))
+    assert load(file).binding.joint_names == list(body.joint_names)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from specularip.body.binding import whole_skeleton
 from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
 from specularip.colors.asgs import SMOOTH
 from specularip.errors import UserError
@@ -170,6 +171,8 @@ def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarConten
     width = LATENTS if head else (latents.shape[-1] if latents.ndim == 2 else 0)
     gaussians = _take_gaussians(tensors, width)
     binding = _parse_binding(header.get("binding"), tensors, gaussians)
+    if binding is not None and header.get("format") == 3:
+        gaussians, binding = whole_skeleton(gaussians, binding)
     colors = _parse_colors(header.get("colors"), tensors, len(gaussians))
     if head is not None and colors is not None:
         raise DamagedFile("it has both a head and explicit colours")
