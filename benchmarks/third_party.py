@@ -4,7 +4,8 @@
 
 Exports the avatar (a run folder, or any file that `sip.load` reads) to every format, opens each file in each
 viewer that reads the format, from the same camera, in headless Chromium, and puts the pictures on a sheet:
-look at it. All show harmonics of degree 3, as our own picture does. Needs npm, and Chromium.
+look at it. All show harmonics of degree 3, as our own picture does. The .glb also has skeleton, highlights
+and a motion where the avatar has them. Needs npm, and Chromium.
 
 The viewers' pages are in third_party/, with the versions of the packages that they are made from.
 """
@@ -20,7 +21,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,11 +34,13 @@ import specularip as sip
 from specularip.baking.bake import harmonics_of
 from specularip.cameras import Cameras
 from specularip.colors import Asgs
+from specularip.files import to_uint8
 from specularip.metrics import psnr
+from specularip.motion.clips import built_in
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from browser import Browser
+from browser import Browser  # noqa: E402
 
 PAGES = ROOT / "benchmarks" / "third_party"
 READS = {
@@ -47,8 +50,8 @@ READS = {
     "playcanvas": (".ply", ".sog", ".glb"),
 }
 """The viewers, and the formats that each of them reads."""
-Z_UP = (".ply", ".spz", ".sog")
-"""Formats that hold our world's axes; the page turns them."""
+Z_UP = (".ply", ".sog")
+"""Formats with our world's axes, which the page turns; .spz and .glb are y-up."""
 SIZE, FOV_DEG, GREY = 512, 30.0, 153
 
 
@@ -122,25 +125,17 @@ def shown(browser: Browser, address: str, viewer: str, name: str, view: View) ->
     return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)[:SIZE, :SIZE]
 
 
-def harmonic(avatar: sip.Avatar) -> sip.Avatar:
-    """The avatar with the colours that all viewers show."""
-    if avatar.head is not None:
-        return avatar.baked("sh3")
-    if isinstance(avatar.colors, Asgs):
-        return sip.Avatar(avatar.gaussians, binding=avatar.binding, colors=harmonics_of(avatar.colors))
-    return avatar
-
-
-def sheet(rows: Sequence[Sequence[tuple[str, torch.Tensor]]]) -> Image.Image:
-    """Rows of pictures, each below its caption."""
-    height = SIZE + 22
-    page = Image.new("RGB", (SIZE * max(map(len, rows)), height * len(rows)), "white")
+def sheet(pictures: Sequence[tuple[str, torch.Tensor]]) -> Image.Image:
+    """Captions and pictures, at half their size, seven in a row."""
+    side, caption_height, columns = SIZE // 2, 20, 7
+    rows = -(-len(pictures) // columns)
+    page = Image.new("RGB", (side * columns, (side + caption_height) * rows), "white")
     draw = ImageDraw.Draw(page)
-    for row, pictures in enumerate(rows):
-        for column, (caption, picture) in enumerate(pictures):
-            pixels = (picture.clamp(0, 1) * 255).round().byte().numpy()
-            page.paste(Image.fromarray(pixels), (SIZE * column, height * row + 22))
-            draw.text((SIZE * column + 6, height * row + 4), caption, fill="black", font_size=14)
+    for number, (caption, picture) in enumerate(pictures):
+        x, y = side * (number % columns), (side + caption_height) * (number // columns)
+        image = Image.fromarray(to_uint8(picture)).resize((side, side), Image.Resampling.LANCZOS)
+        page.paste(image, (x, y + caption_height))
+        draw.text((x + 4, y + 3), caption, fill="black", font_size=13)
     return page
 
 
@@ -152,30 +147,31 @@ def main() -> None:
     parser.add_argument("--viewers", nargs="*", choices=READS, default=list(READS))
     arguments = parser.parse_args()
     folder = build(arguments.out)
-    avatar = harmonic(sip.load(arguments.avatar))
+    avatar = sip.load(arguments.avatar)
+    if avatar.head is not None:
+        avatar = avatar.baked("asg")
+    colors = harmonics_of(avatar.colors) if isinstance(avatar.colors, Asgs) else avatar.colors
+    clips = [] if avatar.binding is None else [built_in("walk", avatar.binding)]
     names = {}
     for suffix in sorted({suffix for viewer in arguments.viewers for suffix in READS[viewer]}):
-        names[suffix] = avatar.export(folder / f"avatar{suffix}").name
-    rows, figures = [], []
-    with served(folder) as address, Browser(SIZE, SIZE) as browser:
+        moving = clips if suffix == ".glb" else []
+        names[suffix] = avatar.export(folder / f"avatar{suffix}", clips=moving).name
+    avatar = replace(avatar, colors=colors)
+    pictures, figures = [], []
+    with served(folder) as address, Browser(SIZE, SIZE, timeout=300) as browser:
         for view in VIEWS:
             ours = avatar.render(view.cameras(), GREY / 255).image[0]
-            row = [("SpecularIP", ours)]
+            pictures.append(("SpecularIP, CPU", ours))
             for viewer in arguments.viewers:
                 for suffix in READS[viewer]:
                     picture = shown(browser, address, viewer, names[suffix], view)
                     db = round(float(psnr(picture[None], ours[None])), 1)
-                    figures.append({"viewer": viewer, "format": suffix, "azimuth": view.azimuth_deg, "psnr": db})
-                    print(f"{viewer} {suffix} from {view.azimuth_deg:g} degrees: {db} dB", flush=True)
-                    row.append((f"{viewer} {suffix}  {db} dB", picture))
-            rows.append(row)
+                    from_deg = view.azimuth_deg
+                    figures.append({"viewer": viewer, "format": suffix, "azimuth": from_deg, "psnr": db})
+                    print(f"{viewer} {suffix} from {from_deg:g} degrees: {db} dB", flush=True)
+                    pictures.append((f"{viewer} {suffix}  {db} dB", picture))
     (folder / "third_party.json").write_text(json.dumps(figures, indent=1) + "\n")
-    page = sheet(rows)
-    page.save(folder / "sheet.png")
-    if arguments.sheet is not None:
-        page.resize((page.width // 2, page.height // 2), Image.Resampling.LANCZOS).save(
-            arguments.sheet, optimize=True
-        )
+    sheet(pictures).save(folder / "sheet.png" if arguments.sheet is None else arguments.sheet, optimize=True)
 
 
 if __name__ == "__main__":
