@@ -33,6 +33,7 @@ from specularip.avatar import Avatar, load
 from specularip.colors import Asgs, HarmonicColors, SphericalBetas
 from specularip.errors import UserError
 from specularip.export.glb import write_glb
+from specularip.export.glb_skeleton import read_clips
 from specularip.export.ply import write_ply
 from specularip.export.sog import write_sog
 from specularip.export.spz import write_spz
@@ -181,6 +182,8 @@ def outcome(path: Path) -> str:
             warnings.simplefilter("error")  # a warning that is not ours would be a second, puzzling line
             warnings.filterwarnings("ignore", message=".*damaged\\.")
             avatar = load(path)
+            if path.suffix == ".glb" and avatar.binding is not None:
+                read_clips(path)
         tensors = avatar.gaussians.tensors() | (avatar.colors.tensors() if avatar.colors else {})
         assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
         assert len(avatar.gaussians) > 0
