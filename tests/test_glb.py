@@ -1,9 +1,6 @@
 """Binary glTF: Gaussians by KHR_gaussian_splatting, our highlights, skeleton and motions; damaged files."""
 
-import itertools
 import json
-import random
-import re
 import struct
 import subprocess
 import tracemalloc
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from avatars import random_avatar
+from mutations import mutate
 from node_packages import node_packages
 from torch.nn import functional as F
 
@@ -26,11 +24,10 @@ from specularip.export.gltf import Document
 from specularip.gaussians import Binding, Gaussians, rotation_matrices
 from specularip.motion.clip import Clip
 from specularip.motion.quaternions import from_matrices, matrices
-from specularip.motion.skinning import joint_transforms, skin_points
+from specularip.motion.skinning import bone_table, joint_transforms, skin_points
 
 ROOT = Path(__file__).parents[1]
 Y_UP = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
-NUMBER = re.compile(r"(?<=[ \[])-?\d+(?:\.\d+)?(?:e-?\d+)?")
 
 
 def colors(count: int) -> tuple[HarmonicColors, Asgs]:
@@ -67,7 +64,11 @@ def parts(data: bytes) -> tuple[dict, bytes]:
 
 
 def joined(document: dict, binary: bytes) -> bytes:
-    text = json.dumps(document).encode()
+    return wrapped(json.dumps(document).encode(), binary)
+
+
+def wrapped(text: bytes, binary: bytes) -> bytes:
+    """A file of these chunks."""
     text += b" " * (-len(text) % 4)
     chunks = struct.pack("<2I", len(text), 0x4E4F534A) + text
     chunks += struct.pack("<2I", len(binary), 0x004E4942) + binary
@@ -228,7 +229,7 @@ def test_posed_by_the_file_as_by_our_skinning(written, seed):
         transforms = joint_transforms(avatar.binding, clip.rotations[frame % 7], clip.translation[frame % 7])
         cloud = avatar.gaussians
         shares = cloud.bind_weights / cloud.bind_weights.sum(1, keepdim=True)
-        ours, _ = skin_points(cloud.means, cloud.bind_joints, shares, transforms)
+        ours, _ = skin_points(cloud.means, cloud.bind_joints, shares, bone_table(transforms))
         assert np.allclose(theirs, ours @ Y_UP.T, atol=1e-4), seed
 
 
@@ -611,57 +612,29 @@ def test_small_files_that_would_fill_the_memory(seed, tmp_path):
         read_glb(path)
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Some bytes changed, removed or repeated, half of the time within the JSON."""
+def mutated(data: bytes, seed: int) -> bytes:
+    """Damaged anywhere, or within the JSON alone, of which a .glb then has the new length."""
+    if seed % 2:
+        return mutate(data, seed)
     document, binary = parts(data)
-    if rng.random() < 0.6:
-        text = json.dumps(document)
-        for _ in range(rng.randint(1, 3)):
-            numbers = [match.span() for match in NUMBER.finditer(text)]
-            start, end = rng.choice(numbers)
-            new = rng.choice(
-                ["-1", "0", "1", "3", "4294967296", "1e99", "1e400", "null", "[]", '"x"', "{}", "2.5"]
-            )
-            text = text[:start] + new + text[end:]
-        body = text.encode()
-        body += b" " * (-len(body) % 4)
-        chunks = struct.pack("<2I", len(body), 0x4E4F534A) + body
-        chunks += struct.pack("<2I", len(binary), 0x004E4942) + binary
-        return struct.pack("<3I", 0x46546C67, 2, 12 + len(chunks)) + chunks
-    damaged = bytearray(data)
-    for _ in range(rng.randint(1, 8)):
-        at = rng.randrange(len(damaged) if rng.random() < 0.8 else 4000)
-        match rng.randrange(4):
-            case 0:
-                damaged[at] = rng.randrange(256)
-            case 1:
-                del damaged[at : at + rng.randint(1, 64)]
-            case 2:
-                damaged[at:at] = damaged[at : at + rng.randint(1, 64)]
-            case 3:
-                damaged[at : at + 4] = rng.choice([b"\xff" * 4, b"\0" * 4, b"\0\0\xc0\x7f", b"\0\0\0\x80"])
-    return bytes(damaged)
+    return wrapped(mutate(json.dumps(document).encode(), seed), binary)
 
 
 @pytest.mark.filterwarnings("error")
 def test_mutations(written):
     path, avatar, _, _, _ = written
-    data, rng = path.read_bytes(), random.Random(0)
-    read = 0
+    data, read = path.read_bytes(), 0
     tracemalloc.start()
-    for number in itertools.count():
-        if number == 300:
-            break
-        path.write_bytes(mutated(data, rng))
+    for number in range(300):
+        path.write_bytes(mutated(data, number))
         try:
             found = read_glb(path)
-            assert bool(found.gaussians.means.isfinite().all()) and len(found.gaussians) <= 4 * len(
-                avatar.gaussians
-            )
+            assert bool(found.gaussians.means.isfinite().all())
+            assert len(found.gaussians) <= 4 * len(avatar.gaussians)
             read_clips(path)
             read += 1
         except UserError as error:
             assert "\n" not in str(error)
-    assert 10 < read < 290, "some mutations must be harmless, and most must not"
+    assert 5 < read < 290, "some mutations must be harmless, and most must not"
     assert tracemalloc.get_traced_memory()[1] < 50 << 20
     tracemalloc.stop()

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
-from specularip.colors import Asgs, HarmonicColors
+from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
+from specularip.colors.betas import lobes_of
 from specularip.gaussians import Binding, Expressions, Gaussians, turned_to
 from specularip.metrics import psnr
 from specularip.motion.clip import Clip
@@ -86,6 +87,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         browser.goto(page)
         assert not browser.errors
         yield Stage(browser)
+        assert browser.evaluate("renderer.gl.getError()") == 0
         assert not browser.outside_requests()
 
 
@@ -107,7 +109,7 @@ def some_avatar(kind: str = "asg", antialiased: bool = False, joints: int = 0) -
         bind_joints=torch.randint(0, max(joints, 1), (COUNT, 4)),
         bind_weights=F.normalize(torch.rand(COUNT, 4) ** 3, p=1, dim=1),
     )
-    colors: Asgs | HarmonicColors | None = None
+    colors: Colors | None = None
     if kind == "asg":
         smooth = 0.15 * torch.randn(COUNT, 10, 3)
         smooth[:, 0] += 0.5
@@ -117,6 +119,9 @@ def some_avatar(kind: str = "asg", antialiased: bool = False, joints: int = 0) -
         colors = Asgs(quats, smooth, directions(COUNT, 4), shapes, 0.2 * torch.randn(COUNT, 4, 3))
     elif kind == "sh3":
         colors = HarmonicColors(0.2 * torch.randn(COUNT, 16, 3))
+    elif kind == "betas":
+        lobes = lobes_of(0.4 * torch.rand(COUNT, 3, 3), directions(COUNT, 3), 2 * torch.rand(COUNT, 3))
+        colors = SphericalBetas(0.2 * torch.randn(COUNT, 9, 3), lobes)
     binding = None
     if joints:
         names, parents = [f"joint{j}" for j in range(joints)], [-1, *range(joints - 1)]
@@ -134,7 +139,7 @@ def from_here(shown: Tensor, picture: Tensor) -> float:
     return float(psnr(shown[..., :3], (picture.clamp(0, 1) * 255).round() / 255))
 
 
-@pytest.mark.parametrize("kind", ["asg", "sh3", "diffuse"])
+@pytest.mark.parametrize("kind", ["asg", "sh3", "betas", "diffuse"])
 @pytest.mark.parametrize("antialiased", [False, True])
 def test_pictures_agree(stage: Stage, seed: int, kind: str, antialiased: bool) -> None:
     avatar = some_avatar(kind, antialiased)
@@ -194,7 +199,7 @@ def test_size_scales_the_gaussians(stage: Stage, seed: int) -> None:
     assert from_here(stage.picture(FAR, size=0.5), ours) > 50
 
 
-@pytest.mark.parametrize("kind", ["asg", "sh3", "diffuse"])
+@pytest.mark.parametrize("kind", ["asg", "sh3", "betas", "diffuse"])
 def test_poses_agree(stage: Stage, seed: int, kind: str) -> None:
     avatar = some_avatar(kind, joints=5)
     stage.show(avatar)
@@ -254,6 +259,35 @@ def test_drawn_back_to_front(stage: Stage, seed: int) -> None:
     assert sorted(order) == (depths >= 0.01).nonzero()[:, 0].tolist()
     assert 0 < len(order) < COUNT
     assert float(depths[order].diff().max()) < 1e-6
+
+
+def test_nothing_is_computed_again_without_a_change(stage: Stage, seed: int) -> None:
+    stage.show(some_avatar())
+    stage.picture(FAR)
+    passes = stage.browser.evaluate(
+        """view => {
+          const done = [], prototype = specularip.Renderer.prototype;
+          const names = ['_shade', '_sort', '_splat', '_resolve'];
+          for (const name of names) {
+            renderer[name] = view => {
+              done.push(name);
+              prototype[name].call(renderer, view, renderer._last.settings);
+            };
+          }
+          const draw = (view, settings) => {
+            renderer.setPose(null);
+            renderer.draw(view, {background: [0, 0, 0], ...settings});
+            return done.splice(0).join('');
+          };
+          const moved = {...view, viewmat: view.viewmat.map((value, k) => k == 3 ? value + 0.1 : value)};
+          const passes = [{}, {background: [1, 1, 1]}, {specular: 0}].map(settings => draw(view, settings));
+          passes.push(draw(moved));
+          for (const name of names) delete renderer[name];
+          return passes;
+        }""",
+        view_of(FAR),
+    )
+    assert passes == ["_resolve", "_resolve", "_shade_splat_resolve", "_sort_shade_splat_resolve"]
 
 
 def test_picks_the_point_under_a_pixel(stage: Stage) -> None:

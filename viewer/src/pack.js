@@ -8,18 +8,21 @@ const VERSION = 1;
 /** The most that packed bytes may grow to, so that a small file cannot fill the memory. */
 const mostBytes = (packed) => (1 << 26) + 32 * packed;
 
+/** More lobes than any file has, and few enough for a texture's layers. */
+const MOST_LOBES = 64;
+
 const UNWARP = {
   linear: (value) => value,
   root: (value) => value * Math.abs(value),
   log: Math.exp,
 };
 
-const KINDS = ["asg", "sh3", "diffuse"];
+const KINDS = ["asg", "sh3", "betas", "diffuse"];
 
 /**
  * The avatar in packed bytes (ArrayBuffer or typed array):
  *
- * count N; kind "asg", "sh3" or "diffuse"; antialiased; meta (JSON); bounds {centre, radius}.
+ * count N; kind, one of KINDS; antialiased; meta (JSON); bounds {centre, radius}.
  * means, scales, diffuse, normals [3N]; quats [4N] wxyz; opacities [N]; all Float32Array.
  * colors: HalfLayers, what the shader reads of the view-dependent colour (see COLORS in shaders.js), or null.
  * binding: {names, parents, order, joints [3J], bindJoints [4N], bindWeights [4N]} or null; order: the joints,
@@ -70,7 +73,7 @@ export async function unpack(data) {
     avatar.normals = axesZ(frames);
   } else {
     avatar.normals = directions(read("normals", count, 2));
-    if (kind === "sh3") avatar.colors = harmonicLayers(find("coefficients", count, 48));
+    if (kind !== "diffuse") avatar.colors = harmonicLayers(find, count, kind === "betas" ? lobesOf(table) : 0);
   }
   if (header.binding) avatar.binding = bindingOf(header.binding, read, count);
   if (header.expressions) avatar.expressions = expressionsOf(header.expressions, table, read, count);
@@ -110,7 +113,9 @@ async function inflated(data) {
 }
 
 function headerOf(bytes) {
-  if (bytes.length < 12 || String.fromCharCode(...bytes.subarray(0, 4)) !== MAGIC) throw damaged("it is no packed avatar");
+  if (bytes.length < 12 || String.fromCharCode(...bytes.subarray(0, 4)) !== MAGIC) {
+    throw damaged("it is no packed avatar");
+  }
   const numbers = new DataView(bytes.buffer, bytes.byteOffset);
   const version = numbers.getUint32(4, true);
   if (version !== VERSION) throw damaged(`its version is ${version}, and this viewer reads ${VERSION}`);
@@ -133,7 +138,9 @@ function sectionsOf(bytes, header) {
   for (const [name, section] of Object.entries(header.sections)) {
     const { rows, columns, bits, warp, low, high } = section ?? {};
     const whole = [rows, columns, bits].every((number) => Number.isInteger(number) && number >= 0);
-    const limits = [low, high].every((list) => Array.isArray(list) && list.length === columns && list.every(Number.isFinite));
+    const limits = [low, high].every(
+      (list) => Array.isArray(list) && list.length === columns && list.every(Number.isFinite),
+    );
     if (!whole || bits < 1 || bits > 32 || !limits || !Object.hasOwn(UNWARP, warp)) {
       throw damaged(`${name} is described wrongly`);
     }
@@ -210,13 +217,26 @@ function asgLayers(frames, find, count) {
   return layers;
 }
 
-/** The layers of `sh3` in shaders.js. section: coefficients [N, 16, 3]. */
-function harmonicLayers(section) {
-  const layers = new HalfLayers(section.rows, 12);
+/** How many Spherical Betas a Gaussian has. */
+const lobesOf = (table) => Math.min(table.get("betas.exponents")?.columns ?? 0, MOST_LOBES);
+
+/** The layers of `sh3` in shaders.js, and of `betas` where there are lobes. */
+function harmonicLayers(find, count, lobes) {
+  const layers = new HalfLayers(count, 12 + 2 * lobes);
+  const copy = (section, column, layer, channel) => decode(section, column, toHalf, layers.channel(layer, channel), 4);
+  const coefficients = find("coefficients", count, 48);
   for (let c = 0; c < 3; ++c) {
-    for (let j = 0; j < 16; ++j) {
-      decode(section, 3 * j + c, toHalf, layers.channel(4 * c + (j >> 2), j & 3), 4);
-    }
+    for (let j = 0; j < 16; ++j) copy(coefficients, 3 * j + c, 4 * c + (j >> 2), j & 3);
+  }
+  if (lobes === 0) return layers;
+  const axes = directions(numbers(find("betas.directions", count, 2 * lobes)));
+  const exponents = find("betas.exponents", count, lobes);
+  const amplitudes = find("betas.amplitudes", count, 3 * lobes);
+  for (let k = 0; k < lobes; ++k) {
+    const layer = 12 + 2 * k;
+    layers.write(layer, 0, axes, { stride: 3 * lobes, from: 3 * k, length: 3 });
+    copy(exponents, k, layer, 3);
+    for (let c = 0; c < 3; ++c) copy(amplitudes, 3 * k + c, layer + 1, c);
   }
   return layers;
 }

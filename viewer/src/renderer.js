@@ -27,7 +27,9 @@ export class Renderer {
     this._last = null;
     this.gl = canvas.getContext("webgl2", { alpha: true, antialias: false, depth: false, stencil: false });
     if (!this.gl) {
-      throw new Error("This browser does not offer WebGL2, which the viewer needs: update it, or turn on hardware acceleration.");
+      throw new Error(
+        "This browser does not offer WebGL2, which the viewer needs: update it, or turn on hardware acceleration.",
+      );
     }
     this._onLost = (event) => event.preventDefault();
     this._onRestored = () => this._restore();
@@ -50,6 +52,7 @@ export class Renderer {
    * rest pose.
    */
   setPose(pose) {
+    if (pose === null && this._pose === null) return;
     this._pose = pose;
     this._applyPose();
   }
@@ -214,9 +217,9 @@ export class Renderer {
   _freeAvatar() {
     const { gl, data } = this;
     if (!data) return;
-    for (const name of ["positions", "shapes", "surfaces", "colors", "bindJoints", "bindWeights", "joints", "places", "splats", "order"]) {
-      gl.deleteTexture(data[name]);
-    }
+    const rest = [data.positions, data.shapes, data.surfaces, data.colors];
+    const motion = [data.bindJoints, data.bindWeights, data.joints];
+    for (const texture of [...rest, ...motion, data.places, data.splats, data.order]) gl.deleteTexture(texture);
     gl.deleteFramebuffer(data.framebuffer);
     this.data = null;
   }
@@ -262,7 +265,8 @@ export class Renderer {
     }
     const place = `${data.version} ${Array.from(view.viewmat)}`;
     const { fx, fy, cx, cy, width, height } = view;
-    const shaded = `${place} ${[fx, fy, cx, cy, width, height]} ${settings.layer} ${settings.specular} ${settings.size}`;
+    const shown = [fx, fy, cx, cy, width, height, settings.layer, settings.specular, settings.size];
+    const shaded = `${place} ${shown}`;
     if (data.sorted !== place) this._sort(view);
     if (data.shaded !== shaded) this._shade(view, settings);
     if (data.splatted !== shaded) this._splat(view);
@@ -285,12 +289,15 @@ export class Renderer {
     gl.uniform1i(program.at("uPosed"), data.skin ? 1 : 0);
     gl.uniform1i(program.at("uCount"), avatar.count);
     gl.uniform4fv(program.at("uView"), Float32Array.from(m).subarray(0, 12));
-    gl.uniform3fv(program.at("uCamera"), [0, 1, 2].map((k) => -(m[k] * m[3] + m[4 + k] * m[7] + m[8 + k] * m[11])));
+    const camera = [0, 1, 2].map((k) => -(m[k] * m[3] + m[4 + k] * m[7] + m[8 + k] * m[11]));
+    gl.uniform3fv(program.at("uCamera"), camera);
     gl.uniform4f(program.at("uIntrinsics"), fx, fy, cx, cy);
     // 1.3 times the field of view, as far as the Jacobian is meaningful.
     const marginX = (0.15 * width) / fx;
     const marginY = (0.15 * height) / fy;
-    gl.uniform4f(program.at("uLimits"), -cx / fx - marginX, (width - cx) / fx + marginX, -cy / fy - marginY, (height - cy) / fy + marginY);
+    const limitsX = [-cx / fx - marginX, (width - cx) / fx + marginX];
+    const limitsY = [-cy / fy - marginY, (height - cy) / fy + marginY];
+    gl.uniform4f(program.at("uLimits"), ...limitsX, ...limitsY);
     gl.uniform1i(program.at("uAntialiased"), avatar.antialiased ? 1 : 0);
     gl.uniform1f(program.at("uSize"), settings.size);
     gl.uniform1f(program.at("uSpecular"), settings.specular);
@@ -311,11 +318,11 @@ export class Renderer {
     } else {
       depthsOf(data.means, row, data.depths);
     }
-    const order = data.sort.sort(data.depths);
-    data.drawn = order.length;
+    data.drawn = data.sort.sort(data.depths).length;
     gl.bindTexture(gl.TEXTURE_2D, data.order);
     const rows = Math.ceil(data.drawn / data.width);
-    if (rows) gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, data.width, rows, gl.RED_INTEGER, gl.UNSIGNED_INT, data.sort.order);
+    const { order } = data.sort;
+    if (rows) gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, data.width, rows, gl.RED_INTEGER, gl.UNSIGNED_INT, order);
   }
 
   _splat(view) {

@@ -18,7 +18,25 @@ void main() {
   gl_Position = vec4(gl_VertexID == 1 ? 3.0 : -1.0, gl_VertexID == 2 ? 3.0 : -1.0, 0.0, 1.0);
 }`;
 
-// colours seen along v, unit, from the Gaussian to the camera, both in the Gaussian's frame. The arguments of
+// 16 coefficients of red, then of green, then of blue, to degree 3, as in 3DGS.
+const HARMONICS = `
+vec3 harmonics(ivec2 texel, vec3 d) {
+  float x = d.x, y = d.y, z = d.z, xx = x * x, yy = y * y, zz = z * z;
+  vec4 basis[4] = vec4[](
+    vec4(0.28209479177387814, -0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x),
+    vec4(1.0925484305920792 * x * y, -1.0925484305920792 * y * z, 0.31539156525252005 * (3.0 * zz - 1.0),
+         -1.0925484305920792 * x * z),
+    vec4(0.5462742152960396 * (xx - yy), -0.5900435899266435 * y * (3.0 * xx - yy),
+         2.890611442640554 * x * y * z, -0.4570457994644658 * y * (5.0 * zz - 1.0)),
+    vec4(0.3731763325901154 * z * (5.0 * zz - 3.0), -0.4570457994644658 * x * (5.0 * zz - 1.0),
+         1.445305721320277 * z * (xx - yy), -0.5900435899266435 * x * (xx - 3.0 * yy)));
+  vec3 value = vec3(0.5);
+  for (int c = 0; c < 3; ++c)
+    for (int j = 0; j < 4; ++j) value[c] += dot(at(texel, 4 * c + j), basis[j]);
+  return max(value, 0.0);
+}`;
+
+// Colours seen along v, unit, from the Gaussian to the camera, both in the Gaussian's frame. The arguments of
 // `at` are the Gaussian's texel and the layer.
 const COLORS = {
   // Layers: 0 frame (quaternion); 1-10 smooth part, whose first four w are b of the lobes; then for each lobe
@@ -51,23 +69,21 @@ vec3 colour(ivec2 texel, mat3 turn, vec3 toCamera) {
     + lobe(texel, 15, s2.w, q, turn, v) + lobe(texel, 17, s3.w, q, turn, v);
   return mix(value, 0.95 + 0.05 * value, greaterThan(value, vec3(1.0)));
 }`,
-  // 16 coefficients of red, then of green, then of blue, to degree 3, as in 3DGS.
-  sh3: `
+  sh3: `${HARMONICS}
 vec3 colour(ivec2 texel, mat3 turn, vec3 toCamera) {
-  vec3 d = -(toCamera * turn);
-  float x = d.x, y = d.y, z = d.z, xx = x * x, yy = y * y, zz = z * z;
-  vec4 basis[4] = vec4[](
-    vec4(0.28209479177387814, -0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x),
-    vec4(1.0925484305920792 * x * y, -1.0925484305920792 * y * z, 0.31539156525252005 * (3.0 * zz - 1.0),
-         -1.0925484305920792 * x * z),
-    vec4(0.5462742152960396 * (xx - yy), -0.5900435899266435 * y * (3.0 * xx - yy),
-         2.890611442640554 * x * y * z, -0.4570457994644658 * y * (5.0 * zz - 1.0)),
-    vec4(0.3731763325901154 * z * (5.0 * zz - 3.0), -0.4570457994644658 * x * (5.0 * zz - 1.0),
-         1.445305721320277 * z * (xx - yy), -0.5900435899266435 * x * (xx - 3.0 * yy)));
-  vec3 value = vec3(0.5);
-  for (int c = 0; c < 3; ++c)
-    for (int j = 0; j < 4; ++j) value[c] += dot(at(texel, 4 * c + j), basis[j]);
-  return max(value, 0.0);
+  return harmonics(texel, -(toCamera * turn));
+}`,
+  // Layers: 0-11 harmonics; then for each lobe its direction and exponent, and its amplitude. Directions are
+  // those from the camera.
+  betas: `${HARMONICS}
+vec3 colour(ivec2 texel, mat3 turn, vec3 toCamera) {
+  vec3 d = -(toCamera * turn), value = harmonics(texel, d);
+  int layers = textureSize(uColors, 0).z;
+  for (int layer = 12; layer < layers; layer += 2) {
+    vec4 lobe = at(texel, layer);
+    value += at(texel, layer + 1).rgb * pow(max(dot(d, lobe.xyz), 0.0), lobe.w);
+  }
+  return value;
 }`,
   diffuse: `
 vec3 colour(ivec2 texel, mat3 turn, vec3 toCamera) {

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix, csc_matrix, diags
+from scipy.sparse import coo_matrix, csc_matrix, csr_matrix, diags
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 from torch import Tensor
@@ -30,8 +30,8 @@ NEAR, FAR = 0.006, 0.05
 FAR_LIMB = 0.025
 """The latter at arms, hands and feet, which otherwise would take along a skirt or hair beside them."""
 HOLD = 0.1
-"""How much the skin counts just beyond NEAR, relative to all neighbours: a Gaussian is half an even passage
-over some three spacings, half fastened."""
+"""How much the skin counts just beyond NEAR, relative to all neighbours: with a tenth, differences between
+neighbouring places of the skin are spread over some three spacings of the Gaussians."""
 LIMBS = (UPPER_ARM, LOWER_ARM, HAND, FOOT)
 HALVES = {
     f"{half}.{side}": whole.format(side)
@@ -70,7 +70,7 @@ def smooth_bindings(means: Tensor, colors: Tensor, body: Body) -> tuple[Tensor, 
     far = torch.where(limb, FAR_LIMB, FAR)
     hold = HOLD * ((far - distance) / (far - NEAR)).clamp(0, 1).square() + FAINT
     free = distance > NEAR
-    if bool(free.any()):
+    if bool(free.any()) and len(means) > 1:
         weights = _harmonic(means, colors, _coarse(weights, body, free), hold, free)
     top = weights.topk(5, 1)
     # Where cloth hangs from more than four joints, the fifth weight is taken off all, so that joints come and
@@ -121,7 +121,7 @@ def _harmonic(means: Tensor, colors: Tensor, weights: Tensor, hold: Tensor, free
     return torch.from_numpy(result).float()
 
 
-def _neighbours(means: Tensor, colors: Tensor) -> csc_matrix:
+def _neighbours(means: Tensor, colors: Tensor) -> csr_matrix:
     """The influence [N,N] of near Gaussians on each other, symmetric."""
     points, count = means.double().numpy(), len(means)
     distance, index = cKDTree(points).query(points, min(NEIGHBOURS + 1, count), workers=-1)

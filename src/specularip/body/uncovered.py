@@ -55,8 +55,8 @@ FLATNESS = 0.3
 
 @dataclass(frozen=True)
 class _Hidden:
-    """h hidden points: means and normals [h,3] (these as they are when seen), scales [h,2] along the surface,
-    colors [h,3], latents [h,L], and offsets [E,h,3] by facial actions."""
+    """h hidden points: means [h,3] at rest; normals [h,3] as they are when seen; scales [h,2] along the
+    surface; colors [h,3]; latents [h,L]; and offsets [E,h,3] by facial actions."""
 
     means: Tensor
     normals: Tensor
@@ -106,8 +106,8 @@ def _lid(side: str, skin: Gaussians, offsets: Tensor, body: Body, actions: Tenso
     growth = _area(closed_faces) / _area(open_faces).clamp_min(1e-12)
     moved = dense.at(actions[blink])[dense.faces].norm(dim=-1).amax(1)
     middles = closed_faces.mean(1)
-    edge = cKDTree(closed[torch.cat(lid_edges(side))].numpy())
-    from_edge = torch.from_numpy(edge.query(middles.numpy())[0])
+    tree = cKDTree(closed[torch.cat(lid_edges(side))].numpy())
+    from_edge = torch.from_numpy(tree.query(middles.numpy())[0])
     normals = F.normalize(_cross(closed_faces), dim=-1)
     chosen = (growth > STRETCHED) & (moved > 1e-3) & (from_edge > LASHES) & (normals[:, 1] < -0.3)
     rows = chosen.nonzero()[:, 0]
@@ -152,13 +152,14 @@ def _skin_around(side: str, skin: Gaussians, offsets: Tensor, body: Body) -> Ten
 def _mouth(skin: Gaussians, body: Body, actions: Tensor) -> list[_Hidden]:
     """The dark ground of the mouth, from lip to lip, and the upper teeth; neither in a coarse face."""
     model = AnnyModel.load()
-    edge = cKDTree(body.vertices[torch.cat(model.lips)].numpy())
-    lips = torch.from_numpy(edge.query(skin.means.numpy())[0]) < AROUND[1]
+    tree = cKDTree(body.vertices[torch.cat(model.lips)].numpy())
+    lips = torch.from_numpy(tree.query(skin.means.numpy())[0]) < AROUND[1]
     if int(lips.sum()) < SKIN_NEIGHBOURS:
         return []
     across = torch.linspace(0.04, 0.96, MOUTH_COLUMNS)
     upper, lower = (_along(edge, across) for edge in model.lips)
-    bulge = (4 * across * (1 - across)).sqrt()[:, None] * torch.tensor([0.0, 1.0, 0.0])
+    backwards = (4 * across * (1 - across)).sqrt()  # half an ellipse, from corner to corner
+    bulge = backwards[:, None] * torch.tensor([0.0, 1.0, 0.0])
     width = float((body.vertices[model.lips[0][0]] - body.vertices[model.lips[0][-1]]).norm())
     latents = skin.latents[lips].mean(0)
 

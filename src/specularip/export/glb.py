@@ -25,6 +25,7 @@ from specularip.colors import Asgs, HarmonicColors
 from specularip.colors.asgs import SMOOTH
 from specularip.colors.harmonics import SH_0, harmonics_turn
 from specularip.errors import UserError
+from specularip.export.axes import Y_UP, turned
 from specularip.export.glb_skeleton import add_clip, add_skeleton, add_skinning, read_skeleton, read_skinning
 from specularip.export.gltf import Builder, Document, Json
 from specularip.export.splats import Splats, sound_rows, splats_from
@@ -36,8 +37,6 @@ KHR = "KHR_gaussian_splatting"
 ASG = "SPECULARIP_gaussian_splatting_asg"
 READABLE = {KHR, ASG, "KHR_mesh_quantization"}
 """Extensions that a file may require."""
-Y_UP = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]], dtype=torch.float64)
-"""The rotation from our world to glTF's."""
 SMALLEST, FAINTEST, DARKEST = 1e-12, 1e-10, 1e-6
 """Scales, opacities and diffuse colours are at least this, so that their logarithms are finite."""
 LOBE = ("light", "shape", "amplitude")
@@ -156,17 +155,16 @@ class _Part:
 
 def _add_splats(builder: Builder, gaussians: Gaussians, harmonics: HarmonicColors | None) -> Json:
     """The attributes of `KHR_gaussian_splatting`, and colours for viewers that draw points."""
-    turn = from_matrices(Y_UP).float()
-    quats = multiply(turn, F.normalize(gaussians.quats.detach().float().cpu(), dim=-1))
+    base = (gaussians.diffuse[:, None] - 0.5) / SH_0
+    own = base if harmonics is None else harmonics.coefficients
+    means, quats, coefficients = turned(gaussians.means, gaussians.quats, own, Y_UP)
     opacities = gaussians.opacities.detach().cpu()
     columns = {
-        "POSITION": gaussians.means.detach().cpu() @ Y_UP.float().T,
+        "POSITION": means,
         f"{KHR}:ROTATION": F.normalize(quats, dim=-1).roll(-1, -1),
         f"{KHR}:SCALE": gaussians.scales.detach().cpu(),
         f"{KHR}:OPACITY": opacities,
     }
-    base = (gaussians.diffuse.detach().cpu()[:, None] - 0.5) / SH_0
-    coefficients = base if harmonics is None else _turned(harmonics.coefficients.cpu(), Y_UP)
     for degree in range(4 if harmonics is not None else 1):
         for order in range(2 * degree + 1):
             columns[f"{KHR}:SH_DEGREE_{degree}_COEF_{order}"] = coefficients[:, degree**2 + order]
@@ -197,12 +195,6 @@ def _add_lobes(builder: Builder, asgs: Asgs, diffuse: Tensor) -> Json:
         "smooth": [add(column) for column in asgs.smooth.unbind(1)],
         "lobes": [dict(zip(LOBE, map(add, lobe), strict=True)) for lobe in lobes],
     }
-
-
-def _turned(coefficients: Tensor, rotation: Tensor) -> Tensor:
-    """Coefficients [N,K,3] turned by a rotation [3,3]."""
-    turn = harmonics_turn(rotation).to(coefficients)[: coefficients.shape[1], : coefficients.shape[1]]
-    return torch.einsum("ij,njc->nic", turn, coefficients)
 
 
 def _primitives(document: Document) -> list[_Primitive]:
@@ -256,6 +248,7 @@ def _read_part(document: Document, primitive: _Primitive) -> _Part:
     coefficients = torch.empty(count, len(names), 3)
     for k, name in enumerate(names):
         coefficients[:, k] = column(attributes, name, "VEC3")
+    turn = harmonics_turn(rotation).float()
     opacities = column(attributes, f"{KHR}:OPACITY", "SCALAR")
     lobes, diffuse = None, None
     if ASG in document.object(khr, "extensions"):
@@ -274,7 +267,7 @@ def _read_part(document: Document, primitive: _Primitive) -> _Part:
         quats=quats,
         log_scales=scales.clamp_min(SMALLEST).log(),
         opacity_logits=torch.logit(opacities.clamp(FAINTEST, 1 - 2**-24)),
-        coefficients=_turned(coefficients, rotation),
+        coefficients=torch.einsum("ij,njc->nic", turn[: len(names), : len(names)], coefficients),
         asgs=lobes,
         diffuse=diffuse,
         skinning=skinning,

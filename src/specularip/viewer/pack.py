@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from specularip.colors import Asgs, HarmonicColors
+from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
 from specularip.errors import UserError
 from specularip.files import json_value
 from specularip.gaussians import Binding, Expressions, Gaussians
@@ -95,7 +95,7 @@ class Columns:
 
 def pack(
     gaussians: Gaussians,
-    colors: Asgs | HarmonicColors | None,
+    colors: Colors | None,
     *,
     binding: Binding | None = None,
     expressions: Expressions | None = None,
@@ -108,7 +108,7 @@ def pack(
     colors None: the diffuse colours. binding, expressions and clips as in `Avatar` and `motion.clip`; of a
     clip, only joints and expressions that the avatar has are kept. meta: JSON that the page may show.
 
-    Raises UserError for numbers that are not finite and for colours that the viewer cannot draw.
+    Raises UserError for numbers that are not finite, and for another number of ASGs than LOBES.
     """
     order = morton_order(gaussians.means)
     columns = _gaussian_columns(gaussians.select(order))
@@ -121,11 +121,13 @@ def pack(
         columns |= _asg_columns(colors, order)
     else:
         columns["normals"] = _directions(shading_normals(gaussians)[order], 12)
-        kind = "diffuse" if colors is None else "sh3"
-        if isinstance(colors, HarmonicColors):
-            columns["coefficients"] = Columns.of(colors.coefficients[order], 10)
-        elif colors is not None:
-            raise UserError(f"the viewer cannot draw {type(colors).__name__}: bake the avatar to asg or sh3")
+        kind = "diffuse"
+    if isinstance(colors, HarmonicColors):
+        kind = "sh3"
+        columns["coefficients"] = Columns.of(colors.coefficients[order], 10)
+    elif isinstance(colors, SphericalBetas):
+        kind = "betas"
+        columns |= _beta_columns(colors, order)
     header: dict[str, Any] = {"kind": kind, "count": len(gaussians), "antialiased": antialiased}
     header["meta"] = json_value(meta or {})
     if expressions is not None:
@@ -205,6 +207,16 @@ def _asg_columns(colors: Asgs, order: Tensor) -> dict[str, Columns]:
         "asg.widths": Columns.of(colors.shapes[order][..., [0, 2]], 8, "log"),
         "asg.skews": Columns.of(colors.shapes[order][..., 1], 8, "root"),
         "asg.amplitudes": Columns.of(colors.amplitudes[order], 9, "root"),
+    }
+
+
+def _beta_columns(colors: SphericalBetas, order: Tensor) -> dict[str, Columns]:
+    coefficients = colors.coefficients[order]
+    return {
+        "coefficients": Columns.of(F.pad(coefficients, (0, 0, 0, 16 - coefficients.shape[1])), 10),
+        "betas.directions": _directions(colors.directions[order], 12),
+        "betas.exponents": Columns.of(4 * colors.lobes[order][..., 5].exp(), 10, "log"),
+        "betas.amplitudes": Columns.of(colors.amplitudes[order], 10, "root"),
     }
 
 
