@@ -542,7 +542,7 @@ def test_fuzzed_files_raise_only_user_errors(untouched):
 
 def test_the_command_line_prints_one_line(tmp_path, capsys):
     """`eval` reads the data before it renders; the avatar is any PLY."""
-    random_avatar(False).save(tmp_path / "avatar.ply")
+    random_avatar(False).export(tmp_path / "avatar.ply")
     table = write(tmp_path / "data", "test")
     rng = random.Random(SEED)
     codes = []

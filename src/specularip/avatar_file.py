@@ -16,7 +16,7 @@ from torch import Tensor
 from specularip.body.binding import whole_skeleton
 from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
 from specularip.colors.asgs import SMOOTH
-from specularip.errors import UserError
+from specularip.errors import UserError, first_line
 from specularip.files import atomic_path
 from specularip.gaussians import Binding, Expressions, Gaussians, field_specs
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
@@ -108,7 +108,7 @@ def _open_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
             return file.metadata() or {}, tensors
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is damaged or cut short: {error}") from error
+        raise UserError(f"{path} is damaged or cut short: {first_line(error)[:200]}") from error
 
 
 def _take(

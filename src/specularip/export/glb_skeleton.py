@@ -145,10 +145,12 @@ def read_skeleton(document: Document, skin: Any) -> Binding:
     places = np.stack([world[joint] for joint in joints])
     stored = document.item("skins", skin)
     if "inverseBindMatrices" in stored:
-        inverse = document.array(stored["inverseBindMatrices"], "MAT4").astype(np.float64)
+        inverse = document.array(stored["inverseBindMatrices"], "MAT4")
         if len(inverse) != len(joints):
             raise document.error(f"a skin has {len(joints)} joints and {len(inverse)} matrices")
-        if not np.abs(places @ inverse - np.eye(4)).max() < REST:
+        with np.errstate(all="ignore"):  # the matrices may hold anything
+            away = np.abs(places @ inverse.astype(np.float64) - np.eye(4)).max()
+        if not away < REST:
             raise document.error("its skeleton does not rest in the pose that the mesh was bound in")
     above = _parents(document, world)
     index = {joint: k for k, joint in enumerate(joints)}
@@ -261,7 +263,8 @@ def _track(document: Document, animation: Json, channel: Json, path: str) -> _Tr
         raise document.error(f"an animation has no sampler {number}")
     sampler = samplers[number]
     kind = {"rotation": "VEC4", "translation": "VEC3"}[path]
-    times = document.array(sampler.get("input"), "SCALAR").astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN would warn
+        times = document.array(sampler.get("input"), "SCALAR").astype(np.float64)
     values = torch.from_numpy(document.array(sampler.get("output"), kind)).double()
     if sampler.get("interpolation") == "CUBICSPLINE":
         values = values[1::3]  # the keys themselves, between their tangents
