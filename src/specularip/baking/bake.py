@@ -62,8 +62,8 @@ def bake(
     progress: Progress | None = None,
 ) -> Asgs | HarmonicColors:
     """The colours that the head gives N Gaussians as explicit functions: "asg", four lobes per Gaussian, or
-    "sh3", on the device of the Gaussians. Deterministic, in bounded memory. ASGs are fitted on the CPU's cores,
-    also for Gaussians on a GPU. antialiased: how they are rendered, see `rasterize`.
+    "sh3", on the device of the Gaussians. Deterministic, in bounded memory. The cores of the CPU fit ASGs,
+    also of Gaussians on a GPU. antialiased: how they are rendered, see `rasterize`.
 
     `metrics.agreement` and `metrics.mean_psnr` measure the loss of quality. Raises ValueError for another
     `to`.
@@ -146,8 +146,9 @@ def _asgs_for(batch: BakeBatch) -> Asgs:
         raise cache_folder_error(error) from error
     weights, kept = batch.weights.topk(KEPT, 1, sorted=False)
     colors = batch.colors.transpose(0, 1).gather(1, kept[..., None].expand(-1, -1, 3))
-    samples = (batch.directions[kept], colors, weights, batch.frames)
-    return fit_asgs_numba(*(tensor.cpu() for tensor in samples)).to(weights.device)
+    directions = batch.directions[kept]
+    found = fit_asgs_numba(directions.cpu(), colors.cpu(), weights.cpu(), batch.frames.cpu())
+    return found.to(weights.device)
 
 
 def _harmonics_for(batch: BakeBatch) -> HarmonicColors:

@@ -1,11 +1,12 @@
 """Fitting ASGs on the CPU: the greedy fit of `asg.fit_asgs` in numba, one Gaussian after the other.
 
-All that a Gaussian needs stays in the caches. The columns of its least-squares problem are the smooth basis, the
-lobes, the lobes' derivatives by five parameters each, and the three channels of the aim. Samples are vectors of
-sixteen lanes; the Gram matrix is summed in tiles of 4x4 columns. Eliminating the linear columns from it by Gauss
-leaves the Gauss-Newton matrix of the lobes' parameters, so that one elimination solves for both.
+All that a Gaussian needs stays in the caches. The columns of its least-squares problem are the smooth basis,
+the lobes, the three channels of the aim, and the lobes' derivatives by five parameters each. Sixteen samples
+are one vector; the Gram matrix is summed in tiles of 4x4 columns. Gauss' elimination of the linear columns
+gives the linear part and leaves the Gauss-Newton matrix of the lobes' parameters. Most of the work is in the
+derivatives, so they are computed only for steps that were accepted and are followed by another.
 
-A *set* is the lobes of one Gaussian with what follows from them, as `asg._State`.
+A *set* is the lobes of one Gaussian with what follows from them, as `asg._State`, but float32 throughout.
 """
 # numba's stubs show the intrinsics of simd.py with the typing context, which numba supplies.
 # mypy: disable-error-code="call-arg, operator, assignment, var-annotated, no-untyped-def"
@@ -36,7 +37,6 @@ from specularip.kernels.simd import (
     keep_above,
     load,
     maximum,
-    sqrt,
     store,
 )
 from specularip.kernels.threads import share_out
@@ -84,9 +84,9 @@ class _Sets(NamedTuple):
 
 
 class _Scratch(NamedTuple):
-    """columns, and matrix, their Gram matrix: first the smooth basis, the lobes and the aim, then, from a multiple of
-    LANES on, the lobes' derivatives. system [5K stride]: the upper triangle of the Gauss-Newton matrix of set _NOW,
-    with the negative gradient as last column; damped, a copy."""
+    """columns, and matrix, their Gram matrix: first the smooth basis, the lobes and the aim, then, from a
+    multiple of LANES on, the lobes' derivatives. system [5K stride]: the upper triangle of the Gauss-Newton
+    matrix of set _NOW, with the negative gradient as last column; damped, a copy."""
 
     columns: np.ndarray
     matrix: np.ndarray
@@ -240,8 +240,8 @@ def _write_gram(columns, length, low, high, first, end, tile, matrix, stride):
 
 @njit(error_model="numpy")
 def _eliminate(matrix, stride, solved, first, end):
-    """Gauss' elimination in the upper triangle of a symmetric matrix of `solved` unknowns, with more columns on the
-    right: in columns first .. end, in whole vectors."""
+    """Gauss' elimination in the upper triangle of a symmetric matrix of `solved` unknowns, with more columns
+    on the right: in columns first .. end, in whole vectors."""
     for k in range(solved):
         pivot = k * stride
         inverse = -_ONE / max(matrix[pivot + k], _SMALLEST_PIVOT)
@@ -251,7 +251,8 @@ def _eliminate(matrix, stride, solved, first, end):
 
 @njit(error_model="numpy")
 def _complement(matrix, stride, solved, first, end):
-    """Schur's complement of the first `solved` unknowns, which are eliminated: rows and columns first .. end."""
+    """Schur's complement of the first `solved` unknowns, which are eliminated: rows and columns first ..
+    end."""
     for k in range(solved):
         pivot = k * stride
         inverse = -_ONE / max(matrix[pivot + k], _SMALLEST_PIVOT)
@@ -274,8 +275,8 @@ def _shown(value):
 
 @njit(error_model="numpy")
 def _write_residual(samples, length, solved, columns, linear, rows, tile):
-    """Write aim, slope and residual of the next linearisation into `rows`, which has the previous; returns the
-    weighted squared error."""
+    """Write aim, slope and residual of the next linearisation into `rows`, which has the previous. Returns
+    the weighted squared error."""
     one, zero = fill(_ONE), fill(_ZERO)
     total = zero
     for at in range(0, length, LANES):
@@ -295,7 +296,8 @@ def _write_residual(samples, length, solved, columns, linear, rows, tile):
             store(rows, c * length + at, value)
             store(rows, (_LEFT + c) * length + at, left * tone)
         store(rows, _STEEP * length + at, steepest)
-        # One Gram matrix serves all three channels: it uses the steepest slope, and flatter channels a nearer aim.
+        # One Gram matrix serves all three channels: it uses the steepest slope, and flatter channels a nearer
+        # aim.
         nearer = keep_above(one / (root * steepest * steepest), root, zero)
         for c in range(3):
             left = load(rows, (_LEFT + c) * length + at)
@@ -429,7 +431,8 @@ def _copy(sets, s, to):
 
 @njit(error_model="numpy")
 def _refine(samples, length, count, sets, steps, scratch):
-    """`steps` of Levenberg-Marquardt on set _NOW, which was solved last; steps that raise the error are rejected."""
+    """`steps` of Levenberg-Marquardt on set _NOW, which was solved last; steps that raise the error are
+    rejected."""
     damping, moved = _f32(1e-2), True
     for _ in range(steps):
         if moved:
@@ -526,8 +529,8 @@ def _fit_one(samples, length, lobes, sets, scratch):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _fit(share, shares, directions, targets, weights, turns, linear, found):
-    """directions and targets [n,M,3], weights [n,M], turns [n,3,3]; linear [n, 3 (10+K)] and found [n, K _LOBE]
-    are filled."""
+    """directions and targets [n,M,3], weights [n,M], turns [n,3,3], from the Gaussians' frames; linear
+    [n, 3 (10+K)] and found [n, K _LOBE] are filled."""
     n, lobes = len(weights), found.shape[1] // _LOBE
     length = _stride(weights.shape[1])
     solved, turning = SMOOTH + lobes + 1, 5 * (lobes + 1)
