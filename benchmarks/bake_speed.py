@@ -15,6 +15,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+# Before torch loads: waiting threads sleep soon, as under the command line (see specularip.cli).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+
 import torch
 from specular import synchronize
 
