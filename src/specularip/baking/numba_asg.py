@@ -1,12 +1,12 @@
 """Fitting ASGs on the CPU: the greedy fit of `asg.fit_asgs` in numba, one Gaussian after the other.
 
 All that a Gaussian needs stays in the caches. The columns of its least-squares problem are the smooth basis,
-the lobes, the lobes' derivatives by five parameters each, and the three channels of the aim. Samples are
-vectors of sixteen lanes; the Gram matrix is summed in tiles of 4x4 columns. Eliminating the linear columns
-from it by Gauss leaves the Gauss-Newton matrix of the lobes' parameters, so that one elimination solves for
-both.
+the lobes, the three channels of the aim, and the lobes' derivatives by five parameters each. Sixteen samples
+are one vector; the Gram matrix is summed in tiles of 4x4 columns. Gauss' elimination of the linear columns
+gives the linear part and leaves the Gauss-Newton matrix of the lobes' parameters. Most of the work is in the
+derivatives, so they are computed only for steps that were accepted and are followed by another.
 
-A *set* is the lobes of one Gaussian with what follows from them, as `asg._State`.
+A *set* is the lobes of one Gaussian with what follows from them, as `asg._State`, but float32 throughout.
 """
 # numba's stubs show the intrinsics of simd.py with the typing context, which numba supplies.
 # mypy: disable-error-code="call-arg, operator, assignment, var-annotated, no-untyped-def"
@@ -255,7 +255,7 @@ def _eliminate(matrix, stride, solved, first, end):
 
 @njit(error_model="numpy")
 def _complement(matrix, stride, solved, first, end):
-    """Schur's complement of the first `solved` unknowns, which are eliminated: rows and columns first to
+    """Schur's complement of the first `solved` unknowns, which are eliminated: rows and columns first ..
     end."""
     for k in range(solved):
         pivot = k * stride
@@ -279,7 +279,7 @@ def _shown(value):
 
 @njit(error_model="numpy")
 def _write_residual(samples, length, solved, columns, linear, rows, tile):
-    """Write aim, slope and residual of the next linearisation into `rows`, which has the previous; returns
+    """Write aim, slope and residual of the next linearisation into `rows`, which has the previous. Returns
     the weighted squared error."""
     one, zero = fill(_ONE), fill(_ZERO)
     total = zero
@@ -300,8 +300,8 @@ def _write_residual(samples, length, solved, columns, linear, rows, tile):
             store(rows, c * length + at, value)
             store(rows, (_LEFT + c) * length + at, left * tone)
         store(rows, _STEEP * length + at, steepest)
-        # One Gram matrix serves all three channels: it uses the steepest slope, and flatter channels a
-        # nearer aim.
+        # One Gram matrix serves all three channels: it uses the steepest slope, and flatter channels a nearer
+        # aim.
         nearer = keep_above(one / (root * steepest * steepest), root, zero)
         for c in range(3):
             left = load(rows, (_LEFT + c) * length + at)
@@ -534,8 +534,8 @@ def _fit_one(samples, length, lobes, sets, scratch):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _fit(share, shares, directions, targets, weights, turns, linear, found):
-    """directions and targets [n,M,3], weights [n,M], turns [n,3,3]; linear [n, 3 (10+K)] and
-    found [n, K _LOBE] are filled."""
+    """directions and targets [n,M,3], weights [n,M], turns [n,3,3], from the Gaussians' frames; linear
+    [n, 3 (10+K)] and found [n, K _LOBE] are filled."""
     n, lobes = len(weights), found.shape[1] // _LOBE
     length = _stride(weights.shape[1])
     solved, turning = SMOOTH + lobes + 1, 5 * (lobes + 1)
