@@ -4,7 +4,8 @@
 
 AVATAR is a run folder or its avatar.safetensors. It is baked to ASGs, which takes minutes, or read from
 --baked if that file is there, else written to it. The avatar becomes one .html, which is opened from disk and
-drawn by the page's own renderer, from four cameras around the body and close to the head; WebGL2 runs in software.
+drawn by the page's own renderer, from four cameras around the body and close to the head; WebGL2 runs in
+software.
 
 Pictures: PSNR in dB of the bytes that the page reads back (readPixels) against the bytes of our CPU renderer,
 for the same bake before it is packed, and for the head; and of the difference between highlights on and off.
