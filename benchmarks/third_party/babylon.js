@@ -20,7 +20,9 @@ window.show = async ({ url, zUp, size, position, target, fovDeg, background }) =
   const camera = new FreeCamera("camera", new Vector3(...position), scene);
   camera.setTarget(new Vector3(...target));
   [camera.fov, camera.minZ, camera.maxZ] = [(fovDeg * Math.PI) / 180, 0.05, 50];
-  const container = await LoadAssetContainerAsync(url, scene);
+  // Its reader of .spz comes from another site, unless it is told to use its own.
+  const pluginOptions = { splat: { spzLibraryUrl: undefined } };
+  const container = await LoadAssetContainerAsync(url, scene, { pluginOptions });
   if (!url.endsWith(".glb")) {
     // Its loader turns files upside down, as most captures are; ours are not.
     for (const mesh of container.meshes) mesh.scaling.y = 1;
