@@ -24,7 +24,7 @@ class Config:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     made: list[dict] = []
 
-    def fit(data: Path, out: Path, *, config, device, seed, resume, overwrite, progress) -> None:
+    def fit(data: Path, out: Path, *, config, device, seed, resume, overwrite, progress, live) -> None:
         made.append({**locals()})
         folder = RunFolder.open(out, resume, overwrite)
         if "broken" in str(data):

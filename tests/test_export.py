@@ -116,9 +116,14 @@ def test_damaged_ply_raises_one_line_errors(tmp_path):
         "has no end": whole[:60],
         "binary": whole.replace(b"binary_little_endian", b"ascii"),
         "has no rot_2": whole.replace(b"rot_2", b"spin2"),
-        "at least one vertex": whole.replace(b"vertex 5", b"vertex 0"),
-        "begin with": whole.replace(b"element vertex 5", b"element camera 1\nelement vertex 5"),
-        "cannot read the vertex property": whole.replace(b"float rot_3", b"list uchar int rot_3"),
+        "no vertices": whole.replace(b"vertex 5", b"vertex 0"),
+        "or lists before them": whole.replace(
+            b"element vertex", b"element f 1\nproperty list uchar int v\nelement vertex"
+        ),
+        "no vertices, or lists": whole.replace(b"float rot_3", b"list uchar int rot_3"),
+        "cannot read the property": whole.replace(b"float rot_3", b"float128 rot_3"),
+        "header's line": whole.replace(b"vertex 5", b"vertex -5"),
+        "does not say how numbers": whole.replace(b"format", b"fOrmat"),
         "twice": whole.replace(b"filter", b"label"),
         "is not a PLY": b"",
     }
@@ -139,6 +144,20 @@ def test_damaged_ply_raises_one_line_errors(tmp_path):
     path.write_bytes(whole.replace(b"vertex 5", b"vertex 99999999999"))
     with pytest.raises(UserError, match="cut short"):
         read_ply(path)
+
+
+def test_other_elements_are_skipped(tmp_path):
+    path = tmp_path / "a.ply"
+    foreign_ply(path)
+    head, body = path.read_bytes().split(b"end_header\n", 1)
+    before = b"element camera 2\nproperty double f\nproperty uchar k\nelement nothing 0\nproperty int a\n"
+    before += b"element vertex"
+    after = b"element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    head = head.replace(b"element vertex", before) + after
+    path.write_bytes(head + bytes(18) + body + b"\3" + bytes(12))
+    found = read_ply(path).gaussians
+    foreign_ply(path)
+    assert torch.equal(found.means, read_ply(path).gaussians.means)
 
 
 def frames(count: int, height: int, width: int):

@@ -36,32 +36,11 @@ from specularip.motion.read import read_motion
 from specularip.motion.retarget import retarget
 from specularip.motion.skeletons import parts_of, trunk
 
-FINGERS = {
-    "metacarpal1": ("wrist", (0.02, -0.07, -0.03)), "finger3-1": ("wrist", (0.04, -0.08, -0.05)),
-    "finger3-2": ("finger3-1", (0.01, -0.03, -0.03)), "toe3-1": ("foot", (0.014, -0.131, -0.045)),
-    "toe1-1": ("foot", (-0.02, -0.13, -0.04)),
-}  # fmt: skip
-"""Joints that a full rig has beyond the shipped one: their parents, and positions relative to them, left
-side."""
-
 
 @pytest.fixture(scope="module")
 def anny() -> Binding:
     body = anny_body(Phenotype())
     return Binding(list(body.joint_names), list(body.joint_parents), body.joints)
-
-
-@pytest.fixture(scope="module")
-def full(anny: Binding) -> Binding:
-    """Anny with fingers and toes."""
-    names, parents, joints = list(anny.joint_names), list(anny.joint_parents), anny.joints.tolist()
-    for side, sign in (("L", 1), ("R", -1)):
-        for part, (above, (x, y, z)) in FINGERS.items():
-            parents.append(names.index(f"{above}.{side}"))
-            names.append(f"{part}.{side}")
-            at = joints[parents[-1]]
-            joints.append([at[0] + sign * x, at[1] + y, at[2] + z])
-    return Binding(names, parents, torch.tensor(joints))
 
 
 def posed(clip: Clip, binding: Binding) -> tuple[np.ndarray, np.ndarray]:
@@ -149,12 +128,12 @@ def test_the_forearm_takes_half_of_the_wrists_twist(tmp_path: Path, anny: Bindin
     assert parents[20] == 18
 
 
-def test_the_rest_pose_in_gives_arms_spread_and_palms_down(tmp_path: Path, full: Binding) -> None:
+def test_the_rest_pose_in_gives_arms_spread_and_palms_down(tmp_path: Path, anny: Binding) -> None:
     """SMPL rests in T-pose. Anny's elbows, bent at rest, are straight then, and her knuckles level."""
     poses, moved = smpl_motion("walk", 55, frames=2)
     poses[:, 1:] = 0
-    _, places = posed(retarget(read_motion(write_amass(tmp_path / "a.npz", poses, moved)), full), full)
-    at = dict(zip(full.joint_names, places[0]))
+    _, places = posed(retarget(read_motion(write_amass(tmp_path / "a.npz", poses, moved)), anny), anny)
+    at = dict(zip(anny.joint_names, places[0]))
     arm = [at[name] for name in ("upperarm01.L", "lowerarm01.L", "wrist.L", "finger3-1.L", "finger3-2.L")]
     for start, end in pairwise(arm):
         direction = (end - start) / np.linalg.norm(end - start)
@@ -164,21 +143,21 @@ def test_the_rest_pose_in_gives_arms_spread_and_palms_down(tmp_path: Path, full:
     assert across[1] < 0 and abs(across[2]) < 0.2 * np.linalg.norm(across)
 
 
-def test_fingers_and_toes_follow_where_both_have_them(tmp_path: Path, full: Binding) -> None:
+def test_fingers_and_toes_follow_where_both_have_them(tmp_path: Path, anny: Binding) -> None:
     poses, moved = smpl_motion("walk", 55, frames=2)
     poses[:, 1:] = 0
     names = list(read_motion(write_amass(tmp_path / "rest.npz", poses, moved)).joint_names)
     poses[:, names.index("left_middle1"), 2] = -1.0  # towards the palm, which faces down
     poses[:, names.index("left_foot"), 0] = -0.5  # the toes up
-    clip = retarget(read_motion(write_amass(tmp_path / "a.npz", poses, moved)), full)
+    clip = retarget(read_motion(write_amass(tmp_path / "a.npz", poses, moved)), anny)
     parents, joints = smpl_skeleton(55)
     _, theirs = place_joints(parents, joints, turns_of(poses), moved)
-    at = dict(zip(full.joint_names, posed(clip, full)[1][0]))
+    at = dict(zip(anny.joint_names, posed(clip, anny)[1][0]))
     ours = at["finger3-2.L"] - at["finger3-1.L"]
     bone = theirs[0, names.index("left_middle2")] - theirs[0, names.index("left_middle1")]
     assert ours @ bone / np.linalg.norm(ours) / np.linalg.norm(bone) == pytest.approx(1, abs=1e-5)
     for toe in ("toe3-1.L", "toe1-1.L"):
-        local = Rotation.from_matrix(matrices(clip.rotations[0, full.joint_names.index(toe)].numpy()))
+        local = Rotation.from_matrix(matrices(clip.rotations[0, anny.joint_names.index(toe)].numpy()))
         assert np.degrees(local.magnitude()) == pytest.approx(np.degrees(0.5), abs=0.05)
     ours = at["toe3-1.L"] - at["foot.L"]
     bone = theirs[0, names.index("left_foot")] - theirs[0, names.index("left_ankle")]

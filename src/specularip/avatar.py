@@ -271,8 +271,8 @@ class Avatar:
         return self.binding
 
     def baked(self, to: Target = "asg", *, progress: Progress | None = None) -> Avatar:
-        """The avatar with explicit colours instead of the head: "asg", four lobes per Gaussian, or "sh3".
-        Its Gaussians have no latents.
+        """The avatar with explicit colours instead of the head: "asg", four lobes per Gaussian, "sh3" or
+        "sb". Its Gaussians have no latents.
 
         `metrics.agreement` measures the loss of quality. Raises UserError without a head, ValueError for
         another `to`.
@@ -305,15 +305,17 @@ class Avatar:
         bake: bool = True,
         clips: Sequence[Clip] = (),
         spz_version: Literal[3, 4] = 3,
+        betas: bool = False,
         progress: Progress | None = None,
     ) -> Path:
         """Write a file for other programs and return it, by the suffix of `path`, see SUFFIXES. Atomic.
 
         bake: with the highlights, which are baked into the form that the format has; this takes a while for
         an avatar with a head. Else diffuse colours. A .glb has them twice: as harmonics for every viewer, and
-        as ASGs for those that know our extension. clips: motions, for .glb and .html. docs/files.md says what
-        each format keeps. Raises UserError for another suffix, for clips without skeleton or format, or where
-        nothing can be written.
+        as ASGs for those that know our extension. clips: motions, for .glb and .html. betas: Spherical Betas
+        instead of harmonics, for .ply. docs/files.md says what each format keeps. Raises UserError for
+        another suffix, for clips without skeleton, for clips or betas that the format lacks, for betas of
+        other explicit colours, or where nothing can be written.
         """
         path = Path(path)
         suffix = path.suffix.lower()
@@ -324,10 +326,15 @@ class Avatar:
         moves = suffix in (".glb", ".html")
         if clips and not moves:
             raise UserError(f"cannot write motions to {path}: only .glb and .html hold them")
+        if betas and suffix != ".ply":
+            raise UserError(f"cannot write Spherical Betas to {path}: only .ply holds them")
+        if betas and self.head is None and not isinstance(self.colors, SphericalBetas):
+            raise UserError("Spherical Betas are fitted to an avatar with highlights: give a run folder")
         binding = self.skeleton() if clips else self.binding
         colors = self.colors if bake else None
         if bake and self.head is not None:
-            colors = self.baked("asg" if moves else "sh3", progress=progress).colors
+            to: Target = "asg" if moves else "sb" if betas else "sh3"
+            colors = self.baked(to, progress=progress).colors
         if suffix == ".html":
             return write_html(path, replace(self, head=None, colors=colors).packed(clips=clips), self.title)
         harmonics = harmonics_of(colors) if isinstance(colors, Asgs | SphericalBetas) else colors
@@ -351,8 +358,6 @@ class Avatar:
         colors = self.colors
         if self.head is not None:
             colors = preview_harmonics(self.gaussians, self.head)
-        elif isinstance(colors, SphericalBetas):
-            colors = harmonics_of(colors)
         return pack(
             self.gaussians,
             colors,

@@ -407,7 +407,7 @@ def animate(
 def bake(
     avatar: Annotated[Positional[Path], arg(metavar="AVATAR")],
     out: Annotated[Path, arg(metavar="FOLDER_OR_FILE")],
-    to: Literal["asg", "sh3"] = "asg",
+    to: Literal["asg", "sh3", "sb"] = "asg",
     data: Annotated[Path | None, arg(metavar="DATA")] = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
@@ -415,13 +415,14 @@ def bake(
 
     asg writes baked.safetensors: four anisotropic spherical Gaussian lobes per Gaussian, which take a few
     lines of shader code (docs/baking.md). sh3 writes baked.ply: spherical harmonics up to degree 3, for any
-    viewer of 3DGS files.
+    viewer of 3DGS files. sb writes baked.ply with four Spherical Betas per Gaussian, for viewers that know
+    them.
 
     Example: specularip bake out/satin --out out/satin --to sh3 --data glossy/satin
 
     Args:
         avatar: A run folder, or an avatar file (.safetensors).
-        out: Folder for the baked file, or its name: .safetensors for asg, .ply for sh3.
+        out: Folder for the baked file, or its name: .safetensors for asg, .ply for sh3 and sb.
         to: What the highlights are baked into.
         data: Folder with posed images, see `fit`. If given, the loss is measured on its test split.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
@@ -433,7 +434,7 @@ def bake(
     from specularip.progress import Progress
     from specularip.raster.cuda import pick_device
 
-    suffix = {"asg": ".safetensors", "sh3": ".ply"}[to]
+    suffix = ".safetensors" if to == "asg" else ".ply"
     file = out / f"baked{suffix}" if out.is_dir() or not out.suffix else out
     if file.suffix != suffix:
         raise UserError(f"cannot write {to} to {file}: use a folder or a name that ends in {suffix}")
@@ -464,6 +465,7 @@ def export(
     no_bake: bool = False,
     motion: Annotated[tuple[str, ...], arg(metavar="NAME_OR_FILE ...")] = (),
     spz_version: Literal[3, 4] = 3,
+    betas: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Write an avatar for other programs, by the suffix of FILE.
@@ -480,6 +482,7 @@ def export(
         no_bake: Diffuse colours only, without highlights.
         motion: Motions for .html and .glb besides the built-in ones: AMASS or SMPL-X .npz, or .bvh files.
         spz_version: 4 is smaller; many viewers read only 3.
+        betas: Highlights in .ply as Spherical Betas, sb_params_*, instead of harmonics.
         device: Where highlights are baked: auto selects the GPU if CUDA and gsplat are available.
     """
     from specularip.exporting import export as run
@@ -492,6 +495,7 @@ def export(
             bake=not no_bake,
             motions=motion,
             spz_version=spz_version,
+            betas=betas,
             device=None if device == "auto" else device,
             progress=progress,
         )

@@ -22,11 +22,12 @@ def export(
     bake: bool = True,
     motions: Sequence[str] = (),
     spz_version: Literal[3, 4] = 3,
+    betas: bool = False,
     device: str | None = None,
     progress: Progress,
 ) -> None:
     """Export the avatar at `source` to `out`, by its suffix. motions: see `viewing.clips.clips_for`; .html
-    and .glb get the built-in ones too.
+    and .glb get the built-in ones too. betas: see `Avatar.export`.
 
     ASGs, for .html and .glb, are taken from an earlier bake, or kept for the next time. Raises UserError for
     another suffix, or files that cannot be read or written.
@@ -39,6 +40,8 @@ def export(
     moves = suffix in (".glb", ".html")
     if motions and not moves:
         raise UserError(f"cannot write motions to {out}: only .glb and .html hold them")
+    if betas and suffix != ".ply":
+        raise UserError(f"cannot write Spherical Betas to {out}: only .ply holds them")
     avatar = load(source)
     clips = clips_for(avatar.binding, motions) if moves else []
     if bake and moves and avatar.head is not None:
@@ -51,5 +54,5 @@ def export(
                 progress.log(f"the baked highlights are not kept: {problem}")
         avatar = found
     elif bake and avatar.head is not None and suffix != ".safetensors":
-        avatar = avatar.to(pick_device(device)).baked("sh3", progress=progress).to("cpu")
-    avatar.export(out, bake=bake, clips=clips, spz_version=spz_version)
+        avatar = avatar.to(pick_device(device)).baked("sb" if betas else "sh3", progress=progress).to("cpu")
+    avatar.export(out, bake=bake, clips=clips, spz_version=spz_version, betas=betas)
