@@ -46,7 +46,7 @@ PAGES = ROOT / "benchmarks" / "third_party"
 READS = {
     "spark": (".ply", ".spz", ".sog"),
     "three": (".ply", ".spz", ".glb"),
-    "babylon": (".ply", ".spz", ".sog", ".glb"),
+    "babylon": (".ply", ".spz", ".glb"),
     "playcanvas": (".ply", ".sog", ".glb"),
 }
 """The viewers, and the formats that each of them reads."""
