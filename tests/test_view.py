@@ -175,17 +175,31 @@ def test_motions_need_a_skeleton_that_they_know() -> None:
         clips_for(binding, ["dance"])
 
 
+def heed_interrupts() -> None:
+    """Programs that a shell started in the background ignore SIGINT, and so do their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_prints_its_address_and_ends_with_ctrl_c(run: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "specularip", "view", str(run), "--no-open"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        assert url.startswith("http://127.0.0.1:")
-        with urllib.request.urlopen(url + "state.json", timeout=60) as answer:
-            assert json.load(answer)["run"] is None
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            assert url.startswith("http://127.0.0.1:")
+            with urllib.request.urlopen(url + "state.json", timeout=60) as answer:
+                assert json.load(answer)["run"] is None
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 0 and out.splitlines()[-1] == "stopped"
     assert "Traceback" not in err and "terminate" not in err
 
