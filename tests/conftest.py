@@ -9,9 +9,13 @@ whose helpers need it declare a module constant SEED, which the fixture sets.
 import importlib.util
 import os
 import random
+import signal
 import zlib
 from functools import cache
 from pathlib import Path
+
+# Jobs that a shell runs in the background ignore SIGINT, and so do their children; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before torch loads: waiting threads sleep soon, as under the command line (see specularip.cli).
 if "OMP_WAIT_POLICY" not in os.environ:

@@ -175,21 +175,10 @@ def test_motions_need_a_skeleton_that_they_know() -> None:
         clips_for(binding, ["dance"])
 
 
-def heed_interrupts() -> None:
-    """Programs that a shell started in the background ignore SIGINT, and so do their children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_prints_its_address_and_ends_with_ctrl_c(run: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "specularip", "view", str(run), "--no-open"]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_interrupts,
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().strip()
