@@ -14,9 +14,6 @@ import zlib
 from functools import cache
 from pathlib import Path
 
-# Jobs that a shell runs in the background ignore SIGINT, and so do their children; tests send it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # Before torch loads: waiting threads sleep soon, as under the command line (see specularip.cli).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
@@ -29,6 +26,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import torch
 from hypothesis import settings
+
+# Jobs that a shell runs in the background ignore SIGINT, and so do their children; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if not torch.cuda.is_available():
     # Before Triton loads: its interpreter runs kernels on CPU tensors (test_triton_interpreter).
