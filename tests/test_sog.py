@@ -19,8 +19,8 @@ from specularip.cameras import Cameras
 from specularip.colors import HarmonicColors
 from specularip.errors import UserError
 from specularip.export.palettes import codebook, palette
-from specularip.export.sog import morton_order, read_sog, write_sog
-from specularip.gaussians import Gaussians, rotation_matrices
+from specularip.export.sog import read_sog, write_sog
+from specularip.gaussians import Gaussians, morton_order, rotation_matrices
 from specularip.metrics import psnr
 
 

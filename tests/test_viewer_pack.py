@@ -17,10 +17,10 @@ from specularip.avatar import Avatar
 from specularip.cameras import Cameras
 from specularip.colors import Asgs
 from specularip.errors import UserError
-from specularip.gaussians import Binding, Expressions, Gaussians, rotation_matrices, turned_to
+from specularip.gaussians import Binding, Expressions, Gaussians, morton_order, rotation_matrices, turned_to
 from specularip.metrics import psnr
 from specularip.motion.clip import Clip
-from specularip.viewer.pack import Columns, morton_order, pack, unpack
+from specularip.viewer.pack import Columns, pack, unpack
 
 BUNDLE = Path(__file__).parents[1] / "src" / "specularip" / "assets" / "viewer" / "viewer.js"
 COUNT = 4000

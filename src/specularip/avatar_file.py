@@ -13,10 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from specularip.body.binding import whole_skeleton
 from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
 from specularip.colors.asgs import SMOOTH
-from specularip.errors import UserError, first_line
+from specularip.errors import DamagedFile, UserError, first_line
 from specularip.files import atomic_path
 from specularip.gaussians import Binding, Expressions, Gaussians, field_specs
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
@@ -42,10 +41,6 @@ class AvatarContents:
     antialiased: bool
     colors: Colors | None = None
     expressions: Expressions | None = None
-
-
-class DamagedFile(Exception):
-    """The file could be opened, but its contents are wrong; the message says how."""
 
 
 def write_avatar(path: Path, contents: AvatarContents) -> None:
@@ -172,6 +167,8 @@ def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarConten
     gaussians = _take_gaussians(tensors, width)
     binding = _parse_binding(header.get("binding"), tensors, gaussians)
     if binding is not None and header.get("format") == 3:
+        from specularip.body.binding import whole_skeleton  # imports scipy, which slows every start
+
         gaussians, binding = whole_skeleton(gaussians, binding)
     colors = _parse_colors(header.get("colors"), tensors, len(gaussians))
     if head is not None and colors is not None:

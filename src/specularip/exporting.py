@@ -49,7 +49,7 @@ def export(
         file = file_for(source, mark)
         found = kept(avatar, file, mark)
         if found is None:
-            found, problem = bake_and_keep(avatar, file, mark, progress)
+            found, problem = bake_and_keep(avatar, file, mark, progress, device)
             if problem:
                 progress.log(f"the baked highlights are not kept: {problem}")
         avatar = found

@@ -65,6 +65,20 @@ def turned_to(normals: Tensor, along: Tensor | None = None) -> Tensor:
     return torch.stack([w * cos - k * sin, i * cos + j * sin, j * cos - i * sin, w * sin + k * cos], -1)
 
 
+def morton_order(means: Tensor) -> Tensor:
+    """Indices [N] that sort points [N,3] along a Morton curve of 2^10 cells a side."""
+    points = means.detach().cpu().double()
+    if len(points) == 0:
+        return torch.zeros(0, dtype=torch.int64, device=means.device)
+    low, high = points.amin(0), points.amax(0)
+    cells = ((points - low) / (high - low).amax().clamp_min(1e-12) * 1023).nan_to_num().long()
+    code = torch.zeros(len(points), dtype=torch.int64)
+    for bit in range(10):
+        for axis in range(3):
+            code |= (cells[:, axis] >> bit & 1) << (3 * bit + axis)
+    return code.argsort(stable=True).to(means.device)
+
+
 @dataclass
 class Gaussians:
     """N Gaussians. The first seven fields are optimised, the last three bind each one to the body.

@@ -28,7 +28,6 @@ from specularip.baking.contributions import cameras_around, contributions, exten
 from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
 from specularip.colors.harmonics import harmonics_3
 from specularip.gaussians import Gaussians, turned_to
-from specularip.kernels.compiling import cache_folder_error
 from specularip.progress import Progress
 from specularip.specular import SpecularHead
 from specularip.specular.head import fibonacci_directions, shading_normals
@@ -150,6 +149,8 @@ def _asgs_for(batch: BakeBatch) -> Asgs:
     try:
         from specularip.baking.numba_asg import fit_asgs_numba
     except RuntimeError as error:
+        from specularip.kernels.compiling import cache_folder_error  # imports numba, which slows every start
+
         raise cache_folder_error(error) from error
     weights, kept = batch.weights.topk(KEPT, 1, sorted=False)
     colors = batch.colors.transpose(0, 1).gather(1, kept[..., None].expand(-1, -1, 3))

@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.colors.harmonics import SH_0, HarmonicColors
-from specularip.errors import UserError
+from specularip.errors import DamagedFile, UserError
 from specularip.export.palettes import CODES, codebook, palette
 from specularip.export.splats import Splats, splats_from
 from specularip.files import write_bytes
-from specularip.gaussians import Gaussians
+from specularip.gaussians import Gaussians, morton_order
 from specularip.version import __version__
 
 BANDS = (0, 3, 8, 15)
@@ -61,7 +61,7 @@ def write_sog(
 
     Raises UserError if the file cannot be written.
     """
-    order = morton_order(gaussians.means.detach())
+    order = morton_order(gaussians.means)
     cloud = gaussians.select(order)
     count = len(cloud)
     width = 4 * math.ceil(math.sqrt(count) / 4)
@@ -124,30 +124,16 @@ def read_sog(path: str | os.PathLike[str]) -> Splats:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     try:
         return _parse(_Bundle(data), len(data))
-    except _Damaged as error:
+    except DamagedFile as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def morton_order(means: Tensor) -> Tensor:
-    """The indices [N] that sort means [N,3] along a Morton curve of 2^10 cells a side."""
-    lowest, highest = means.amin(0), means.amax(0)
-    cells = ((means - lowest) / (highest - lowest).max().clamp_min(1e-12) * 1023.99).long()
-    code = torch.zeros_like(cells[:, 0])
-    for bit in range(30):
-        code |= (cells[:, bit % 3] >> bit // 3 & 1) << bit
-    return code.argsort(stable=True)
 
 
 def palette_size(count: int) -> int:
     """Entries of the palette for `count` Gaussians, a quarter to a half of them: with twice as many, files
     grow by half; with half as many, pictures lose 7 dB."""
     return int(min(MAX_PALETTE, max(1024, 2 ** (int(math.log2(count)) - 1))))
-
-
-class _Damaged(Exception):
-    """The message says what is wrong with the file."""
 
 
 class _Bundle:
@@ -161,44 +147,44 @@ class _Bundle:
     def __init__(self, data: bytes):
         # zipfile makes an object of each entry, however many there are.
         if data.count(b"PK\1\2") > MAX_MEMBERS:
-            raise _Damaged(f"it contains more than {MAX_MEMBERS} files")
+            raise DamagedFile(f"it contains more than {MAX_MEMBERS} files")
         try:
             self.archive = zipfile.ZipFile(io.BytesIO(data))
         except self.BROKEN:
-            raise _Damaged("it is not a zip, as SOG is, or cut short") from None
+            raise DamagedFile("it is not a zip, as SOG is, or cut short") from None
 
     def read(self, name: str, limit: int) -> bytes:
         """The bytes of a file, which are at most `limit`."""
         try:
             info = self.archive.getinfo(name)
         except KeyError:
-            raise _Damaged(f"it contains no {name!r:.60}") from None
+            raise DamagedFile(f"it contains no {name!r:.60}") from None
         if info.file_size > limit:
-            raise _Damaged(f"{name!r:.60} is too large for what it should be")
+            raise DamagedFile(f"{name!r:.60} is too large for what it should be")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise _Damaged(f"{name!r:.60} is compressed in an unusual way: export it again")
+            raise DamagedFile(f"{name!r:.60} is compressed in an unusual way: export it again")
         try:
             return self.archive.read(info)
         except self.BROKEN:
-            raise _Damaged(f"{name!r:.60} is damaged") from None
+            raise DamagedFile(f"{name!r:.60} is damaged") from None
 
     def image(self, name: str, smallest: int, largest: int, width: int | None = None) -> np.ndarray:
         """The pixels of a lossless WebP, uint8 [H·W,4], between `smallest` and `largest` of them."""
         data = self.read(name, 8 * largest + 2**16)
         # The size is read from the header, as decoders allocate what it says.
         if data[:4] + data[8:16] != b"RIFFWEBPVP8L" or len(data) < 25:
-            raise _Damaged(f"{name!r:.60} is not a lossless WebP image")
+            raise DamagedFile(f"{name!r:.60} is not a lossless WebP image")
         bits = int.from_bytes(data[21:25], "little")
         size = (1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
         if not smallest <= size[0] * size[1] <= largest or width not in (None, size[0]):
-            raise _Damaged(f"{name!r:.60} has the wrong size, {size[0]}x{size[1]}")
+            raise DamagedFile(f"{name!r:.60} has the wrong size, {size[0]}x{size[1]}")
         try:
             with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
                 pixels = np.asarray(image.convert("RGBA"))
         except (*self.BROKEN, SyntaxError):
-            raise _Damaged(f"{name!r:.60} is damaged") from None
+            raise DamagedFile(f"{name!r:.60} is damaged") from None
         if pixels.shape != (size[1], size[0], 4):
-            raise _Damaged(f"{name!r:.60} is damaged")
+            raise DamagedFile(f"{name!r:.60} is damaged")
         return pixels.reshape(-1, 4)
 
 
@@ -206,19 +192,21 @@ def _parse(bundle: _Bundle, size: int) -> Splats:
     try:
         meta = json.loads(bundle.read("meta.json", MAX_META))
     except (ValueError, RecursionError):
-        raise _Damaged("its meta.json is not JSON") from None
+        raise DamagedFile("its meta.json is not JSON") from None
     if not isinstance(meta, dict):
-        raise _Damaged("its meta.json is not an object")
+        raise DamagedFile("its meta.json is not an object")
     if meta.get("version") != 2:
-        raise _Damaged(f"it has version {meta.get('version', 1)!r:.20}, and 2 is supported: convert it again")
+        raise DamagedFile(
+            f"it has version {meta.get('version', 1)!r:.20}, and 2 is supported: convert it again"
+        )
     count, higher = meta.get("count"), meta.get("shN")
     if type(count) is not int or count < 1:
-        raise _Damaged("it contains no Gaussians")
+        raise DamagedFile("it contains no Gaussians")
     bands = _section(meta, "shN").get("bands") if higher is not None else 0
     if type(bands) is not int or not 0 <= bands < len(BANDS):
-        raise _Damaged(f"it has harmonics of degree {bands!r:.20}, and 3 is the highest that is supported")
+        raise DamagedFile(f"it has harmonics of degree {bands!r:.20}, and 3 is the highest that is supported")
     if 4 * count * (14 + 3 * BANDS[bands]) > max(GROWTH * size, SMALL):
-        raise _Damaged(f"it claims {count} Gaussians, and is too small for them")
+        raise DamagedFile(f"it claims {count} Gaussians, and is too small for them")
 
     def image(name: str, index: int = 0) -> np.ndarray:
         return bundle.image(_file(meta, name, index), count, 2 * count + 4096)[:count]
@@ -226,7 +214,7 @@ def _parse(bundle: _Bundle, size: int) -> Splats:
     low, high = (image("means", index)[:, :3].astype(np.float32) for index in (0, 1))
     lowest, highest = _numbers(meta, "means", "mins", 3), _numbers(meta, "means", "maxs", 3)
     if max(np.abs(lowest).max(), np.abs(highest).max()) > LARGEST_LOG:
-        raise _Damaged("its positions are out of range")
+        raise DamagedFile("its positions are out of range")
     logs = lowest + (low + 256 * high) / np.float32(65535) * (highest - lowest)
     means = torch.from_numpy(np.copysign(np.expm1(np.abs(logs)), logs))
     sh0 = image("sh0")
@@ -240,7 +228,7 @@ def _parse(bundle: _Bundle, size: int) -> Splats:
         labels = image("shN", 1).astype(np.int64)
         labels = labels[:, 0] | labels[:, 1] << 8
         if labels.max() >= len(entries):
-            raise _Damaged("its Gaussians have harmonics that its palette lacks")
+            raise DamagedFile("its Gaussians have harmonics that its palette lacks")
         coefficients[:, 1:] = entries[torch.from_numpy(labels)]
     model = meta.get("model", "antialiased" if meta.get("antialias") is True else "default")
     splats = splats_from(
@@ -260,14 +248,14 @@ def _parse(bundle: _Bundle, size: int) -> Splats:
 def _section(meta: dict[str, Any], name: str) -> dict[str, Any]:
     section = meta.get(name)
     if not isinstance(section, dict):
-        raise _Damaged(f"its meta.json has no {name}")
+        raise DamagedFile(f"its meta.json has no {name}")
     return section
 
 
 def _file(meta: dict[str, Any], name: str, index: int) -> str:
     files = _section(meta, name).get("files")
     if not isinstance(files, list) or len(files) <= index or not isinstance(files[index], str):
-        raise _Damaged(f"its meta.json does not name the files of {name}")
+        raise DamagedFile(f"its meta.json does not name the files of {name}")
     return str(files[index])
 
 
@@ -278,7 +266,7 @@ def _numbers(meta: dict[str, Any], name: str, key: str, count: int | None = None
         sizes = (count,) if count else range(1, CODES + 1)
         if len(values) in sizes and all(abs(value) < LARGEST for value in values):
             return np.array(values, np.float32)
-    raise _Damaged(f"its meta.json has no valid {key} of {name}")
+    raise DamagedFile(f"its meta.json has no valid {key} of {name}")
 
 
 def _decoded(meta: dict[str, Any], name: str, indices: np.ndarray) -> np.ndarray:

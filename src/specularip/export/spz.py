@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.colors.harmonics import SH_0, HarmonicColors
-from specularip.errors import UserError
+from specularip.errors import DamagedFile, UserError
 from specularip.export.axes import Y_UP, turned
 from specularip.export.splats import Splats, splats_from
 from specularip.files import write_bytes
@@ -103,26 +103,22 @@ def read_spz(path: str | os.PathLike[str]) -> Splats:
         if data[:2] == b"\x1f\x8b":
             data = _inflated(data)
         return _parse(data)
-    except _Damaged as error:
+    except DamagedFile as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-class _Damaged(Exception):
-    """The message says what is wrong with the file."""
-
-
 def _parse(data: bytes) -> Splats:
     if len(data) < 16 or struct.unpack_from("<I", data)[0] != MAGIC:
-        raise _Damaged("it is not SPZ, or cut short")
+        raise DamagedFile("it is not SPZ, or cut short")
     version, count, degree, bits, flags = struct.unpack_from("<IIBBB", data, 4)
     if not 1 <= version <= 4:
-        raise _Damaged(f"it has version {version}; versions 1 to 4 are known")
+        raise DamagedFile(f"it has version {version}; versions 1 to 4 are known")
     if degree >= len(COEFFICIENTS):
-        raise _Damaged(f"it has harmonics of degree {degree}, and 3 is the highest that is supported")
+        raise DamagedFile(f"it has harmonics of degree {degree}, and 3 is the highest that is supported")
     if count < 1 or bits > 24:
-        raise _Damaged("it contains no Gaussians" if count < 1 else "its positions have no valid scale")
+        raise DamagedFile("it contains no Gaussians" if count < 1 else "its positions have no valid scale")
     rest = COEFFICIENTS[degree] - 1
     sizes = [6 if version == 1 else 9, 1, 3, 3, 3 if version < 3 else 4, 3 * rest]
     streams = _streams(data, [size * count for size in sizes], version, degree)
@@ -154,21 +150,21 @@ def _streams(data: bytes, sizes: list[int], version: int, degree: int) -> list[b
     """The bytes of each attribute, which have these sizes."""
     if version < 4:
         if len(data) < 16 + sum(sizes):
-            raise _Damaged(f"it is cut short: {len(data)} of {16 + sum(sizes)} bytes")
+            raise DamagedFile(f"it is cut short: {len(data)} of {16 + sum(sizes)} bytes")
         ends = np.cumsum([16, *sizes])
         return [data[start:end] for start, end in itertools.pairwise(ends.tolist())]
     if len(data) < 32:
-        raise _Damaged("it is cut short")
+        raise DamagedFile("it is cut short")
     number, table = data[15], struct.unpack_from("<I", data, 16)[0]
     if number != (6 if degree else 5) or not 32 <= table <= len(data) - 16 * number:
-        raise _Damaged("its table of contents is damaged")
+        raise DamagedFile("its table of contents is damaged")
     if sizes[1]:
         _check_claim(sizes[1], sum(sizes) // sizes[1], data)
     position, found = table + 16 * number, []
     for index, size in enumerate(sizes[:number]):
         packed, unpacked = struct.unpack_from("<QQ", data, table + 16 * index)
         if unpacked != size or packed > len(data) - position:
-            raise _Damaged("its table of contents is damaged")
+            raise DamagedFile("its table of contents is damaged")
         found.append(_decompressed(data[position : position + packed], size))
         position += packed
     return [*found, b""] if degree == 0 else found
@@ -180,7 +176,7 @@ def _inflated(data: bytes) -> bytes:
     try:
         head = coder.decompress(data, 16)
         if len(head) < 16:
-            raise _Damaged("it is cut short")
+            raise DamagedFile("it is cut short")
         magic, version, count, degree = struct.unpack_from("<IIIB", head)
         if magic != MAGIC or degree >= len(COEFFICIENTS):
             return head  # `_parse` says what is wrong
@@ -188,25 +184,25 @@ def _inflated(data: bytes) -> bytes:
         _check_claim(count, each, data)
         return head + (coder.decompress(coder.unconsumed_tail, each * count) if count else b"")
     except zlib.error as error:
-        raise _Damaged(f"its compression is damaged ({error})") from None
+        raise DamagedFile(f"its compression is damaged ({error})") from None
 
 
 def _check_claim(count: int, each: int, data: bytes) -> None:
     if each * count > max(GROWTH * len(data), SMALL):
-        raise _Damaged(f"it claims {count} Gaussians, and is too small for them")
+        raise DamagedFile(f"it claims {count} Gaussians, and is too small for them")
 
 
 def _decompressed(data: bytes, size: int) -> bytes:
     zstandard = _zstandard()
     try:
         if zstandard.frame_content_size(data) not in (-1, size):
-            raise _Damaged("a stream has another size than its table says")
+            raise DamagedFile("a stream has another size than its table says")
         with zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(data) as reader:
             found: bytes = reader.read(size)
     except zstandard.ZstdError as error:
-        raise _Damaged(f"its compression is damaged ({error})") from None
+        raise DamagedFile(f"its compression is damaged ({error})") from None
     if len(found) < size:
-        raise _Damaged("a stream is cut short")
+        raise DamagedFile("a stream is cut short")
     return found
 
 

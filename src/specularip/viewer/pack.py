@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
 from specularip.errors import UserError
 from specularip.files import json_value
-from specularip.gaussians import Binding, Expressions, Gaussians
+from specularip.gaussians import Binding, Expressions, Gaussians, morton_order
 from specularip.motion.clip import Clip
 from specularip.specular import shading_normals
 
@@ -173,20 +173,6 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the packed avatar is damaged: {error}") from None
     return header, sections
-
-
-def morton_order(means: Tensor) -> Tensor:
-    """Indices [N] that sort points [N,3] along a Morton curve of 2^10 cells a side."""
-    points = means.detach().cpu().double()
-    if len(points) == 0:
-        return torch.zeros(0, dtype=torch.int64, device=means.device)
-    low, high = points.amin(0), points.amax(0)
-    cells = ((points - low) / (high - low).amax().clamp_min(1e-12) * 1023).nan_to_num().long()
-    code = torch.zeros(len(points), dtype=torch.int64)
-    for bit in range(10):
-        for axis in range(3):
-            code |= (cells[:, axis] >> bit & 1) << (3 * bit + axis)
-    return code.argsort(stable=True).to(means.device)
 
 
 def _gaussian_columns(gaussians: Gaussians) -> dict[str, Columns]:

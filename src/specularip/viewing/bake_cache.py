@@ -58,10 +58,12 @@ def kept(avatar: Avatar, file: Path, mark: str) -> Avatar | None:
     return replace(avatar, head=None, colors=found.colors)
 
 
-def bake_and_keep(avatar: Avatar, file: Path, mark: str, progress: Progress) -> tuple[Avatar, str]:
-    """The avatar, baked on the GPU if there is one, and saved to `file`. Also returns why it could not be
-    saved, "" if it was."""
-    baked = avatar.to(pick_device(None)).baked("asg", progress=progress).to(torch.device("cpu"))
+def bake_and_keep(
+    avatar: Avatar, file: Path, mark: str, progress: Progress, device: str | None = None
+) -> tuple[Avatar, str]:
+    """The avatar, baked on `device`, by default the GPU if there is one, and saved to `file`. Also returns
+    why it could not be saved, "" if it was."""
+    baked = avatar.to(pick_device(device)).baked("asg", progress=progress).to(torch.device("cpu"))
     try:
         replace(baked, provenance={**baked.provenance, BAKED_FROM: mark}).save(file)
     except UserError as error:
