@@ -48,6 +48,7 @@ def generate(
     image: Photos,
     out: Annotated[Path, arg(metavar="DIR")],
     preset: Literal["compact", "sd15"] = "compact",
+    init: Annotated[Path | None, arg(metavar="AVATAR")] = None,
     seed: int = 0,
     photo_weight: float | None = None,
     low_memory: bool = False,
@@ -73,6 +74,9 @@ def generate(
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
         preset: compact is included in the package and needs no GPU and no download. sd15 is the full-size
             method: it needs an NVIDIA GPU with 16 GB and downloaded models (see `specularip models`).
+        init: A person as 3D Gaussians to start from (.ply, .spz, .sog, .glb, .safetensors, or a run folder),
+            as feed-forward systems write them, in any pose and axes: registered to the body, then given
+            highlights and refined. The face is the file's; the photo guides the prior.
         seed: Random seed. The same seed gives the same avatar on the same machine.
         photo_weight: How far the photos determine the shape and the colours of the face, 0 to 1. If omitted,
             1; at 0 the diffusion prior, which is conditioned on the photo, draws it alone.
@@ -101,7 +105,7 @@ def generate(
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
-    check_inputs(text, photos, out, resume, overwrite, config.detects_face)
+    check_inputs(text, photos, out, resume, overwrite, config.detects_face, init)
     with ExitStack() as page:
         try:
             with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
@@ -117,6 +121,7 @@ def generate(
                     seed=seed,
                     resume=resume,
                     overwrite=overwrite,
+                    init=init,
                     photo_weight=config.photo_weight,
                     low_memory=low_memory,
                     config=config,

@@ -1,0 +1,134 @@
+"""A person in a file of another program, registered to the body: turned upright, scaled, bound, and brought
+to the body's own pose.
+
+Feed-forward systems write a person in a second, in whatever axes, size and pose they work in, and without
+highlights. Rendered from all sides, such a file is a capture like any other, to which the body is fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from specularip.avatar import Avatar
+from specularip.body import Body
+from specularip.body.binding import smooth_bindings
+from specularip.body.mesh import nearest_places
+from specularip.cameras import FULL, Cameras
+from specularip.captures.views import PosedImages
+from specularip.errors import UserError
+from specularip.framing import extremes, frame_subject
+from specularip.gaussians import Binding
+from specularip.registration.body_fit import FittedBody, fit_body, posed_body
+from specularip.registration.moved import moved
+from specularip.registration.normals import surface_normals
+from specularip.registration.upright import upright
+from specularip.specular import shading_normals
+
+HEIGHT = 1.7
+"""Metres to which a person is scaled before the body is fitted, which decides."""
+FAINT = 1 / 255
+"""Gaussians of less opacity show nowhere; they are left out."""
+VIEWS, VIEW_SIZE = 24, 640
+ELEVATIONS_DEG = (0.0, 25.0, -12.0)
+LEAST = 1000
+"""Fewer Gaussians are no person."""
+
+
+@dataclass(frozen=True)
+class RegisteredSplats:
+    """avatar: in the A-pose of `fitted.body` and in its world, bound to it, with the file's colours and
+    normals of the surface. fitted: how the person of the file stands."""
+
+    avatar: Avatar
+    fitted: FittedBody
+
+
+@torch.no_grad()
+def register_splats(avatar: Avatar, name: str, note: Callable[[str], None]) -> RegisteredSplats:
+    """Register a person; avatar: as `load` reads it. name: of its file. note: receives lines for the user.
+
+    Raises UserError if there is no person that the body fits to.
+    """
+    if avatar.head is not None:
+        avatar = avatar.baked("sh3")
+    avatar = _visible(avatar)
+    if len(avatar.gaussians) < LEAST:
+        raise UserError(f"{name} has only {len(avatar.gaussians)} visible Gaussians: that is no person")
+    turn, sure = upright(avatar)
+    if not sure:
+        note(f"no face found in {name}: which way is up, and where its front is, is a guess")
+    avatar = moved(avatar, rotation=turn)
+    low, high = extremes(avatar.gaussians.means)
+    scale = HEIGHT / max(float(high[2] - low[2]), 1e-9)
+    avatar = moved(avatar, scale=scale, translation=-scale * (low + high) / 2)
+    fitted = fit_body(views_of(avatar))
+    place = fitted.placement
+    back = place.rotation.T
+    shift = -back @ place.translation / place.scale
+    avatar = moved(avatar, scale=1 / place.scale, rotation=back, translation=shift)
+    bound = _bound(avatar, fitted)
+    count = len(fitted.body.joints)
+    rest = bound.posed(torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(count, 1))
+    note(
+        f"{name}: {len(rest.gaussians):,} Gaussians, brought to the A-pose of a body whose outlines agree to "
+        f"{fitted.silhouette_iou:.0%}"
+    )
+    return RegisteredSplats(_with_normals(rest, fitted.body), fitted)
+
+
+def views_of(avatar: Avatar, count: int = VIEWS, size: int = VIEW_SIZE) -> PosedImages:
+    """The avatar from all sides."""
+    distance, target = frame_subject(avatar.gaussians)
+    azimuths = [360.0 * k / count for k in range(count)]
+    elevations = [ELEVATIONS_DEG[k % len(ELEVATIONS_DEG)] for k in range(count)]
+    cameras = Cameras.orbit(azimuths, elevations, distance, FULL.fov_y_deg, size, size, target)
+    prepared = avatar.prepare()
+    frames = [prepared.render(cameras[k], 0.0) for k in range(count)]
+    images, alphas = (torch.cat([getattr(frame, name) for frame in frames]) for name in ("image", "alpha"))
+    return PosedImages.of(cameras, images, alphas)
+
+
+def transferred(points: Tensor, source: Body, target: Body) -> Tensor:
+    """Points [N,3] around one body, around another in the same pose: they keep their offsets from the nearest
+    places of the skin."""
+    triangles, barycentric, _ = nearest_places(points, source.vertices, source.faces)
+    shift = target.vertices - source.vertices
+    return points + (barycentric[..., None] * shift[source.faces[triangles]]).sum(1)
+
+
+def _visible(avatar: Avatar) -> Avatar:
+    kept = avatar.gaussians.opacities > FAINT
+    if bool(kept.all()):
+        return avatar
+    colors = avatar.colors
+    if colors is not None:
+        colors = type(colors)(**{name: rows[kept] for name, rows in colors.tensors().items()})
+    return replace(avatar, gaussians=avatar.gaussians.select(kept), colors=colors, expressions=None)
+
+
+def _bound(avatar: Avatar, fitted: FittedBody) -> Avatar:
+    """The avatar as it stands, bound to the body that stands as it does."""
+    cloud, body = avatar.gaussians, posed_body(fitted)
+    joints, weights = smooth_bindings(cloud.means, cloud.diffuse, body)
+    triangles, barycentric, _ = nearest_places(cloud.means, body.vertices, body.faces)
+    corners = body.faces[triangles]
+    regions = body.regions[corners[torch.arange(len(cloud)), barycentric.argmax(1)]]
+    gaussians = replace(cloud, regions=regions, bind_joints=joints, bind_weights=weights)
+    binding = Binding(
+        list(body.joint_names), list(body.joint_parents), fitted.body.joints, stance=fitted.stance
+    )
+    return replace(avatar, gaussians=gaussians, binding=binding)
+
+
+def _with_normals(avatar: Avatar, body: Body) -> Avatar:
+    """The Gaussians with residuals that make their shading normals those of the surface."""
+    cloud = avatar.gaussians
+    triangles, barycentric, _ = nearest_places(cloud.means, body.vertices, body.faces)
+    outward = (barycentric[..., None] * body.vertex_normals[body.faces[triangles]]).sum(1)
+    normals = surface_normals(cloud.means, cloud.opacities, outward)
+    axis = shading_normals(replace(cloud, normal_residuals=torch.zeros_like(cloud.means)))
+    return replace(avatar, gaussians=replace(cloud, normal_residuals=normals - axis))
