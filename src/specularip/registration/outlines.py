@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.cameras import Cameras
+from specularip.captures.views import PosedImages, View
 from specularip.errors import UserError
 
 MASK_SIZE = 224
@@ -27,17 +26,6 @@ LEAST_PIXELS = 64
 """Fewer are no outline of a person."""
 EMPTY_SHARE = 0.02
 """Of an image with an outline, at least this share of the pixels is empty."""
-
-
-class ImageWithCamera(Protocol):
-    """What is needed of an image: one camera, colours [H,W,3] in 0..1 on black, and alpha [H,W,1]."""
-
-    @property
-    def camera(self) -> Cameras: ...
-    @property
-    def image(self) -> Tensor: ...
-    @property
-    def alpha(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +45,7 @@ class Outline:
     view: int
 
 
-def outlines_of(views: Sequence[ImageWithCamera]) -> list[Outline]:
+def outlines_of(views: PosedImages) -> list[Outline]:
     """The outlines in at most MOST_VIEWS of the images, evenly chosen among those that have one.
 
     Raises UserError where fewer than LEAST_VIEWS images tell the person from the background.
@@ -77,7 +65,7 @@ def _has_outline(alpha: Tensor) -> bool:
     return LEAST_PIXELS <= occupied <= (1 - EMPTY_SHARE) * alpha.numel()
 
 
-def _outline(view: ImageWithCamera, number: int) -> Outline:
+def _outline(view: View, number: int) -> Outline:
     alpha, camera = view.alpha[..., 0].cpu(), view.camera.to("cpu")
     rows, columns = (torch.nonzero(alpha.amax(axis) > OCCUPIED)[:, 0] for axis in (1, 0))
     top, bottom, left, right = (int(v) for v in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))

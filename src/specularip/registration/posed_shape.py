@@ -20,6 +20,7 @@ from specularip.body.mesh import Body, centred
 from specularip.body.phenotype import Phenotype
 from specularip.gaussians import Binding
 from specularip.motion.quaternions import from_rotation_vectors, matrices, multiply
+from specularip.placement import Placement
 
 CODES = 40
 """Principal components that are fitted; the others stay those of the average adult."""
@@ -53,6 +54,11 @@ class PosedShape:
     translation: Tensor
     scale: float
 
+    @property
+    def placement(self) -> Placement:
+        """From the body's world to the capture's."""
+        return Placement(self.scale, self.rotation, self.translation)
+
     def moved(self, step: Tensor, points: SkinPoints) -> PosedShape:
         """After a step along the unknowns [U]."""
         model = points.model
@@ -61,6 +67,7 @@ class PosedShape:
         turns[points.joints] = multiply(from_rotation_vectors(pose.reshape(-1, 3)), turns[points.joints])
         own = self.codes.clone()
         own[: len(codes)] += codes
+        own_head = self.head + head if len(head) else self.head
         turn = matrices(from_rotation_vectors(similarity[:3]))
         root = model.root(own)
         # The similarity turns and scales about the root.
@@ -69,7 +76,7 @@ class PosedShape:
         place = self.scale * self.rotation @ (model.root(self.codes) + similarity[3:6]) + self.translation
         translation = place - scale * rotation @ root
         return replace(
-            self, codes=own, head=self.head + head, turns=turns, rotation=rotation, scale=scale,
+            self, codes=own, head=own_head, turns=turns, rotation=rotation, scale=scale,
             translation=translation,
         )  # fmt: skip
 
@@ -92,6 +99,33 @@ class ShapeModel:
         head = HeadModel.load()
         self.head_shapes = torch.zeros(len(head.shapes), count, 3, dtype=torch.float64)
         self.head_shapes[:, head.rows] = head.shapes.double()
+
+    def neutral(self) -> PosedShape:
+        """The average adult in A-pose."""
+        turns = torch.zeros(len(self.joint_names), 4, dtype=torch.float64)
+        turns[:, 0] = 1
+        none = torch.zeros(len(self.head_shapes), dtype=torch.float64)
+        return PosedShape(
+            self.adult, none, turns, torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 1.0
+        )
+
+    @cached_property
+    def adult_height(self) -> float:
+        return self._height(self.adult)
+
+    def _height(self, codes: Tensor) -> float:
+        heights = self.vertices(replace(self.neutral(), codes=codes))[:, 2]
+        return float(heights.max() - heights.min())
+
+    def in_metres(self, shape: PosedShape) -> PosedShape:
+        """About the same with a scale of 1: the first principal component is stature."""
+        step = torch.zeros_like(self.adult)
+        step[0] = 0.1
+        per_step = self._height(self.adult + step) - self.adult_height
+        codes = self.adult + step * (shape.scale - 1) * self.adult_height / per_step
+        place = shape.placement.points(self.root(shape.codes))
+        translation = place - shape.rotation @ self.root(codes)
+        return replace(shape, codes=codes, translation=translation, scale=1.0)
 
     def root(self, codes: Tensor) -> Tensor:
         """Position [3] of the root at rest."""
