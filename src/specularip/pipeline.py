@@ -488,7 +488,8 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
             "perceptual_note": OWN_FEATURES
             if perceptual is not None and perceptual.name != "lpips-vgg"
             else "",
-            "init": context.splats and {
+            "init": context.splats
+            and {
                 "file": str(context.inputs.init),
                 "silhouette_iou": context.splats.fitted.silhouette_iou,
             },

@@ -21,11 +21,11 @@ from specularip.cameras import FULL, Cameras
 from specularip.captures.views import PosedImages
 from specularip.errors import UserError
 from specularip.framing import extremes, frame_subject
-from specularip.gaussians import Binding
-from specularip.registration.body_fit import FittedBody, fit_body, posed_body
-from specularip.registration.moved import moved
+from specularip.placement import Placement
+from specularip.progress import Report, unheard
+from specularip.registration.fit_body import FittedBody, fit_body
 from specularip.registration.normals import surface_normals
-from specularip.registration.upright import upright
+from specularip.registration.upright import moved, upright
 from specularip.specular import shading_normals
 
 HEIGHT = 1.7
@@ -48,7 +48,9 @@ class RegisteredSplats:
 
 
 @torch.no_grad()
-def register_splats(avatar: Avatar, name: str, note: Callable[[str], None]) -> RegisteredSplats:
+def register_splats(
+    avatar: Avatar, name: str, note: Callable[[str], None], report: Report = unheard
+) -> RegisteredSplats:
     """Register a person; avatar: as `load` reads it. name: of its file. note: receives lines for the user.
 
     Raises UserError if there is no person that the body fits to.
@@ -61,22 +63,17 @@ def register_splats(avatar: Avatar, name: str, note: Callable[[str], None]) -> R
     turn, sure = upright(avatar)
     if not sure:
         note(f"no face found in {name}: which way is up, and where its front is, is a guess")
-    avatar = moved(avatar, rotation=turn)
-    low, high = extremes(avatar.gaussians.means)
+    standing = Placement(1.0, turn, torch.zeros(3))
+    low, high = extremes(moved(avatar, standing).gaussians.means)
     scale = HEIGHT / max(float(high[2] - low[2]), 1e-9)
-    avatar = moved(avatar, scale=scale, translation=-scale * (low + high) / 2)
-    fitted = fit_body(views_of(avatar))
-    place = fitted.placement
-    back = place.rotation.T
-    shift = -back @ place.translation / place.scale
-    avatar = moved(avatar, scale=1 / place.scale, rotation=back, translation=shift)
-    bound = _bound(avatar, fitted)
+    standing = Placement(scale, turn, -scale * (low + high) / 2)
+    fitted = fit_body(views_of(moved(avatar, standing)), report)
+    for line in fitted.notes:
+        note(line)
+    bound = _bound(moved(avatar, fitted.placement.inverse() @ standing), fitted)
     count = len(fitted.body.joints)
     rest = bound.posed(torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(count, 1))
-    note(
-        f"{name}: {len(rest.gaussians):,} Gaussians, brought to the A-pose of a body whose outlines agree to "
-        f"{fitted.silhouette_iou:.0%}"
-    )
+    note(f"{name}: {len(rest.gaussians):,} Gaussians, brought to the body's pose; {fitted.described()}")
     return RegisteredSplats(_with_normals(rest, fitted.body), fitted)
 
 
@@ -112,16 +109,13 @@ def _visible(avatar: Avatar) -> Avatar:
 
 def _bound(avatar: Avatar, fitted: FittedBody) -> Avatar:
     """The avatar as it stands, bound to the body that stands as it does."""
-    cloud, body = avatar.gaussians, posed_body(fitted)
+    cloud, body = avatar.gaussians, fitted.standing()
     joints, weights = smooth_bindings(cloud.means, cloud.diffuse, body)
     triangles, barycentric, _ = nearest_places(cloud.means, body.vertices, body.faces)
     corners = body.faces[triangles]
     regions = body.regions[corners[torch.arange(len(cloud)), barycentric.argmax(1)]]
     gaussians = replace(cloud, regions=regions, bind_joints=joints, bind_weights=weights)
-    binding = Binding(
-        list(body.joint_names), list(body.joint_parents), fitted.body.joints, stance=fitted.stance
-    )
-    return replace(avatar, gaussians=gaussians, binding=binding)
+    return replace(avatar, gaussians=gaussians, binding=fitted.binding)
 
 
 def _with_normals(avatar: Avatar, body: Body) -> Avatar:

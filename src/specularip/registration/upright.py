@@ -13,11 +13,12 @@ from torch import Tensor
 
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
+from specularip.export.placing import placed
 from specularip.faces.detection import detect
 from specularip.faces.landmarks import SURE, read_landmarks
 from specularip.files import to_uint8
 from specularip.framing import extremes
-from specularip.registration.moved import moved
+from specularip.placement import Placement
 
 AXES = ((0, 0, 1), (0, -1, 0), (0, 1, 0), (0, 0, -1), (1, 0, 0), (-1, 0, 0))
 """Directions that may be up, the usual ones first."""
@@ -32,6 +33,12 @@ LEAST_TALL = 0.6
 """Extent along the vertical, relative to the largest: a person with spread arms is about as wide as high."""
 
 
+def moved(avatar: Avatar, placement: Placement) -> Avatar:
+    """An avatar of explicit colours, moved; without its skeleton."""
+    gaussians, colors = placed(avatar.gaussians, avatar.colors, placement)
+    return Avatar(gaussians, colors=colors, antialiased=avatar.antialiased)
+
+
 def upright(avatar: Avatar) -> tuple[Tensor, bool]:
     """The rotation [3,3] that turns the avatar so that z is up, and whether a face says so.
 
@@ -43,7 +50,7 @@ def upright(avatar: Avatar) -> tuple[Tensor, bool]:
     best, score = _turn_up(tall[0]), float(SURE)
     for axis in tall:
         turn = _turn_up(axis)
-        found = _face_score(moved(avatar, rotation=turn))
+        found = _face_score(moved(avatar, Placement(1.0, turn, torch.zeros(3))))
         if found > score:
             best, score = turn, found
     return best, score > SURE
