@@ -71,9 +71,7 @@ def _file_to_start_from(path: Path) -> Path:
     """The avatar's file, of a run folder that in it. Raises UserError if there is none."""
     file = path / "avatar.safetensors" if path.is_dir() else path
     if not file.is_file():
-        raise UserError(
-            f"--init {path}: there is no avatar: give a .ply, another avatar file or a run folder"
-        )
+        raise UserError(f"--init {path}: no avatar there: give a .ply or other avatar file, or a run folder")
     return file
 
 

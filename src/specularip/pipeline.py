@@ -92,11 +92,11 @@ def generate(
     """Text and photos of a face to a full-body avatar, written to the folder `out` and returned, on the CPU.
 
     image: one photo, or up to eight of the same person. init: a person as 3D Gaussians to start from, any
-    file that `sip.load` reads, instead of from views that the prior draws. config replaces the preset; seed still comes from the
-    arguments, and so do photo_weight and low_memory if given. live: a page that shows the run. Under
-    torchrun, the processes share each step's views (`training.parallel`). Raises UserError for input that the
-    user can correct (see `inputs.check_inputs`) and for a machine without the memory or GPU needed,
-    KeyboardInterrupt after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
+    file that `sip.load` reads, instead of from views that the prior draws. config replaces the preset; seed
+    still comes from the arguments, and so do photo_weight and low_memory if given. live: a page that shows
+    the run. Under torchrun, the processes share each step's views (`training.parallel`). Raises UserError for
+    input that the user can correct (see `inputs.check_inputs`) and for a machine without the memory or GPU
+    needed, KeyboardInterrupt after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
     """
     config = replace(config or preset_config(preset), seed=seed)
     if photo_weight is not None:
@@ -335,19 +335,18 @@ def _run_stages(session: Session, context: RunContext, live: LiveView | None) ->
     phase, step = ("seid", 0) if checkpoint is None else (checkpoint.name, int(checkpoint.meta["step"]))
     targets: Targets | None = None
     views: Tensor | None = None
-    given = checkpoint is None and context.splats is not None
-    if given:
-        phase = "refine"
-    elif checkpoint is None and guide.prior.shows_depth:
+    splats = context.splats
+    if checkpoint is None and guide.prior.shows_depth and (splats is None or splats.avatar.colors is None):
         views = _sample_views(session, guide)
     elif phase == "start":
         assert checkpoint is not None
         views, phase, step = checkpoint.state["views"], "seid", 0
     context.kernels.result()
-    if given:
-        assert context.splats is not None
+    if splats is not None and (views is not None or checkpoint is None):
+        session.progress.log("light and materials")
         with session.timed("start"):
-            state = start_from_splats(context.splats, config, session.device)
+            state = start_from_splats(splats, guide, views, session.device, ranks)
+        phase = "refine"
     elif views is not None:
         state = _start(session, guide, views)
     elif checkpoint is None:

@@ -1,7 +1,7 @@
 """Normals of the surface that Gaussians of another program lie on.
 
-Such files have no normals, and the shortest axis of a nearly round Gaussian says little. Neighbours lie in the
-surface's plane (Hoppe et al., "Surface Reconstruction from Unorganized Points", 1992).
+Such files have no normals, and the shortest axis of a nearly round Gaussian says little. Neighbours lie in
+the surface's plane (Hoppe et al., "Surface Reconstruction from Unorganized Points", 1992).
 """
 
 from __future__ import annotations

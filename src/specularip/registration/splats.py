@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from specularip.avatar import Avatar
+from specularip.baking.bake import harmonics_of
 from specularip.body import Body
 from specularip.body.binding import smooth_bindings
 from specularip.body.mesh import nearest_places
 from specularip.cameras import FULL, Cameras
 from specularip.captures.views import PosedImages
+from specularip.colors import Asgs
 from specularip.errors import UserError
 from specularip.framing import extremes, frame_subject
 from specularip.placement import Placement
@@ -57,6 +59,8 @@ def register_splats(
     """
     if avatar.head is not None:
         avatar = avatar.baked("sh3")
+    if isinstance(avatar.colors, Asgs):
+        avatar = replace(avatar, colors=harmonics_of(avatar.colors))
     avatar = _visible(avatar)
     if len(avatar.gaussians) < LEAST:
         raise UserError(f"{name} has only {len(avatar.gaussians)} visible Gaussians: that is no person")

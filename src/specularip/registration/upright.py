@@ -13,6 +13,7 @@ from torch import Tensor
 
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
+from specularip.colors import Asgs
 from specularip.export.placing import placed
 from specularip.faces.detection import detect
 from specularip.faces.landmarks import SURE, read_landmarks
@@ -34,7 +35,8 @@ LEAST_TALL = 0.6
 
 
 def moved(avatar: Avatar, placement: Placement) -> Avatar:
-    """An avatar of explicit colours, moved; without its skeleton."""
+    """An avatar of harmonics or Spherical Betas, moved; without its skeleton."""
+    assert not isinstance(avatar.colors, Asgs)
     gaussians, colors = placed(avatar.gaussians, avatar.colors, placement)
     return Avatar(gaussians, colors=colors, antialiased=avatar.antialiased)
 
