@@ -328,7 +328,7 @@ def nothing_shown(values: Mapping[str, float]) -> str:
     if not empty:
         return ""
     which = "no view shows" if empty == views else f"{empty} of {views} views do not show"
-    return f"{which} the avatar: are these cameras and the avatar of one capture, in one world?"
+    return f"{which} the avatar: these cameras are of another capture, or in another world"
 
 
 def agreement(avatar: Avatar, baked: Avatar, size: int = 400) -> float:
