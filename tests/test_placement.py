@@ -314,6 +314,6 @@ def test_eval_moves_the_cameras_and_says_where_nothing_shows(tmp_path, capsys):
     # Half of the views look elsewhere.
     away = Cameras.orbit([0.0, 20.0], 0.0, 2.0, 45.0, SIZE, SIZE, target=(50.0, 0.0, 0.0))
     blank = torch.zeros(2, SIZE, SIZE, 3)
-    both = PosedImages(here.views[:2] + PosedImages.of(away, blank, blank[..., :1]).views)
+    both = PosedImages(here.views[:2] + PosedImages.of(away, blank, blank[..., :1] + 1).views)
     values = evaluate(replace(avatar, placement=None), both)
     assert values["empty_views"] == 2 and nothing_shown(values).startswith("2 of 4 views do not show")
