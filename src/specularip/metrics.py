@@ -279,8 +279,9 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
     target highlight. coherence: mean over views, between the specular layer of the view and that of one
     turned by TURN_DEG around the avatar. frames_per_second; views; gaussians. NaN if a metric is undefined
     (no highlight, for example); an empty set gives views and gaussians only. empty_views: how many show nothing
-    of the avatar (see `nothing_shown`). The cameras are moved into the avatar's world. If the avatar was
-    fitted to images of different exposures, each render gets the exposure of its target first, three gains.
+    of the avatar though their image is not empty, see `nothing_shown`. The cameras are moved into the avatar's
+    world. If the avatar was fitted to images of different exposures, each render gets the exposure of its target
+    first, three gains.
     """
     posed = posed.placed(avatar.placement)
     device = avatar.gaussians.means.device
@@ -297,7 +298,7 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
         both = _with_neighbour(camera, center)
         frame = avatar.render(both, 0.0)
         image = frame.image[:1]
-        empty += float(frame.alpha[0].max()) < FAINTEST
+        empty += float(frame.alpha[0].max()) < FAINTEST <= float(view.alpha.max())
         if matched:
             image = exposed(image, matching_gains(image, target))
         per_view["psnr"].append(float(psnr(image, target)))
@@ -335,7 +336,7 @@ def nothing_shown(values: Mapping[str, float]) -> str:
     if not empty:
         return ""
     which = "no view shows" if empty == views else f"{empty} of {views} views do not show"
-    return f"{which} the avatar: are these cameras and the avatar of one capture, in one world?"
+    return f"{which} the avatar: these cameras are of another capture, or in another world"
 
 
 def agreement(avatar: Avatar, baked: Avatar, size: int = 400) -> float:

@@ -139,6 +139,7 @@ def fit(
                 "start": fitting.source,
                 "views": {"train": len(train), "test": len(test)},
                 "gaussians": len(avatar.gaussians),
+                "placement": None if avatar.placement is None else avatar.placement.pack(),
                 "metrics": metrics,
             }
         )
@@ -315,8 +316,8 @@ def _start(data: Path, train: PosedImages, config: FitConfig, seed: int, session
         init = init_points(data, train, config.points or 0, generator, part(report, 0.0, 0.4))
         if init.source == "random":
             session.note(f"{data} has no body.npz and no points3d.ply: starting from random points")
-        last = part(report, 0.4, 1.0)
-        fitting = begin(init, train, appearance, generator, session.device, config.exposure, last)
+        rest = part(report, 0.4, 1.0)
+        fitting = begin(init, train, appearance, generator, session.device, config.exposure, rest)
         report(1.0)
         if fitting.gains is not None:
             session.note(exposure_note(fitting.gains))
