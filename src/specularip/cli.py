@@ -138,6 +138,7 @@ def fit(
     out: Annotated[Path, arg(metavar="DIR")],
     iterations: int | None = None,
     points: int | None = None,
+    body: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -154,6 +155,9 @@ def fit(
     The Gaussians are initialised on the triangle mesh in body.npz (arrays v and f) if there is one,
     else on points3d.ply, else at random within the cameras' view.
 
+    With --body, the body model is fitted to the images first: the Gaussians start on it, and the avatar has a
+    skeleton for `specularip animate`. The images need alpha and show one person with limbs apart.
+
     Writes avatar.safetensors, avatar.ply, preview.png (four views), report.json with the metrics,
     metrics.jsonl and checkpoints/ to the folder DIR.
 
@@ -166,6 +170,7 @@ def fit(
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
         iterations: Training steps, one image each. If omitted, 7000 on a GPU and 1500 on the CPU.
         points: Number of initial Gaussians. If omitted, 100000 on a GPU and 20000 on the CPU.
+        body: Fit the body model to the images, which takes half a minute, and bind the avatar to it.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         seed: Random seed. The same seed gives the same avatar on the same machine.
         resume: Continue the run in DIR from its last checkpoint.
@@ -191,7 +196,7 @@ def fit(
                 from specularip.fitting.fit import fit as run
                 from specularip.fitting.settings import FitConfig
 
-                given: dict[str, Any] = {"iterations": iterations, "points": points}
+                given: dict[str, Any] = {"iterations": iterations, "points": points, "body": body}
                 run(
                     data,
                     out,

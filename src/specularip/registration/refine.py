@@ -23,6 +23,7 @@ from specularip.body.mesh import vertex_normals
 from specularip.body.regions import HIPS, LOWER_LEG, TORSO, UPPER_LEG
 from specularip.cameras import Cameras
 from specularip.captures.views import PosedImages
+from specularip.progress import Report, unheard
 from specularip.registration.outlines import Outline
 from specularip.registration.posed_shape import (
     CODES,
@@ -120,7 +121,8 @@ class Refiner:
             self.loose[samples.regions == region] = share
         self.precisions = pose_precisions(model)
 
-    def run(self, shape: PosedShape, stage: Stage) -> PosedShape:
+    def run(self, shape: PosedShape, stage: Stage, report: Report = unheard) -> PosedShape:
+        """The shape after all steps of a stage."""
         heads = bool(self.faces)
         skin = SkinPoints(self.model, self.corners, self.barycentric, stage.codes, heads)
         landmarks = self._landmarks(stage.codes)
@@ -131,6 +133,7 @@ class Refiner:
             if heads:
                 parts.append((landmarks, self.landmark_rows(shape, landmarks)))
             shape = self._step(shape, parts)
+            report((k + 1) / stage.steps)
         return shape
 
     def _landmarks(self, codes: int) -> SkinPoints:

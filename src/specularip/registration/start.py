@@ -16,16 +16,14 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from specularip.cameras import Cameras
+from specularip.captures.scene import up_axis
 from specularip.errors import UserError
 from specularip.motion.quaternions import about, matrices, multiply
+from specularip.progress import Report, unheard
 from specularip.raster.mesh import rasterize_mesh
 from specularip.registration.outlines import Outline
 from specularip.registration.posed_shape import PosedShape, ShapeModel
 
-LEVEL = 0.5
-"""Mean of the cameras' upward directions from which on they count as upright."""
-NEAR_AXIS = math.cos(math.radians(20))
-"""An axis of the capture's world nearer than that to the cameras' mean is taken as the vertical."""
 GRID = 56
 SEEN = 0.5
 """Share of the cameras that must see a point of the hull."""
@@ -40,18 +38,21 @@ METRES = (1.4, 2.15)
 """Heights of people: a person as high in the capture's units is taken to be in metres."""
 
 
-def starts(model: ShapeModel, outlines: Sequence[Outline]) -> list[tuple[PosedShape, float]]:
+def starts(
+    model: ShapeModel, outlines: Sequence[Outline], report: Report = unheard
+) -> list[tuple[PosedShape, float]]:
     """Where to begin, with the misfit of each, the best first: a heading, and the opposite one.
 
     Raises UserError where no camera sees what another sees.
     """
-    found = []
-    for up in _upward(outlines):
-        found += _facing(model, outlines, up)
-    return sorted(found, key=lambda pair: pair[1])
+    hull = visual_hull(outlines)
+    up = up_axis([outline.camera for outline in outlines], hull.mean(0))
+    return sorted(_facing(model, outlines, hull, up, report), key=lambda pair: pair[1])
 
 
-def with_tried_arms(model: ShapeModel, shape: PosedShape, outlines: Sequence[Outline]) -> PosedShape:
+def with_tried_arms(
+    model: ShapeModel, shape: PosedShape, outlines: Sequence[Outline], report: Report = unheard
+) -> PosedShape:
     """The same with each arm as it overlaps best, among many poses and its own."""
     views = _some(outlines)
     for side in "LR":
@@ -65,6 +66,7 @@ def with_tried_arms(model: ShapeModel, shape: PosedShape, outlines: Sequence[Out
                     _put_arm(model, turns, side, raised, forward, bent, twisted)
                     tried.append(replace(shape, turns=turns))
         shape = min(tried, key=lambda one: misfit(model, one, views))
+        report(0.5 if side == "L" else 1.0)
     return shape
 
 
@@ -124,27 +126,6 @@ def _smaller(camera: Cameras, outline: Outline) -> tuple[Cameras, np.ndarray, np
     return Cameras(camera.viewmats, K, mask.shape[1], mask.shape[0]), mask, outside / stride
 
 
-def _upward(outlines: Sequence[Outline]) -> list[Tensor]:
-    """Directions [3] that may be upwards in the capture's world."""
-    rotations = torch.stack([outline.camera.viewmats[0, :3, :3].double() for outline in outlines])
-    means = [(-rotations[:, 1]).mean(0), rotations[:, 0].mean(0)]  # the images' up, and their right
-    if float(means[0].norm()) > LEVEL:
-        candidates = [means[0]]
-    elif float(means[1].norm()) > LEVEL:  # a phone held across: both ways round
-        candidates = [means[1], -means[1]]
-    else:
-        candidates = [axis * sign for axis in torch.eye(3).double() for sign in (1.0, -1.0)]
-    return [_snapped(up / up.norm()) for up in candidates]
-
-
-def _snapped(up: Tensor) -> Tensor:
-    """The nearest axis of the world, if it is near."""
-    nearest = torch.zeros_like(up)
-    axis = int(up.abs().argmax())
-    nearest[axis] = up[axis].sign()
-    return nearest if float(up @ nearest) > NEAR_AXIS else up
-
-
 def visual_hull(outlines: Sequence[Outline]) -> Tensor:
     """Points [N,3] on a grid within the person, in the capture's world. Raises UserError if there are none."""
     positions, rays, sizes = [], [], []
@@ -193,10 +174,9 @@ def _carved(outlines: Sequence[Outline], low: Tensor, step: float) -> Tensor:
 
 
 def _facing(
-    model: ShapeModel, outlines: Sequence[Outline], up: Tensor
+    model: ShapeModel, outlines: Sequence[Outline], hull: Tensor, up: Tensor, report: Report
 ) -> list[tuple[PosedShape, float]]:
     """The best heading and arms for a vertical, and the same seen from behind."""
-    hull = visual_hull(outlines)
     heights = hull @ up
     bottom, top = float(heights.quantile(0.002)), float(heights.quantile(0.998))
     step = float((hull[1:] - hull[:-1]).abs().amax(1).min())
@@ -228,6 +208,7 @@ def _facing(
 
     tried = []
     for k in range(HEADINGS):
+        report(0.4 * k / HEADINGS)
         for raised in RAISED_DEG:
             arms = {side: (raised, 0.0, 0.0) for side in "LR"}
             degrees = 360.0 * k / HEADINGS
@@ -235,6 +216,7 @@ def _facing(
     _, best, arms = min(tried, key=lambda one: one[0])
     result = []
     for degrees in (best, best + 180):
+        report(0.4 if degrees == best else 0.7)
         own = dict(arms)
         for side in "LR":
             options = [
