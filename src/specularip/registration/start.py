@@ -34,6 +34,10 @@ HEADINGS = 12
 RAISED_DEG = (-28.0, 0.0, 25.0, 48.0)
 """By how much arms are raised from the A-pose, where they hang 42 degrees aside."""
 BENT_DEG, FORWARD_DEG, TWISTED_DEG = (0.0, 50.0, 95.0), (0.0, 35.0), (-70.0, -35.0, 0.0, 35.0, 70.0)
+SHOWN, FINER = (1.0, 0.8, 0.65, 0.52, 0.42, 0.33, 0.25), (0.85, 0.92, 1.0, 1.08, 1.17)
+"""Shares of the body, from the crown down, that images may show, and factors to try around the best."""
+CUT_SHARE = 0.3
+"""Share of the images that must end above the feet before less than the whole body is looked for."""
 METRES = (1.4, 2.15)
 """Heights of people: a person as high in the capture's units is taken to be in metres."""
 
@@ -47,7 +51,8 @@ def starts(
     """
     hull = visual_hull(outlines)
     up = up_axis([outline.camera for outline in outlines], hull.mean(0))
-    return sorted(_facing(model, outlines, hull, up, report), key=lambda pair: pair[1])
+    trials = _Trials(model, outlines, hull, up)
+    return sorted(_facing(trials, _cut_below(outlines, hull, up), report), key=lambda pair: pair[1])
 
 
 def with_tried_arms(
@@ -173,47 +178,57 @@ def _carved(outlines: Sequence[Outline], low: Tensor, step: float) -> Tensor:
     return points[kept].double()
 
 
-def _facing(
-    model: ShapeModel, outlines: Sequence[Outline], hull: Tensor, up: Tensor, report: Report
-) -> list[tuple[PosedShape, float]]:
-    """The best heading and arms for a vertical, and the same seen from behind."""
-    heights = hull @ up
-    bottom, top = float(heights.quantile(0.002)), float(heights.quantile(0.998))
-    step = float((hull[1:] - hull[:-1]).abs().amax(1).min())
-    height = top - bottom + step
-    trunk = hull[(heights > bottom + 0.5 * height) & (heights < bottom + 0.75 * height)]
-    middle = (trunk if len(trunk) else hull).median(0).values
-    middle = middle + (0.5 * (top + bottom) - middle @ up) * up
-    other = torch.linalg.cross(up, torch.eye(3).double()[int(up.abs().argmin())])
-    other = other / other.norm()
-    level = torch.stack([other, torch.linalg.cross(up, other), up], 1)  # the body's axes to the capture's
-    views = _some(outlines)
-    neutral = model.neutral()
-    vertices = model.vertices(neutral)
-    own_top, own_bottom = float(vertices[:, 2].max()), float(vertices[:, 2].min())
-    scale = height / (own_top - own_bottom)
-    centre = torch.tensor([0.0, 0.0, (own_top + own_bottom) / 2], dtype=torch.float64)
+class _Trials:
+    """Upright poses of the average adult in the hull, whose crown is the hull's top."""
 
-    def headed(degrees: float, arms: dict[str, tuple[float, float, float]]) -> PosedShape:
-        turned = level @ matrices(about(_Z, torch.tensor(math.radians(degrees), dtype=torch.float64)))
-        posed = neutral.turns.clone()
+    def __init__(self, model: ShapeModel, outlines: Sequence[Outline], hull: Tensor, up: Tensor) -> None:
+        self.model, self.hull, self.up, self.views = model, hull, up, _some(outlines)
+        self.heights = hull @ up
+        step = float((hull[1:] - hull[:-1]).abs().amax(1).min())
+        self.bottom, self.top = (float(self.heights.quantile(share)) for share in (0.002, 0.998))
+        self.bottom, self.top = self.bottom - step / 2, self.top + step / 2
+        other = torch.linalg.cross(up, torch.eye(3).double()[int(up.abs().argmin())])
+        other = other / other.norm()
+        self.level = torch.stack([other, torch.linalg.cross(up, other), up], 1)  # the body's axes to the capture's
+        self.neutral = model.neutral()
+        self.crown = float(model.vertices(self.neutral)[:, 2].max())
+
+    def shape(self, degrees: float, arms: Arms, shown: float) -> PosedShape:
+        """Facing `degrees`, with the upper `shown` of the body in the hull."""
+        height = (self.top - self.bottom) / shown
+        low, high = (self.top - share * height for share in (0.5, 0.2))
+        trunk = self.hull[(self.heights > low) & (self.heights < high)]
+        middle = (trunk if len(trunk) else self.hull).median(0).values
+        middle = middle + (self.top - middle @ self.up) * self.up
+        scale = height / self.model.adult_height
+        turned = self.level @ matrices(about(_Z, _radians(degrees)))
+        posed = self.neutral.turns.clone()
         for side, arm in arms.items():
-            _put_arm(model, posed, side, *arm)
-        return replace(
-            neutral, turns=posed, rotation=turned, translation=middle - scale * turned @ centre, scale=scale
-        )
+            _put_arm(self.model, posed, side, *arm)
+        translation = middle - scale * self.crown * turned[:, 2]
+        return replace(self.neutral, turns=posed, rotation=turned, translation=translation, scale=scale)
 
-    def score(shape: PosedShape) -> float:
-        return misfit(model, shape, views)
+    def misfit(self, degrees: float, arms: Arms, shown: float) -> float:
+        return misfit(self.model, self.shape(degrees, arms, shown), self.views)
 
-    tried = []
+
+Arms = dict[str, tuple[float, float, float]]
+"""By side, by how many degrees an arm is raised, swung to the front and bent."""
+
+
+def _facing(trials: _Trials, cut: bool, report: Report) -> list[tuple[PosedShape, float]]:
+    """The best heading and arms, and the same seen from behind. cut: whether images end above the feet."""
+    rough: list[tuple[float, float, Arms, float]] = []
     for k in range(HEADINGS):
         report(0.4 * k / HEADINGS)
         for raised in RAISED_DEG:
             arms = {side: (raised, 0.0, 0.0) for side in "LR"}
             degrees = 360.0 * k / HEADINGS
-            tried.append((score(headed(degrees, arms)), degrees, arms))
-    _, best, arms = min(tried, key=lambda one: one[0])
+            for shown in SHOWN if cut else SHOWN[:1]:
+                rough.append((trials.misfit(degrees, arms, shown), degrees, arms, shown))
+    _, best, arms, shown = min(rough, key=lambda one: one[0])
+    if cut:
+        shown = min((shown * factor for factor in FINER), key=lambda one: trials.misfit(best, arms, one))
     result = []
     for degrees in (best, best + 180):
         report(0.4 if degrees == best else 0.7)
@@ -223,10 +238,24 @@ def _facing(
                 {**own, side: (raised, forward, bent)}
                 for raised in RAISED_DEG for forward in FORWARD_DEG for bent in BENT_DEG
             ]  # fmt: skip
-            own = min(options, key=lambda option: score(headed(degrees, option)))
-        shape = headed(degrees, own)
-        result.append((shape, score(shape)))
+            own = min(options, key=lambda option: trials.misfit(degrees, option, shown))
+        result.append((trials.shape(degrees, own, shown), trials.misfit(degrees, own, shown)))
     return result
+
+
+def _cut_below(outlines: Sequence[Outline], hull: Tensor, up: Tensor) -> bool:
+    """Whether the lower end of the person is beyond the images' edges in many of them."""
+    count = 0
+    middle, step = hull.mean(0), 0.1 * float((hull @ up).max() - (hull @ up).min())
+    for outline in outlines:
+        pixels, _ = outline.camera.project(torch.stack([middle, middle - step * up]).float())
+        centre, below = pixels[0, 0].numpy(), (pixels[0, 1] - pixels[0, 0]).numpy()
+        rows, columns = np.nonzero(outline.mask)
+        depths = (np.stack([columns, rows], 1) + 0.5 - centre) @ below
+        height, width = outline.mask.shape
+        edge = (rows == 0) | (rows == height - 1) | (columns == 0) | (columns == width - 1)
+        count += bool((depths[edge] > 0.7 * depths.max()).any())
+    return count > CUT_SHARE * len(outlines)
 
 
 def _put_arm(
@@ -235,16 +264,18 @@ def _put_arm(
     """Raise an arm, swing it to the front, bend its elbow, and twist it, by degrees from the A-pose."""
     index, joints = model.joint_names.index, model.joints(model.adult)
     sign = 1.0 if side == "L" else -1.0
-    lift = about(_Y, torch.tensor(math.radians(-sign * raised), dtype=torch.float64))
-    swing = about(_Z, torch.tensor(math.radians(-sign * forward), dtype=torch.float64))
+    lift = about(_Y, _radians(-sign * raised))
+    swing = about(_Z, _radians(-sign * forward))
     upper, elbow, wrist = (joints[index(f"{name}.{side}")] for name in ("upperarm01", "lowerarm01", "wrist"))
     bone = (elbow - upper) / (elbow - upper).norm()
-    twist = about(bone, torch.tensor(math.radians(twisted), dtype=torch.float64))
+    twist = about(bone, _radians(twisted))
     turns[index(f"upperarm01.{side}")] = multiply(multiply(swing, lift), twist)
     hinge = torch.linalg.cross(elbow - upper, wrist - elbow)
-    turns[index(f"lowerarm01.{side}")] = about(
-        hinge / hinge.norm(), torch.tensor(math.radians(bent), dtype=torch.float64)
-    )
+    turns[index(f"lowerarm01.{side}")] = about(hinge / hinge.norm(), _radians(bent))
+
+
+def _radians(degrees: float) -> Tensor:
+    return torch.tensor(math.radians(degrees), dtype=torch.float64)
 
 
 _Y, _Z = torch.eye(3, dtype=torch.float64)[1:]
