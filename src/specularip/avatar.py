@@ -270,7 +270,7 @@ class Avatar:
         """The binding. Raises UserError if there is none."""
         if self.binding is None:
             raise UserError(
-                "this avatar has no skeleton to move: avatars that `specularip generate` or `fit --body` made "
+                "this avatar has no skeleton to move: those that `specularip generate` or `fit --body` made "
                 "have one, in their avatar.safetensors"
             )
         return self.binding

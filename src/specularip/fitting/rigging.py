@@ -17,17 +17,19 @@ from specularip.motion.skinning import joint_transforms
 from specularip.registration.fit_body import FittedBody
 
 LEAST_FACES = 2
-"""Images in which the face must have been found for facial actions: a head that outlines alone have placed is off
-by centimetres, and a lid by less than one is another place."""
+"""Images in which the face must have been found for facial actions: a head that outlines alone have placed is
+off by centimetres."""
 
 
 def bound(avatar: Avatar, body: FittedBody) -> Avatar:
-    """The avatar with skeleton, skinning weights and regions, and with facial actions where the face was found.
-    Its Gaussians stay as they are; some thousand that facial actions uncover come after them."""
+    """The avatar with skeleton, skinning weights and regions, and with facial actions where the face was
+    found. Its Gaussians stay as they are; some thousand that facial actions uncover come after them."""
     standing = body.standing()
     cloud = avatar.gaussians
     joints, weights = smooth_bindings(cloud.means, cloud.diffuse, standing)
-    cloud = replace(cloud, bind_joints=joints, bind_weights=weights, regions=nearest_regions(cloud.means, standing))
+    cloud = replace(
+        cloud, bind_joints=joints, bind_weights=weights, regions=nearest_regions(cloud.means, standing)
+    )
     expressions = None
     if body.faces >= LEAST_FACES:
         cloud, expressions = _with_expressions(cloud, body)

@@ -58,7 +58,10 @@ class FittedBody:
         rest = dict(packed)
         body = AnnyModel.load().body_of(rest.pop("vertices"), rest.pop("joints"))
         return FittedBody(
-            body=body, placement=Placement.unpack(rest.pop("placement")), notes=tuple(rest.pop("notes")), **rest
+            body=body,
+            placement=Placement.unpack(rest.pop("placement")),
+            notes=tuple(rest.pop("notes")),
+            **rest,
         )
 
     def described(self) -> str:
@@ -155,5 +158,11 @@ def _fitted(
         )
     error = refiner.landmark_error(shape) if faces else None
     return FittedBody(
-        body, stance.float(), Placement(shape.scale, upright, translation), iou, error, len(faces), tuple(notes)
+        body,
+        stance.float(),
+        Placement(shape.scale, upright, translation),
+        iou,
+        error,
+        len(faces),
+        tuple(notes),
     )

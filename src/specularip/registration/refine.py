@@ -179,9 +179,7 @@ class Refiner:
             normal[-1, -1] = 1e12
         return normal, gradient
 
-    def silhouette_rows(
-        self, shape: PosedShape, points: SkinPoints, clothes: float, reach: float
-    ) -> Rows:
+    def silhouette_rows(self, shape: PosedShape, points: SkinPoints, clothes: float, reach: float) -> Rows:
         rest_normals = vertex_normals(self.model.vertices(shape), self.model.anny.faces)
         skin, normals = points.posed(shape, F.normalize(points.at(rest_normals), dim=-1))
         assert normals is not None
@@ -200,12 +198,13 @@ class Refiner:
                 parts.append(replace(rows, weights=count * rows.weights))
         return _joined(parts)
 
-
     def landmark_rows(self, shape: PosedShape, points: SkinPoints) -> Rows:
         """Of the faces' landmarks, across and down their images."""
         skin, _ = points.posed(shape)
         eyes = skin[OUTER_CORNERS[0]] - skin[OUTER_CORNERS[1]]
-        spread = CORRELATION * EYES_PER_CORNERS * float(eyes.norm()) * HeadModel.load().landmark_spread.double()
+        spread = (
+            CORRELATION * EYES_PER_CORNERS * float(eyes.norm()) * HeadModel.load().landmark_spread.double()
+        )
         share = min(1.0, INDEPENDENT_VIEWS / len(self.faces))
         index, parts = torch.arange(len(skin)), []
         for face, camera in self.faces:
@@ -216,7 +215,9 @@ class Refiner:
             weights = share * (MOST_DEVIATIONS * deviations / off).clamp_max(1) / deviations.square()
             for axis in torch.eye(2, dtype=torch.float64):
                 residuals = (missed @ axis) * view.metres
-                parts.append(Rows(index, view.directions(index, axis.expand(len(skin), 2)), residuals, weights))
+                parts.append(
+                    Rows(index, view.directions(index, axis.expand(len(skin), 2)), residuals, weights)
+                )
         return _joined(parts)
 
     def landmark_error(self, shape: PosedShape) -> float:

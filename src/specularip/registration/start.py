@@ -1,7 +1,7 @@
 """Where registration starts: which way is up, where the person is, how tall, where it faces, and its arms.
 
-The visual hull gives place and height. Headings and arms are tried: the body model is drawn over the outlines,
-and what overlaps best is kept.
+The visual hull gives place and height. Headings and arms are tried: the body model is drawn over the
+outlines, and what fits best is kept. Images may show less than the whole body, from the crown down.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _smaller(camera: Cameras, outline: Outline) -> tuple[Cameras, np.ndarray, np
 
 
 def visual_hull(outlines: Sequence[Outline]) -> Tensor:
-    """Points [N,3] on a grid within the person, in the capture's world. Raises UserError if there are none."""
+    """Points [N,3] on a grid within the person, in the capture's world. Raises UserError for none."""
     positions, rays, sizes = [], [], []
     for outline in outlines:
         camera = outline.camera
@@ -189,7 +189,9 @@ class _Trials:
         self.bottom, self.top = self.bottom - step / 2, self.top + step / 2
         other = torch.linalg.cross(up, torch.eye(3).double()[int(up.abs().argmin())])
         other = other / other.norm()
-        self.level = torch.stack([other, torch.linalg.cross(up, other), up], 1)  # the body's axes to the capture's
+        self.level = torch.stack(
+            [other, torch.linalg.cross(up, other), up], 1
+        )  # the body's axes to the capture's
         self.neutral = model.neutral()
         self.crown = float(model.vertices(self.neutral)[:, 2].max())
 
@@ -259,7 +261,13 @@ def _cut_below(outlines: Sequence[Outline], hull: Tensor, up: Tensor) -> bool:
 
 
 def _put_arm(
-    model: ShapeModel, turns: Tensor, side: str, raised: float, forward: float, bent: float, twisted: float = 0.0
+    model: ShapeModel,
+    turns: Tensor,
+    side: str,
+    raised: float,
+    forward: float,
+    bent: float,
+    twisted: float = 0.0,
 ) -> None:
     """Raise an arm, swing it to the front, bend its elbow, and twist it, by degrees from the A-pose."""
     index, joints = model.joint_names.index, model.joints(model.adult)
