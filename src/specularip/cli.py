@@ -144,6 +144,7 @@ def fit(
     iterations: int | None = None,
     points: int | None = None,
     exposure: Literal["auto", "on", "off"] = "auto",
+    body: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -162,6 +163,8 @@ def fit(
 
     The subject may stand anywhere, in any unit and with any axis up: it is moved to the origin, to metres and
     to z up, unless it is there already, and .ply, .spz, .sog and .glb are written in the world of DATA.
+    With --body, the body model is fitted to the images first: the Gaussians start on it, and the avatar has a
+    skeleton for `specularip animate`. The images need alpha and show one person with limbs apart.
 
     Writes avatar.safetensors, avatar.ply, preview.png (four views), report.json with the metrics,
     metrics.jsonl and checkpoints/ to the folder DIR.
@@ -202,7 +205,12 @@ def fit(
                 from specularip.fitting.fit import fit as run
                 from specularip.fitting.settings import FitConfig
 
-                given: dict[str, Any] = {"iterations": iterations, "points": points, "exposure": exposure}
+                given: dict[str, Any] = {
+                    "iterations": iterations,
+                    "points": points,
+                    "body": body,
+                    "exposure": exposure,
+                }
                 run(
                     data,
                     out,

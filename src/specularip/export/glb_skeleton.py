@@ -1,9 +1,9 @@
 """The skeleton of an avatar in glTF, what its Gaussians are bound to, and its motions.
 
 A joint is a node. Those written here are translations only, in rest pose, as joints' rest frames have the
-world's axes (see `motion.skinning`). An avatar with a stance rests in it: its nodes are rotated, and the skin's
-extras say so, from which reading tells that it is turned from a rest pose without rotations. In files of other
-programs, joints may have any place and rotation. glTF is y-up: vectors (x, y, z) become (x, z, −y).
+world's axes (see `motion.skinning`). An avatar with a stance rests in it: its nodes are rotated, and the
+skin's extras say so; without the rotations, the nodes are in the rest pose. In files of other programs,
+joints may have any place and rotation. glTF is y-up: vectors (x, y, z) become (x, z, −y).
 """
 
 from __future__ import annotations
@@ -177,7 +177,9 @@ def read_skeleton(document: Document, skin: Any) -> Binding:
     parents = [next((index[a] for a in _ancestors(joint, above) if a in index), -1) for joint in joints]
     stance = None
     if _stands(document, skin):
-        turns = [document.numbers(document.item("nodes", joint), "rotation", [0, 0, 0, 1]) for joint in joints]
+        turns = [
+            document.numbers(document.item("nodes", joint), "rotation", [0, 0, 0, 1]) for joint in joints
+        ]
         stance = torch.nn.functional.normalize(_z_up_quats(torch.from_numpy(np.stack(turns))), dim=-1).float()
         rest = _unturned(document, world, above, joints)
         places = np.stack([rest[joint] for joint in joints])

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from specularip.body.anny import AnnyModel
 from specularip.body.mesh import Body, vertex_normals
 from specularip.captures.views import PosedImages
 from specularip.gaussians import Binding
 from specularip.motion.quaternions import from_matrices, multiply
 from specularip.motion.skinning import joint_transforms
 from specularip.placement import Placement
-from specularip.progress import Progress
+from specularip.progress import Report, part, unheard
 from specularip.registration.outlines import Outline, outlines_of
 from specularip.registration.posed_shape import PosedShape, ShapeModel
 from specularip.registration.refine import FINE, ROUGH, Refiner
@@ -44,6 +46,32 @@ class FittedBody:
     faces: int
     notes: tuple[str, ...] = ()
 
+    def pack(self) -> dict[str, Any]:
+        """Plain values and tensors, for a checkpoint."""
+        kept = ("stance", "silhouette_iou", "landmark_error", "faces", "notes")
+        body = {"vertices": self.body.vertices, "joints": self.body.joints}
+        return {**{name: getattr(self, name) for name in kept}, **body, "placement": self.placement.pack()}
+
+    @staticmethod
+    def unpack(packed: dict[str, Any]) -> FittedBody:
+        """The inverse of `pack`."""
+        rest = dict(packed)
+        body = AnnyModel.load().body_of(rest.pop("vertices"), rest.pop("joints"))
+        return FittedBody(
+            body=body,
+            placement=Placement.unpack(rest.pop("placement")),
+            notes=tuple(rest.pop("notes")),
+            **rest,
+        )
+
+    def described(self) -> str:
+        """How well it fits, in words."""
+        words = f"the outlines overlap by {100 * self.silhouette_iou:.0f} % (intersection over union)"
+        if self.landmark_error is None:
+            return words
+        faces = f"{self.faces} images" if self.faces > 1 else "one image"
+        return f"{words}, and the face in {faces} is off by {1000 * self.landmark_error:.0f} mm"
+
     @property
     def binding(self) -> Binding:
         """The skeleton, with the stance."""
@@ -69,37 +97,33 @@ def posed_body(body: Body, turns: Tensor) -> Body:
 
 
 @torch.no_grad()
-def fit_body(views: PosedImages, progress: Progress | None = None) -> FittedBody:
+def fit_body(views: PosedImages, report: Report = unheard) -> FittedBody:
     """Fit Anny to the images of one person, who stands with limbs apart, in clothes or not.
 
     The outlines must be known: images with alpha. Where a person is between 1.4 and 2.15 units tall, these
     are taken as metres; else the body is about an average adult's size. Takes some 15 seconds on one core.
     Raises UserError where fewer than three images have an outline, or cameras and outlines contradict.
     """
-    log = progress.log if progress is not None else lambda line: None
     model, outlines = ShapeModel(), outlines_of(views)
-    log(f"looking for the body in {len(outlines)} outlines")
-    begun = [shape for shape, _ in starts(model, outlines)]
+    begun = [shape for shape, _ in starts(model, outlines, part(report, 0.0, 0.2))]
     known = METRES[0] <= begun[0].scale * model.adult_height <= METRES[1]
     if known:
         begun = [model.in_metres(shape) for shape in begun]
     refiner = Refiner(model, outlines, known)
-    rough = [refiner.run(shape, ROUGH) for shape in begun[:2]]
+    rough = [
+        refiner.run(shape, ROUGH, part(report, 0.2 + 0.1 * k, 0.3 + 0.1 * k)) for k, shape in enumerate(begun)
+    ]
     faces = seen_faces(model, rough[0], outlines, views)
     looking = [of_head(model, shape, faces, views) for shape in rough]
     overlaps = [overlap(model, shape, outlines) for shape in rough]
     best = max(range(len(rough)), key=lambda k: (len(looking[k]), overlaps[k]))
     up = begun[best].rotation[:, 2]
-    seen = f"its face in {len(looking[best])} images" if looking[best] else "its outline alone"
-    log(f"fitting the body's shape and pose; {seen} tells front from back")
-    shape = with_tried_arms(model, rough[best], outlines)
-    shape = refiner.run(shape, ROUGH)
+    shape = with_tried_arms(model, rough[best], outlines, part(report, 0.4, 0.6))
+    shape = refiner.run(shape, ROUGH, part(report, 0.6, 0.7))
     kept = of_head(model, shape, looking[best], views)
     refiner = Refiner(model, outlines, known, kept, views)
-    shape = refiner.run(shape, FINE)
-    found = _fitted(model, shape, up, outlines, kept, refiner)
-    log(f"the body's outline covers {100 * found.silhouette_iou:.0f} % of the person's (intersection over union)")
-    return found
+    shape = refiner.run(shape, FINE, part(report, 0.7, 1.0))
+    return _fitted(model, shape, up, outlines, kept, refiner)
 
 
 def _fitted(
@@ -134,5 +158,11 @@ def _fitted(
         )
     error = refiner.landmark_error(shape) if faces else None
     return FittedBody(
-        body, stance.float(), Placement(shape.scale, upright, translation), iou, error, len(faces), tuple(notes)
+        body,
+        stance.float(),
+        Placement(shape.scale, upright, translation),
+        iou,
+        error,
+        len(faces),
+        tuple(notes),
     )

@@ -106,7 +106,12 @@ class ShapeModel:
         turns[:, 0] = 1
         none = torch.zeros(len(self.head_shapes), dtype=torch.float64)
         return PosedShape(
-            self.adult, none, turns, torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 1.0
+            self.adult,
+            none,
+            turns,
+            torch.eye(3, dtype=torch.float64),
+            torch.zeros(3, dtype=torch.float64),
+            1.0,
         )
 
     @cached_property

@@ -23,6 +23,7 @@ from specularip.body.mesh import vertex_normals
 from specularip.body.regions import HIPS, LOWER_LEG, TORSO, UPPER_LEG
 from specularip.cameras import Cameras
 from specularip.captures.views import PosedImages
+from specularip.progress import Report, unheard
 from specularip.registration.outlines import Outline
 from specularip.registration.posed_shape import (
     CODES,
@@ -120,7 +121,8 @@ class Refiner:
             self.loose[samples.regions == region] = share
         self.precisions = pose_precisions(model)
 
-    def run(self, shape: PosedShape, stage: Stage) -> PosedShape:
+    def run(self, shape: PosedShape, stage: Stage, report: Report = unheard) -> PosedShape:
+        """The shape after all steps of a stage."""
         heads = bool(self.faces)
         skin = SkinPoints(self.model, self.corners, self.barycentric, stage.codes, heads)
         landmarks = self._landmarks(stage.codes)
@@ -131,6 +133,7 @@ class Refiner:
             if heads:
                 parts.append((landmarks, self.landmark_rows(shape, landmarks)))
             shape = self._step(shape, parts)
+            report((k + 1) / stage.steps)
         return shape
 
     def _landmarks(self, codes: int) -> SkinPoints:
@@ -176,9 +179,7 @@ class Refiner:
             normal[-1, -1] = 1e12
         return normal, gradient
 
-    def silhouette_rows(
-        self, shape: PosedShape, points: SkinPoints, clothes: float, reach: float
-    ) -> Rows:
+    def silhouette_rows(self, shape: PosedShape, points: SkinPoints, clothes: float, reach: float) -> Rows:
         rest_normals = vertex_normals(self.model.vertices(shape), self.model.anny.faces)
         skin, normals = points.posed(shape, F.normalize(points.at(rest_normals), dim=-1))
         assert normals is not None
@@ -197,12 +198,13 @@ class Refiner:
                 parts.append(replace(rows, weights=count * rows.weights))
         return _joined(parts)
 
-
     def landmark_rows(self, shape: PosedShape, points: SkinPoints) -> Rows:
         """Of the faces' landmarks, across and down their images."""
         skin, _ = points.posed(shape)
         eyes = skin[OUTER_CORNERS[0]] - skin[OUTER_CORNERS[1]]
-        spread = CORRELATION * EYES_PER_CORNERS * float(eyes.norm()) * HeadModel.load().landmark_spread.double()
+        spread = (
+            CORRELATION * EYES_PER_CORNERS * float(eyes.norm()) * HeadModel.load().landmark_spread.double()
+        )
         share = min(1.0, INDEPENDENT_VIEWS / len(self.faces))
         index, parts = torch.arange(len(skin)), []
         for face, camera in self.faces:
@@ -213,7 +215,9 @@ class Refiner:
             weights = share * (MOST_DEVIATIONS * deviations / off).clamp_max(1) / deviations.square()
             for axis in torch.eye(2, dtype=torch.float64):
                 residuals = (missed @ axis) * view.metres
-                parts.append(Rows(index, view.directions(index, axis.expand(len(skin), 2)), residuals, weights))
+                parts.append(
+                    Rows(index, view.directions(index, axis.expand(len(skin), 2)), residuals, weights)
+                )
         return _joined(parts)
 
     def landmark_error(self, shape: PosedShape) -> float:

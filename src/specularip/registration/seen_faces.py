@@ -1,4 +1,4 @@
-"""Faces in the images, looked for where the head is: they tell front from back, and where the head is exactly.
+"""Faces in images, looked for where the head is: they tell front from back, and where exactly the head is.
 
 Each face is cut out upright and enlarged, so that it is found in images of the whole body too.
 """
@@ -30,6 +30,7 @@ OUTER_CORNERS = (33, 263)
 MOST_APART = 0.35
 """Mean distance, in those between the corners' landmarks, from which on a face is not this head's: those that
 look elsewhere are at 0.5 and more."""
+
 
 @dataclass(frozen=True)
 class SeenFace:
@@ -88,7 +89,7 @@ def of_head(
 
 def _head(model: ShapeModel, shape: PosedShape) -> tuple[Tensor, Tensor]:
     """The middle of the head, and a point above it, in the capture; [3] each."""
-    turns, places = model.skeleton(shape)
+    places = model.skeleton(shape)[1]
     head, neck = (model.joint_names.index(name) for name in ("head", "neck01"))
     up = places[head] - places[neck]
     middle = places[head] + 0.6 * up
@@ -102,7 +103,5 @@ def _cut_out(image: np.ndarray, corner: np.ndarray, right: np.ndarray, down: np.
     (a, d), (b, e) = right / CROP_SIZE, down / CROP_SIZE
     matrix = (a, b, corner[0], d, e, corner[1])
     photo = Image.fromarray(image)
-    cut = photo.transform(
-        (CROP_SIZE, CROP_SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
-    )
+    cut = photo.transform((CROP_SIZE, CROP_SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
     return np.asarray(cut)

@@ -115,9 +115,7 @@ def _bound(avatar: Avatar, fitted: FittedBody) -> Avatar:
     """The avatar as it stands, bound to the body that stands as it does."""
     cloud, body = avatar.gaussians, fitted.standing()
     joints, weights = smooth_bindings(cloud.means, cloud.diffuse, body)
-    triangles, barycentric, _ = nearest_places(cloud.means, body.vertices, body.faces)
-    corners = body.faces[triangles]
-    regions = body.regions[corners[torch.arange(len(cloud)), barycentric.argmax(1)]]
+    regions = body.nearest_regions(cloud.means)
     gaussians = replace(cloud, regions=regions, bind_joints=joints, bind_weights=weights)
     return replace(avatar, gaussians=gaussians, binding=fitted.binding)
 

@@ -1,7 +1,7 @@
 """Where registration starts: which way is up, where the person is, how tall, where it faces, and its arms.
 
-The visual hull gives place and height. Headings and arms are tried: the body model is drawn over the outlines,
-and what overlaps best is kept.
+The visual hull gives place and height. Headings and arms are tried: the body model is drawn over the
+outlines, and what fits best is kept. Images may show less than the whole body, from the crown down.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from specularip.cameras import Cameras
+from specularip.captures.scene import up_axis
 from specularip.errors import UserError
 from specularip.motion.quaternions import about, matrices, multiply
+from specularip.progress import Report, unheard
 from specularip.raster.mesh import rasterize_mesh
 from specularip.registration.outlines import Outline
 from specularip.registration.posed_shape import PosedShape, ShapeModel
 
-LEVEL = 0.5
-"""Mean of the cameras' upward directions from which on they count as upright."""
-NEAR_AXIS = math.cos(math.radians(20))
-"""An axis of the capture's world nearer than that to the cameras' mean is taken as the vertical."""
 GRID = 56
 SEEN = 0.5
 """Share of the cameras that must see a point of the hull."""
@@ -36,22 +34,30 @@ HEADINGS = 12
 RAISED_DEG = (-28.0, 0.0, 25.0, 48.0)
 """By how much arms are raised from the A-pose, where they hang 42 degrees aside."""
 BENT_DEG, FORWARD_DEG, TWISTED_DEG = (0.0, 50.0, 95.0), (0.0, 35.0), (-70.0, -35.0, 0.0, 35.0, 70.0)
+SHOWN, FINER = (1.0, 0.8, 0.65, 0.52, 0.42, 0.33, 0.25), (0.85, 0.92, 1.0, 1.08, 1.17)
+"""Shares of the body, from the crown down, that images may show, and factors to try around the best."""
+CUT_SHARE = 0.3
+"""Share of the images that must end above the feet before less than the whole body is looked for."""
 METRES = (1.4, 2.15)
 """Heights of people: a person as high in the capture's units is taken to be in metres."""
 
 
-def starts(model: ShapeModel, outlines: Sequence[Outline]) -> list[tuple[PosedShape, float]]:
+def starts(
+    model: ShapeModel, outlines: Sequence[Outline], report: Report = unheard
+) -> list[tuple[PosedShape, float]]:
     """Where to begin, with the misfit of each, the best first: a heading, and the opposite one.
 
     Raises UserError where no camera sees what another sees.
     """
-    found = []
-    for up in _upward(outlines):
-        found += _facing(model, outlines, up)
-    return sorted(found, key=lambda pair: pair[1])
+    hull = visual_hull(outlines)
+    up = up_axis([outline.camera for outline in outlines], hull.mean(0))
+    trials = _Trials(model, outlines, hull, up)
+    return sorted(_facing(trials, _cut_below(outlines, hull, up), report), key=lambda pair: pair[1])
 
 
-def with_tried_arms(model: ShapeModel, shape: PosedShape, outlines: Sequence[Outline]) -> PosedShape:
+def with_tried_arms(
+    model: ShapeModel, shape: PosedShape, outlines: Sequence[Outline], report: Report = unheard
+) -> PosedShape:
     """The same with each arm as it overlaps best, among many poses and its own."""
     views = _some(outlines)
     for side in "LR":
@@ -65,6 +71,7 @@ def with_tried_arms(model: ShapeModel, shape: PosedShape, outlines: Sequence[Out
                     _put_arm(model, turns, side, raised, forward, bent, twisted)
                     tried.append(replace(shape, turns=turns))
         shape = min(tried, key=lambda one: misfit(model, one, views))
+        report(0.5 if side == "L" else 1.0)
     return shape
 
 
@@ -124,29 +131,8 @@ def _smaller(camera: Cameras, outline: Outline) -> tuple[Cameras, np.ndarray, np
     return Cameras(camera.viewmats, K, mask.shape[1], mask.shape[0]), mask, outside / stride
 
 
-def _upward(outlines: Sequence[Outline]) -> list[Tensor]:
-    """Directions [3] that may be upwards in the capture's world."""
-    rotations = torch.stack([outline.camera.viewmats[0, :3, :3].double() for outline in outlines])
-    means = [(-rotations[:, 1]).mean(0), rotations[:, 0].mean(0)]  # the images' up, and their right
-    if float(means[0].norm()) > LEVEL:
-        candidates = [means[0]]
-    elif float(means[1].norm()) > LEVEL:  # a phone held across: both ways round
-        candidates = [means[1], -means[1]]
-    else:
-        candidates = [axis * sign for axis in torch.eye(3).double() for sign in (1.0, -1.0)]
-    return [_snapped(up / up.norm()) for up in candidates]
-
-
-def _snapped(up: Tensor) -> Tensor:
-    """The nearest axis of the world, if it is near."""
-    nearest = torch.zeros_like(up)
-    axis = int(up.abs().argmax())
-    nearest[axis] = up[axis].sign()
-    return nearest if float(up @ nearest) > NEAR_AXIS else up
-
-
 def visual_hull(outlines: Sequence[Outline]) -> Tensor:
-    """Points [N,3] on a grid within the person, in the capture's world. Raises UserError if there are none."""
+    """Points [N,3] on a grid within the person, in the capture's world. Raises UserError for none."""
     positions, rays, sizes = [], [], []
     for outline in outlines:
         camera = outline.camera
@@ -192,77 +178,112 @@ def _carved(outlines: Sequence[Outline], low: Tensor, step: float) -> Tensor:
     return points[kept].double()
 
 
-def _facing(
-    model: ShapeModel, outlines: Sequence[Outline], up: Tensor
-) -> list[tuple[PosedShape, float]]:
-    """The best heading and arms for a vertical, and the same seen from behind."""
-    hull = visual_hull(outlines)
-    heights = hull @ up
-    bottom, top = float(heights.quantile(0.002)), float(heights.quantile(0.998))
-    step = float((hull[1:] - hull[:-1]).abs().amax(1).min())
-    height = top - bottom + step
-    trunk = hull[(heights > bottom + 0.5 * height) & (heights < bottom + 0.75 * height)]
-    middle = (trunk if len(trunk) else hull).median(0).values
-    middle = middle + (0.5 * (top + bottom) - middle @ up) * up
-    other = torch.linalg.cross(up, torch.eye(3).double()[int(up.abs().argmin())])
-    other = other / other.norm()
-    level = torch.stack([other, torch.linalg.cross(up, other), up], 1)  # the body's axes to the capture's
-    views = _some(outlines)
-    neutral = model.neutral()
-    vertices = model.vertices(neutral)
-    own_top, own_bottom = float(vertices[:, 2].max()), float(vertices[:, 2].min())
-    scale = height / (own_top - own_bottom)
-    centre = torch.tensor([0.0, 0.0, (own_top + own_bottom) / 2], dtype=torch.float64)
+class _Trials:
+    """Upright poses of the average adult in the hull, whose crown is the hull's top."""
 
-    def headed(degrees: float, arms: dict[str, tuple[float, float, float]]) -> PosedShape:
-        turned = level @ matrices(about(_Z, torch.tensor(math.radians(degrees), dtype=torch.float64)))
-        posed = neutral.turns.clone()
+    def __init__(self, model: ShapeModel, outlines: Sequence[Outline], hull: Tensor, up: Tensor) -> None:
+        self.model, self.hull, self.up, self.views = model, hull, up, _some(outlines)
+        self.heights = hull @ up
+        step = float((hull[1:] - hull[:-1]).abs().amax(1).min())
+        self.bottom, self.top = (float(self.heights.quantile(share)) for share in (0.002, 0.998))
+        self.bottom, self.top = self.bottom - step / 2, self.top + step / 2
+        other = torch.linalg.cross(up, torch.eye(3).double()[int(up.abs().argmin())])
+        other = other / other.norm()
+        self.level = torch.stack(
+            [other, torch.linalg.cross(up, other), up], 1
+        )  # the body's axes to the capture's
+        self.neutral = model.neutral()
+        self.crown = float(model.vertices(self.neutral)[:, 2].max())
+
+    def shape(self, degrees: float, arms: Arms, shown: float) -> PosedShape:
+        """Facing `degrees`, with the upper `shown` of the body in the hull."""
+        height = (self.top - self.bottom) / shown
+        low, high = (self.top - share * height for share in (0.5, 0.2))
+        trunk = self.hull[(self.heights > low) & (self.heights < high)]
+        middle = (trunk if len(trunk) else self.hull).median(0).values
+        middle = middle + (self.top - middle @ self.up) * self.up
+        scale = height / self.model.adult_height
+        turned = self.level @ matrices(about(_Z, _radians(degrees)))
+        posed = self.neutral.turns.clone()
         for side, arm in arms.items():
-            _put_arm(model, posed, side, *arm)
-        return replace(
-            neutral, turns=posed, rotation=turned, translation=middle - scale * turned @ centre, scale=scale
-        )
+            _put_arm(self.model, posed, side, *arm)
+        translation = middle - scale * self.crown * turned[:, 2]
+        return replace(self.neutral, turns=posed, rotation=turned, translation=translation, scale=scale)
 
-    def score(shape: PosedShape) -> float:
-        return misfit(model, shape, views)
+    def misfit(self, degrees: float, arms: Arms, shown: float) -> float:
+        return misfit(self.model, self.shape(degrees, arms, shown), self.views)
 
-    tried = []
+
+Arms = dict[str, tuple[float, float, float]]
+"""By side, by how many degrees an arm is raised, swung to the front and bent."""
+
+
+def _facing(trials: _Trials, cut: bool, report: Report) -> list[tuple[PosedShape, float]]:
+    """The best heading and arms, and the same seen from behind. cut: whether images end above the feet."""
+    rough: list[tuple[float, float, Arms, float]] = []
     for k in range(HEADINGS):
+        report(0.4 * k / HEADINGS)
         for raised in RAISED_DEG:
             arms = {side: (raised, 0.0, 0.0) for side in "LR"}
             degrees = 360.0 * k / HEADINGS
-            tried.append((score(headed(degrees, arms)), degrees, arms))
-    _, best, arms = min(tried, key=lambda one: one[0])
+            for shown in SHOWN if cut else SHOWN[:1]:
+                rough.append((trials.misfit(degrees, arms, shown), degrees, arms, shown))
+    _, best, arms, shown = min(rough, key=lambda one: one[0])
+    if cut:
+        shown = min((shown * factor for factor in FINER), key=lambda one: trials.misfit(best, arms, one))
     result = []
     for degrees in (best, best + 180):
+        report(0.4 if degrees == best else 0.7)
         own = dict(arms)
         for side in "LR":
             options = [
                 {**own, side: (raised, forward, bent)}
                 for raised in RAISED_DEG for forward in FORWARD_DEG for bent in BENT_DEG
             ]  # fmt: skip
-            own = min(options, key=lambda option: score(headed(degrees, option)))
-        shape = headed(degrees, own)
-        result.append((shape, score(shape)))
+            own = min(options, key=lambda option: trials.misfit(degrees, option, shown))
+        result.append((trials.shape(degrees, own, shown), trials.misfit(degrees, own, shown)))
     return result
 
 
+def _cut_below(outlines: Sequence[Outline], hull: Tensor, up: Tensor) -> bool:
+    """Whether the lower end of the person is beyond the images' edges in many of them."""
+    count = 0
+    middle, step = hull.mean(0), 0.1 * float((hull @ up).max() - (hull @ up).min())
+    for outline in outlines:
+        pixels, _ = outline.camera.project(torch.stack([middle, middle - step * up]).float())
+        centre, below = pixels[0, 0].numpy(), (pixels[0, 1] - pixels[0, 0]).numpy()
+        rows, columns = np.nonzero(outline.mask)
+        depths = (np.stack([columns, rows], 1) + 0.5 - centre) @ below
+        height, width = outline.mask.shape
+        edge = (rows == 0) | (rows == height - 1) | (columns == 0) | (columns == width - 1)
+        count += bool((depths[edge] > 0.7 * depths.max()).any())
+    return count > CUT_SHARE * len(outlines)
+
+
 def _put_arm(
-    model: ShapeModel, turns: Tensor, side: str, raised: float, forward: float, bent: float, twisted: float = 0.0
+    model: ShapeModel,
+    turns: Tensor,
+    side: str,
+    raised: float,
+    forward: float,
+    bent: float,
+    twisted: float = 0.0,
 ) -> None:
     """Raise an arm, swing it to the front, bend its elbow, and twist it, by degrees from the A-pose."""
     index, joints = model.joint_names.index, model.joints(model.adult)
     sign = 1.0 if side == "L" else -1.0
-    lift = about(_Y, torch.tensor(math.radians(-sign * raised), dtype=torch.float64))
-    swing = about(_Z, torch.tensor(math.radians(-sign * forward), dtype=torch.float64))
+    lift = about(_Y, _radians(-sign * raised))
+    swing = about(_Z, _radians(-sign * forward))
     upper, elbow, wrist = (joints[index(f"{name}.{side}")] for name in ("upperarm01", "lowerarm01", "wrist"))
     bone = (elbow - upper) / (elbow - upper).norm()
-    twist = about(bone, torch.tensor(math.radians(twisted), dtype=torch.float64))
+    twist = about(bone, _radians(twisted))
     turns[index(f"upperarm01.{side}")] = multiply(multiply(swing, lift), twist)
     hinge = torch.linalg.cross(elbow - upper, wrist - elbow)
-    turns[index(f"lowerarm01.{side}")] = about(
-        hinge / hinge.norm(), torch.tensor(math.radians(bent), dtype=torch.float64)
-    )
+    turns[index(f"lowerarm01.{side}")] = about(hinge / hinge.norm(), _radians(bent))
+
+
+def _radians(degrees: float) -> Tensor:
+    return torch.tensor(math.radians(degrees), dtype=torch.float64)
 
 
 _Y, _Z = torch.eye(3, dtype=torch.float64)[1:]
