@@ -145,6 +145,7 @@ def fit(
     points: int | None = None,
     exposure: Literal["auto", "on", "off"] = "auto",
     body: bool = False,
+    init: Annotated[Path | None, arg(metavar="AVATAR")] = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -180,6 +181,10 @@ def fit(
         points: Number of initial Gaussians. If omitted, 100000 on a GPU and 20000 on the CPU.
         exposure: Whether to compensate exposure and white balance that differ between the images; auto does
             where they differ by more than highlights explain. Evaluation then matches them, too.
+        body: Fit the body model to the images, which takes half a minute, and bind the avatar to it.
+        init: 3D Gaussians of the same person to start from (.ply, .spz, .sog, .glb, .safetensors, or a run
+            folder): made from the same images, or by any other program in any pose; then --body is implied.
+            All of them are taken, whatever --points says.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         seed: Random seed. The same seed gives the same avatar on the same machine.
         resume: Continue the run in DIR from its last checkpoint.
@@ -219,6 +224,7 @@ def fit(
                     seed=seed,
                     resume=resume,
                     overwrite=overwrite,
+                    init=init,
                     progress=progress,
                     live=live,
                 )

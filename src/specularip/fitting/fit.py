@@ -25,6 +25,7 @@ from specularip.errors import UserError
 from specularip.fitting import silhouettes
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
 from specularip.fitting.exposure import differ, estimated_gains, exposure_note, followed
+from specularip.fitting.given_points import Given
 from specularip.fitting.observations import observe
 from specularip.fitting.point_init import PointInit, init_points, neighbours
 from specularip.fitting.rigging import bound
@@ -75,6 +76,7 @@ def fit(
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    init: str | Path | None = None,
     progress: Progress | None = None,
     live: LiveView | None = None,
 ) -> Avatar:
@@ -82,7 +84,8 @@ def fit(
     write it to the run folder `out` and return it, on the CPU.
 
     device: "cpu" or "cuda"; None: the GPU if CUDA and gsplat are installed. If there is a test split, the
-    avatar is evaluated on it at the end, and report.json holds the metrics. live: a page that shows the run.
+    avatar is evaluated on it at the end, and report.json holds the metrics. init: 3D Gaussians of the person
+    to start from, any file that `sip.load` reads; all of them are taken. live: a page that shows the run.
 
     Raises UserError for data or folders that the user can correct, KeyboardInterrupt after saving a
     checkpoint when stopped by Ctrl-C or SIGTERM.
@@ -95,7 +98,15 @@ def fit(
     mesh, cloud = load_body_mesh(data), load_points(data)  # all is checked before an old run is replaced
     lpips = find_lpips(place) if len(test) else None
     folder = RunFolder.open(folder_path, resume, overwrite)
-    inputs = {"data": _fingerprint(train), "seed": seed, "settings": asdict(config)}
+    given = None if init is None else Given.read(init, train)
+    if given is not None and not given.in_place:
+        config = replace(config, body=True)  # it is brought to the images by way of the body
+    inputs = {
+        "data": _fingerprint(train),
+        "seed": seed,
+        "settings": asdict(config),
+        "file to start from": None if given is None else given.digest(),
+    }
     with (
         Progress() if progress is None else nullcontext(progress) as shown,
         stop_on_signal() as stop,
@@ -118,7 +129,7 @@ def fit(
             raster.warm_up()
             specular.warm_up()
             silhouettes.warm_up()
-        fitting = _start(Path(data), train, config, seed, session, checkpoint, body)
+        fitting = _start(Path(data), train, config, seed, session, checkpoint, body, given)
         _optimise(fitting, train, config, session, live)
         avatar = _finished_avatar(fitting, Path(data), seed, train.placement)
         if body is not None:
@@ -345,6 +356,7 @@ def _start(
     session: Session,
     checkpoint: Checkpoint | None,
     body: FittedBody | None,
+    given: Given | None,
 ) -> Fitting:
     """The fit to continue, or a fresh one."""
     head = SpecularHead(SpecularConfig(lights=config.lights, attention=config.attention), seed)
@@ -356,9 +368,13 @@ def _start(
     with session.timed("start"):
         report = _shown_stage("start", session)
         generator = torch.Generator().manual_seed(seed)
-        standing = None if body is None else body.standing()
-        mesh = None if standing is None else (standing.vertices, standing.faces)
-        init = init_points(data, train, config.points or 0, generator, part(report, 0.0, 0.4), mesh)
+        first = part(report, 0.0, 0.4)
+        if given is not None:
+            init = given.points(train, body, session.note, first)
+        else:
+            standing = None if body is None else body.standing()
+            mesh = None if standing is None else (standing.vertices, standing.faces)
+            init = init_points(data, train, config.points or 0, generator, first, mesh)
         if init.source == "random":
             session.note(f"{data} has no body.npz and no points3d.ply: starting from random points")
         rest = part(report, 0.4, 1.0)

@@ -57,13 +57,7 @@ def register_splats(
 
     Raises UserError if there is no person that the body fits to.
     """
-    if avatar.head is not None:
-        avatar = avatar.baked("sh3")
-    if isinstance(avatar.colors, Asgs):
-        avatar = replace(avatar, colors=harmonics_of(avatar.colors))
-    avatar = _visible(avatar)
-    if len(avatar.gaussians) < LEAST:
-        raise UserError(f"{name} has only {len(avatar.gaussians)} visible Gaussians: that is no person")
+    avatar = visible(avatar, name)
     turn, sure = upright(avatar)
     if not sure:
         note(f"no face found in {name}: which way is up, and where its front is, is a guess")
@@ -101,13 +95,19 @@ def transferred(points: Tensor, source: Body, target: Body) -> Tensor:
     return points + (barycentric[..., None] * shift[source.faces[triangles]]).sum(1)
 
 
-def _visible(avatar: Avatar) -> Avatar:
+def visible(avatar: Avatar, name: str) -> Avatar:
+    """The Gaussians of an avatar that can be seen, with harmonics or Spherical Betas as colours, if any. name:
+    of its file. Raises UserError where so few are left that they are no person."""
+    if avatar.head is not None:
+        avatar = avatar.baked("sh3")
+    if isinstance(avatar.colors, Asgs):
+        avatar = replace(avatar, colors=harmonics_of(avatar.colors))
     kept = avatar.gaussians.opacities > FAINT
-    if bool(kept.all()):
-        return avatar
+    if int(kept.sum()) < LEAST:
+        raise UserError(f"{name} has only {int(kept.sum())} visible Gaussians: that is no person")
     colors = avatar.colors
     if colors is not None:
-        colors = type(colors)(**{name: rows[kept] for name, rows in colors.tensors().items()})
+        colors = type(colors)(**{key: rows[kept] for key, rows in colors.tensors().items()})
     return replace(avatar, gaussians=avatar.gaussians.select(kept), colors=colors, expressions=None)
 
 
