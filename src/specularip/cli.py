@@ -678,6 +678,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if arguments == ["--version"]:
             print(f"specularip {__version__}")
             return
+        if os.environ.get("NO_COLOR"):
+            tyro._experimental_options["ansi_codes"] = False
         columns = shutil.get_terminal_size().columns
         if not NARROWEST <= columns <= WIDEST:
             os.environ["COLUMNS"] = str(min(max(columns, NARROWEST), WIDEST))

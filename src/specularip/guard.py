@@ -53,11 +53,11 @@ def guard(debug: bool = False) -> Iterator[None]:
     try:
         try:
             yield
-        except SystemExit as done:
-            if done.code:
-                raise
-        if (lost := output_error()) is not None:
-            raise UserError(f"the work is done, but not all output could be written: {lost.strerror}")
+        except SystemExit as end:
+            if not end.code:
+                _check_output()
+            raise
+        _check_output()
     except KeyboardInterrupt:
         _end(STOPPED, "stopped", debug)
     except Exception as error:
@@ -81,6 +81,11 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno is not None:
         return USER_ERROR, _explain_os_error(error)
     return FAULT, f"this is a fault of specularip: {_report(error)}"
+
+
+def _check_output() -> None:
+    if (error := output_error()) is not None:
+        raise UserError(f"the work is done, but not all output could be written: {error.strerror}")
 
 
 def _explain_os_error(error: OSError) -> str:
