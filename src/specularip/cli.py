@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
-NARROWEST, WIDEST = 40, 200
-"""Columns for help texts: tyro hangs where there are only a few."""
+NARROWEST, WIDEST = 40, 1000
+"""Columns of help texts: tyro hangs where there are only a few, and pads to as many as COLUMNS says."""
 
 Settings = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, arg(name="set", metavar="NAME=VALUE ...")]
 """--set, which takes several settings and can be repeated."""
@@ -686,6 +686,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if arguments == ["--version"]:
             print(f"specularip {__version__}")
             return
+        os.getcwd()  # raises where the folder was deleted, in which torch's libraries end the process
         if os.environ.get("NO_COLOR"):
             tyro._experimental_options["ansi_codes"] = False
         columns = shutil.get_terminal_size().columns

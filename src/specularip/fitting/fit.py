@@ -20,7 +20,7 @@ from specularip.captures.exposure import exposed
 from specularip.captures.load import load_posed_images
 from specularip.captures.mesh import load_points
 from specularip.captures.views import PosedImages
-from specularip.errors import UserError
+from specularip.errors import UserError, escaped
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
 from specularip.fitting.exposure import differ, estimated_gains, exposure_note, followed
 from specularip.fitting.observations import observe
@@ -99,7 +99,7 @@ def fit(
         for line in (*train.notes, *test.notes):
             session.note(line)
         if live is not None:
-            live.begin(folder.path, shown, f"Fit to {Path(data).resolve().name}")
+            live.begin(folder.path, shown, escaped(f"Fit to {Path(data).resolve().name}"))
         if place.type == "cpu":
             # Compile the kernels now, so that the ETA does not include it.
             raster.warm_up()
@@ -118,7 +118,7 @@ def fit(
             session.notes.append(NO_LPIPS)
         session.write_report(
             {
-                "data": str(data),
+                "data": escaped(str(data)),
                 "settings": config,
                 "seed": seed,
                 "start": fitting.source,
@@ -339,7 +339,7 @@ def _finished_avatar(fitting: Fitting, data: Path, seed: int) -> Avatar:
     assert trained.head is not None
     head = SpecularHead(trained.head.config)
     head.load_state_dict(trained.head.state_dict())
-    provenance = {"data": data.name, "seed": seed, "specularip": __version__}
+    provenance = {"data": escaped(data.name), "seed": seed, "specularip": __version__}
     if fitting.gains is not None:
         provenance["exposure"] = MATCHED
     return replace(
