@@ -46,9 +46,10 @@ def wants_debug(arguments: list[str]) -> bool:
 @contextmanager
 def guard(debug: bool = False) -> Iterator[None]:
     """End the process as the exception of the block demands; go on if there is none."""
-    if not debug:
-        # Without these, Python prints a traceback for errors that end nothing but a thread or a clean-up.
+    # Python prints tracebacks of errors that end nothing but a thread or a clean-up. Hooks of others stay.
+    if not debug and threading.excepthook is threading.__excepthook__:
         threading.excepthook = _report_thread
+    if not debug and sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _report_unraisable
     try:
         try:
@@ -76,10 +77,14 @@ def explain(error: Exception) -> tuple[int, str]:
         )
     if isinstance(error, RecursionError):
         return FAULT, f"an input is nested too deeply to be read: check it, or {_report(error)}"
-    if isinstance(error, ImportError) and not (error.name or "").startswith("specularip"):
-        return USER_ERROR, f"the installation is not complete, install specularip again: {first_line(error)}"
     if isinstance(error, OSError) and error.errno is not None:
         return USER_ERROR, _explain_os_error(error)
+    ours = isinstance(error, ImportError) and (error.name or "").startswith("specularip")
+    if isinstance(error, ImportError | OSError) and not ours:  # llvmlite raises OSError for a library
+        return USER_ERROR, (
+            "a library cannot be loaded: end other programs if memory is short, else install specularip "
+            f"again ({one_line(first_line(error), 200)})"
+        )
     return FAULT, f"this is a fault of specularip: {_report(error)}"
 
 
