@@ -77,30 +77,30 @@ def upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def srgb_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bool]:
-    """The colours of a decoded image of any mode as RGB in sRGB, not multiplied by alpha; its alpha, or None
-    if it has none; and False if it has a colour profile that is unusable, so that it is taken as sRGB."""
+def in_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
+    """A decoded image of any mode as RGB or, if it has alpha, as RGBA of straight colours, in sRGB; and False
+    if it has a colour profile that is unusable, so that its colours are taken as sRGB."""
     image = _in_eight_bits(image)
+    has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info
+    result = image.convert("RGBA" if has_alpha else "RGB")
     profile = image.info.get("icc_profile")
-    alpha = None
-    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
-        grey = image.mode in ("L", "LA")  # its profile is one for grey
-        clear = image.convert("RGBA")
-        alpha, image = clear.getchannel("A"), clear.convert("RGB")
-        image = image.convert("L") if grey else image
-    elif image.mode not in ("L", "RGB", "CMYK"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    usable = True
-    if profile:
-        try:
-            transform = _to_srgb(profile, image.mode)
-            if transform is not None:
-                converted = ImageCms.applyTransform(image, transform)
-                assert converted is not None
-                return converted, alpha, True
-        except (ImageCms.PyCMSError, OSError):
-            usable = False
-    return image.convert("RGB"), alpha, usable
+    if not profile:
+        return result, True
+    # A profile is one for grey, CMYK or RGB.
+    colours = image if image.mode == "CMYK" else result.convert("RGB")
+    if image.mode in ("1", "L", "LA"):
+        colours = colours.convert("L")
+    try:
+        transform = _to_srgb(profile, colours.mode)
+        if transform is None:
+            return result, True
+        converted = ImageCms.applyTransform(colours, transform)
+        assert converted is not None
+    except (ImageCms.PyCMSError, OSError):
+        return result, False
+    if has_alpha:
+        converted.putalpha(result.getchannel("A"))
+    return converted, True
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from specularip.errors import UserError
-from specularip.image_reading import TURNS, open_image, orientation, srgb_and_alpha, upright
+from specularip.image_reading import TURNS, in_srgb, open_image, orientation, upright
 
 MIN_SIDE, MAX_PIXELS = 16, 100_000_000
 """Smallest side and largest area of an image; others are rejected by their header."""
@@ -90,11 +90,8 @@ def read_pixels(file: Path, *, turned: bool = False) -> tuple[np.ndarray, bool]:
     with _opened(file) as image:
         with _decoding(file):
             image.load()
-            colours, alpha, usable = srgb_and_alpha(upright(image) if turned else image)
-            pixels = np.empty((colours.height, colours.width, 4), np.uint8)
-            pixels[..., :3] = colours
-            pixels[..., 3] = 255 if alpha is None else alpha
-            return pixels, usable
+            colours, usable = in_srgb(upright(image) if turned else image)
+            return np.array(colours.convert("RGBA")), usable
 
 
 def read_mask(file: Path, size: tuple[int, int], photo: Header, *, turned: bool = False) -> np.ndarray:
@@ -206,10 +203,9 @@ def _decoding(file: Path) -> Iterator[None]:
 def _coverage(image: Image.Image) -> np.ndarray:
     """uint8 [H,W], not of two values other than 0 and 255. Numbers, so no colour profile is applied."""
     image.info.pop("icc_profile", None)
-    colours, alpha, _ = srgb_and_alpha(image)
-    mask = np.asarray(colours).max(-1)  # labels are often painted in one pure colour
-    if alpha is not None and alpha.getextrema()[0] < 255:
-        mask = np.array(alpha)
+    pixels = np.array(in_srgb(image)[0].convert("RGBA"))
+    # Labels are often painted in one pure colour.
+    mask = pixels[..., :3].max(-1) if pixels[..., 3].min() == 255 else pixels[..., 3]
     low, high = int(mask.min()), int(mask.max())
     if low == high:
         return np.full_like(mask, 255 if high else 0)

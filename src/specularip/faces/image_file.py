@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from specularip.errors import UserError
-from specularip.image_reading import open_image, srgb_and_alpha, upright
+from specularip.image_reading import in_srgb, open_image, upright
 
 MAX_PIXELS = 100_000_000
 """Larger images are rejected by their header, before anything is decoded."""
@@ -72,12 +72,13 @@ def read_image_file(path: str | Path) -> tuple[np.ndarray, list[str]]:
 
 def _on_grey(image: Image.Image, path: Path, notes: list[str]) -> Image.Image:
     """In sRGB, over GREY where transparent."""
-    colours, alpha, profile_usable = srgb_and_alpha(image)
+    colours, profile_usable = in_srgb(image)
     if not profile_usable:
         notes.append(f"{path} has an unusable colour profile, which is ignored: its colours may be off")
-    if alpha is None:
+    if colours.mode == "RGB":
         return colours
-    return Image.composite(colours, Image.new("RGB", colours.size, GREY), alpha)
+    behind = Image.new("RGB", colours.size, GREY)
+    return Image.composite(colours.convert("RGB"), behind, colours.getchannel("A"))
 
 
 def _has_more_images(image: Image.Image) -> bool:
