@@ -25,18 +25,18 @@ from torch import Tensor
 
 from specularip.avatar import Avatar, bake
 from specularip.cameras import Cameras
+from specularip.captures.load import load_posed_images
 from specularip.fitting.fit import resolved, train_step
 from specularip.fitting.settings import FitConfig
 from specularip.metrics import highlight_error, psnr
-from specularip.posed_images import load_posed_images
 from specularip.raster.cuda import pick_device
 
 
 def fit_head(folder: Path, config: FitConfig, device: torch.device, seed: int) -> Avatar:
     appearance = make_appearance("ours", config, seed)
-    fitting, images, cameras = begin_fit(folder, "all", appearance, config, device, seed)
+    fitting, train = begin_fit(folder, "all", appearance, config, device, seed)
     for _ in range(config.iterations or 0):
-        train_step(fitting, images, cameras, config)
+        train_step(fitting, train, config)
     return Avatar(appearance.gaussians(fitting.state.fields), appearance.head, antialiased=True)
 
 
@@ -45,12 +45,11 @@ def measure(
     folder: Path, draw: Callable[[Cameras], Tensor], full: Callable[[Cameras], Tensor], device: torch.device
 ) -> dict[str, float]:
     test = load_posed_images(folder, "test")
-    cameras = test.cameras.to(device)
     psnrs, likeness, error, pixels = [], [], 0.0, 0
-    for view in range(len(test)):
-        image, target = draw(cameras[view]), test.images[view, None].to(device)
+    for view in test.to(device):
+        image, target = draw(view.camera), view.image[None]
         psnrs.append(float(psnr(image, target)))
-        likeness.append(float(psnr(image, full(cameras[view]))))
+        likeness.append(float(psnr(image, full(view.camera))))
         view_error, view_pixels = highlight_error(image, target)
         error, pixels = error + float(view_error), pixels + int(view_pixels)
     return {

@@ -42,6 +42,8 @@ from torch.nn import functional as F
 
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
+from specularip.captures.load import load_posed_images
+from specularip.captures.views import PosedImages
 from specularip.colors.harmonics import harmonics_3
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance, initial_colors
 from specularip.fitting.fit import Fitting, begin, draw, resolved, train_step
@@ -50,7 +52,6 @@ from specularip.fitting.point_init import PointInit, init_points
 from specularip.fitting.settings import FitConfig
 from specularip.gaussians import rotation_matrices
 from specularip.metrics import highlight_error, psnr, ssim
-from specularip.posed_images import load_posed_images
 from specularip.raster import rasterize
 from specularip.raster.cuda import pick_device
 from specularip.specular import SpecularConfig, SpecularHead
@@ -70,7 +71,7 @@ class Harmonics:
         self.shared = nn.Module()  # none
 
     def begin(
-        self, init: PointInit, observations: Observations, cameras: Cameras, generator: torch.Generator
+        self, init: PointInit, observations: Observations, cameras: Tensor, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         base = (initial_colors(observations, init.points).sigmoid() - 0.5) / 0.28209479177387814
         return {"sh_base": base[:, None], "sh_rest": base.new_zeros(len(base), 15, 3)}, {}
@@ -120,7 +121,7 @@ class Published(nn.Module):
         nn.init.zeros_(self.mlp[-1].bias)
 
     def begin(
-        self, init: PointInit, observations: Observations, cameras: Cameras, generator: torch.Generator
+        self, init: PointInit, observations: Observations, cameras: Tensor, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         colors = initial_colors(observations, init.points)
         features = 0.1 * torch.randn(len(init), FEATURES, generator=generator).to(colors)
@@ -168,24 +169,23 @@ def to_device(appearance: Any, device: torch.device) -> Appearance:
 
 def begin_fit(
     folder: Path, views: str, appearance: Any, config: FitConfig, device: torch.device, seed: int
-) -> tuple[Fitting, Tensor, Cameras]:
-    """The state of the fit before its first step, its images and its cameras, on the device."""
+) -> tuple[Fitting, PosedImages]:
+    """The state of the fit before its first step, and its images, on the device."""
     train = load_posed_images(folder, "train")
     if views != "all":
         train = train.select(range(1, len(train), 3)[: int(views)])
     generator = torch.Generator().manual_seed(seed)
     init = init_points(folder, train, config.points or 0, generator)
     fitting = begin(init, train, to_device(appearance, device), generator, device)
-    return fitting, train.images.to(device), train.cameras.to(device)
+    return fitting, train.to(device)
 
 
 @torch.no_grad()
 def measure(fitting: Fitting, folder: Path, device: torch.device) -> dict[str, float]:
     test = load_posed_images(folder, "test")
-    cameras = test.cameras.to(device)
     psnrs, ssims, error, pixels = [], [], 0.0, 0
-    for view in range(len(test)):
-        camera, target = cameras[view], test.images[view, None].to(device)
+    for view in test.to(device):
+        camera, target = view.camera, view.image[None]
         fields = fitting.state.fields
         colors = fitting.appearance.colors(fields, camera, 1.0)
         image = draw(fields, colors, camera).image.clamp(0, 1)
@@ -207,11 +207,11 @@ def run(
     """One fit, timed and measured."""
     appearance = make_appearance(model, config, seed)
     began = time.perf_counter()
-    fitting, images, cameras = begin_fit(folder, views, appearance, config, device, seed)
+    fitting, train = begin_fit(folder, views, appearance, config, device, seed)
     synchronize(device)
     started = time.perf_counter()
     for _ in range(config.iterations or 0):
-        loss = train_step(fitting, images, cameras, config)
+        loss = train_step(fitting, train, config)
     if not math.isfinite(float(loss)):
         raise SystemExit(f"{folder.name} {model}: the loss is not finite")
     synchronize(device)
@@ -281,12 +281,12 @@ def speed(folder: Path, models: list[str], config: FitConfig, device: torch.devi
     rows = []
     for model in models:
         appearance = make_appearance(model, config, seed)
-        fitting, images, cameras = begin_fit(folder, "all", appearance, config, device, seed)
+        fitting, train = begin_fit(folder, "all", appearance, config, device, seed)
         for _ in range(min(300, (config.iterations or 0) // 2)):
-            train_step(fitting, images, cameras, config)
+            train_step(fitting, train, config)
         fitting.step = int(0.5 * (config.iterations or 0))
-        step = partial(train_step, fitting, images, cameras, replace(config, relocate_every=10**9))
-        frame = renderer(model, fitting, cameras[1].resized(1024, 1024))
+        step = partial(train_step, fitting, train, replace(config, relocate_every=10**9))
+        frame = renderer(model, fitting, train[1].camera.resized(1024, 1024))
         step_ms, frame_ms = milliseconds(step, device, 60, 5), milliseconds(frame, device, 20, 7)
         rows.append(
             {"scene": folder.name, "model": model, "step_ms": step_ms, "frame_ms": frame_ms,

@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from specularip.cameras import Cameras
+from specularip.captures.views import PosedImages
 from specularip.fitting.accessories import _carve, _occupancy, find_accessories
 from specularip.gaussians import rotation_matrices, turned_to
-from specularip.posed_images import PosedImages
 from specularip.raster import rasterize
 
 BALL, RING, TUBE = 0.4, 0.413, 0.005
@@ -52,7 +52,7 @@ def silhouettes(with_ring: bool) -> PosedImages:
         antialiased=True,
     )  # fmt: skip
     alphas = drawn.alpha.round()
-    return PosedImages(cameras, alphas.repeat(1, 1, 1, 3), alphas, [""] * views)
+    return PosedImages.of(cameras, alphas.repeat(1, 1, 1, 3), alphas)
 
 
 def test_a_ring_is_found_with_its_normals_and_tangents():
@@ -85,7 +85,7 @@ def test_the_wide_hull_of_few_views_has_no_accessories():
     """It reaches far beyond the ball, but no view shows it beside the ball."""
     directions = sphere(8000)
     few = silhouettes(with_ring=False).select(range(0, 90, 15))
-    full, _ = _occupancy(1.03 * BALL * directions, few, list(range(6)))
+    full, _ = _occupancy(1.03 * BALL * directions, few.views)
     assert full.sum() > 1000, "the hull is too narrow for this test"
     assert len(find_accessories(BALL * directions, directions, few)) == 0
 
@@ -104,7 +104,7 @@ def boxed(alphas: torch.Tensor) -> PosedImages:
     views, height, width = alphas.shape
     Ks = torch.tensor([[10.0, 0, width / 2], [0, 10, height / 2], [0, 0, 1]]).repeat(views, 1, 1)
     cameras = Cameras(torch.eye(4).repeat(views, 1, 1), Ks, width, height)
-    return PosedImages(cameras, alphas[..., None].repeat(1, 1, 1, 3), alphas[..., None], [""] * views)
+    return PosedImages.of(cameras, alphas[..., None].repeat(1, 1, 1, 3), alphas[..., None])
 
 
 def test_points_are_occupied_empty_or_unknown():
@@ -112,7 +112,7 @@ def test_points_are_occupied_empty_or_unknown():
     alphas[:, 0, 0] = 0
     pixels = torch.tensor([[15.9, 15.9], [0.2, 0.2], [8.0, 8.0], [16.5, 8.0], [8.0, 8.0]])
     places = torch.cat([(pixels - 8) / 10, torch.tensor([1.0, 1, 1, 1, -1])[:, None]], 1)
-    full, empty = _occupancy(places, boxed(alphas), [0, 1])
+    full, empty = _occupancy(places, boxed(alphas).views)
     assert full.tolist() == [
         True,
         False,
@@ -121,14 +121,14 @@ def test_points_are_occupied_empty_or_unknown():
         False,
     ]  # the last two: outside the image, behind the camera
     assert empty.tolist() == [False, True, False, False, False]
-    assert not _occupancy(places, boxed(alphas), [1])[0].any(), "one image is not enough"
+    assert not _occupancy(places, boxed(alphas).views[1:])[0].any(), "one image is not enough"
 
 
 def test_image_borders_are_no_surface():
     alphas = torch.ones(2, 16, 16)
     alphas[:, :3] = 0
     cells = torch.cartesian_prod(torch.arange(-8, 8), torch.arange(-8, 8), torch.arange(8, 10))
-    surface, normals = _carve(cells, boxed(alphas), [0, 1], 0.03)
+    surface, normals = _carve(cells, boxed(alphas).views, 0.03)
     assert len(surface) > 100
     # Rows above the third, counted between pixel centres, are empty: a slanted plane, seen from the camera.
     assert ((surface[:, 1] / surface[:, 2] * 10 + 8 - 3).abs() < 0.7).all()
@@ -137,7 +137,7 @@ def test_image_borders_are_no_surface():
 
 def test_carving_in_chunks_gives_the_same(monkeypatch, seed):
     posed, places = silhouettes(with_ring=True), torch.rand(500, 3) - 0.5
-    whole = _occupancy(places, posed, list(range(len(posed))))
+    whole = _occupancy(places, posed.views)
     assert whole[0].any() and whole[1].any()
     monkeypatch.setattr("specularip.fitting.accessories.CHUNK", 64)
-    assert all(map(torch.equal, _occupancy(places, posed, list(range(len(posed)))), whole))
+    assert all(map(torch.equal, _occupancy(places, posed.views), whole))

@@ -28,7 +28,7 @@ framing camera_path pictures
 posable
 presentation rendering animate viewing
 exporting
-posed_images lpips
+captures lpips
 metrics
 diffusion
 diffusion.fast

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
+from specularip.captures.views import PosedImages
 from specularip.lpips import Lpips
 from specularip.metrics import (
     BLOB_SHARE,
@@ -34,7 +35,6 @@ from specularip.metrics import (
     ssim,
     table_rows,
 )
-from specularip.posed_images import PosedImages
 
 SEED = 0  # the fixture `seed` sets it
 pytestmark = pytest.mark.usefixtures("seed", "no_installed_lpips")
@@ -334,7 +334,7 @@ def test_lpips_is_the_distance_of_each_image(network: Lpips) -> None:
 def posed_by(avatar: Avatar, count: int = 3, gain: float = 1.0) -> PosedImages:
     cameras = Cameras.orbit([30.0 * k for k in range(count)], 10.0, 1.6, FOV, 64, 48)
     frame = avatar.render(cameras, 0.0)
-    return PosedImages(cameras, gain * frame.image, frame.alpha, [str(k) for k in range(count)])
+    return PosedImages.of(cameras, gain * frame.image, frame.alpha)
 
 
 def test_evaluate_combines_the_metrics_and_is_deterministic(network: Lpips) -> None:
@@ -345,15 +345,17 @@ def test_evaluate_combines_the_metrics_and_is_deterministic(network: Lpips) -> N
     cloud.color_logits += 2  # bright enough for highlights
     posed = posed_by(avatar, gain=0.9)
     found = evaluate(avatar, posed)
-    frame = avatar.render(posed.cameras, 0.0)
+    cameras = Cameras.joined([view.camera for view in posed])
+    images, alphas = torch.stack([v.image for v in posed]), torch.stack([v.alpha for v in posed])
+    frame = avatar.render(cameras, 0.0)
     assert found["views"] == 3 and found["gaussians"] == len(cloud) and "lpips" not in found
     parts = {
-        "psnr": float(psnr(frame.image, posed.images).mean()),
-        "ssim": float(ssim(frame.image, posed.images).mean()),
-        "highlight_psnr": float(highlight_psnr(frame.image, posed.images)),
+        "psnr": float(psnr(frame.image, images).mean()),
+        "ssim": float(ssim(frame.image, images).mean()),
+        "highlight_psnr": float(highlight_psnr(frame.image, images)),
     }
-    assert int((luminance(posed.images) > HIGHLIGHT).sum()) > 50, SEED
-    apart = highlight_drift(frame.image, posed.images, posed.alphas, posed.cameras)
+    assert int((luminance(images) > HIGHLIGHT).sum()) > 50, SEED
+    apart = highlight_drift(frame.image, images, alphas, cameras)
     parts |= {"highlight_drift_deg": apart.mean, "highlight_drift_p90_deg": apart.p90}
     parts |= {
         "highlight_missed": apart.missed / apart.true,
@@ -373,9 +375,7 @@ def test_evaluate_combines_the_metrics_and_is_deterministic(network: Lpips) -> N
 
 def test_evaluate_without_views_and_without_highlights():
     avatar = random_avatar(False)
-    cameras = Cameras(torch.empty(0, 4, 4), torch.empty(0, 3, 3), 1, 1)
-    nothing = PosedImages(cameras, torch.empty(0, 1, 1, 3), torch.empty(0, 1, 1, 1), [])
-    assert evaluate(avatar, nothing) == {"views": 0, "gaussians": len(avatar.gaussians)}
+    assert evaluate(avatar, PosedImages(())) == {"views": 0, "gaussians": len(avatar.gaussians)}
     dark = evaluate(avatar, posed_by(avatar, gain=0.0))
     assert dark["psnr"] > 0 and dark["coherence"] == 1  # no specular layer
     for name in ("highlight_psnr", "highlight_drift_deg", "highlight_missed", "highlight_spurious"):
@@ -396,7 +396,7 @@ def test_frames_per_second_counts_the_median_frame(monkeypatch):
 
     monkeypatch.setattr("specularip.metrics.time.perf_counter", clock)
     posed = posed_by(random_avatar())
-    assert frames_per_second(random_avatar(), posed.cameras) == pytest.approx(100)
+    assert frames_per_second(random_avatar(), [view.camera for view in posed]) == pytest.approx(100)
 
 
 def test_eval_prints_a_table_and_json(tmp_path, capsys, monkeypatch):

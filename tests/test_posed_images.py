@@ -13,15 +13,13 @@ from avatars import random_avatar
 from captures import HEIGHT, WIDTH, orbit, save, write
 from PIL import Image
 
-from specularip import posed_images
+from specularip.cameras import Cameras
+from specularip.captures import load
+from specularip.captures.load import load_posed_images
+from specularip.captures.mesh import load_body_mesh, load_points, points_inside
+from specularip.captures.views import PosedImages
 from specularip.cli import main
 from specularip.errors import UserError
-from specularip.posed_images import (
-    load_body_mesh,
-    load_points,
-    load_posed_images,
-    points_inside,
-)
 
 SEED = 0  # the fixture `seed` sets it
 pytestmark = pytest.mark.usefixtures("seed")
@@ -38,6 +36,10 @@ def cube(radius: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
     return vertices, np.array(faces)
 
 
+def cameras_of(posed: PosedImages) -> Cameras:
+    return Cameras.joined([view.camera for view in posed])
+
+
 def error(folder: Path, split: str = "train") -> str:
     with pytest.raises(UserError) as raised:
         load_posed_images(folder, split)  # type: ignore[arg-type]
@@ -49,24 +51,26 @@ def error(folder: Path, split: str = "train") -> str:
 def test_images_and_cameras_are_read_as_written(tmp_path):
     table = write(tmp_path, colour="sRGB, premultiplied by alpha, black background")
     posed = load_posed_images(tmp_path, "train")
-    assert posed.images.shape == (5, HEIGHT, WIDTH, 3) and posed.alphas.shape == (5, HEIGHT, WIDTH, 1)
-    assert posed.images.dtype == posed.alphas.dtype == torch.float32 and len(posed) == 5
-    assert posed.names == [f"train/r_{index}.png" for index in range(5)] and posed.notes == ()
-    expected = orbit()
-    assert torch.allclose(posed.cameras.viewmats, expected.viewmats, atol=1e-6)
-    assert torch.allclose(posed.cameras.Ks, expected.Ks, atol=1e-4)
-    assert (posed.cameras.width, posed.cameras.height) == (WIDTH, HEIGHT)
+    assert posed[0].image.shape == (HEIGHT, WIDTH, 3) and posed[0].alpha.shape == (HEIGHT, WIDTH, 1)
+    assert posed[0].image.dtype == posed[0].alpha.dtype == torch.float32 and len(posed) == 5
+    assert [view.name for view in posed] == [
+        f"train/r_{index}.png" for index in range(5)
+    ] and posed.notes == ()
+    expected, cameras = orbit(), cameras_of(posed)
+    assert torch.allclose(cameras.viewmats, expected.viewmats, atol=1e-6)
+    assert torch.allclose(cameras.Ks, expected.Ks, atol=1e-4)
+    assert (cameras.width, cameras.height) == (WIDTH, HEIGHT)
     pixels = np.array(Image.open(tmp_path / "train" / "r_3.png"))
-    read = torch.cat([posed.images[3], posed.alphas[3]], -1) * 255
+    read = torch.cat([posed[3].image, posed[3].alpha], -1) * 255
     assert torch.allclose(read, torch.from_numpy(pixels).float(), atol=1e-4)
 
     third = posed.select(range(1, 5, 2))
-    assert third.names == ["train/r_1.png", "train/r_3.png"]
-    assert torch.equal(third.images[1], posed.images[3])
-    assert torch.equal(third.cameras.viewmats, posed.cameras.viewmats[1::2])
+    assert [view.name for view in third] == ["train/r_1.png", "train/r_3.png"]
+    assert torch.equal(third[1].image, posed[3].image)
+    assert torch.equal(cameras_of(third).viewmats, cameras.viewmats[1::2])
 
     # A point above the origin appears in the upper half of the image: the axes are not flipped.
-    pixel, depth = posed.cameras.project(torch.tensor([[0.0, 0.0, 0.2]]))
+    pixel, depth = cameras.project(torch.tensor([[0.0, 0.0, 0.2]]))
     assert (depth > 0).all() and (pixel[..., 1] < HEIGHT / 2).all()
     assert table["frames"][0]["file_path"] == "./train/r_0"
 
@@ -89,7 +93,7 @@ def test_straight_colours_are_multiplied_by_alpha(tmp_path, keys, premultiplied)
     posed = load_posed_images(tmp_path)
     pixels = torch.from_numpy(np.array(Image.open(tmp_path / "train" / "r_0.png"))).float() / 255
     expected = pixels[..., :3] * (1 if premultiplied else pixels[..., 3:])
-    assert torch.allclose(posed.images[0], expected, atol=1e-6)
+    assert torch.allclose(posed[0].image, expected, atol=1e-6)
     assert any("straight" in note for note in posed.notes) is not premultiplied
 
 
@@ -100,13 +104,13 @@ def test_missing_alpha_is_noted(tmp_path):
         Image.open(file).convert("RGB").save(file.with_suffix(".jpg"), quality=100, subsampling=0)
         file.unlink()
     posed = load_posed_images(tmp_path)
-    assert posed.names[0] == "train/r_0.jpg" and bool((posed.alphas == 1).all())
+    assert posed[0].name == "train/r_0.jpg" and all(bool((view.alpha == 1).all()) for view in posed)
     [note] = posed.notes
     assert "no alpha" in note and "opaque" in note
     grey = Image.fromarray(np.full((HEIGHT, WIDTH), 30_000, np.uint16))
     (tmp_path / "train" / "r_0.jpg").unlink()
     grey.save(tmp_path / "train" / "r_0.png")
-    assert float(load_posed_images(tmp_path).images[0].mean()) == pytest.approx(30_000 / 65_535, abs=0.004)
+    assert float(load_posed_images(tmp_path)[0].image.mean()) == pytest.approx(30_000 / 65_535, abs=0.004)
 
 
 def test_intrinsics_in_all_notations(tmp_path):
@@ -130,18 +134,18 @@ def test_intrinsics_in_all_notations(tmp_path):
                 target.update(keys)
             save(tmp_path, changed)
             expected = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]).float()
-            assert torch.allclose(load_posed_images(tmp_path).cameras.Ks, expected.expand(5, 3, 3)), keys
+            assert torch.allclose(cameras_of(load_posed_images(tmp_path)).Ks, expected.expand(5, 3, 3)), keys
     changed["fl_x"] = 50
     changed["frames"] = [{**frame, "fl_x": 30 + k} for k, frame in enumerate(table["frames"])]
     save(tmp_path, changed)
-    assert load_posed_images(tmp_path).cameras.Ks[:, 0, 0].tolist() == [30, 31, 32, 33, 34]
+    assert cameras_of(load_posed_images(tmp_path)).Ks[:, 0, 0].tolist() == [30, 31, 32, 33, 34]
 
 
 def test_an_empty_or_missing_test_split_is_no_error(tmp_path):
     write(tmp_path)
     for split in ("test", "val"):
         posed = load_posed_images(tmp_path, split)
-        assert len(posed) == 0 and posed.images.shape == (0, 1, 1, 3) and len(posed.cameras) == 0
+        assert len(posed) == 0
         assert "nothing to evaluate" in posed.notes[0]
     save(tmp_path, {"camera_angle_x": 0.7, "frames": []}, "test")
     assert "no frames" in load_posed_images(tmp_path, "test").notes[0]
@@ -158,8 +162,8 @@ def test_duplicates_suffixes_and_backslashes_are_accepted(tmp_path):
     table["frames"] += copy.deepcopy(table["frames"][:2])
     save(tmp_path, table)
     posed = load_posed_images(tmp_path)
-    assert len(posed) == 7 and torch.equal(posed.images[0], posed.images[5])
-    assert posed.names[:4] == [f"train/r_{k}.png" for k in range(4)]
+    assert len(posed) == 7 and torch.equal(posed[0].image, posed[5].image)
+    assert [view.name for view in posed][:4] == [f"train/r_{k}.png" for k in range(4)]
     (tmp_path / "train" / "r_0.png").rename(tmp_path / "elsewhere.png")
     (tmp_path / "train" / "r_0.png").symlink_to(tmp_path / "elsewhere.png")
     assert len(load_posed_images(tmp_path)) == 7
@@ -319,7 +323,7 @@ def test_invalid_images_raise_one_line_errors(tmp_path, monkeypatch):
     for index in range(5):
         Image.new("RGBA", (20, 20)).save(tmp_path / "train" / f"r_{index}.png")
     assert "fully transparent" in error(tmp_path)
-    monkeypatch.setattr(posed_images, "_memory_bytes", lambda: 10_000)
+    monkeypatch.setattr(load, "_memory_bytes", lambda: 10_000)
     assert "GiB" in error(tmp_path)
 
 
@@ -398,7 +402,7 @@ def test_body_mesh(tmp_path):
             load_body_mesh(tmp_path)
     path.write_bytes(whole)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(posed_images, "MAX_MESH_BYTES", 100)
+        patch.setattr(mesh_file, "MAX_MESH_BYTES", 100)
         with pytest.raises(UserError, match="unpacks to over"):
             load_body_mesh(tmp_path)
 
@@ -487,8 +491,9 @@ def survives(folder: Path) -> bool:
     except UserError as problem:
         assert "\n" not in str(problem) and str(problem).isprintable(), (SEED, str(problem))
         return False
-    assert torch.isfinite(posed.images).all() and torch.isfinite(posed.cameras.viewmats).all(), SEED
-    assert torch.isfinite(posed.cameras.Ks).all(), SEED
+    assert all(torch.isfinite(view.image).all() for view in posed), SEED
+    assert all(torch.isfinite(view.camera.viewmats).all() for view in posed), SEED
+    assert all(torch.isfinite(view.camera.Ks).all() for view in posed), SEED
     return True
 
 

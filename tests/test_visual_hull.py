@@ -1,10 +1,13 @@
 """Random initial points: in view of the cameras, within the silhouettes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from captures import HEIGHT, WIDTH, orbit
 
 from specularip.cameras import Cameras
+from specularip.captures.views import PosedImages
 from specularip.errors import UserError
 from specularip.fitting.visual_hull import random_points
 
@@ -15,12 +18,13 @@ pytestmark = pytest.mark.usefixtures("seed")
 def test_random_points_are_in_view_and_inside_the_silhouettes():
     cameras = orbit(6)
     generator = torch.Generator().manual_seed(SEED)
-    points = random_points(cameras, 500, generator)
+    full = PosedImages.of(cameras, torch.ones(6, HEIGHT, WIDTH, 3), torch.ones(6, HEIGHT, WIDTH, 1))
+    points = random_points(full.views, 500, generator)
     assert points.shape == (500, 3) and points.dtype == torch.float32
     pixels, depth = cameras.project(points)
     inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < torch.tensor([WIDTH, HEIGHT])).all(-1)
     assert (inside.sum(0) >= 3).all(), SEED
-    again = random_points(cameras, 500, torch.Generator().manual_seed(SEED))
+    again = random_points(full.views, 500, torch.Generator().manual_seed(SEED))
     assert torch.equal(points, again)
 
     # Silhouettes of a ball: the hull is the ball to within a pixel.
@@ -34,7 +38,7 @@ def test_random_points_are_in_view_and_inside_the_silhouettes():
         to_center = large.viewmats[view, :3, :3] @ center + large.viewmats[view, :3, 3]
         off_axis = (to_center - (rays @ to_center)[..., None] * rays).norm(dim=-1)
         alphas[view, ..., 0] = (off_axis < 0.2).float()
-    carved = random_points(large, 2000, generator, alphas)
+    carved = random_points(PosedImages.of(large, alphas.expand(-1, -1, -1, 3), alphas).views, 2000, generator)
     distance = (carved - center).norm(dim=-1)
     assert carved.shape == (2000, 3)
     # The hull of six views from the side is a ball with low caps above and below.
@@ -44,6 +48,8 @@ def test_random_points_are_in_view_and_inside_the_silhouettes():
     outwards = cameras.viewmats.clone()
     outwards[:, [0, 2]] *= -1  # each turned by 180 degrees about its own vertical
     outwards = Cameras(outwards, cameras.Ks, WIDTH, HEIGHT)
-    for unusable, masks in ((outwards, None), (large, torch.zeros_like(alphas))):
+    empty = torch.zeros_like(alphas)
+    away = tuple(replace(view, camera=outwards[k]) for k, view in enumerate(full))
+    for unusable in (away, PosedImages.of(large, empty.expand(-1, -1, -1, 3), empty).views):
         with pytest.raises(UserError, match="no common object"):
-            random_points(unusable, 10, generator, masks)
+            random_points(unusable, 10, generator)

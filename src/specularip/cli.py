@@ -256,10 +256,10 @@ def evaluate(
     if out is not None and str(out) != "-" and out.suffix.lower() != ".json":
         raise UserError(f"cannot write metrics to {out}: end the name in .json, or use - to print them")
     from specularip.avatar import load
+    from specularip.captures.load import load_posed_images
     from specularip.files import to_json, write_json
     from specularip.lpips import NO_LPIPS, find_lpips
     from specularip.metrics import evaluate as measure
-    from specularip.posed_images import load_posed_images
     from specularip.raster.cuda import pick_device
 
     loaded = load(avatar)
@@ -429,8 +429,8 @@ def bake(
     """
     from specularip.avatar import load
     from specularip.avatar_file import FILE_NAME
+    from specularip.captures.load import load_posed_images
     from specularip.metrics import agreement, combined_psnr, mean_psnr
-    from specularip.posed_images import load_posed_images
     from specularip.progress import Progress
     from specularip.raster.cuda import pick_device
 

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from specularip.avatar import Avatar
 from specularip.baking.contributions import cameras_around, extent
 from specularip.cameras import Cameras
+from specularip.captures.views import PosedImages
 from specularip.lpips import Lpips
-from specularip.posed_images import PosedImages
 from specularip.specular import fibonacci_directions
 
 HIGHLIGHT = 0.55
@@ -246,12 +246,14 @@ def coherence(
 
 
 @torch.no_grad()
-def frames_per_second(avatar: Avatar, cameras: Cameras, frames: int = 20, warm_up: int = 3) -> float:
+def frames_per_second(
+    avatar: Avatar, cameras: Sequence[Cameras], frames: int = 20, warm_up: int = 3
+) -> float:
     """1 / median seconds of rendering one image with highlights, view after view; the first `warm_up` frames
     are not counted. As in a viewer, everything independent of the camera is prepared once
     (`Avatar.prepare`); the device is synchronised around each frame."""
     prepared = avatar.prepare()
-    cameras = cameras.to(prepared.means.device)
+    cameras = [camera.to(prepared.means.device) for camera in cameras]
     seconds = []
     for frame in range(warm_up + frames):
         camera = cameras[frame % len(cameras)]
@@ -278,12 +280,11 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
     if len(posed) == 0:
         return found
     center = avatar.gaussians.means.mean(0)
-    cameras = posed.cameras.to(device)
     per_view: dict[str, list[float]] = {name: [] for name in ("psnr", "ssim", "lpips", "coherence")}
     drifts: list[HighlightDrift] = []
     error, pixels = 0.0, 0
-    for view in range(len(posed)):
-        camera, target = cameras[view], posed.images[view, None].to(device)
+    for view in posed:
+        camera, target = view.camera.to(device), view.image_on(device)[None]
         both = _with_neighbour(camera, center)
         frame = avatar.render(both, 0.0)
         image = frame.image[:1]
@@ -295,7 +296,7 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
         per_view["coherence"].append(float(agreement.nanmean()))
         view_error, view_pixels = highlight_error(image, target)
         error, pixels = error + float(view_error), pixels + int(view_pixels)
-        drifts.append(highlight_drift(image, target, posed.alphas[view, None], camera))
+        drifts.append(highlight_drift(image, target, view.alpha[None], camera))
     drift = HighlightDrift(
         np.concatenate([d.degrees for d in drifts]),
         *(sum(getattr(d, name) for d in drifts) for name in ("true", "missed", "spurious")),
@@ -311,7 +312,7 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
         "highlight_drift_p90_deg": drift.p90,
         "highlight_missed": drift.missed / drift.true if drift.true else math.nan,
         "highlight_spurious": drift.spurious / drift.true if drift.true else math.nan,
-        "frames_per_second": frames_per_second(avatar, cameras),
+        "frames_per_second": frames_per_second(avatar, [view.camera for view in posed]),
     }
 
 
@@ -332,10 +333,10 @@ def agreement(avatar: Avatar, baked: Avatar, size: int = 400) -> float:
 
 def mean_psnr(avatar: Avatar, posed: PosedImages) -> float:
     """PSNR in dB of the avatar's images against posed images, mean over the views."""
-    prepared, cameras = avatar.prepare(), posed.cameras.to(avatar.gaussians.means.device)
+    prepared, device = avatar.prepare(), avatar.gaussians.means.device
     values = [
-        float(psnr(prepared.image(cameras[view], 0.0), posed.images[view, None].to(cameras.viewmats.device)))
-        for view in range(len(posed))
+        float(psnr(prepared.image(view.camera.to(device), 0.0), view.image_on(device)[None]))
+        for view in posed
     ]
     return sum(values) / len(values)
 

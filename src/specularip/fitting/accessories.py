@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.cameras import Cameras
+from specularip.captures.views import PosedImages, View
 from specularip.gaussians import turned_to
-from specularip.posed_images import PosedImages
 from specularip.raster import rasterize
 
 NEAR, FAR, STEPS = 0.013, 0.05, 14
@@ -61,9 +62,9 @@ def find_accessories(points: Tensor, normals: Tensor, posed: PosedImages) -> Acc
     """
     radius = float((points - points.mean(0)).norm(dim=-1).max())
     tree = cKDTree(points.numpy())
-    views = [view for view in range(len(posed)) if float(posed.alphas[view].min()) < 0.5]
-    mesh_masks = _render_mesh(points, normals, posed.cameras, views, tree)
-    seeds = _seeds(points, normals, posed, views, mesh_masks, radius, tree)
+    views = [view for view in posed if float(view.alpha.min()) < 0.5]
+    mesh_masks = _render_mesh(points, normals, views, tree)
+    seeds = _seeds(points, normals, views, mesh_masks, radius, tree)
     if len(seeds) < MIN_SEEDS:
         return _none()
     size = VOXEL * radius
@@ -71,10 +72,10 @@ def find_accessories(points: Tensor, normals: Tensor, posed: PosedImages) -> Acc
     while 64 * len(cells) > MAX_VOXELS:
         size *= 2
         cells = _cells_around(seeds, size)
-    surface, outward = _carve(cells, posed, views, size)
+    surface, outward = _carve(cells, views, size)
     away = torch.from_numpy(tree.query(surface.numpy(), workers=-1)[0]) > 0.9 * NEAR * radius
     surface, outward = surface[away], outward[away]
-    beside = _beside_mesh(surface, posed, views, mesh_masks)
+    beside = _beside_mesh(surface, views, mesh_masks)
     surface, outward = surface[beside], outward[beside]
     if len(surface) < SURFACE:
         return _none()
@@ -95,28 +96,26 @@ def _none() -> Accessories:
     return Accessories(none, none, none, none[:, 0], 1.0)
 
 
-def _render_mesh(
-    points: Tensor, normals: Tensor, cameras: Cameras, views: list[int], tree: cKDTree
-) -> Tensor:
-    """Alpha of the mesh alone, [T,1,h,w] in 0..1, at reduced size, for each of the T views."""
+def _render_mesh(points: Tensor, normals: Tensor, views: Sequence[View], tree: cKDTree) -> list[Tensor]:
+    """Alpha of the mesh alone, [1,h,w] in 0..1, at reduced size, for each of the views."""
     spacing = float(np.median(tree.query(points.numpy(), 4, workers=-1)[0][:, 1:]))
-    scale = min(1.0, BARE_SIZE / max(cameras.width, cameras.height))
-    width, height = (max(1, round(side * scale)) for side in (cameras.width, cameras.height))
     flat = (spacing * torch.tensor([1.0, 1.0, 0.1])).expand(len(points), 3)
-    ones, quats, cameras = torch.ones(len(points)), turned_to(normals), cameras.resized(width, height)
-    alphas = torch.zeros(len(views), 1, height, width)
-    for row, camera in zip(alphas, (cameras[view] for view in views)):
+    ones, quats = torch.ones(len(points)), turned_to(normals)
+    alphas = []
+    for camera in (view.camera for view in views):
+        scale = min(1.0, BARE_SIZE / max(camera.width, camera.height))
+        width, height = (max(1, round(side * scale)) for side in (camera.width, camera.height))
+        camera = camera.resized(width, height)
         drawn = rasterize(points, quats, flat, ones, ones[:, None], camera.viewmats, camera.Ks, width, height)
-        row[0] = drawn.alpha[0, ..., 0]
+        alphas.append(drawn.alpha[..., 0])
     return alphas
 
 
 def _seeds(
     points: Tensor,
     normals: Tensor,
-    posed: PosedImages,
-    views: list[int],
-    mesh_masks: Tensor,
+    views: Sequence[View],
+    mesh_masks: Sequence[Tensor],
     radius: float,
     tree: cKDTree,
 ) -> Tensor:
@@ -127,8 +126,8 @@ def _seeds(
         candidates = points + distance * normals
         apart = torch.from_numpy(tree.query(candidates.numpy(), workers=-1)[0])
         index = (apart > max(0.75 * distance, 0.9 * NEAR * radius)).nonzero()[:, 0]
-        index = index[_occupancy(candidates[index], posed, views)[0]]
-        index = index[_beside_mesh(candidates[index], posed, views, mesh_masks)]
+        index = index[_occupancy(candidates[index], views)[0]]
+        index = index[_beside_mesh(candidates[index], views, mesh_masks)]
         seeds[index], found[index] = candidates[index], True
     return seeds[found]
 
@@ -142,14 +141,15 @@ def _sample(points: Tensor, camera: Cameras, alphas: Tensor) -> tuple[Tensor, Te
     return inside, alpha[0, 0, 0]
 
 
-def _occupancy(points: Tensor, posed: PosedImages, views: list[int]) -> tuple[Tensor, Tensor]:
+def _occupancy(points: Tensor, views: Sequence[View]) -> tuple[Tensor, Tensor]:
     """Which of points [M,3] are occupied (at least MIN_VIEWS images show them, none as empty), and which are
     empty (an image shows them so), both bool [M]; the others are unknown."""
     empty = torch.zeros(len(points), dtype=torch.bool)
+    masks = [view.alpha.permute(2, 0, 1) for view in views]
     views_seen = torch.zeros(len(points), dtype=torch.int32)
     for rest in torch.arange(len(points)).split(CHUNK):
-        for view in views:
-            inside, alpha = _sample(points[rest], posed.cameras[view], posed.alphas[view].permute(2, 0, 1))
+        for view, mask in zip(views, masks):
+            inside, alpha = _sample(points[rest], view.camera, mask)
             views_seen[rest] += inside
             carved = inside & (alpha < 0.5)
             empty[rest[carved]] = True
@@ -157,12 +157,12 @@ def _occupancy(points: Tensor, posed: PosedImages, views: list[int]) -> tuple[Te
     return ~empty & (views_seen >= MIN_VIEWS), empty
 
 
-def _beside_mesh(points: Tensor, posed: PosedImages, views: list[int], mesh_masks: Tensor) -> Tensor:
+def _beside_mesh(points: Tensor, views: Sequence[View], mesh_masks: Sequence[Tensor]) -> Tensor:
     """Which of points [M,3], none of them empty, at least MIN_VIEWS images show beside the mesh, bool [M]: in
     front of the mesh or behind it every pixel is opaque, with accessories or without."""
     count = torch.zeros(len(points), dtype=torch.int32)
     for view, mask in zip(views, mesh_masks):
-        inside, alpha = _sample(points, posed.cameras[view], mask)
+        inside, alpha = _sample(points, view.camera, mask)
         count += inside & (alpha < 0.5)
     return count >= MIN_VIEWS
 
@@ -176,7 +176,7 @@ def _cells_around(seeds: Tensor, size: float) -> Tensor:
     return cells
 
 
-def _carve(cells: Tensor, posed: PosedImages, views: list[int], size: float) -> tuple[Tensor, Tensor]:
+def _carve(cells: Tensor, views: Sequence[View], size: float) -> tuple[Tensor, Tensor]:
     """Surface points [M,3] of the visual hull within `cells`, and their outward unit normals.
 
     Voxels of edge `size` are carved where an image shows them empty; the occupied ones next to carved ones
@@ -185,7 +185,7 @@ def _carve(cells: Tensor, posed: PosedImages, views: list[int], size: float) -> 
     within = torch.cartesian_prod(*[torch.arange(4)] * 3)
     voxels = (4 * cells[:, None] + within).reshape(-1, 3)
     centres = (voxels.float() + 0.5) * size
-    occupied, empty = _occupancy(centres, posed, views)
+    occupied, empty = _occupancy(centres, views)
     low = voxels.amin(0) - 1
     high = voxels.amax(0) - low + 2
 

@@ -44,9 +44,10 @@ class Appearance(Protocol):
         """The module of parameters that belong to no single Gaussian; perhaps an empty one."""
 
     def begin(
-        self, init: PointInit, observations: Observations, cameras: Cameras, generator: torch.Generator
+        self, init: PointInit, observations: Observations, cameras: Tensor, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The model's own parameters and ties, a row for each initial point, on their device."""
+        """The model's own parameters and ties, a row for each initial point, on their device. cameras
+        [V,3]: positions of the observations' cameras."""
 
     def colors(self, fields: Fields, camera: Cameras, share: float) -> Tensor:
         """Displayed colours [1,N,3] for one camera; share 0..1: the progress of the fit."""
@@ -82,7 +83,7 @@ class SpecularAppearance:
         return self.head
 
     def begin(
-        self, init: PointInit, observations: Observations, cameras: Cameras, generator: torch.Generator
+        self, init: PointInit, observations: Observations, cameras: Tensor, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         points, normals = init.points, init.normals
         colors = initial_colors(observations, points)

@@ -16,6 +16,9 @@ from torch import Tensor
 from specularip import raster, specular
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
+from specularip.captures.load import load_posed_images
+from specularip.captures.mesh import load_points
+from specularip.captures.views import PosedImages
 from specularip.errors import UserError
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
 from specularip.fitting.observations import observe
@@ -25,7 +28,6 @@ from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.lpips import NO_LPIPS, find_lpips
 from specularip.metrics import SSIM_WINDOW, evaluate, ssim_map
-from specularip.posed_images import PosedImages, load_points, load_posed_images
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device
@@ -67,7 +69,7 @@ def fit(
     progress: Progress | None = None,
     live: LiveView | None = None,
 ) -> Avatar:
-    """Fit an avatar to the posed images in the folder `data` (NeRF-synthetic layout, see `posed_images`),
+    """Fit an avatar to the posed images in the folder `data` (NeRF-synthetic layout, see `captures`),
     write it to the run folder `out` and return it, on the CPU.
 
     device: "cpu" or "cuda"; None: the GPU if CUDA and gsplat are installed. If there is a test split, the
@@ -104,7 +106,7 @@ def fit(
         shown.log("writing the avatar and evaluating it")
         avatar.save(folder.path)
         avatar.export(folder.path / "avatar.ply")
-        folder.write_png("preview.png", _preview(avatar, train.cameras))
+        folder.write_png("preview.png", _preview(avatar, train))
         with session.timed("evaluate"):
             metrics = evaluate(avatar.to(place), test, lpips)
         _log_metrics(metrics, len(test), shown)
@@ -180,10 +182,10 @@ def begin(
     device: torch.device,
 ) -> Fitting:
     """The fit before its first step, on `device`."""
-    init, cameras = init.to(device), train.cameras.to(device)
+    init, train = init.to(device), train.to(device, pixels=False)
     params = init.params()
-    observations = observe(params, init.spacing, train.images, cameras, train.alphas)
-    own, ties = appearance.begin(init, observations, cameras, generator)
+    observations = observe(params, init.spacing, train.views)
+    own, ties = appearance.begin(init, observations, train.positions, generator)
     means = params["means"]
     radius = float((means - means.mean(0)).norm(dim=-1).max())
     rates = {**RATES, **appearance.rates, "means": RATES["means"] * radius}
@@ -208,20 +210,20 @@ def draw(fields: Fields, colors: Tensor, camera: Cameras) -> Raster:
     )
 
 
-def train_step(fitting: Fitting, images: Tensor, cameras: Cameras, config: FitConfig) -> Tensor:
+def train_step(fitting: Fitting, train: PosedImages, config: FitConfig) -> Tensor:
     """One step on the next view; returns its loss, a scalar, without synchronising.
 
-    images [V,H,W,3] in 0..1 and cameras: on the device of the Gaussians (images may stay on the CPU).
+    train: its cameras on the device of the Gaussians; the pixels may stay on the CPU.
     """
     state, step, total = fitting.state, fitting.step, config.iterations or 1
     share = step / total
     if not fitting.order:
-        fitting.order = torch.randperm(len(images), generator=state.generator).tolist()
-    view = fitting.order.pop()
+        fitting.order = torch.randperm(len(train), generator=state.generator).tolist()
+    view = train[fitting.order.pop()]
     late = max(0.0, (share - DECAY_FROM) / (1 - DECAY_FROM))
     set_rates(state.optimizer, DECAY**late, {"means": MEANS_DECAY**share})
 
-    camera, target, fields = cameras[view], images[view : view + 1].to(state.device), state.fields
+    camera, target, fields = view.camera, view.image_on(state.device)[None], state.fields
     drawn = draw(fields, fitting.appearance.colors(fields, camera, share), camera)
     drawn.means2d.retain_grad()
     loss = fitting.image_loss(drawn.image, target, ssim_weight=config.ssim_weight)
@@ -274,22 +276,21 @@ def _optimise(
     fitting: Fitting, train: PosedImages, config: FitConfig, session: Session, live: LiveView | None
 ) -> None:
     total, device = config.iterations or 0, session.device
-    images, cameras = train.images, train.cameras.to(device)
-    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info()[0] // 4:
-        images = images.to(device)
+    fits = device.type == "cuda" and train.nbytes < torch.cuda.mem_get_info()[0] // 4
+    train = train.to(device, pixels=fits)
 
     def preview() -> Tensor:
         avatar = _avatar(fitting)
         if live is not None:
             live.show(avatar)
-        return _preview(avatar, train.cameras)
+        return _preview(avatar, train)
 
     if live is not None:
         live.show(_avatar(fitting))
     losses: list[Tensor] = []
     with session.training("fit", "fit", total, fitting.step, fitting.pack, preview):
         while fitting.step < total:
-            losses.append(train_step(fitting, images, cameras, config))
+            losses.append(train_step(fitting, train, config))
             done, metrics = fitting.step, None
             if done % LOG_EVERY == 0 or done == total or session.stop_requested:
                 loss = torch.stack(losses).mean()
@@ -320,12 +321,14 @@ def _finished_avatar(fitting: Fitting, data: Path, seed: int) -> Avatar:
     )
 
 
-def _preview(avatar: Avatar, cameras: Cameras) -> Tensor:
-    """[h, 4w, 3] in 0..1, on the CPU: four of these cameras' views, evenly spaced."""
-    shown = cameras[[len(cameras) * k // 4 for k in range(4)]]
-    scale = min(1.0, PREVIEW_SIZE / max(shown.width, shown.height))
-    size = (max(1, round(side * scale)) for side in (shown.width, shown.height))
-    return torch.cat(list(avatar.render(shown.resized(*size)).image), 1).cpu()
+def _preview(avatar: Avatar, train: PosedImages) -> Tensor:
+    """[h, 4w, 3] in 0..1, on the CPU: four of the cameras' views, evenly spaced, of one height."""
+    cameras = [train[len(train) * k // 4].camera for k in range(4)]
+    height = min(PREVIEW_SIZE, *(round(PREVIEW_SIZE * c.height / c.width) for c in cameras))
+    height = max(1, min(height, cameras[0].height))
+    widths = (max(1, min(PREVIEW_SIZE, round(height * c.width / c.height))) for c in cameras)
+    shown = (camera.resized(width, height) for camera, width in zip(cameras, widths))
+    return torch.cat([avatar.render(camera).image[0] for camera in shown], 1).cpu()
 
 
 def _log_metrics(values: Mapping[str, float], views: int, progress: Progress) -> None:
@@ -340,7 +343,10 @@ def _log_metrics(values: Mapping[str, float], views: int, progress: Progress) ->
 def _fingerprint(posed: PosedImages) -> str:
     """Identifies a set of posed images by its content, not by its path."""
     digest = hashlib.sha256()
-    for tensor in (posed.cameras.viewmats, posed.cameras.Ks, posed.images[:, ::7, ::7]):
-        digest.update(tensor.contiguous().numpy().tobytes())
-    cameras = posed.cameras
-    return f"{len(posed)} images of {cameras.width}x{cameras.height}, {digest.hexdigest()[:16]}"
+    for view in posed:
+        for tensor in (view.camera.viewmats, view.camera.Ks, view.pixels[::7, ::7]):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(bytes([view.premultiplied]))
+    sizes = sorted({f"{view.camera.width}x{view.camera.height}" for view in posed})
+    described = sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes"
+    return f"{len(posed)} images of {described}, {digest.hexdigest()[:16]}"

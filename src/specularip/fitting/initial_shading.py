@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from specularip.cameras import Cameras
 from specularip.fitting.observations import Observations, quantile_colors
 from specularip.specular import SpecularHead
 from specularip.specular.shading import LATENTS, ROUGHNESS
@@ -36,7 +35,7 @@ def fit_initial_shading(
     points: Tensor,
     normals: Tensor,
     observations: Observations,
-    cameras: Cameras,
+    cameras: Tensor,
     color_logits: Tensor,
     steps: int,
     generator: torch.Generator,
@@ -44,8 +43,8 @@ def fit_initial_shading(
     """Fit `head` and `color_logits` [N,3] in place to points [N,3] with unit normals [N,3]; returns latents
     [N,34].
 
-    cameras: of the observations. All tensors are on one device; generator: on the CPU. Without steps, or with
-    too few observations, the latents are zero and nothing changes.
+    cameras [V,3]: positions of the observations' cameras. All tensors are on one device; generator: on the
+    CPU. Without steps, or with too few observations, the latents are zero and nothing changes.
     """
     device = points.device
     views, rows = observations.seen.nonzero(as_tuple=True)
@@ -68,7 +67,7 @@ def fit_initial_shading(
     losses = torch.zeros(CLUSTERS, candidates, device=device)
     counts = torch.zeros(CLUSTERS, candidates, device=device)
     best = torch.zeros(CLUSTERS, dtype=torch.long, device=device)
-    positions, origin = cameras.positions, torch.zeros(1, 3, device=device)
+    origin = torch.zeros(1, 3, device=device)
     seeds = torch.Generator(device).manual_seed(int(torch.randint(1 << 31, (1,), generator=generator)))
     half = steps // 2
     for step in range(steps):
@@ -84,7 +83,7 @@ def fit_initial_shading(
         shared = material.flatten(0, 1).index_select(0, cluster[i] * candidates + which)
         shared = F.pad(shared, (0, LATENTS - MATERIAL))
         diffuse = color_logits.index_select(0, i).sigmoid()
-        view_dirs = F.normalize(positions[view] - points[i], dim=-1)
+        view_dirs = F.normalize(cameras[view] - points[i], dim=-1)
         # A camera at the origin that sees each point along its own direction.
         specular = head.shade(head.prepare(shared, diffuse), normals[i], -view_dirs, origin)[0]
         error = (diffuse + specular - observations.colors[view, i].float()).abs().mean(-1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from specularip.cameras import Cameras
+from specularip.captures.views import View
 from specularip.raster import rasterize
 
 DEPTH_TOLERANCE = 3.0
@@ -27,28 +27,22 @@ class Observations:
 
 
 @torch.no_grad()
-def observe(
-    params: Mapping[str, Tensor],
-    spacing: float,
-    images: Tensor,
-    cameras: Cameras,
-    alphas: Tensor | None = None,
-) -> Observations:
+def observe(params: Mapping[str, Tensor], spacing: float, views: Sequence[View]) -> Observations:
     """The pixels of all Gaussians' centres in all images; occlusion is decided by the rendered depth.
 
     params: means, quats, log_scales and opacity_logits, as in `Gaussians`. spacing: typical distance of
-    neighbours in metres. images [V,H,W,3], alphas [V,H,W,1]: on any device; cameras: on that of the
-    Gaussians. Pixels count if they are opaque in alphas, or where these are None, in the render.
+    neighbours in metres. views: their pixels on any device, their cameras on that of the Gaussians. Only
+    opaque pixels count.
     """
     means, quats = params["means"].detach(), params["quats"].detach()
     scales, opacities = params["log_scales"].detach().exp(), params["opacity_logits"].detach().sigmoid()
     device, count = means.device, len(means)
-    colors = torch.zeros(len(images), count, 3, dtype=torch.float16, device=device)
-    seen = torch.zeros(len(images), count, dtype=torch.bool, device=device)
+    colors = torch.zeros(len(views), count, 3, dtype=torch.float16, device=device)
+    seen = torch.zeros(len(views), count, dtype=torch.bool, device=device)
     white = torch.ones(count, 1, device=device)
-    width, height = cameras.width, cameras.height
-    for view in range(len(images)):
-        camera = cameras[view]
+    for at, view in enumerate(views):
+        camera = view.camera
+        width, height = camera.width, camera.height
         drawn = rasterize(
             means, quats, scales, opacities, white, camera.viewmats, camera.Ks, width, height,
             antialiased=True,
@@ -58,10 +52,9 @@ def observe(
         inside = (depth[0] > 1e-3) & (column >= 0) & (row >= 0) & (column < width) & (row < height)
         index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
         surface = drawn.depth.reshape(-1)[index]
-        alpha = drawn.alpha if alphas is None else alphas[view].to(device)
-        seen[view] = inside & (alpha.reshape(-1)[index] > 0.95)
-        seen[view] &= depth[0] < surface + DEPTH_TOLERANCE * spacing
-        colors[view] = images[view].to(device).reshape(-1, 3)[index].half()
+        seen[at] = inside & (view.alpha.to(device).reshape(-1)[index] > 0.95)
+        seen[at] &= depth[0] < surface + DEPTH_TOLERANCE * spacing
+        colors[at] = view.image_on(device).reshape(-1, 3)[index].half()
     return Observations(colors, seen)
 
 

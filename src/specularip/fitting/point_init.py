@@ -13,10 +13,11 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional as F
 
+from specularip.captures.mesh import load_body_mesh, load_points
+from specularip.captures.views import PosedImages
 from specularip.fitting.accessories import Accessories, find_accessories
 from specularip.fitting.visual_hull import random_points
 from specularip.gaussians import turned_to
-from specularip.posed_images import PosedImages, load_body_mesh, load_points
 
 FLATNESS = (0.7, 0.7, 0.15)
 """Scales of a Gaussian on a surface with a known normal, in units of the spacing."""
@@ -91,7 +92,7 @@ def init_points(
         # Copies at one position have equal gradients and would never separate.
         points = given[0][order] + repeated[:, None] * shift
     else:
-        points = random_points(posed.cameras, count, generator, posed.alphas)
+        points = random_points(posed.views, count, generator)
         local = torch.from_numpy(neighbour_distances(points.numpy())).float()
     spacing = float(local.median())
     size = local.clamp(0.3 * spacing, 3 * spacing)

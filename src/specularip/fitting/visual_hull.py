@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from specularip.cameras import Cameras
+from specularip.captures.views import View, as_float
 from specularip.errors import UserError
 
 
-def random_points(
-    cameras: Cameras, count: int, generator: torch.Generator, alphas: Tensor | None = None
-) -> Tensor:
-    """`count` points [count,3], uniform over the space that at least half of the cameras (and at least two)
-    see.
-
-    alphas [V,H,W,1] of the cameras' images: points that project to an empty pixel of any image are rejected,
-    so that the rest fills the visual hull of the silhouettes. All on the CPU.
+def random_points(views: Sequence[View], count: int, generator: torch.Generator) -> Tensor:
+    """`count` points [count,3], uniform over the space that at least half of the views (and at least two)
+    see. Points that project to an empty pixel of any image are rejected, so that the rest fills the visual
+    hull of the silhouettes. All on the CPU.
 
     Raises UserError if there is no such space, as with cameras that face away from each other.
     """
-    cameras = cameras.to("cpu")
-    center, radius = _common_view(cameras)
+    center, radius = _common_view([view.camera for view in views])
     low, high = center - radius, center + radius
-    needed = max(2, math.ceil(len(cameras) / 2))
+    needed = max(2, math.ceil(len(views) / 2))
 
     def draw(low: Tensor, high: Tensor, number: int) -> Tensor:
         points = low + (high - low) * torch.rand(number, 3, generator=generator)
-        return points[_seen(points, cameras, needed, alphas)]
+        return points[_seen(points, views, needed)]
 
     scout = draw(low, high, 1 << 17)
     if len(scout) >= 100:
@@ -49,10 +46,11 @@ def random_points(
     return torch.cat(found)[:count]
 
 
-def _common_view(cameras: Cameras) -> tuple[Tensor, Tensor]:
+def _common_view(cameras: Sequence[Cameras]) -> tuple[Tensor, Tensor]:
     """The point [3] nearest to all optical axes in least squares, and the radius that the widest view covers
     there."""
-    positions, forward = cameras.positions.double(), cameras.viewmats[:, 2, :3].double()
+    positions = torch.cat([camera.positions for camera in cameras]).double()
+    forward = torch.cat([camera.viewmats[:, 2, :3] for camera in cameras]).double()
     across = torch.eye(3, dtype=torch.float64) - forward[:, :, None] * forward[:, None, :]
     # A weak prior, a point in front of the cameras, makes the system regular for parallel axes.
     system, right = across.sum(0), (across @ positions[..., None]).sum(0)[:, 0]
@@ -61,22 +59,22 @@ def _common_view(cameras: Cameras) -> tuple[Tensor, Tensor]:
     pull = 1e-6 * len(cameras)
     center = torch.linalg.solve(system + pull * torch.eye(3, dtype=torch.float64), right + pull * guess)
     depth = ((center - positions) * forward).sum(-1).clamp_min(0)
-    half = 0.5 * torch.maximum(cameras.width / cameras.Ks[:, 0, 0], cameras.height / cameras.Ks[:, 1, 1])
+    half = torch.tensor([max(c.width / c.Ks[0, 0, 0], c.height / c.Ks[0, 1, 1]) / 2 for c in cameras])
     return center.float(), (depth * half).max().clamp_min(1e-3).float()
 
 
-def _seen(points: Tensor, cameras: Cameras, needed: int, alphas: Tensor | None) -> Tensor:
+def _seen(points: Tensor, views: Sequence[View], needed: int) -> Tensor:
     """Indices of points [P,3] that at least `needed` cameras see and that project to no empty pixel."""
     kept = torch.arange(len(points))
     times = torch.zeros(len(points), dtype=torch.int64)
-    for view in range(len(cameras)):
-        pixels, depth = cameras[view].project(points[kept])
+    for index, view in enumerate(views):
+        camera = view.camera
+        pixels, depth = camera.project(points[kept])
         x, y = pixels[0].floor().long().unbind(-1)
-        inside = (depth[0] > 1e-3) & (x >= 0) & (x < cameras.width) & (y >= 0) & (y < cameras.height)
+        inside = (depth[0] > 1e-3) & (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height)
         times[kept] += inside
-        keep = times[kept] + len(cameras) - 1 - view >= needed
-        if alphas is not None:
-            mask = alphas[view, y.clamp(0, cameras.height - 1), x.clamp(0, cameras.width - 1), 0]
-            keep &= ~inside | (mask > 0.1)
+        keep = times[kept] + len(views) - 1 - index >= needed
+        mask = view.pixels[y.clamp(0, camera.height - 1), x.clamp(0, camera.width - 1), 3:]
+        keep &= ~inside | (as_float(mask)[:, 0] > 0.1)
         kept = kept[keep]
     return kept

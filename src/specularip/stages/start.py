@@ -99,7 +99,7 @@ def _split_colors(state: AvatarState, views: DepthViews, config: Config, ranks: 
         positions,
         normals,
         observations,
-        views.cameras.to(positions.device),
+        views.cameras.positions.to(positions.device),
         color_logits,
         config.start.shading_steps,
         torch.Generator().manual_seed(config.seed),

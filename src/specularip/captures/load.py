@@ -16,20 +16,18 @@ import math
 import os
 import re
 import warnings
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from specularip.cameras import Cameras
+from specularip.captures.mesh import MAX_DISTANCE, load_body_mesh, points_inside
+from specularip.captures.views import PosedImages, View
 from specularip.errors import UserError
-from specularip.export.ply import read_points
 
 Split = Literal["train", "test", "val"]
 
@@ -41,38 +39,12 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 """Formats that Pillow may try; its other readers are never reached."""
 MIN_SIDE, MAX_PIXELS = 16, 50_000_000
 """Smallest side and largest area of an image; larger ones are rejected by their header."""
-MAX_JSON_BYTES, MAX_MESH_BYTES = 64 << 20, 1 << 30
-MAX_DISTANCE = 1e4
-"""Larger coordinates are treated as errors; up to here, float32 resolves millimetres."""
+MAX_JSON_BYTES = 64 << 20
 RIGID_TOLERANCE = 2e-3
 """Tolerance of the rotation's orthonormality: files are rounded, some to three digits."""
 
 # Names of lens distortion coefficients in such files. A pinhole rasteriser cannot render distortion.
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
-
-
-@dataclass(frozen=True)
-class PosedImages:
-    """V images of one size and their cameras, on the CPU.
-
-    images [V,H,W,3] float32 in 0..1, sRGB values, premultiplied by alpha on black. alphas [V,H,W,1].
-    names: of the files, relative to the folder. notes: assumptions made, one line each, for the user.
-    """
-
-    cameras: Cameras
-    images: Tensor
-    alphas: Tensor
-    names: list[str]
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def select(self, indices: Sequence[int]) -> PosedImages:
-        """The views at `indices`, in that order: `posed.select(range(0, len(posed), 3))` is every third."""
-        index = list(indices)
-        names = [self.names[i] for i in index]
-        return PosedImages(self.cameras[index], self.images[index], self.alphas[index], names, self.notes)
 
 
 def load_posed_images(folder: str | os.PathLike[str], split: Split = "train") -> PosedImages:
@@ -120,113 +92,22 @@ def load_posed_images(folder: str | os.PathLike[str], split: Split = "train") ->
             )
 
     premultiplied = _says_premultiplied(table)
-    images = np.empty((len(files), height, width, 3), np.float32)
-    alphas = np.empty((len(files), height, width, 1), np.float32)
+    viewmats, intrinsics = (torch.from_numpy(array).float() for array in (_world_to_camera(poses), Ks))
+    cameras = Cameras(viewmats, intrinsics, width, height)
+    views = []
     opaque = visible = 0
     for index, file in enumerate(files):
         pixels = _decode(file)
-        np.multiply(pixels[..., :3], np.float32(1 / 255), out=images[index])
-        np.multiply(pixels[..., 3:], np.float32(1 / 255), out=alphas[index])
-        if not premultiplied:
-            images[index] *= alphas[index]
         opaque += int(pixels[..., 3].min()) == 255
         visible += int(pixels[..., 3].max()) > 127
+        views.append(View(cameras[index], torch.from_numpy(pixels), premultiplied, names[index]))
     if split == "train" and not visible:
         raise UserError(f"{path}: all images are fully transparent: there is nothing to fit")
-    cameras = Cameras(
-        torch.from_numpy(_world_to_camera(poses)).float(), torch.from_numpy(Ks).float(), width, height
-    )
-    notes = _notes(path, opaque, len(files), premultiplied)
-    return PosedImages(cameras, torch.from_numpy(images), torch.from_numpy(alphas), names, notes)
-
-
-def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:
-    """Vertices [V,3] float32 and triangles [F,3] int64 of body.npz (keys v and f, or vertices and faces).
-
-    None if there is no such file. Raises UserError if it is not a valid mesh.
-    """
-    path = Path(folder) / "body.npz"
-    if not path.exists():
-        return None
-    hint = "save it with numpy.savez(..., v=vertices, f=faces), or remove it"
-    try:
-        if not path.is_file():
-            raise UserError(f"{path} is not a regular file: {hint}")
-        with zipfile.ZipFile(path) as archive:  # check sizes first: a small archive may unpack to any size
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_MESH_BYTES:
-                raise UserError(f"{path} unpacks to over {MAX_MESH_BYTES >> 30} GiB, too large for a body")
-        with np.load(path, allow_pickle=False) as file:
-            v_key, f_key = ("v", "f") if "v" in file else ("vertices", "faces")
-            if v_key not in file or f_key not in file:
-                raise UserError(f"{path} has no arrays v and f (or vertices and faces): {hint}")
-            vertices, faces = file[v_key], file[f_key]
-    except UserError:
-        raise
-    except Exception:  # zipfile, zlib and numpy raise all kinds of exceptions on damaged data
-        raise UserError(f"{path} is damaged or not an .npz file of plain arrays: {hint}") from None
-    if vertices.ndim != 2 or vertices.shape[1] != 3 or vertices.dtype.kind not in "fiu":
-        raise UserError(
-            f"{path}: {v_key} must be numbers [V,3], got {vertices.dtype} {list(vertices.shape)}: {hint}"
-        )
-    if faces.ndim != 2 or faces.shape[1] != 3 or len(faces) < 1 or faces.dtype.kind not in "iu":
-        raise UserError(
-            f"{path}: {f_key} must be integers [F,3], triangles, "
-            f"got {faces.dtype} {list(faces.shape)}: {hint}"
-        )
-    with np.errstate(all="ignore"):
-        vertices = vertices.astype(np.float64)
-        if not (np.abs(vertices) <= MAX_DISTANCE).all():
-            raise UserError(f"{path}: {v_key} holds NaN or coordinates beyond {MAX_DISTANCE:g}: {hint}")
-    if int(faces.min()) < 0 or int(faces.max()) >= len(vertices):
-        raise UserError(
-            f"{path}: {f_key} must index the {len(vertices)} vertices from 0, "
-            f"got {faces.min()} to {faces.max()}: {hint}"
-        )
-    faces = faces.astype(np.int64)
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    if not np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() > 1e-9:
-        raise UserError(f"{path}: its triangles have zero area: {hint}")
-    return torch.from_numpy(vertices.astype(np.float32)), torch.from_numpy(faces)
-
-
-def load_points(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None] | None:
-    """Points [N,3] and colours [N,3] in 0..1 (None if it has none) of points3d.ply; None without the file.
-
-    Raises UserError if it is not a point cloud (see `export.ply.read_points`).
-    """
-    path = Path(folder) / "points3d.ply"
-    if not path.exists():
-        return None
-    points, colors = read_points(path)
-    if float(points.abs().max()) > MAX_DISTANCE:
-        raise UserError(f"{path} holds coordinates beyond {MAX_DISTANCE:g}: check its units or remove it")
-    return points, colors
-
-
-def points_inside(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Which of points [P,3] lie inside the mesh (vertices [V,3], faces [F,3]), bool [P].
-
-    Uses the generalised winding number (Jacobson et al. 2013): the solid angle of all triangles over 4π is 1
-    inside and 0 outside, and close to these for a mesh with small holes. The sum is exact (Van Oosterom and
-    Strackee 1983). Works for either orientation of the triangles.
-    """
-    inside = np.zeros(len(points), dtype=bool)
-    used = vertices[np.unique(faces)]
-    boxed = ((points > used.min(0)) & (points < used.max(0))).all(1)
-    for index in np.flatnonzero(boxed):
-        corners = (vertices - points[index])[faces]  # [F,3,3]
-        a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
-        la, lb, lc = (np.linalg.norm(corner, axis=1) for corner in (a, b, c))
-        volume = np.einsum("ij,ij->i", a, np.cross(b, c))
-        dots = [np.einsum("ij,ij->i", p, q) for p, q in ((a, b), (b, c), (c, a))]
-        solid = 2 * np.arctan2(volume, la * lb * lc + dots[0] * lc + dots[1] * la + dots[2] * lb)
-        inside[index] = abs(solid.sum()) > 2 * np.pi  # a winding number above 1/2
-    return inside
+    return PosedImages(tuple(views), _notes(path, opaque, len(files), premultiplied))
 
 
 def _no_views(note: str) -> PosedImages:
-    cameras = Cameras(torch.empty(0, 4, 4), torch.empty(0, 3, 3), 1, 1)
-    return PosedImages(cameras, torch.empty(0, 1, 1, 3), torch.empty(0, 1, 1, 1), [], (note,))
+    return PosedImages((), (note,))
 
 
 def _notes(path: Path, opaque: int, count: int, premultiplied: bool) -> tuple[str, ...]:
@@ -449,7 +330,7 @@ def _common_size(path: Path, files: Sequence[Path]) -> tuple[int, int]:
                 "all images of a split must have one size"
             )
     width, height = sizes[files[0]]
-    need, have = 16 * width * height * len(files), _memory_bytes()
+    need, have = 4 * width * height * len(files), _memory_bytes()
     if need > 0.7 * have:
         raise UserError(
             f"{path}: {len(files)} images of {width}x{height} take {need / 2**30:.1f} GiB of memory, "

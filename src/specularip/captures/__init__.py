@@ -1,0 +1,1 @@
+"""Captures: folders of images with known cameras."""
