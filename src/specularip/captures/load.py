@@ -138,10 +138,10 @@ def _plans(capture: Capture, max_side: int) -> list[_Plan]:
     plans = []
     for frame in capture.frames:
         header = headers[frame.image]
-        turned = is_turned(header, frame.lens.width, frame.lens.height, frame.image)
-        width, height = header.upright if turned else (header.width, header.height)
-        lens = resized(frame.lens, width, height)
         try:
+            turned = is_turned(header, frame.lens.width, frame.lens.height)
+            width, height = header.upright if turned else (header.width, header.height)
+            lens = resized(frame.lens, width, height)
             pinhole, cut = pinhole_of(lens)
             shrink = max_side / max(pinhole.width, pinhole.height)
             if shrink < 1:

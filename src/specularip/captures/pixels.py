@@ -57,7 +57,7 @@ def read_header(file: Path) -> Header:
         return Header(width, height, orientation(image))
 
 
-def is_turned(header: Header, width: int, height: int, file: Path) -> bool:
+def is_turned(header: Header, width: int, height: int) -> bool:
     """Whether a camera for images of width x height, or of another size of that shape, has seen the image
     upright and not as it is stored.
 
@@ -68,8 +68,8 @@ def is_turned(header: Header, width: int, height: int, file: Path) -> bool:
     if same_shape(header.upright, (width, height)):
         return True
     raise UserError(
-        f"{file} is {header.width}x{header.height}, but its camera is for images of {width}x{height}, "
-        "of another aspect ratio"
+        f"the image is {header.width}x{header.height}, but its camera is for images of {width}x{height}, of "
+        "another aspect ratio"
     )
 
 
