@@ -250,7 +250,9 @@ def _opened(path: Path) -> Iterator[Data]:
         raise UserError(f"{path} {error}: export the model again") from None
 
 
-def _said(number: int, model: str, names: tuple[str, ...], width: int, height: int, values: tuple) -> Said:
+def _said(
+    number: int, model: str, names: tuple[str, ...], width: float, height: float, values: tuple
+) -> Said:
     if len(values) != len(names):
         raise DamagedFile(f"gives camera {number} ({model}) {len(values)} parameters instead of {len(names)}")
     said = Said({"camera_model": model, "w": width, "h": height})
@@ -279,7 +281,7 @@ def _text_cameras(data: Data) -> Iterator[tuple[int, Said]]:
             raise DamagedFile(f"has a line that is no camera ({show(line)})")
         width, height, *values = _floats(fields[2:])
         number = _whole(fields[0])
-        yield number, _said(number, fields[1], known[fields[1]], int(width), int(height), tuple(values))
+        yield number, _said(number, fields[1], known[fields[1]], width, height, tuple(values))
 
 
 def _binary_images(data: Data) -> Iterator[Pose]:

@@ -31,6 +31,8 @@ _ALIASES = {
 FOCAL = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "x_fov", "y_fov")
 COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
 """In OpenCV's order."""
+OTHERS = ("omega", "k", "alpha", "sx1", "sy1", "s1", "s2", "s3", "s4")
+"""Of COLMAP's other models: what is read only where it is zero."""
 
 _MODEL_KEYS = (
     "camera_model", "camera_type", "projection", "projection_type", "projection_model", "distortion_model",
@@ -67,7 +69,7 @@ _FISHEYE = ("OPENCVFISHEYE", "FISHEYE", "SIMPLEFISHEYE", "SIMPLERADIALFISHEYE", 
             "EQUIDISTANT", "KANNALABRANDT", "KANNALABRANDT4", "THINPRISMFISHEYE",
             "RADTANTHINPRISMFISHEYE")  # fmt: skip
 _ONLY_PLAIN = ("FOV", "DIVISION", "SIMPLEDIVISION", "EUCM")
-"""Of COLMAP: read where their parameters leave a pinhole."""
+"""Of COLMAP: read where their parameters are zero, which leaves a pinhole."""
 _PANORAMAS = ("EQUIRECTANGULAR", "SPHERICAL", "LATLONG", "PANORAMA", "OMNIDIRECTIONAL",
               "OMNIDIRECTIONALSTEREO", "OMNIDIRECTIONALSTEREOL", "OMNIDIRECTIONALSTEREOR", "VR180", "VR180L",
               "VR180R")  # fmt: skip
@@ -174,6 +176,7 @@ def lens_of(said: Said, where: str, image_size: Callable[[], tuple[int, int]]) -
     def number(key: str) -> float | None:
         return None if key not in values else as_number(values[key], key, where)
 
+    model = _model(values.get("camera_model"), where)
     width, height = number("w"), number("h")
     if width is None or height is None:
         own = image_size()
@@ -199,7 +202,6 @@ def lens_of(said: Said, where: str, image_size: Callable[[], tuple[int, int]]) -
     if not -width < cx < 2 * width or not -height < cy < 2 * height:
         raise UserError(f"{where}: cx and cy ({cx:.4g}, {cy:.4g}) are far outside a {width}x{height} image")
 
-    model = _model(values.get("camera_model"), where)
     coefficients = {name: found for name in COEFFICIENTS if (found := number(name)) is not None}
     for key, numbers in values.get("lists", ()):
         for name, found in _listed(key, numbers, model in _FISHEYE, where).items():
@@ -208,6 +210,7 @@ def lens_of(said: Said, where: str, image_size: Callable[[], tuple[int, int]]) -
                     f"{where}: {name} is {coefficients[name]:.6g}, but {found:.6g} in {key}: remove one"
                 )
     k1, k2, p1, p2, k3, k4, k5, k6 = (coefficients.get(name, 0.0) for name in COEFFICIENTS)
+    _refuse_others({name: number(name) or 0.0 for name in OTHERS}, (), values.get("camera_model"), where)
     if model in _FISHEYE:
         _refuse_others(coefficients, ("k1", "k2", "k3", "k4"), values["camera_model"], where)
         return Lens("fisheye", width, height, fx, fy, cx, cy, (k1, k2, k3, k4))
@@ -216,9 +219,7 @@ def lens_of(said: Said, where: str, image_size: Callable[[], tuple[int, int]]) -
     if model in _ONLY_PLAIN:
         _refuse_others(coefficients, (), values["camera_model"], where)
     if model not in _RATIONAL:
-        _refuse_others(
-            coefficients, ("k1", "k2", "k3", "k4", "p1", "p2"), values.get("camera_model", "OPENCV"), where
-        )
+        _refuse_others(coefficients, ("k1", "k2", "k3", "k4", "p1", "p2"), values.get("camera_model"), where)
         if abs(k4) > NEGLIGIBLE:
             corner = math.hypot(max(cx, width - cx) / fx, max(cy, height - cy) / fy)
             k1, k2, k3, k4, k5, k6 = _rational((k1, k2, k3, k4), corner, fx, where)
@@ -338,7 +339,8 @@ def _matrix(value: list[Any], where: str) -> dict[str, Any]:
         raise UserError(
             f"{where} must be fx 0 cx, 0 fy cy, 0 0 1 by rows (skew is not supported), got {show(value)}"
         )
-    return {"fl_x": entries[0, 0], "fl_y": entries[1, 1], "cx": entries[0, 2], "cy": entries[1, 2]}
+    fx, fy, cx, cy = (float(entries[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    return {"fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy}
 
 
 def _rational(k: tuple[float, ...], corner: float, focal: float, where: str) -> tuple[float, ...]:
@@ -372,16 +374,18 @@ def _refuse_others(
 ) -> None:
     for key, value in coefficients.items():
         if key not in allowed and abs(value) > NEGLIGIBLE:
-            said = f"the lens model {show(model)} with {key} = {value:.4g}"
+            said = f"the lens model {show(model or 'OPENCV')} with {key} = {value:.4g}"
             raise UserError(f"{where}: {said} is not supported: {_UNDISTORT}")
 
 
 def _put(said: Said, name: str, value: object, where: str) -> None:
     """A value that may be said twice, but not differently."""
-    if said.values.setdefault(name, value) != value and name != "camera_model":
-        raise UserError(f"{where}: {name} is both {show(said.values[name])} and {show(value)}: remove one")
-    if name == "camera_model" and _rank(value) > _rank(said.values[name]):
+    if name not in said.values:
         said.values[name] = value
+    elif name == "camera_model":
+        said.values[name] = max(said.values[name], value, key=_rank)
+    elif said.values[name] != value:
+        raise UserError(f"{where}: {name} is both {show(said.values[name])} and {show(value)}: remove one")
 
 
 def _rank(model: object) -> int:

@@ -39,7 +39,8 @@ _KEYS = frozenset(
     "train_filenames val_filenames test_filenames applied_transform applied_scale orientation_override "
     "aabb_scale aabb scale offset sharpness n_frames fps timestamp time colmap_im_id camera_id rotation "
     "integer_depth_scale enable_depth_loading enable_ray_loading depth_unit_scale_factor "
-    "auto_scale_poses_override render_aabb up centroid totp avglen from_na white_transparent black_transparent".split()
+    "auto_scale_poses_override render_aabb up centroid totp avglen from_na white_transparent "
+    "black_transparent".split()
 )
 """What is read elsewhere, and what says nothing about images and cameras."""
 
@@ -62,13 +63,19 @@ def read_pair(folder: Path, split: Split) -> Capture:
     return replace(read_table(folder, path, table, range(len(frames)), layout), up=up)
 
 
-def read_single(folder: Path, split: Split, name: str = "transforms.json") -> Capture:
+def read_single(folder: Path, split: Split) -> Capture:
     """A split of the one file of nerfstudio or instant-ngp: as its lists train_filenames, val_filenames and
-    test_filenames say, or else every eighth image is for testing.
+    test_filenames say, or else every eighth image is for testing. A file transforms_test.json beside it is
+    the test split, and then all of the first is fitted.
 
     Raises UserError as `read_table` does, and for lists that name no frame.
     """
-    path = folder / name
+    path = folder / "transforms.json"
+    if any((folder / f"transforms_{other}.json").exists() for other in ("test", "val")):
+        if split != "train":
+            return read_pair(folder, split)
+        table = read_json(path)
+        return read_table(folder, path, table, range(len(_frames_of(table, path))), "nerfstudio")
     return read_split(folder, path, read_json(path), split, "nerfstudio")
 
 
@@ -227,7 +234,7 @@ def _poses(
         lengths.append(np.linalg.norm(matrix[:3, :3], axis=0))
     # Some exporters leave the scale of the scene in the rotations. It is the same in all of them then.
     scale = float(np.median(lengths)) if lengths else 1.0
-    if not 1e-6 < scale < 1e6 or (lengths and np.abs(np.array(lengths) / scale - 1).max() > RIGID_TOLERANCE):
+    if abs(scale - 1) <= RIGID_TOLERANCE or not 1e-6 < scale < 1e6:
         scale = 1.0
     found = []
     for index, frame, matrix in zip(indices, frames, matrices):
