@@ -109,8 +109,7 @@ def read_mask(file: Path, size: tuple[int, int], photo: Header, *, turned: bool 
     height, width = mask.shape
     if not same_shape((width, height), size):
         raise UserError(
-            f"{file} is {width}x{height}, but the image that it is a mask of {size[0]}x{size[1]}, of another "
-            "aspect ratio"
+            f"{file} is {width}x{height}, but its image is {size[0]}x{size[1]}, of another aspect ratio"
         )
     return mask if (width, height) == size else scaled(mask[..., None], *size)[..., 0]
 
