@@ -21,9 +21,9 @@ import numpy as np
 
 from specularip.captures import colmap
 from specularip.captures.frames import Capture, Frame, PointCloud, Split
-from specularip.captures.image_size import image_size
 from specularip.captures.intrinsics import Said, as_number, lens_of, said_in
 from specularip.captures.names import Finder, relative_name, show
+from specularip.captures.pixels import read_header
 from specularip.captures.splits import rule_of
 from specularip.errors import UserError
 
@@ -152,7 +152,7 @@ def read_table(
         own: Said = said_in(frame, where, _KEYS.__contains__)
         unread |= own.unread
         depth += bool(frame.get("depth_file_path") or frame.get("depth_path"))
-        lens = lens_of(own.over(general), where, lambda file=file: image_size(file))  # type: ignore[misc]
+        lens = lens_of(own.over(general), where, lambda file=file: read_header(file).upright)  # type: ignore[misc]
         name = frame.get("mask_path")
         if name is not None and not isinstance(name, str):
             raise UserError(f"{where}: mask_path must be the name of an image, got {show(name)}")
