@@ -220,7 +220,7 @@ def frame_key(key, value, index=2):
         (changed_pose(far), "beyond"),
         (changed_pose(tilted_row), "row 0 0 0 1"),
         (changed_pose(lambda m: m * math.nan), "NaN"),
-        (changed_pose(lambda m: m[:3]), "four rows"),
+        (changed_pose(lambda m: m[:2]), "four rows"),
         (changed_pose(lambda m: m.T[:3].T), "four rows"),
         (frame_key("transform_matrix", [[10**400] * 4] * 4), "infinite"),
         (frame_key("transform_matrix", [[True] * 4] * 4), "four rows"),
@@ -237,7 +237,7 @@ def frame_key(key, value, index=2):
         (frame_key("file_path", "../secret.png"), "out of the folder"),
         (frame_key("file_path", "/etc/hostname"), "out of the folder"),
         (frame_key("file_path", "train/../../secret.png"), "out of the folder"),
-        (frame_key("fl_x", "30"), "fl_x must be a number"),
+        (frame_key("fl_x", "thirty"), "fl_x must be a number"),
         (frame_key("fl_x", math.nan), "below 1e9"),
         (frame_key("fl_x", 10**4000), "below 1e9"),
         (frame_key("fl_x", -30), "focal"),
@@ -295,9 +295,9 @@ def test_invalid_images_raise_one_line_errors(tmp_path, monkeypatch):
     file = tmp_path / "train" / "r_2.png"
     whole = file.read_bytes()
     for content, words in (
-        (b"", "not an image"),
-        (b"%PDF-1.4 nothing", "not an image"),
-        (whole[:40], "not an image"),
+        (b"", "damaged or not an image"),
+        (b"%PDF-1.4 nothing", "damaged or not an image"),
+        (whole[:40], "damaged or not an image"),
         (whole[: len(whole) // 2], "cut short"),
         (whole[:60] + bytes(200) + whole[260:], "damaged"),
     ):
