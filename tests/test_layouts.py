@@ -287,7 +287,7 @@ def test_sizes_come_from_the_images_if_the_file_has_none(tmp_path):
     ]
     assert (found[2].cx, found[2].cy, found[2].fx) == (20, 15, FOCAL)
     (tmp_path / "images/frame_002.jpg").write_bytes(b"no image")
-    assert "frame_002.jpg is damaged" in error(tmp_path)
+    assert "frame_002.jpg is damaged or not an image" in error(tmp_path)
 
 
 def test_what_is_not_used_is_said(tmp_path):
