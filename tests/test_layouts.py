@@ -122,7 +122,7 @@ def test_few_images_and_test_files_beside(tmp_path):
     )
     save(tmp_path, table | {"frames": table["frames"][:4]}, "transforms_train.json")
     train = read_capture(tmp_path, "train")
-    assert train.layout == "NeRF-synthetic" and numbers(train) == [0, 1, 2, 3] and train.up == (0, 0, 1)
+    assert train.layout == "NeRF-synthetic" and numbers(train) == [0, 1, 2, 3]
     assert any("transforms_train.json is used" in note for note in train.notes)
 
 
@@ -287,7 +287,7 @@ def test_sizes_come_from_the_images_if_the_file_has_none(tmp_path):
     ]
     assert (found[2].cx, found[2].cy, found[2].fx) == (20, 15, FOCAL)
     (tmp_path / "images/frame_002.jpg").write_bytes(b"no image")
-    assert "frame_002.jpg is damaged" in error(tmp_path)
+    assert "frame_002.jpg is damaged or not an image" in error(tmp_path)
 
 
 def test_what_is_not_used_is_said(tmp_path):
@@ -432,6 +432,10 @@ def test_masks_that_are_named(tmp_path):
     masks = [frame.mask and frame.mask.name for frame in capture.frames]
     assert masks == ["m0.png", "m1.png", "m2.png", None]
     assert any("3 of 4 images have a mask" in note for note in capture.notes)
+    for frame in table["frames"]:
+        frame["mask_path"] = "masks/m0.png"
+    save(tmp_path, table)
+    assert any("the same mask" in note for note in read_capture(tmp_path, "train").notes)
     for name, words in (
         ("masks/none.png", "no mask 'masks/none.png'"),
         (3, "mask_path must"),
@@ -534,7 +538,7 @@ def polycam(folder: Path, count: int = 8, corrected: bool = True) -> None:
 def test_polycams_raw_data(tmp_path):
     polycam(tmp_path)
     capture = read_capture(tmp_path, "train")
-    assert capture.layout == "Polycam" and capture.up == (0, 1, 0) and len(capture.frames) == 7
+    assert capture.layout == "Polycam" and len(capture.frames) == 7
     assert capture.frames[0].name == "keyframes/corrected_images/1001.jpg"
     assert capture.frames[0].lens == Lens("pinhole", WIDTH, HEIGHT, FOCAL + 1, FOCAL, 12, 9)
     assert np.allclose(capture.frames[0].viewmat, orbit(8).viewmats[1].numpy(), atol=1e-6)
@@ -607,8 +611,8 @@ def test_folders_without_a_capture_say_what_to_do(tmp_path):
 
 JUNK = [
     None, True, -1, 0, 1e308, 10**400, math.nan, math.inf, "", "x", "\0", "\ud800\n", "../..", ".",
-    "/dev/zero", [], [[]], {}, {"frames": []}, [1, 2, 3], [[1.0] * 4] * 4, [0.1] * 6, "FISHEYE", "OPENCV", {"k1": 0.1},
-    "0.5", "a" * 300,
+    "/dev/zero", [], [[]], {}, {"frames": []}, [1, 2, 3], [[1.0] * 4] * 4, [0.1] * 6, "FISHEYE", "OPENCV",
+    {"k1": 0.1}, "0.5", "a" * 300,
 ]  # fmt: skip
 KEYS = [
     "k1", "k4", "is_fisheye", "camera", "intrinsics", "K", "distortion", "distortion_params", "lens", "w",

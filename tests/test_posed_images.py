@@ -413,6 +413,7 @@ def write_cloud(path: Path, dtype: list, rows: np.ndarray) -> None:
 
 
 def test_points(tmp_path):
+    write(tmp_path)
     assert load_points(tmp_path) is None
     path = tmp_path / "points3d.ply"
     dtype = [("x", "f4"), ("y", "f8"), ("z", "f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]

@@ -25,7 +25,8 @@ from specularip.errors import DamagedFile, UserError
 
 PLACES = ("sparse", "colmap/sparse", "colmap", "")
 """Folders that may hold a model, or numbered ones with one each."""
-MAX_DISTANCE = 1e8
+MAX_DISTANCE = 1e7
+"""Of cameras and points from the origin; farther points are dropped."""
 MAX_NAME = 4096
 MAX_TEXT_BYTES = 4 << 30
 _F, _C = ("fl_x", "cx", "cy"), ("fl_x", "fl_y", "cx", "cy")

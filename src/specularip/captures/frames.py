@@ -59,8 +59,8 @@ class Capture:
 
     layout: whose layout the folder has, for people. source: the file that says where the cameras are.
     points: a cloud on the scene in the same world, as a PLY file or as it was read; None if there is none.
-    premultiplied: whether colours are multiplied by alpha; None if the folder does not say. up: the world's
-    up axis where the layout defines one. notes: assumptions made, one line each, for the user.
+    premultiplied: whether colours are multiplied by alpha; None if the folder does not say. notes:
+    assumptions made, one line each, for the user.
     """
 
     layout: str
@@ -68,5 +68,4 @@ class Capture:
     frames: tuple[Frame, ...]
     points: Path | PointCloud | None = None
     premultiplied: bool | None = None
-    up: tuple[float, float, float] | None = None
     notes: tuple[str, ...] = ()

@@ -32,6 +32,11 @@ def with_masks(folder: Path, source: Path, frames: Sequence[Frame]) -> tuple[tup
     given = sum(frame.mask is not None for frame in frames)
     if given or not frames:
         notes = [_missing(source, given, len(frames))] if 0 < given < len(frames) else []
+        if given > 1 and len({frame.mask for frame in frames}) == 1 < len({frame.image for frame in frames}):
+            notes.append(
+                f"{source.name}: all images have the same mask, {frames[0].mask}: what it hides counts as "
+                "empty; remove mask_path if it only marks what the camera cannot see"
+            )
         return tuple(frames), notes
     places = [
         entry.name for entry in os.scandir(folder) if entry.is_dir() and base_of(entry.name) in MASK_FOLDERS

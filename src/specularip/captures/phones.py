@@ -25,7 +25,6 @@ _POLYCAM = (
 )
 """Folders of cameras and of images; the first are after Polycam's own optimisation."""
 _INTRINSICS = ("fx", "fy", "cx", "cy", "width", "height")
-_UP = (0.0, 1.0, 0.0)
 
 
 def find_polycam(folder: Path) -> tuple[Path, Path] | None:
@@ -65,7 +64,7 @@ def read_polycam(folder: Path, split: Split) -> Capture:
             *notes,
             "Polycam's corrected images have a dark border of some pixels, which is fitted where no mask is",
         )
-    return replace(capture, up=_UP, notes=notes)
+    return replace(capture, notes=notes)
 
 
 def is_record3d(folder: Path) -> bool:
@@ -109,7 +108,7 @@ def read_record3d(folder: Path, split: Split) -> Capture:
         frame["transform_matrix"] = np.c_[_rotation(numbers[:4] / length), numbers[4:]].tolist()
         frames.append(frame)
     table = {"frames": frames, "w": said.get("w"), "h": said.get("h")}
-    return replace(read_split(folder, path, table, split, "Record3D"), up=_UP)
+    return read_split(folder, path, table, split, "Record3D")
 
 
 def _rotation(quat: np.ndarray) -> np.ndarray:

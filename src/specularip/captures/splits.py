@@ -22,12 +22,7 @@ def rule_of(names: Sequence[str], split: Split) -> tuple[list[int], str]:
             f"{len(different)} images are too few to hold some out: all are fitted, none is left to test on"
         )
         return (order if split == "train" else []), line
-    held_out = [index for index in order if different[names[index]] % EVERY == 0]
-    if split != "train":
-        return held_out, f"every {EVERY}th image in the order of names is held out for testing"
-    kept = [index for index in order if different[names[index]] % EVERY != 0]
-    tested = len(different) - len({names[index] for index in kept})
-    return (
-        kept,
-        f"every {EVERY}th image in the order of names is held out for testing: {tested} of {len(different)}",
-    )
+    held_out = {name for name, rank in different.items() if rank % EVERY == 0}
+    line = f"every {EVERY}th image in the order of names is held out for testing"
+    chosen = [index for index in order if (names[index] in held_out) == (split != "train")]
+    return chosen, f"{line}: {len(held_out)} of {len(different)}"

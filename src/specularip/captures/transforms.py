@@ -28,7 +28,7 @@ from specularip.captures.splits import rule_of
 from specularip.errors import UserError
 
 MAX_JSON_BYTES = 64 << 20
-MAX_DISTANCE = 1e8
+MAX_DISTANCE = 1e7
 """Of cameras from the origin. Larger coordinates are treated as errors; even those of maps are smaller."""
 RIGID_TOLERANCE = 2e-3
 """Tolerance of the rotation's orthonormality: files are rounded, some to three digits."""
@@ -51,7 +51,7 @@ def read_pair(folder: Path, split: Split) -> Capture:
 
     Raises UserError as `read_table` does.
     """
-    layout, up = "NeRF-synthetic", (0.0, 0.0, 1.0)
+    layout = "NeRF-synthetic"
     path = folder / f"transforms_{split}.json"
     if split != "train" and not path.exists():
         note = f"there is no {path.name} in {folder}: nothing to evaluate on"
@@ -60,7 +60,7 @@ def read_pair(folder: Path, split: Split) -> Capture:
     frames = _frames_of(table, path)
     if split != "train" and not frames:
         return Capture(layout, path, (), notes=(f"{path} has no frames: nothing to evaluate on",))
-    return replace(read_table(folder, path, table, range(len(frames)), layout), up=up)
+    return read_table(folder, path, table, range(len(frames)), layout)
 
 
 def read_single(folder: Path, split: Split) -> Capture:

@@ -73,7 +73,7 @@ def fit(
     progress: Progress | None = None,
     live: LiveView | None = None,
 ) -> Avatar:
-    """Fit an avatar to the posed images in the folder `data` (NeRF-synthetic layout, see `captures`),
+    """Fit an avatar to the posed images in the folder `data` (in any layout of docs/captures.md),
     write it to the run folder `out` and return it, on the CPU.
 
     device: "cpu" or "cuda"; None: the GPU if CUDA and gsplat are installed. If there is a test split, the
