@@ -24,6 +24,8 @@ MAX_FIELD_DEG = 120.0
 MIN_SIDE, MIN_SHARE = 16, 0.1
 """Smallest side of a pinhole image in pixels, and share of the lens's image in it: less is left by wrong
 coefficients only."""
+MAX_SAMPLES = 4
+"""Of the lens's image for a pixel of the pinhole image, across and down."""
 _NEGLIGIBLE = 1e-6
 _REACH = math.tan(math.radians(MAX_FIELD_DEG / 2))
 _WIDEST = 1.05 * math.sqrt(2) * _REACH
@@ -133,7 +135,7 @@ def _sampling_grid(lens: Lens) -> tuple[Tensor, int]:
     """Where in the lens's image the pinhole camera's samples lie, [H,W,2] in -1..1 as `grid_sample` takes
     them, and how many samples a pixel has in each direction."""
     pinhole, _ = pinhole_of(lens)
-    samples = max(1, round(float(np.sqrt(_density(lens, pinhole).max()))))
+    samples = min(max(1, round(float(np.sqrt(_density(lens, pinhole).max())))), MAX_SAMPLES)
     width, height = samples * pinhole.width, samples * pinhole.height
     fine = resized(pinhole, width, height)
     grid = np.empty((height, width, 2), np.float32)
