@@ -60,6 +60,8 @@ _LENS_LIKE = re.compile(
     re.I,
 )
 """Keys that change where pixels look."""
+_GREEK = ("xi", "omega", "alpha", "beta", "k")
+"""Those that mean other things too: "alpha": true is a channel."""
 
 _PINHOLE = ("PINHOLE", "SIMPLEPINHOLE", "PERSPECTIVE", "PERSP", "NONE", "NODISTORTION")
 _OPENCV = ("OPENCV", "SIMPLERADIAL", "RADIAL", "RADIALTANGENTIAL", "RADTAN", "PLUMBBOB", "BROWN",
@@ -155,13 +157,19 @@ def said_in(table: Mapping[str, Any], where: str, known: Callable[[str], bool] =
                 _put(said, name, each, where)
         elif known(str(key)):
             continue
+        elif isinstance(value, bool) and small in _GREEK:
+            said.unread.add(str(key))
         elif _LENS_LIKE.fullmatch(small):
             if not _neutral(value):
                 raise UserError(
                     f"{where}: {show(key)} is {show(value)}, which is not supported: {_UNDISTORT}, "
                     "or remove it if it does not apply"
                 )
-        elif not isinstance(value, str):  # words are descriptions
+        elif isinstance(value, dict) and _is_about_a_lens(inner := said_in(value, f"{where}: {key}", known)):
+            for name, each in inner.values.items():
+                _put(said, name, each, where)
+            said.unread |= inner.unread
+        else:
             said.unread.add(str(key))
     return said
 
@@ -396,6 +404,10 @@ def _rank(model: object) -> int:
 
 def _capitals(model: object) -> str:
     return re.sub(r"[^A-Z0-9]", "", str(model).upper().removeprefix("CAMERATYPE."))
+
+
+def _is_about_a_lens(said: Said) -> bool:
+    return any(key in said.values for key in (*FOCAL, *COEFFICIENTS, "lists", "camera_model"))
 
 
 def _truth(value: object) -> bool:

@@ -63,7 +63,10 @@ def read_capture(folder: Path, split: Split) -> Capture:
     found = [(sign, read) for sign, holds, read in _LAYOUTS if holds(folder)]
     if not found:
         raise UserError(_nothing(folder))
-    capture = found[0][1](folder, split)
+    try:
+        capture = found[0][1](folder, split)
+    except RecursionError:
+        raise UserError(f"{folder}: {found[0][0]} is nested too deeply: export it again") from None
     count = len({frame.image for frame in capture.frames})
     if split == "train" and count < MIN_VIEWS:
         raise UserError(
@@ -98,6 +101,8 @@ def _nothing(folder: Path) -> str:
     for other in (*inner[:50], folder.parent):
         if any(holds(other) for _, holds, _ in _LAYOUTS):
             return f"{base}: did you mean {other}?"
+    if (folder / "sparse").is_dir():
+        return f"{base}: sparse/ holds no cameras and images, as .bin or .txt; let COLMAP's mapper write them"
     for patterns, words in _OTHER:
         for place in (folder, *inner[:20]):
             if (file := _first(file for pattern in patterns for file in place.glob(pattern))) is not None:
