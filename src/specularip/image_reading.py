@@ -53,7 +53,9 @@ def open_image(file: BinaryIO, path: Path) -> Image.Image:
                     f"{path} is a HEIC photo, which cannot be read: save it as JPEG in a photo viewer, "
                     "or run 'pip install pillow-heif' to have it read"
                 ) from None
-            raise UserError(f"{path} is damaged or not an image of a supported format: use JPEG, PNG or WebP") from None
+            raise UserError(
+                f"{path} is damaged or not an image of a supported format: use JPEG, PNG or WebP"
+            ) from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

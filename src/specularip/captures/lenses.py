@@ -21,10 +21,13 @@ from specularip.errors import UserError
 
 MAX_FIELD_DEG = 120.0
 """Widest field of a pinhole image, across and down: beyond, its border is stretched out of use."""
-MIN_SIDE = 16
-"""Of a pinhole image, in pixels."""
+MIN_SIDE, MIN_SHARE = 16, 0.1
+"""Smallest side of a pinhole image in pixels, and share of the lens's image in it: less is left by wrong
+coefficients only."""
 _NEGLIGIBLE = 1e-6
 _REACH = math.tan(math.radians(MAX_FIELD_DEG / 2))
+_WIDEST = 1.05 * math.sqrt(2) * _REACH
+"""Radius at depth 1 of the farthest rays of interest, a little beyond the corner of the widest image."""
 
 
 def distorts(lens: Lens) -> bool:
@@ -58,7 +61,7 @@ def undistort(pixels: np.ndarray, lens: Lens) -> np.ndarray:
     """The inverse of `distort`: pixels [...,2] -> rays [...,2].
 
     NaN where no ray leads, or only one beyond the radius where the model turns back or beyond the corner of
-    the widest pinhole image.
+    the widest pinhole image (of MAX_FIELD_DEG).
     """
     radii = np.linspace(0, _turning_radius(lens), 4096)
     images = radii * _stretch(radii, lens)
@@ -99,7 +102,10 @@ def pinhole_of(lens: Lens) -> tuple[Lens, float]:
     rays = (_outline(corners) - (pinhole.cx, pinhole.cy)) / (pinhole.fx, pinhole.fy)
     x, y = distort(rays, lens).T
     area = 0.5 * abs(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1)))
-    return pinhole, max(0.0, 1 - float(area) / (lens.width * lens.height))
+    share = float(area) / (lens.width * lens.height)
+    if share < MIN_SHARE:
+        raise _unusable(lens, "almost nothing of the image would be left")
+    return pinhole, max(0.0, 1 - share)
 
 
 def undistorted(pixels: Tensor, lens: Lens) -> Tensor:
@@ -147,7 +153,7 @@ def _seen_rectangle(lens: Lens) -> tuple[float, float, float, float]:
     edges = undistort(_outline(corners).reshape(4, -1, 2), lens)  # top, right, bottom, left
     turn = _turning_radius(lens)
     reached = np.isfinite(edges[..., 0]).any(1)
-    if turn < math.sqrt(2) * _REACH and not reached.all():
+    if turn < _WIDEST and not reached.all():
         raise _unusable(lens, "it folds the image before its edge")
 
     def limit(edge: int, axis: int, sign: int) -> float:
@@ -156,24 +162,27 @@ def _seen_rectangle(lens: Lens) -> tuple[float, float, float, float]:
     box = np.array([limit(3, 0, -1), limit(0, 1, -1), limit(1, 0, 1), limit(2, 1, 1)])
     if not (box[:2] < box[2:]).all():
         raise _unusable(lens, "almost nothing of the image would be left")
-    # The model may turn back between the edges and the rectangle's corners.
+    # The model may turn back before the rectangle's corners, or shear them out of the image.
     middle = np.tile((box[:2] + box[2:]) / 2, 2)
-    for scale in np.linspace(1, 0, 1001):
+    for scale in np.linspace(1, 0, 501):
         left, top, right, bottom = (float(side) for side in middle + scale * (box - middle))
-        if math.hypot(max(-left, right), max(-top, bottom)) <= turn:
+        outline = _outline(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]))
+        pixels = distort(outline, lens)
+        inside = (pixels > -0.01) & (pixels < (w + 0.01, h + 0.01))
+        if inside.all() and np.hypot(*outline.T).max() <= turn:
             break
     return left, top, right, bottom
 
 
 def _outline(corners: np.ndarray) -> np.ndarray:
-    """Points [4*64,2] along the polygon of four corners [4,2], edge after edge, each from its first corner."""
+    """Points [4*64,2] along a polygon of corners [4,2], edge after edge, each from its first corner."""
     steps = np.linspace(0, 1, 64, endpoint=False)[:, None]
     return np.concatenate([a + steps * (b - a) for a, b in zip(corners, np.roll(corners, -1, 0))])
 
 
 def _density(lens: Lens, pinhole: Lens) -> np.ndarray:
-    """Area in the lens's image, in its pixels, of a pixel of the pinhole image, on a grid over the latter; not
-    above 0 where the image is folded."""
+    """Area in the lens's image, in its pixels, of a pixel of the pinhole image, on a grid over the latter;
+    not above 0 where the image is folded."""
     x, y = np.linspace(0, pinhole.width, 65), np.linspace(0, pinhole.height, 65)
     rays = np.stack(np.meshgrid((x - pinhole.cx) / pinhole.fx, (y - pinhole.cy) / pinhole.fy), -1)
     down, across = np.gradient(distort(rays, lens), y, x, axis=(0, 1))
@@ -181,8 +190,8 @@ def _density(lens: Lens, pinhole: Lens) -> np.ndarray:
 
 
 def _turning_radius(lens: Lens) -> float:
-    """Radius at depth 1 up to which the radial model grows, at most the corner of the widest pinhole image."""
-    radii = np.linspace(0, math.sqrt(2) * _REACH, 4096)
+    """Radius at depth 1 up to which the radial model grows, at most _WIDEST."""
+    radii = np.linspace(0, _WIDEST, 4096)
     with np.errstate(all="ignore"):
         grows = (_slope(radii, lens) > 0) & (_stretch(radii, lens) > 0)
     return float(radii[-1] if grows.all() else radii[max(0, int(grows.argmin()) - 1)])
@@ -233,10 +242,10 @@ def _tangential(x: np.ndarray, y: np.ndarray, lens: Lens) -> tuple[np.ndarray, n
 
 
 def _unusable(lens: Lens, why: str) -> UserError:
-    names = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6") if lens.model == "opencv" else ("k1", "k2", "k3", "k4")
-    given = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, lens.distortion))
+    names = "k1 k2 p1 p2 k3 k4 k5 k6" if lens.model == "opencv" else "k1 k2 k3 k4"
+    given = ", ".join(f"{name} {value:.4g}" for name, value in zip(names.split(), lens.distortion))
     return UserError(
-        f"the lens distortion ({lens.model} {given or 'without coefficients'}, for {lens.width}x{lens.height} "
-        f"pixels of focal length {lens.fx:.4g}) cannot be undone: {why}; check the coefficients, or undistort "
-        "the images first"
+        f"the lens distortion ({lens.model} {given or 'without coefficients'}, for "
+        f"{lens.width}x{lens.height} pixels of focal length {lens.fx:.4g}) cannot be undone: {why}; check "
+        "the coefficients, or undistort the images first"
     )

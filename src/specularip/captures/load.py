@@ -45,8 +45,8 @@ MAX_SIDE = 1600
 
 @dataclass(frozen=True)
 class _Plan:
-    """How an image becomes a view. lens: for the image as it is undistorted, turned and scaled; cut: the share
-    of it that `pinhole` does not show."""
+    """How an image becomes a view. lens: of the image when it is turned and scaled; pinhole: of the view;
+    cut: the share of the image that is not in the view."""
 
     frame: Frame
     header: Header
@@ -86,9 +86,9 @@ def load_posed_images(
     was assumed and changed: whether colours are premultiplied if the folder does not say (then not), images
     without alpha or mask (then opaque), orientation, masks, scaling, undistortion.
 
-    Raises UserError for folders that `read_capture` refuses; images and masks that are damaged, too small, too
-    large or of another shape than their cameras'; lenses that cannot be undistorted; cameras inside the mesh
-    of body.npz; images that are all transparent.
+    Raises UserError for folders that `read_capture` refuses; images and masks that are damaged, too small,
+    too large or of another shape than their cameras'; lenses that cannot be undistorted; cameras inside the
+    mesh of body.npz; images that are all transparent.
     """
     folder = Path(folder)
     with warnings.catch_warnings():
@@ -198,8 +198,8 @@ def _notes(
     opaque = total - len(bare)
     if opaque:
         notes.append(
-            f"{source}: {_of(opaque, total)} no alpha (or none below 1) and no mask: taken as opaque, so their "
-            "background is fitted too"
+            f"{source}: {_of(opaque, total)} no alpha (or none below 1) and no mask: taken as opaque, so "
+            "their background is fitted too"
         )
     if capture.premultiplied is None and any(image.own_alpha for image in decoded):
         notes.append(
@@ -212,25 +212,27 @@ def _notes(
         notes.append(
             "the masks are white along the border and dark within: taken as inverted, dark on the subject"
         )
-    for value, words in ((0, "all black: these images count as empty"), (255, "all white: they hide nothing")):
+    for value, words in ((0, "black: these images count as empty"), (255, "white: they hide nothing")):
         if found := where(image.mask_value == value for image in decoded):
-            notes.append(f"the masks of {_list(found)} are {words}")
+            notes.append(f"the masks of {_list(found)} are all {words}")
     if turned := where(plan.turned for plan in plans):
         shapes = Counter(plan.full_size for plan in plans if plan.turned).most_common(1)[0][0]
         notes.append(
-            f"{_list(turned)}: turned upright to {shapes[0]}x{shapes[1]}, as EXIF says and their cameras expect"
+            f"{_list(turned)}: turned upright to {shapes[0]}x{shapes[1]}, as EXIF says and their cameras "
+            "expect"
         )
     if stored := where(plan.header.orientation != 1 and not plan.turned for plan in plans):
         notes.append(
-            f"{_list(stored)}: EXIF says to turn them, but their cameras fit the images as they are stored, as "
-            "COLMAP and nerfstudio take them: not turned"
+            f"{_list(stored)}: EXIF says to turn them, but their cameras fit them as they are stored, which "
+            "is how COLMAP and nerfstudio take them: not turned"
         )
     if unusable := where(not image.profile_usable for image in decoded):
         notes.append(f"{_list(unusable)}: unusable colour profile: taken as sRGB")
     if small := where(plan.is_scaled for plan in plans):
         width, height = max(plan.full_size for plan in plans if plan.is_scaled)
         notes.append(
-            f"{_of(len(small), total)} more than {max_side} pixels a side, up to {width}x{height}: scaled down"
+            f"{_of(len(small), total)} more than {max_side} pixels a side (up to {width}x{height}): scaled "
+            "down"
         )
     cuts = [plan.cut for plan in plans if distorts(plan.lens)]
     if cuts:

@@ -99,23 +99,17 @@ def read_mask(file: Path, size: tuple[int, int], photo: Header, *, turned: bool 
 
     White is the subject, in grey levels or colours; if the mask has an alpha channel, that is the mask. Two
     values are black and white, whatever they are (0 and 1, say). A mask of another size is scaled. photo: of
-    the image it belongs to; turned: whether that was. The mask may be of the image as it is stored or upright.
+    the image it belongs to; turned: whether that was. The mask may be of the image as stored or upright.
     Raises UserError if it is damaged or of another shape.
     """
-    with _opened(file) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise UserError(f"{file} is {image.width}x{image.height}, too large for a mask: scale it")
-        with _decoding(file):
-            image.load()
-            mask = _coverage(image)
+    mask = _coverage(file)
     if not same_shape(mask.shape[::-1], size) and photo.orientation in _QUARTER_TURNS:
         turn = TURNS[photo.orientation if turned else _INVERSE.get(photo.orientation, photo.orientation)]
         mask = np.array(Image.fromarray(mask).transpose(turn))
     height, width = mask.shape
     if not same_shape((width, height), size):
         raise UserError(
-            f"{file} is {width}x{height}, but the image that it is a mask of {size[0]}x{size[1]}, of another "
-            "aspect ratio"
+            f"{file} is {width}x{height}, but its image is {size[0]}x{size[1]}, of another aspect ratio"
         )
     return mask if (width, height) == size else scaled(mask[..., None], *size)[..., 0]
 
@@ -125,10 +119,7 @@ def are_inverted(masks: Sequence[Path]) -> bool:
     within is darker. Raises UserError if one is damaged."""
     votes = []
     for file in masks[:: max(1, len(masks) // 12)]:
-        with _opened(file) as image, _decoding(file):
-            image.draft("L", (256, 256))
-            image.load()
-            mask = _coverage(image) / 255
+        mask = _coverage(file) / 255
         border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
         height, width = mask.shape
         middle = mask[height // 4 : height - height // 4, width // 4 : width - width // 4]
@@ -161,7 +152,7 @@ def scaled(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def check_memory(source: Path, sizes: Sequence[tuple[int, int]]) -> None:
-    """Raises UserError if images of these sizes (width, height), four bytes a pixel, do not fit the memory."""
+    """Raises UserError if images of these sizes (width, height), four bytes a pixel, exceed the memory."""
     need, have = 4 * sum(width * height for width, height in sizes), memory_bytes()
     if need > MEMORY_SHARE * have:
         raise UserError(
@@ -200,10 +191,15 @@ def _decoding(file: Path) -> Iterator[None]:
         raise UserError(f"{file} is {reason} and cannot be decoded: export it again") from None
 
 
-def _coverage(image: Image.Image) -> np.ndarray:
-    """uint8 [H,W], not of two values other than 0 and 255. Numbers, so no colour profile is applied."""
-    image.info.pop("icc_profile", None)
-    pixels = np.array(in_srgb(image)[0].convert("RGBA"))
+def _coverage(file: Path) -> np.ndarray:
+    """A mask as it is stored, uint8 [H,W], not of two values other than 0 and 255."""
+    with _opened(file) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise UserError(f"{file} is {image.width}x{image.height}, too large for a mask: scale it")
+        with _decoding(file):
+            image.load()
+            image.info.pop("icc_profile", None)  # these are numbers, not colours
+            pixels = np.array(in_srgb(image)[0].convert("RGBA"))
     # Labels are often painted in one pure colour.
     mask = pixels[..., :3].max(-1) if pixels[..., 3].min() == 255 else pixels[..., 3]
     low, high = int(mask.min()), int(mask.max())
