@@ -17,7 +17,7 @@ from specularip.errors import UserError
 MAX_SIDE = 1_000_000
 NEGLIGIBLE = 1e-6
 """Distortion coefficients up to here move no pixel visibly."""
-MAX_SHIFT = 0.02
+MAX_SHIFT = 0.1
 """In pixels, between a lens and the model that is used for it."""
 
 _ALIASES = {
@@ -370,9 +370,13 @@ def _rational(k: tuple[float, ...], corner: float, focal: float, where: str) -> 
     powers = np.stack([s, s**2, s**3], 1)
     system = np.concatenate([powers, -value[:, None] * powers], 1)
     for rcond in (1e-6, 1e-8, 1e-10, 1e-12):
-        solution = np.linalg.lstsq(system, value - 1, rcond=rcond)[0]
-        above, below = 1 + powers @ solution[:3], 1 + powers @ solution[3:]
-        if (below > 0.05).all() and np.abs((above / below - value) * r * focal).max() < MAX_SHIFT:
+        below = np.ones_like(r)
+        for _ in range(4):  # weights for errors in pixels (Sanathanan and Koerner 1963)
+            weights = (r / below)[:, None]
+            solution = np.linalg.lstsq(weights * system, weights[:, 0] * (value - 1), rcond=rcond)[0]
+            above, below = 1 + powers @ solution[:3], 1 + powers @ solution[3:]
+            below = np.maximum(below, 0.05)
+        if np.abs((above / below - value) * r * focal).max() < MAX_SHIFT:
             scale = r[-1] ** -np.array([2.0, 4.0, 6.0])
             return (*(solution[:3] * scale).tolist(), *(solution[3:] * scale).tolist())
     raise UserError(f"{where}: the distortion k1 to k4 ({show(k)}) is too strong to be undone: {_UNDISTORT}")
