@@ -20,12 +20,15 @@ from specularip.errors import UserError
 MIN_VIEWS = 3
 """Minimum number of different training images: two leave the depth of most points undetermined."""
 
+
+def _is_pair(folder: Path) -> bool:
+    """Whether it has NeRF-synthetic's files; those of the other splits beside transforms.json belong to it."""
+    has = {name: (folder / f"transforms{name}.json").exists() for name in ("_train", "", "_test", "_val")}
+    return has["_train"] or (not has[""] and (has["_test"] or has["_val"]))
+
+
 _LAYOUTS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path, Split], Capture]], ...] = (
-    (
-        "transforms_train.json",
-        lambda folder: (folder / "transforms_train.json").exists(),
-        transforms.read_pair,
-    ),
+    ("transforms_train.json", _is_pair, transforms.read_pair),
     ("transforms.json", lambda folder: (folder / "transforms.json").exists(), transforms.read_single),
     ("COLMAP's model", lambda folder: colmap.find_model(folder) is not None, colmap.read_colmap),
     ("Polycam's keyframes", lambda folder: phones.find_polycam(folder) is not None, phones.read_polycam),
