@@ -265,6 +265,8 @@ def test_points_that_are_not_finite_are_dropped(tmp_path):
     assert read_capture(tmp_path, "train").points is None
     path.write_bytes(struct.pack("<Q", 0))
     assert read_capture(tmp_path, "train").points is None
+    (tmp_path / "sparse/0/points3D.ply").write_bytes(b"ply")  # as 3DGS has it
+    assert read_capture(tmp_path, "train").points == tmp_path / "sparse/0/points3D.ply"
 
 
 def test_sizes_are_checked_before_anything_is_allocated(tmp_path):

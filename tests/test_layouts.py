@@ -120,6 +120,10 @@ def test_few_images_and_test_files_beside(tmp_path):
         numbers(read_capture(tmp_path, "test")) == [0, 1, 2]
         and len(read_capture(tmp_path, "train").frames) == 7
     )
+    (tmp_path / "transforms.json").unlink()
+    assert numbers(read_capture(tmp_path, "test")) == [0, 1, 2]
+    assert "transforms_train.json is missing" in error(tmp_path)
+    save(tmp_path, table)
     save(tmp_path, table | {"frames": table["frames"][:4]}, "transforms_train.json")
     train = read_capture(tmp_path, "train")
     assert train.layout == "NeRF-synthetic" and numbers(train) == [0, 1, 2, 3]
@@ -166,6 +170,8 @@ def test_few_images_and_test_files_beside(tmp_path):
         ({"radial_distortion": [0.1, 0.2, 0.3]}, "opencv", (0.1, 0.2, 0, 0, 0.3, 0, 0, 0)),
         ({"camera": {"model": "OPENCV_FISHEYE", "k1": 0.1, "fl_x": 500}}, "fisheye", (0.1, 0, 0, 0)),
         ({"intrinsics": {"fx": 500, "distortion": [0.1, 0, 0, 0]}}, "opencv", (0.1, 0, 0, 0, 0, 0, 0, 0)),
+        ({"calibration": {"fx": 500, "k1": 0.1}}, "opencv", (0.1, 0, 0, 0, 0, 0, 0, 0)),
+        ({"pose": {"w": 0.7, "x": 0.1}, "alpha": True}, "pinhole", ()),
         ({"rolling_shutter": [0, 0, 0, 0], "skew": 0, "b1": 0.0}, "pinhole", ()),
     ],
 )
@@ -196,6 +202,8 @@ def test_lenses_in_all_notations(table, model, distortion):
         ({"skew": 2.0}, "skew"),
         ({"tangential": [0.1, 0.2]}, "tangential"),
         ({"lens_distortion": {"a": 0.2}}, "lens_distortion"),
+        ({"calibration": {"skew": 0.2}}, "'skew' is 0.2"),
+        ({"alpha": 0.6}, "'alpha' is 0.6"),
         ({"distortion_type": "division"}, "distortion_type"),
         ({"distortion": [0.1, 0.2, 0.3]}, "not clear which"),
         ({"distortion": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}, "not clear which"),
@@ -205,7 +213,7 @@ def test_lenses_in_all_notations(table, model, distortion):
         ({"fx": 400}, "fl_x is both"),
         ({"intrinsics": [[500, 3, 320], [0, 500, 240], [0, 0, 1]]}, "skew"),
         ({"K": [1, 2]}, "3x3"),
-        ({"k1": -3, "k4": 90.0}, "too strong"),
+        ({"fl_x": 350, "k1": -0.146, "k2": 0.004, "k3": -0.007, "k4": 0.016}, "too strong"),
         ({"k1": math.nan}, "below 1e9"),
         ({"k1": True}, "must be a number"),
         ({"w": 0}, "positive"),
@@ -255,6 +263,26 @@ def test_a_frames_own_lens_replaces_the_general_one(tmp_path):
     assert (found[3].fx, found[3].fy, found[3].distortion) == (30, 31, (0.1, 0, 0, 0))
 
 
+def test_cameras_that_frames_refer_to(tmp_path):
+    table = nerfstudio(tmp_path, 4)
+    for key in ("fl_x", "fl_y", "k1", "k2", "p1", "p2", "camera_model"):
+        del table[key]
+    cameras = {"7": {"fx": 30, "k1": 0.1}, "8": {"fx": 40, "model": "OPENCV_FISHEYE"}}
+    for shared in (cameras, [{"id": int(key), **entry} for key, entry in cameras.items()]):
+        for index, frame in enumerate(table["frames"]):
+            frame["camera_id"] = 7 + index % 2
+        save(tmp_path, table | {"cameras": shared})
+        found = [frame.lens for frame in read_capture(tmp_path, "train").frames]
+        assert [(each.model, each.fx) for each in found] == [("opencv", 30), ("fisheye", 40)] * 2
+    table["frames"][2]["camera_id"] = 9
+    save(tmp_path, table | {"cameras": cameras})
+    assert "frame 2: its camera_id is 9" in error(tmp_path)
+    for frame in table["frames"]:
+        del frame["camera_id"]
+    save(tmp_path, table | {"cameras": [cameras["7"]]})
+    assert read_capture(tmp_path, "train").frames[3].lens.fx == 30
+
+
 def test_k4_is_the_eighth_power_of_the_radius():
     """nerfstudio, Metashape and RealityScan mean 1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸."""
     k = (-0.2, 0.1, -0.04, 0.02)
@@ -291,7 +319,7 @@ def test_sizes_come_from_the_images_if_the_file_has_none(tmp_path):
 
 
 def test_what_is_not_used_is_said(tmp_path):
-    table = nerfstudio(tmp_path, 4, aabb_scale=16, scale=0.3, offset=[0, 1, 0], mystery=3, note="by me")
+    table = nerfstudio(tmp_path, 4, aabb_scale=16, scale=0.3, offset=[0, 1, 0], mystery=3, author="me")
     for frame in table["frames"]:
         frame |= {"sharpness": 12.0, "depth_file_path": "depths/a.png", "exposure": 0.01}
     save(tmp_path, table)
@@ -493,7 +521,9 @@ def test_masks_of_nothing_are_said(tmp_path):
 def test_the_point_cloud(tmp_path):
     table = nerfstudio(tmp_path, 4)
     assert read_capture(tmp_path, "train").points is None
-    for name in ("points3D.ply", "sparse_pc.ply", "other.ply"):
+    (tmp_path / "Points3D.PLY").write_bytes(b"ply")
+    assert read_capture(tmp_path, "train").points == tmp_path / "Points3D.PLY"
+    for name in ("sparse_pc.ply", "other.ply"):
         (tmp_path / name).write_bytes(b"ply")
     assert read_capture(tmp_path, "train").points == tmp_path / "sparse_pc.ply"
     for name in ("other.ply", "C:\\data\\other.ply"):
@@ -601,6 +631,8 @@ def test_folders_without_a_capture_say_what_to_do(tmp_path):
         (tmp_path / name).write_bytes(b"")
         assert words in error(tmp_path), name
         (tmp_path / name).unlink()
+    (tmp_path / "sparse/0").mkdir(parents=True)
+    assert "sparse/ holds no cameras" in error(tmp_path)
     nerfstudio(tmp_path / "inner", 4)
     assert f"did you mean {tmp_path / 'inner'}?" in error(tmp_path)
     assert f"give the one that it is in, {tmp_path / 'inner'}" in error(tmp_path / "inner/transforms.json")
@@ -617,8 +649,8 @@ JUNK = [
 KEYS = [
     "k1", "k4", "is_fisheye", "camera", "intrinsics", "K", "distortion", "distortion_params", "lens", "w",
     "x_fov", "mask_path", "ply_file_path", "applied_transform", "train_filenames", "test_filenames",
-    "rolling_shutter", "omega", "file_path", "transform_matrix", "camera_model", "radial_distortion",
-    "depth_file_path", "D", "colour",
+    "rolling_shutter", "omega", "file_path", "cameras", "camera_id", "transform_matrix", "camera_model",
+    "radial_distortion", "depth_file_path", "D", "colour",
 ]  # fmt: skip
 
 
@@ -700,3 +732,13 @@ def test_mutated_phone_captures_raise_only_user_errors(tmp_path):
         path.write_text(json.dumps(mutated(copy.deepcopy(camera), rng)))
         outcomes += [survives(tmp_path / "r"), survives(tmp_path / "p")]
     assert any(outcomes) and not all(outcomes), SEED
+
+
+def test_deep_nesting_is_one_line(tmp_path):
+    table = nerfstudio(tmp_path, 4)
+    for key in ("camera", "rolling_shutter", "K", "file_path", "transform_matrix"):
+        changed = json.dumps(table | {"frames": [table["frames"][0] | {key: "here"}] * 4})
+        for opening, closing in (("[", "]"), ('{"camera":', "}")):
+            deep = opening * 900 + "1" + closing * 900
+            (tmp_path / "transforms.json").write_text(changed.replace('"here"', deep))
+            survives(tmp_path)

@@ -19,7 +19,7 @@ import numpy as np
 
 from specularip.captures.frames import Capture, Frame, PointCloud, Split
 from specularip.captures.intrinsics import Said, lens_of
-from specularip.captures.names import Finder, relative_name, show
+from specularip.captures.names import Finder, cloud_in, relative_name, show
 from specularip.captures.splits import rule_of
 from specularip.errors import DamagedFile, UserError
 
@@ -133,7 +133,7 @@ def read_colmap(folder: Path, split: Split) -> Capture:
             )
         lens = lens_of(lenses[pose.camera], f"{where}: camera {pose.camera}", lambda: (0, 0))
         frames.append(Frame(files[index], names[index], lens, _viewmat(pose, where)))
-    points = read_points(model)
+    points = read_points(model) or cloud_in(model) or cloud_in(folder)
     return Capture("COLMAP", source, tuple(frames), points, notes=(*notes, *finder.moved_note()))
 
 

@@ -17,6 +17,8 @@ from specularip.errors import UserError
 MAX_SIDE = 1_000_000
 NEGLIGIBLE = 1e-6
 """Distortion coefficients up to here move no pixel visibly."""
+MAX_SHIFT = 0.1
+"""In pixels, between a lens and the model that is used for it."""
 
 _ALIASES = {
     "w": "w", "width": "w", "image_width": "w", "h": "h", "height": "h", "image_height": "h",
@@ -60,6 +62,8 @@ _LENS_LIKE = re.compile(
     re.I,
 )
 """Keys that change where pixels look."""
+_GREEK = ("xi", "omega", "alpha", "beta", "k")
+"""Those that mean other things too: "alpha": true is a channel."""
 
 _PINHOLE = ("PINHOLE", "SIMPLEPINHOLE", "PERSPECTIVE", "PERSP", "NONE", "NODISTORTION")
 _OPENCV = ("OPENCV", "SIMPLERADIAL", "RADIAL", "RADIALTANGENTIAL", "RADTAN", "PLUMBBOB", "BROWN",
@@ -155,13 +159,19 @@ def said_in(table: Mapping[str, Any], where: str, known: Callable[[str], bool] =
                 _put(said, name, each, where)
         elif known(str(key)):
             continue
+        elif isinstance(value, bool) and small in _GREEK:
+            said.unread.add(str(key))
         elif _LENS_LIKE.fullmatch(small):
             if not _neutral(value):
                 raise UserError(
                     f"{where}: {show(key)} is {show(value)}, which is not supported: {_UNDISTORT}, "
                     "or remove it if it does not apply"
                 )
-        elif not isinstance(value, str):  # words are descriptions
+        elif isinstance(value, dict) and _is_about_a_lens(inner := said_in(value, f"{where}: {key}", known)):
+            for name, each in inner.values.items():
+                _put(said, name, each, where)
+            said.unread |= inner.unread
+        else:
             said.unread.add(str(key))
     return said
 
@@ -347,7 +357,7 @@ def _rational(k: tuple[float, ...], corner: float, focal: float, where: str) -> 
     """k1 k2 k3 k4 k5 k6 of OpenCV's rational model, for the polynomial 1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸ that
     nerfstudio, Metashape and RealityScan mean by k1 to k4.
 
-    corner: the largest distorted radius in the image. Raises UserError if they differ by a tenth of a pixel.
+    corner: the largest distorted radius in the image. Raises UserError if they differ by MAX_SHIFT.
     """
     radius = np.linspace(0, 3 * corner, 3001)
     moved = radius * np.polynomial.polynomial.polyval(radius**2, (1.0, *k))
@@ -355,18 +365,21 @@ def _rational(k: tuple[float, ...], corner: float, focal: float, where: str) -> 
     r = np.linspace(0, radius[end], 400)
     s = (r / r[-1]) ** 2
     value = np.polynomial.polynomial.polyval(r**2, (1.0, *k))
-    # (1 + a s + b s² + c s³) = value (1 + d s + e s² + f s³), least squares in a to f
+    # (1 + a s + b s² + c s³) = value (1 + d s + e s² + f s³), least squares in a to f. Of the many that fit
+    # well enough, small ones are taken, whose denominator has no zero nearby: the largest rcond.
     powers = np.stack([s, s**2, s**3], 1)
-    solution = np.linalg.lstsq(np.concatenate([powers, -value[:, None] * powers], 1), value - 1, rcond=None)[
-        0
-    ]
-    above, below = 1 + powers @ solution[:3], 1 + powers @ solution[3:]
-    if not (below > 0.05).all() or not np.abs((above / below - value) * r * focal).max() < 0.1:
-        raise UserError(
-            f"{where}: the distortion k1 to k4 ({show(k)}) is too strong to be undone: {_UNDISTORT}"
-        )
-    scale = np.array([1, 1, 1]) / r[-1] ** np.array([2, 4, 6])
-    return (*(solution[:3] * scale).tolist(), *(solution[3:] * scale).tolist())
+    system = np.concatenate([powers, -value[:, None] * powers], 1)
+    for rcond in (1e-6, 1e-8, 1e-10, 1e-12):
+        below = np.ones_like(r)
+        for _ in range(4):  # weights for errors in pixels (Sanathanan and Koerner 1963)
+            weights = (r / below)[:, None]
+            solution = np.linalg.lstsq(weights * system, weights[:, 0] * (value - 1), rcond=rcond)[0]
+            above, below = 1 + powers @ solution[:3], 1 + powers @ solution[3:]
+            below = np.maximum(below, 0.05)
+        if np.abs((above / below - value) * r * focal).max() < MAX_SHIFT:
+            scale = r[-1] ** -np.array([2.0, 4.0, 6.0])
+            return (*(solution[:3] * scale).tolist(), *(solution[3:] * scale).tolist())
+    raise UserError(f"{where}: the distortion k1 to k4 ({show(k)}) is too strong to be undone: {_UNDISTORT}")
 
 
 def _refuse_others(
@@ -396,6 +409,10 @@ def _rank(model: object) -> int:
 
 def _capitals(model: object) -> str:
     return re.sub(r"[^A-Z0-9]", "", str(model).upper().removeprefix("CAMERATYPE."))
+
+
+def _is_about_a_lens(said: Said) -> bool:
+    return any(key in said.values for key in (*FOCAL, *COEFFICIENTS, "lists", "camera_model"))
 
 
 def _truth(value: object) -> bool:

@@ -20,12 +20,15 @@ from specularip.errors import UserError
 MIN_VIEWS = 3
 """Minimum number of different training images: two leave the depth of most points undetermined."""
 
+
+def _is_pair(folder: Path) -> bool:
+    """Whether it has NeRF-synthetic's files; those of the other splits beside transforms.json belong to it."""
+    has = {name: (folder / f"transforms{name}.json").exists() for name in ("_train", "", "_test", "_val")}
+    return has["_train"] or (not has[""] and (has["_test"] or has["_val"]))
+
+
 _LAYOUTS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path, Split], Capture]], ...] = (
-    (
-        "transforms_train.json",
-        lambda folder: (folder / "transforms_train.json").exists(),
-        transforms.read_pair,
-    ),
+    ("transforms_train.json", _is_pair, transforms.read_pair),
     ("transforms.json", lambda folder: (folder / "transforms.json").exists(), transforms.read_single),
     ("COLMAP's model", lambda folder: colmap.find_model(folder) is not None, colmap.read_colmap),
     ("Polycam's keyframes", lambda folder: phones.find_polycam(folder) is not None, phones.read_polycam),
@@ -63,7 +66,10 @@ def read_capture(folder: Path, split: Split) -> Capture:
     found = [(sign, read) for sign, holds, read in _LAYOUTS if holds(folder)]
     if not found:
         raise UserError(_nothing(folder))
-    capture = found[0][1](folder, split)
+    try:
+        capture = found[0][1](folder, split)
+    except RecursionError:
+        raise UserError(f"{folder}: {found[0][0]} is nested too deeply: export it again") from None
     count = len({frame.image for frame in capture.frames})
     if split == "train" and count < MIN_VIEWS:
         raise UserError(
@@ -98,6 +104,8 @@ def _nothing(folder: Path) -> str:
     for other in (*inner[:50], folder.parent):
         if any(holds(other) for _, holds, _ in _LAYOUTS):
             return f"{base}: did you mean {other}?"
+    if (folder / "sparse").is_dir():
+        return f"{base}: sparse/ holds no cameras and images, as .bin or .txt; let COLMAP's mapper write them"
     for patterns, words in _OTHER:
         for place in (folder, *inner[:20]):
             if (file := _first(file for pattern in patterns for file in place.glob(pattern))) is not None:

@@ -35,6 +35,7 @@ from specularip.captures.pixels import (
     read_pixels,
     scaled,
 )
+from specularip.captures.scene import exact_in_float32
 from specularip.captures.views import PosedImages, View
 from specularip.errors import UserError
 from specularip.kernels.threads import thread_count
@@ -97,12 +98,15 @@ def load_posed_images(
         if not capture.frames:
             return PosedImages((), capture.notes)
         viewmats = np.stack([frame.viewmat for frame in capture.frames])
-        _check_outside(folder, capture, viewmats)
+        positions = -np.einsum("vij,vi->vj", viewmats[:, :3, :3], viewmats[:, :3, 3])
+        _check_outside(folder, capture, positions)
+        placement = exact_in_float32(positions)
+        near = placement.inverse().viewmats(torch.from_numpy(viewmats)).float()
         plans = _plans(capture, max_side)
         masks = list(dict.fromkeys(plan.frame.mask for plan in plans if plan.frame.mask is not None))
         inverted = are_inverted(masks)
         views, decoded = [], []
-        for plan, viewmat, image in zip(plans, viewmats, _decode(plans, capture, inverted)):
+        for plan, viewmat, image in zip(plans, near, _decode(plans, capture, inverted)):
             pixels = torch.from_numpy(image.pixels)
             if distorts(plan.lens):
                 pixels = undistorted(pixels, plan.lens)
@@ -114,15 +118,14 @@ def load_posed_images(
             f"{capture.source}: all images are fully transparent{hidden}: there is nothing to fit"
         )
     notes = (*capture.notes, *_notes(capture, plans, decoded, inverted, max_side))
-    return PosedImages(tuple(views), notes)
+    return PosedImages(tuple(views), notes, placement)
 
 
-def _check_outside(folder: Path, capture: Capture, viewmats: np.ndarray) -> None:
+def _check_outside(folder: Path, capture: Capture, positions: np.ndarray) -> None:
     mesh = load_body_mesh(folder)
     if mesh is None:
         return
-    positions = -np.einsum("vij,vi->vj", viewmats[:, :3, :3], viewmats[:, :3, 3])
-    inside = points_inside(positions, mesh[0].double().numpy(), mesh[1].numpy())
+    inside = points_inside(positions, mesh[0].numpy(), mesh[1].numpy())
     if inside.any():
         first = capture.frames[int(inside.argmax())].name
         raise UserError(
@@ -179,9 +182,9 @@ def _decode_one(plan: _Plan, premultiplied: bool, inverted: bool) -> _Decoded:
     return _Decoded(pixels, premultiplied, own_alpha, usable, mask_value)
 
 
-def _camera(viewmat: np.ndarray, lens: Lens) -> Cameras:
+def _camera(viewmat: torch.Tensor, lens: Lens) -> Cameras:
     K = [[lens.fx, 0.0, lens.cx], [0.0, lens.fy, lens.cy], [0.0, 0.0, 1.0]]
-    return Cameras(torch.from_numpy(viewmat)[None].float(), torch.tensor([K]), lens.width, lens.height)
+    return Cameras(viewmat[None], torch.tensor([K]), lens.width, lens.height)
 
 
 def _notes(

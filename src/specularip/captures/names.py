@@ -29,6 +29,8 @@ _NO_PICTURES = re.compile(
 """Folders of other things than pictures, with the same file names."""
 _SMALLER = re.compile(r"(.+)_(\d+)", re.I)
 """images_4: copies at a quarter of the size."""
+CLOUDS = ("sparse_pc.ply", "points3d.ply", "point_cloud.ply")
+"""Point clouds that are used without being named, in small letters."""
 MAX_FILES = 500_000
 
 
@@ -184,6 +186,13 @@ class Finder:
         if self.masks:
             return not top or base_of(name) in MASK_FOLDERS
         return _NO_PICTURES.fullmatch(name) is None
+
+
+def cloud_in(folder: Path) -> Path | None:
+    """A point cloud that lies in a folder, in any letter case."""
+    present = {name.lower(): name for name in sorted(os.listdir(folder), reverse=True)}
+    found = [folder / present[name] for name in CLOUDS if name in present]
+    return next((path for path in found if path.is_file()), None)
 
 
 def base_of(name: str) -> str:

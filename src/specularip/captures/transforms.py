@@ -10,7 +10,6 @@ where the cameras are.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ import numpy as np
 from specularip.captures import colmap
 from specularip.captures.frames import Capture, Frame, PointCloud, Split
 from specularip.captures.intrinsics import Said, as_number, lens_of, said_in
-from specularip.captures.names import Finder, relative_name, show
+from specularip.captures.names import Finder, cloud_in, relative_name, show
 from specularip.captures.pixels import read_header
 from specularip.captures.splits import rule_of
 from specularip.errors import UserError
@@ -32,15 +31,15 @@ MAX_DISTANCE = 1e7
 """Of cameras from the origin. Larger coordinates are treated as errors; even those of maps are smaller."""
 RIGID_TOLERANCE = 2e-3
 """Tolerance of the rotation's orthonormality: files are rounded, some to three digits."""
-CLOUDS = ("sparse_pc.ply", "points3d.ply", "points3D.ply", "point_cloud.ply")
-"""Point clouds that are used without being named."""
+_MASK_KEYS = ("mask_path", "mask_file_path", "mask")
 _KEYS = frozenset(
-    "frames file_path transform_matrix mask_path depth_file_path depth_path colour color ply_file_path "
-    "train_filenames val_filenames test_filenames applied_transform applied_scale orientation_override "
-    "aabb_scale aabb scale offset sharpness n_frames fps timestamp time colmap_im_id camera_id rotation "
-    "integer_depth_scale enable_depth_loading enable_ray_loading depth_unit_scale_factor "
-    "auto_scale_poses_override render_aabb up centroid totp avglen from_na white_transparent "
-    "black_transparent".split()
+    "frames file_path transform_matrix mask_path mask_file_path mask depth_file_path depth_path colour color "
+    "ply_file_path train_filenames val_filenames test_filenames applied_transform applied_scale "
+    "orientation_override aabb_scale aabb scale offset sharpness n_frames fps timestamp time colmap_im_id "
+    "camera_id rotation integer_depth_scale enable_depth_loading enable_ray_loading "
+    "depth_unit_scale_factor auto_scale_poses_override render_aabb up centroid totp avglen from_na "
+    "white_transparent black_transparent cameras scene name title description comment author date device "
+    "software version generator id uuid".split()
 )
 """What is read elsewhere, and what says nothing about images and cameras."""
 
@@ -82,7 +81,7 @@ def read_single(folder: Path, split: Split) -> Capture:
 def read_split(folder: Path, path: Path, table: dict[str, Any], split: Split, layout: str) -> Capture:
     """A split of a table that has all frames."""
     frames = _frames_of(table, path)
-    images = Finder(folder)
+    images = Finder(folder, under=("images",))
     files = _image_files(folder, path, frames, images)
     names = [relative_name(file, folder) for file in files]
     listed = {
@@ -140,24 +139,25 @@ def read_table(
     are not rigid; lenses that are not supported; numbers that cannot be.
     """
     frames = _frames_of(table, path)
-    images, masks = images or Finder(folder), Finder(folder, masks=True)
+    images, masks = images or Finder(folder, under=("images",)), Finder(folder, masks=True)
     chosen = [frames[index] for index in indices]
     files = _image_files(folder, path, chosen, images, indices)
     poses, scale = _poses(path, indices, chosen)
     general = said_in(table, str(path), _KEYS.__contains__)
-    unread, depth = set(general.unread), 0
+    unread, depth, shared_used = set(general.unread), 0, "cameras" not in table
     result = []
     for index, frame, file, pose in zip(indices, chosen, files, poses):
         where = f"{path}: frame {index}"
         own: Said = said_in(frame, where, _KEYS.__contains__)
+        if (shared := _shared_camera(table, frame, where)) is not None:
+            own = own.over(said_in(shared, f"{where}: its camera", _KEYS.__contains__))
+            shared_used = True
         unread |= own.unread
         depth += bool(frame.get("depth_file_path") or frame.get("depth_path"))
         lens = lens_of(own.over(general), where, lambda file=file: read_header(file).upright)  # type: ignore[misc]
-        name = frame.get("mask_path")
-        if name is not None and not isinstance(name, str):
-            raise UserError(f"{where}: mask_path must be the name of an image, got {show(name)}")
-        mask = masks.find(name, f"{where}: mask_path") if name and name.strip() else None
+        mask = _mask({**table, **frame}, masks, where)
         result.append(Frame(file, relative_name(file, folder), lens, pose, mask))
+    unread |= set() if shared_used else {"cameras"}
     points, notes = _points(folder, path, table)
     notes = [*images.moved_note(), *masks.moved_note(), *notes]
     if abs(scale - 1) > RIGID_TOLERANCE:
@@ -191,12 +191,44 @@ def _image_files(
     return files
 
 
+def _mask(table: dict[str, Any], masks: Finder, where: str) -> Path | None:
+    for key in _MASK_KEYS:
+        if (name := table.get(key)) is None:
+            continue
+        if not isinstance(name, str):
+            raise UserError(f"{where}: {key} must be the name of an image, got {show(name)}")
+        if name.strip():
+            return masks.find(name, f"{where}: {key}")
+    return None
+
+
+def _shared_camera(table: dict[str, Any], frame: dict[str, Any], where: str) -> dict[str, Any] | None:
+    """The entry of the file's `cameras` that a frame refers to, or the only one; None if there are none."""
+    cameras = table.get("cameras")
+    if isinstance(cameras, list):
+        ids = (entry.get("id", k) if isinstance(entry, dict) else k for k, entry in enumerate(cameras))
+        entries = {str(key): entry for key, entry in zip(ids, cameras)}
+    else:
+        entries = {str(key): entry for key, entry in cameras.items()} if isinstance(cameras, dict) else {}
+    if not entries:
+        return None
+    keys = ("camera_id", "camera")
+    name = next((frame[key] for key in keys if isinstance(frame.get(key), str | int)), None)
+    if name is None:
+        entry = next(iter(entries.values())) if len(entries) == 1 else None
+        return entry if isinstance(entry, dict) else None
+    entry = entries.get(str(name))
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: its camera_id is {show(name)}, which is none of the file's cameras")
+    return entry
+
+
 def _listed(
     folder: Path, path: Path, files: Sequence[Path], listed: dict[str, Any], split: Split
 ) -> tuple[list[int], str]:
     """The indices of the files in the file's own list, and a line that says so."""
     members: dict[str, set[Path]] = {}
-    finder, known = Finder(folder), set(files)
+    finder, known = Finder(folder, under=("images",)), set(files)
     for key, names in listed.items():
         where = f"{path}: {key}_filenames"
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -309,10 +341,10 @@ def _points(folder: Path, path: Path, table: dict[str, Any]) -> tuple[Path | Poi
         try:
             return finder.find(name, f"{path}: ply_file_path"), []
         except UserError:
-            if (beside := _cloud_beside(folder)) is not None:
+            if (beside := cloud_in(folder)) is not None:
                 return beside, [f"{path.name}: there is no {show(name)}: {beside.name} is used"]
             return None, [f"{path.name}: ply_file_path is {show(name)}, which is not in {folder}: not used"]
-    if (beside := _cloud_beside(folder)) is not None:
+    if (beside := cloud_in(folder)) is not None:
         return beside, []
     model = colmap.find_model(folder)
     if model is None or "applied_transform" not in table:
@@ -341,11 +373,3 @@ def _applied(path: Path, table: dict[str, Any]) -> np.ndarray:
     matrix = np.array([[as_number(number, "an entry", where) for number in row] for row in rows[:3]])
     scale = as_number(table.get("applied_scale", 1.0), "applied_scale", str(path))
     return matrix * scale
-
-
-def _cloud_beside(folder: Path) -> Path | None:
-    present = {entry.lower(): entry for entry in sorted(os.listdir(folder), reverse=True)}
-    for name in CLOUDS:
-        if (found := present.get(name.lower())) is not None and (folder / found).is_file():
-            return folder / found
-    return None
