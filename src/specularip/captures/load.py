@@ -111,7 +111,7 @@ def load_posed_images(
             if distorts(plan.lens):
                 pixels = undistorted(pixels, plan.lens)
             views.append(View(_camera(viewmat, plan.pinhole), pixels, image.premultiplied, plan.frame.name))
-            decoded.append(replace(image, pixels=image.pixels[:0]))
+            decoded.append(replace(image, pixels=np.empty((0, 0, 4), np.uint8)))  # frees those of the lens
     if split == "train" and not any(bool((view.pixels[..., 3] > 127).any()) for view in views):
         hidden = " or hidden by masks" if masks else ""
         raise UserError(
