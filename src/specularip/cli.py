@@ -154,13 +154,13 @@ def fit(
 ) -> None:
     """Fit an avatar to posed images: photographs, renders or generated views with known cameras.
 
-    The folder DATA has the layout of NeRF-synthetic: transforms_train.json with the cameras (camera_angle_x
-    or fl_x; per frame file_path and a 4x4 camera-to-world transform_matrix, OpenGL axes) and the images
-    it names, preferably PNG with alpha. If there is a transforms_test.json, the result is evaluated on its
-    views.
+    The folder DATA is a capture as tools write it: transforms.json (nerfstudio, instant-ngp),
+    transforms_train.json (NeRF-synthetic), COLMAP's sparse/0 with images/, Polycam's or Record3D's export.
+    Lenses may distort, images may differ in size; masks are used. docs/captures.md has the details. The
+    result is evaluated on the test split: of its own file or list, else every eighth image.
 
     The Gaussians are initialised on the triangle mesh in body.npz (arrays v and f) if there is one,
-    else on points3d.ply, else at random within the cameras' view.
+    else on the capture's point cloud, else at random within the cameras' view.
 
     The subject may stand anywhere, in any unit and with any axis up: it is moved to the origin, to metres and
     to z up, unless it is there already, and .ply, .spz, .sog and .glb are written in the world of DATA.
@@ -173,7 +173,7 @@ def fit(
     Example: specularip fit glossy/satin --out out/satin
 
     Args:
-        data: Folder with transforms_train.json and at least 3 images, all of one size.
+        data: Folder of a capture with at least 3 images.
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
         iterations: Training steps, one image each. If omitted, 7000 on a GPU and 1500 on the CPU.
         points: Number of initial Gaussians. If omitted, 100000 on a GPU and 20000 on the CPU.
@@ -270,8 +270,8 @@ def evaluate(
 
     Args:
         avatar: A run folder, or an avatar file (.safetensors, .ply).
-        data: Folder with posed images in the layout of NeRF-synthetic, see `fit`.
-        split: Which transforms_*.json of the folder to use, preferably one that the avatar was not fitted to.
+        data: Folder of a capture, see `fit`.
+        split: Which of its images to use, preferably ones that the avatar was not fitted to.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         out: JSON file for the metrics. A dash (-) prints the JSON instead of the table.
     """

@@ -76,7 +76,7 @@ def fit(
     progress: Progress | None = None,
     live: LiveView | None = None,
 ) -> Avatar:
-    """Fit an avatar to the posed images in the folder `data` (NeRF-synthetic layout, see `captures`),
+    """Fit an avatar to the posed images in the folder `data` (in any layout of docs/captures.md),
     write it to the run folder `out` and return it, on the CPU.
 
     device: "cpu" or "cuda"; None: the GPU if CUDA and gsplat are installed. If there is a test split, the
@@ -99,7 +99,7 @@ def fit(
         stop_on_signal() as stop,
         Session(folder, shown, stop, place, inputs) as session,
     ):
-        for line in (*train.notes, *test.notes):
+        for line in dict.fromkeys((*train.notes, *test.notes)):
             session.note(line)
         train, moved = settled(train, mesh and mesh[0], cloud and cloud[0])
         if moved:
@@ -315,7 +315,7 @@ def _start(data: Path, train: PosedImages, config: FitConfig, seed: int, session
         generator = torch.Generator().manual_seed(seed)
         init = init_points(data, train, config.points or 0, generator, part(report, 0.0, 0.4))
         if init.source == "random":
-            session.note(f"{data} has no body.npz and no points3d.ply: starting from random points")
+            session.note(f"{data} has no body.npz and no point cloud: starting from random points")
         rest = part(report, 0.4, 1.0)
         fitting = begin(init, train, appearance, generator, session.device, config.exposure, rest)
         report(1.0)

@@ -73,7 +73,7 @@ def init_points(
     report: Report = unheard,
 ) -> PointInit:
     """`count` points, on the CPU, in the world of the views: even over the surface of body.npz and its
-    accessories, else of points3d.ply (repeated or subsampled), else even inside the silhouettes. Raises
+    accessories, else of the cloud (repeated or subsampled), else even inside the silhouettes. Raises
     UserError as the loaders do."""
     from_files = posed.placement.inverse()
     mesh = load_body_mesh(folder)
