@@ -5,8 +5,8 @@ transforms_train.json and, optionally, transforms_test.json and transforms_val.j
 length for all frames or each: `camera_angle_x` in radians or `fl_x` (`fl_y`, `cx`, `cy`, `w`, `h`) in pixels.
 Optionally, a triangle mesh (body.npz) or a point cloud (points3d.ply) to initialise the Gaussians on.
 
-World: right-handed, of any origin, unit and axes; `scene.settled` moves it. Any defect raises a UserError that
-names the file. Nothing is unpickled, and no file_path may lead out of the folder.
+World: right-handed, of any origin, unit and axes; `scene.settled` moves it. Any defect raises a UserError
+that names the file. Nothing is unpickled, and no file_path may lead out of the folder.
 """
 
 from __future__ import annotations
