@@ -281,9 +281,8 @@ def evaluate(
     from specularip.captures.load import load_posed_images
     from specularip.files import to_json, write_json
     from specularip.lpips import NO_LPIPS, find_lpips
-    from specularip.metrics import MATCHED
+    from specularip.metrics import MATCHED, nothing_shown
     from specularip.metrics import evaluate as measure
-    from specularip.metrics import nothing_shown
     from specularip.raster.cuda import pick_device
 
     loaded = load(avatar)
@@ -365,8 +364,9 @@ def render(
             white where near.
         compare: Side by side: without highlights on the left, with them on the right.
         views: Number of views around the person in a contact sheet.
-        path: JSON file of key frames for a video, in the avatar's own world (metres, z up, about its middle): {"keyframes": [{"time": 0, "azimuth_deg": 0}, {"time": 3,
-            "azimuth_deg": 180, "distance": 1}]}; also elevation_deg, fov_y_deg and target ([x, y, z]).
+        path: JSON file of key frames for a video: {"keyframes": [{"time": 0, "azimuth_deg": 0}, {"time": 3,
+            "azimuth_deg": 180, "distance": 1}]}; also elevation_deg, fov_y_deg and target ([x, y, z]),
+            in the avatar's own world: metres, z up.
         frames: Number of frames in a turntable, evenly spaced over 360 degrees.
         fps: Frames per second of a video.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.

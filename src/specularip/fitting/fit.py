@@ -121,8 +121,8 @@ def fit(
         folder.write_png("preview.png", picture)
         if not shown_there:
             session.note(
-                "preview.png is empty: the avatar cannot be seen in the training views; check their alpha or masks, "
-                "and whether the cameras look at one subject"
+                "preview.png is empty: the avatar cannot be seen in the training views; check their alpha or "
+                "masks, and whether the cameras look at one subject"
             )
         with session.timed("evaluate"):
             metrics = evaluate(avatar.to(place), test, lpips)
@@ -380,8 +380,8 @@ def _finished_avatar(fitting: Fitting, data: Path, seed: int, placement: Placeme
 
 
 def _preview(avatar: Avatar, train: PosedImages) -> tuple[Tensor, bool]:
-    """[h, 4w, 3] in 0..1, on the CPU: four of the cameras' views, evenly spaced, of one height. And whether they
-    show anything."""
+    """[h, 4w, 3] in 0..1, on the CPU: four of the cameras' views, evenly spaced, of one height. And whether
+    they show anything."""
     cameras = [train[len(train) * k // 4].camera for k in range(4)]
     height = min(PREVIEW_SIZE, *(round(PREVIEW_SIZE * c.height / c.width) for c in cameras))
     height = max(1, min(height, cameras[0].height))
