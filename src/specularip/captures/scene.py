@@ -31,11 +31,14 @@ ROUGH_SIZES, ROUGH_OFFSET = (0.3, 6.0), 0.5
 TILT_DEG = 30.0
 """Up axes within this angle of z are taken as z."""
 LOOKS_AWAY_DEG = 20.0
-"""Cameras whose axis misses the centre by more than this, and by three times the median, are outliers."""
+"""Cameras whose axis misses the centre by more than this, as seen from a typical camera, and by three times the
+median, are outliers."""
 LEVEL = math.sin(math.radians(20.0))
 """Sine of the largest angle between the horizon and the picture's edge that is along it."""
 QUARTER_TURN = 0.7
 """How much a picture on its side counts for an up axis, relative to an upright one."""
+NEARLY = 0.9
+"""An axis agrees nearly as well as the best from this share of its agreement on."""
 GRID, MAX_VIEWS = 48, 40
 """Points a side in which silhouettes are looked up, and views that are."""
 MIN_SEEN, MIN_INSIDE = 0.3, 0.9
@@ -130,22 +133,28 @@ def common_view(cameras: Sequence[Cameras]) -> tuple[Tensor, float, list[int]]:
     positions = torch.cat([camera.positions for camera in cameras]).double()
     forward = torch.cat([camera.viewmats[:, 2, :3] for camera in cameras]).double()
     count = len(cameras)
-    weights = torch.ones(count, dtype=torch.float64)
-    centre = nearest_to_axes(positions, forward, weights)
-    for _ in range(30):  # least absolute distances, which a few strays do not move
-        to_centre = centre - positions
-        miss = (to_centre - (to_centre * forward).sum(-1, keepdim=True) * forward).norm(dim=-1)
+    spread = (positions - positions.median(0).values).norm(dim=-1).median()
+    centre = (positions + spread * forward).median(0).values
+    for _ in range(30):  # to least absolute distances, which a few strays do not move
+        miss = _miss(centre, positions, forward)
         weights = 1 / miss.clamp_min(1e-3 * float(miss.median()) + 1e-12)
         centre = nearest_to_axes(positions, forward, weights / weights.mean())
-    to_centre = F.normalize(centre - positions, dim=-1)
-    angle = torch.rad2deg(torch.acos((to_centre * forward).sum(-1).clamp(-1, 1)))
-    keep = angle <= max(LOOKS_AWAY_DEG, 3 * float(angle.median()))
+    # By distance: an axis from far away that passes by at a small angle would pull, too.
+    miss, to_centre = _miss(centre, positions, forward), centre - positions
+    reach = math.tan(math.radians(LOOKS_AWAY_DEG)) * float(to_centre.norm(dim=-1).median())
+    keep = (miss <= max(reach, 3 * float(miss.median()))) & ((to_centre * forward).sum(-1) > 0)
     if 2 * int(keep.sum()) < count or count < 3:
         keep = torch.ones(count, dtype=torch.bool)
     centre = nearest_to_axes(positions[keep], forward[keep], torch.ones(int(keep.sum()), dtype=torch.float64))
     inliers = keep.nonzero()[:, 0].tolist()
     radius = median(view_radius(cameras[index], centre) for index in inliers)
     return centre, max(radius, 1e-6), inliers
+
+
+def _miss(centre: Tensor, positions: Tensor, forward: Tensor) -> Tensor:
+    """How far optical axes pass from a point, [V]."""
+    to_centre = centre - positions
+    return (to_centre - (to_centre * forward).sum(-1, keepdim=True) * forward).norm(dim=-1)
 
 
 def view_radius(camera: Cameras, centre: Tensor) -> float:
@@ -191,14 +200,15 @@ def up_axis(cameras: Sequence[Cameras], centre: Tensor) -> Tensor:
         candidates.append(_least(rows))
     candidates += [-axis for axis in candidates]
     best = max(candidates, key=agreement)
-    # Again from the pictures that agree, so that the others do not tilt it.
+    # Then exactly across the level edges of the pictures that agree: the mean of what points up leans to where
+    # the cameras are not.
     level = torch.where((right @ best).abs()[:, None] < LEVEL, right, up)
     agree = (level @ best).abs() < LEVEL
     finer = _least(level[agree]) if int(agree.sum()) >= 3 else best
     finer = finer if float(finer @ best) > 0 else -finer
-    best = max((best, finer), key=agreement)
+    best = finer if agreement(finer) >= NEARLY * agreement(best) else best
     z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
-    return z if agreement(z) >= 0.9 * agreement(best) else best
+    return z if agreement(z) >= NEARLY * agreement(best) else best
 
 
 def _agreement(axis: Tensor, right: Tensor, up: Tensor) -> float:
