@@ -34,6 +34,7 @@ diffusion
 diffusion.fast
 diffusion.loading
 training
+registration
 fitting
 stages
 presets

@@ -270,8 +270,8 @@ class Avatar:
         """The binding. Raises UserError if there is none."""
         if self.binding is None:
             raise UserError(
-                "this avatar has no skeleton to move: only avatars that `specularip generate` made have one, "
-                "in their avatar.safetensors"
+                "this avatar has no skeleton to move: those that `specularip generate` or `fit --body` made "
+                "have one, in their avatar.safetensors"
             )
         return self.binding
 

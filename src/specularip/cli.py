@@ -145,6 +145,7 @@ def fit(
     out: Annotated[Path, arg(metavar="DIR")],
     iterations: int | None = None,
     points: int | None = None,
+    body: bool = False,
     exposure: Literal["auto", "on", "off"] = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
@@ -165,6 +166,9 @@ def fit(
     The subject may stand anywhere, in any unit and with any axis up: it is moved to the origin, to metres and
     to z up, unless it is there already, and .ply, .spz, .sog and .glb are written in the world of DATA.
 
+    With --body, the body model is fitted to the images first: the Gaussians start on it, and the avatar has a
+    skeleton for `specularip animate`. The images need alpha and show one person with limbs apart.
+
     Writes avatar.safetensors, avatar.ply, preview.png (four views), report.json with the metrics,
     metrics.jsonl and checkpoints/ to the folder DIR.
 
@@ -177,6 +181,7 @@ def fit(
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
         iterations: Training steps, one image each. If omitted, 7000 on a GPU and 1500 on the CPU.
         points: Number of initial Gaussians. If omitted, 100000 on a GPU and 20000 on the CPU.
+        body: Fit the body model to the images, which takes half a minute, and bind the avatar to it.
         exposure: Whether to compensate exposure and white balance that differ between the images; auto does
             where they differ by more than highlights explain. Evaluation then matches them, too.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
@@ -204,7 +209,8 @@ def fit(
                 from specularip.fitting.fit import fit as run
                 from specularip.fitting.settings import FitConfig
 
-                given: dict[str, Any] = {"iterations": iterations, "points": points, "exposure": exposure}
+                given: dict[str, Any] = {"iterations": iterations, "points": points}
+                given |= {"exposure": exposure, "body": body}
                 run(
                     data,
                     out,
