@@ -31,10 +31,11 @@ VERBS = COPULAS | frozenset(
 FUNCTION = DETERMINERS | PREPOSITIONS | CONJUNCTIONS | RELATIVES | PRONOUNS | VERBS
 """Words between phrases."""
 DEGREES = frozenset(
-    "very quite rather so too really extremely fairly pretty somewhat slightly particularly especially".split()
+    """very quite rather so too really extremely fairly pretty somewhat slightly particularly
+    especially""".split()
 )
 
-COLORS = frozenset(
+COLOR_NAMES = frozenset(
     """red orange yellow green blue navy purple violet pink brown beige black white grey gray silver gold
     golden turquoise teal cyan olive burgundy maroon khaki cream ivory rose crimson scarlet magenta lilac
     lavender mint coral peach tan rust""".split()
@@ -45,19 +46,20 @@ MATERIALS = frozenset(
     cloth fabric pearl pearls wooden wood glass paper straw canvas felt""".split()
 )
 THINGS = frozenset(
-    """shirt blouse tee top tank polo sweater jumper pullover hoodie cardigan jacket coat blazer vest waistcoat
-    gilet dress gown frock robe suit tuxedo uniform costume outfit clothes clothing clothe garment attire look
-    dungaree overall jumpsuit trouser pant jean chino short skirt legging tight shoe boot sneaker trainer heel
-    sandal loafer slipper sock stocking hat cap beanie helmet hood beret fedora bonnet crown tiara turban hijab
-    headscarf headband bandana glove mitten belt scarf tie bow collar cuff sleeve button zip zipper pocket
-    strap lapel hem buckle brooch necklace chain bracelet ring earring watch bag purse backpack glasses
-    sunglasses goggles umbrella cloak cape poncho shawl apron habit kimono sari kilt bikini swimsuit trunks
-    bra underwear pyjama pajama nightgown cut fit size style fashion sized print pattern stripe check plaid
-    logo badge label trim lining colour color shade hue weave seam embroidery ribbon clip band pin comb
-    accessory accessories doll toy bed tattoo poster picture eagle gear wear kit bob-hat moccasin ballet
-    ballerinas pump pumps flats jodhpurs breeches slacks corset bodice tunic blouson parka anorak raincoat
-    mackintosh windbreaker sweatshirt armour armor mask wig veil choker pendant cravat shoelace sash cane
-    braces suspenders lipstick perfume makeup jewellery jewelry band-aid""".split()
+    """shirt blouse tee top tank polo sweater jumper pullover hoodie cardigan jacket coat blazer vest
+    waistcoat gilet dress gown frock robe suit tuxedo uniform costume outfit clothes clothing clothe
+    garment attire look dungaree overall jumpsuit trouser pant jean chino short skirt legging tight shoe
+    boot sneaker trainer heel sandal loafer slipper sock stocking hat cap beanie helmet hood beret
+    fedora bonnet crown tiara turban hijab headscarf headband bandana glove mitten belt scarf tie bow
+    collar cuff sleeve button zip zipper pocket strap lapel hem buckle brooch necklace chain bracelet
+    ring earring watch bag purse backpack glasses sunglasses goggles umbrella cloak cape poncho shawl
+    apron habit kimono sari kilt bikini swimsuit trunks bra underwear pyjama pajama nightgown cut fit
+    size style fashion sized print pattern stripe check plaid logo badge label trim lining colour color
+    shade hue weave seam embroidery ribbon clip band pin comb accessory accessories doll toy bed tattoo
+    poster picture eagle gear wear kit bob-hat moccasin ballet ballerinas pump pumps flats jodhpurs
+    breeches slacks corset bodice tunic blouson parka anorak raincoat mackintosh windbreaker sweatshirt
+    armour armor mask wig veil choker pendant cravat shoelace sash cane braces suspenders lipstick
+    perfume makeup jewellery jewelry band-aid""".split()
 )
 """Garments and other objects, and what garments consist of, in the singular."""
 COMPOUND_THING = re.compile(
@@ -78,15 +80,15 @@ JOINED = {
     phrase: phrase.replace(" ", "-")
     for phrase in (
         "middle aged", "well built", "heavy set", "african american", "non binary", "mother of pearl",
-        "prince of wales", "prince albert", "old rose", "old gold", "old fashioned", "old school", "old money",
-        "baby doll", "baby blue", "baby pink", "young at heart",
+        "prince of wales", "prince albert", "old rose", "old gold", "old fashioned", "old school",
+        "old money", "baby doll", "baby blue", "baby pink", "young at heart",
     )
 }  # fmt: skip
 """Several words of one meaning, which is not that of its parts."""
 
 NEGATORS = frozenset(
-    """no not without never neither nor hardly barely scarcely sans minus lacking lacks cannot isnt wasnt arent
-    doesnt dont didnt hasnt wont cant""".split()
+    """no not without never neither nor hardly barely scarcely sans minus lacking lacks cannot isnt
+    wasnt arent doesnt dont didnt hasnt wont cant""".split()
 )
 NEGATOR_PAIRS = frozenset(
     {("rather", "than"), ("instead", "of"), ("anything", "but"), ("far", "from"), ("devoid", "of")}
@@ -135,9 +137,9 @@ class Denial:
 
 def is_thing(word: str) -> bool:
     """Whether the word, or its singular, names a colour, material, garment or other object."""
-    if word in COLORS or word in MATERIALS or word in THINGS or COMPOUND_THING.fullmatch(word):
+    if word in COLOR_NAMES or word in MATERIALS or word in THINGS or COMPOUND_THING.fullmatch(word):
         return True
-    return any(word.endswith(end) and word[: -len(end)] in THINGS | COLORS for end in ("s", "es"))
+    return any(word.endswith(end) and word[: -len(end)] in THINGS | COLOR_NAMES for end in ("s", "es"))
 
 
 def normalized(text: str) -> str:
@@ -207,7 +209,7 @@ def denials(found: list[Word]) -> list[Denial]:
     while i < len(found):
         start = _negator(found, i)
         word = found[i].text
-        if word.startswith("non-") and word != "non-binary" or word.endswith("-free"):
+        if (word.startswith("non-") and word != "non-binary") or word.endswith("-free"):
             result.append(Denial(i, i, i))
         if start == i:
             i += 1
@@ -239,7 +241,7 @@ def _reach(found: list[Word], first: int, start: int) -> int:
         word = found[k]
         if word.after_mark and not (content and _in_list(found, k)):
             break
-        if word.text in ("or", "nor") or _negator(found, k) > k and content == 0:
+        if word.text in ("or", "nor") or (_negator(found, k) > k and content == 0):
             continue
         if _negator(found, k) > k or word.text in CONJUNCTIONS or word.text in RELATIVES:
             break
@@ -250,7 +252,7 @@ def _reach(found: list[Word], first: int, start: int) -> int:
             break
     adjectives = found[first].text in DENY_ADJECTIVES or found[first].text.endswith("n't")
     if content > 1 and adjectives and found[start].content and found[last - 1].content:
-        noun = found[last].thing and found[last].text not in COLORS | MATERIALS
+        noun = found[last].thing and found[last].text not in COLOR_NAMES | MATERIALS
         if noun or (first and found[first - 1].text in DETERMINERS):
             last -= 1  # "a red, not blue dress", "a not very old man"
     return last
@@ -290,10 +292,13 @@ def denied(text: str) -> list[str]:
     return [
         " ".join(word.text for word in found[d.start : d.last + 1] if word.text not in skipped)
         for d in denials(found)
+        if "-" not in found[d.first].text
     ]
 
 
-LINKS = frozenset("with wearing in and or has have having who is was that does do did are wears".split())
+LINKS = frozenset(
+    "with wearing in of and or but has have having who is was that does do did are wears".split()
+)
 """Words that a denial takes with it when it is cut out: "and with no hat"."""
 
 
@@ -308,7 +313,8 @@ def without_denials(text: str, known: Collection[str] = ()) -> tuple[str, list[s
     pieces: list[str] = []
     cut: list[str] = []
     end = 0
-    for denial in denials(found):
+    found_denials = denials(found)
+    for denial in found_denials:
         if "-" in found[denial.first].text:
             continue  # one word, which means something else to a prior
         kept = next((phrase for phrase in known if phrase == f"no {_content(found, denial)}"), "")
@@ -318,10 +324,12 @@ def without_denials(text: str, known: Collection[str] = ()) -> tuple[str, list[s
         behind = found[last + 1] if last + 1 < len(found) else None
         if behind is not None and not behind.after_mark and behind.text in ("on", "at"):
             following = found[last + 2] if last + 2 < len(found) else None
-            if following is None or following.after_mark or not following.content:
+            bound = following is not None and (following.content or following.text in DETERMINERS)
+            if following is None or following.after_mark or not bound:
                 last += 1  # "without a shirt on"
                 behind = following
-        goes_on = behind is not None and not behind.after_mark and behind.text in ("and", "but")
+        chain = any(other.first == last + 2 for other in found_denials)  # "no hat and no gloves"
+        goes_on = not chain and behind is not None and not behind.after_mark and behind.text in ("and", "but")
         beneath = behind is not None and not behind.after_mark and behind.text in ("under", "beneath")
         if goes_on or beneath:
             last += 1  # "not red but blue", "in no hat and a coat", "no shirt under his jacket"
@@ -336,9 +344,11 @@ def without_denials(text: str, known: Collection[str] = ()) -> tuple[str, list[s
         pieces += [before, f", {kept}" if kept else ""]
         cut.append(text[found[denial.first].start : found[denial.last].end])
         end = found[last].end
-    rest = "".join([*pieces, text[end:]])
+    if not cut:
+        return text, cut
+    rest = re.sub(r"\(\s*\)", "", "".join([*pieces, text[end:]]))
     rest = re.sub(r"\s+([,.;])", r"\1", " ".join(rest.split()))
-    rest = re.sub(r"([,;])(?:\s*[,;.])+", r"\1", rest).strip(" ,;")
+    rest = re.sub(r"([,;.])(?:\s*[,;.])+", r"\1", rest).strip(" ,;")
     return rest, cut
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from specularip.sentences import (
-    COLORS,
+    COLOR_NAMES,
     CONJUNCTIONS,
     COPULAS,
     DEGREES,
@@ -79,7 +81,7 @@ _AGE = (
     ),
     ("young youthful youth", 0.65),
 )
-_YEARS = ((0, 0.0), (1, 0.05), (3, 0.14), (10, 0.36), (15, 0.54), (22, 0.65), (30, 0.7), (50, 0.83), (70, 1.0))
+_YEARS = (0, 1, 3, 10, 15, 22, 30, 50, 70), (0.0, 0.05, 0.14, 0.36, 0.54, 0.65, 0.7, 0.83, 1.0)
 """Ages in years, and in Anny's scale as the words above have them; linear between."""
 _BUILD: tuple[tuple[str, dict[str, float]], ...] = (
     ("muscular athletic bodybuilder brawny buff strong well-built burly", {"muscle": 0.95}),
@@ -110,7 +112,8 @@ _ADJECTIVES |= {word for words_, _ in _BUILD for word in words_.split()} - {"bod
 _TRADES = frozenset(
     """person people human someone somebody anyone figure adult individual model dancer athlete runner skier
     student teacher doctor nurse soldier worker singer artist officer avatar character designer engineer
-    lawyer chef writer pianist librarian photographer scientist reporter tourist traveller traveler friend cowboy""".split()
+    lawyer chef writer pianist librarian photographer scientist reporter tourist traveller traveler friend
+    cowboy""".split()
 )
 _RELATED = {word for words_, _ in (*_GENDER[:2], *_AGE) for word in words_.split()} - _AMBIGUOUS
 _PEOPLE = (_TRADES | _RELATED | {"bodybuilder"}) - (_ADJECTIVES - {"male", "female", "senior", "infant"})
@@ -128,8 +131,8 @@ _LIKENESS = frozenset("as like with beside behind near against holding carrying 
 """What follows these is somebody else, if the text has said who the person is."""
 _LINKS = _ADJECTIVES | DEGREES | {"and", "but", "or", "a", "an", "the", "little"}
 
-_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen \
-seventeen eighteen nineteen".split()
+_UNITS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+    sixteen seventeen eighteen nineteen""".split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _NUMBERS = {word: value for value, word in enumerate(_UNITS)}
 _NUMBERS |= {
@@ -145,7 +148,8 @@ _AGES = (
     re.compile(rf"\b(?:aged|at the age of)[ -]{_NUMBER}\b"),
 )
 _DECADES = re.compile(
-    rf"\bin (?:his|her|their|my)[ -](?:(early|mid|late)[ -]?)?(\d0|{'|'.join(t[:-1] for t in _TENS)})'?(?:i?e?s)\b"
+    r"\bin (?:his|her|their|my)[ -](?:(early|mid|late)[ -]?)?"
+    rf"(\d0|{'|'.join(t[:-1] for t in _TENS)})'?(?:i?e?s)\b"
 )
 _WITHIN = {"early": 2, "mid": 5, "late": 8, None: 5}
 
@@ -162,8 +166,8 @@ def phenotype_from_text(text: str) -> Phenotype:
         i: word.text
         for i, word in enumerate(read)
         if i in heads
-        or word.text in _PRONOUNS and not word.denial
-        or word.text in _ADJECTIVES and _about_person(read, i, heads)
+        or (word.text in _PRONOUNS and not word.denial)
+        or (word.text in _ADJECTIVES and _about_person(read, i, heads))
     }
     found: dict[str, float] = {}
     used: dict[int, str] = {}
@@ -196,8 +200,8 @@ def _lexical(read: list[Word]) -> list[Word]:
     result: list[Word] = []
     for word in read:
         text = word.text.removesuffix("-looking").removesuffix("-ish")
-        parts = text.split("-")
-        if text not in _ADJECTIVES | _PEOPLE and len(parts) > 1 and all(p in _ADJECTIVES | _PEOPLE for p in parts):
+        lexicon, parts = _ADJECTIVES | _PEOPLE, text.split("-")
+        if text not in lexicon and len(parts) > 1 and set(parts) <= lexicon:
             start = word.start
             for part in parts:
                 result.append(replace(word, text=part, start=start, end=start + len(part)))
@@ -239,7 +243,7 @@ def _people(read: list[Word]) -> dict[int, bool]:
             if not named and determiner not in ("my", "his", "her", "their", "your"):
                 found[i] = False
         elif thing is not None:
-            colored = read[i + 1].text in COLORS | MATERIALS and not worn and opener != "with"
+            colored = read[i + 1].text in COLOR_NAMES | MATERIALS and not worn and opener != "with"
             if word.text == "baby" or worn or (word.text not in _PLAIN and not colored):
                 continue
             found[i] = word.text in _PLAIN and colored
@@ -300,7 +304,9 @@ def _about_person(read: list[Word], i: int, heads: set[int]) -> bool:
         if follower.thing or follower.text in _PEOPLE:
             if not _person_follows(read, k, heads):
                 return _said_of_person(read, i, heads) if follower.after_mark else False
-        if not follower.content and follower.text not in _LINKS or follower.after_mark and _closed(read, i, k):
+        if not follower.content and follower.text not in _LINKS:
+            break
+        if follower.after_mark and _closed(read, i, k):
             break
     if _said_of_person(read, i, heads):
         return True
@@ -308,8 +314,8 @@ def _about_person(read: list[Word], i: int, heads: set[int]) -> bool:
 
 
 def _person_follows(read: list[Word], k: int, heads: set[int]) -> bool:
-    """Whether word k belongs to a person that follows: "old black man", "fashion model", "red haired girl"."""
-    parts = k + 1 < len(read) and OF_PARTS.fullmatch(read[k + 1].text)
+    """Whether word k belongs to a person that follows: "old black man", "red haired girl"."""
+    parts = k + 1 < len(read) and OF_PARTS.fullmatch(read[k + 1].text) is not None
     return k + 1 in heads or (k + 2 in heads and (parts or read[k + 1].text in _LINKS))
 
 
@@ -335,7 +341,8 @@ def _said_of_person(read: list[Word], i: int, heads: set[int]) -> bool:
     if verb not in COPULAS or k == 0:
         return False
     subject = k - 1
-    if read[subject].text in _PRONOUNS | {"who", "they", "i", "that"} or subject in heads or read[subject].name:
+    known = subject in heads or read[subject].name
+    if known or read[subject].text in _PRONOUNS | {"who", "they", "i", "that"}:
         return True
     if read[subject].thing:
         return _opener(read, subject)[0] in _WORN | {"with"}  # "the woman in the red dress is tall"
@@ -364,7 +371,4 @@ def _years(text: str, read: list[Word]) -> tuple[int, str, float] | None:
 
 def _age(years: float) -> float:
     """Anny's age of so many years."""
-    for (low, first), (high, second) in zip(_YEARS, _YEARS[1:]):
-        if years <= high:
-            return first + (second - first) * (years - low) / (high - low)
-    return 1.0
+    return float(np.interp(years, *_YEARS))

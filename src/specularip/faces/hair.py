@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from specularip.sentences import COLORS, FUNCTION, affirmed, denied, is_thing
+from specularip.sentences import COLOR_NAMES, affirmed, denied, is_thing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,15 +25,19 @@ HAIR = "hair|haired|bob|ponytail|pony tail|braids?|plaits?|bun|afro|curls|locks|
 ALONE = "blonde blond brunette ginger"
 """Colours that are nouns: "a blonde in a red coat"."""
 _SHORN = re.compile(r"\b(?:bald|hairless|(?:shaved|shaven) head)\b")
-_NAMED = re.compile(rf"\b(?:{HAIR}|blondes?|blonds?|brunettes?|redhead|(?:[a-z]+-)?haired)\b")
+_NAMED = re.compile(rf"\b(?:{HAIR}|blondes?|blonds?|brunettes?|redhead|ginger|(?:[a-z]+-)?haired)\b")
 _NONE = re.compile(r"(?:any )?hair(?: on .*)?")
 
 
 def _own(pattern: str | re.Pattern[str], said: str) -> bool:
-    """Whether the pattern is found where it says no kind of a thing: not as in "a camel hair coat"."""
+    """Whether the pattern is found in a text of `affirmed`, and neither says the kind of a thing ("a camel
+    hair coat") nor has one in its group ("red dress long hair")."""
     for match in re.finditer(pattern, said):
-        following = re.match(r"[ -]([a-z]+)(?:[ -]([a-z]+))?", said[match.end() :])
-        if following is None or following[1] in FUNCTION or not (is_thing(following[1])):
+        between = re.findall(r"[a-z]+", "".join(group or "" for group in match.groups()))
+        if any(is_thing(word) and word not in COLOR_NAMES for word in between):
+            continue
+        following = re.match(r"[ -]([a-z]+)", said[match.end() :])
+        if following is None or not is_thing(following[1]):
             return True
     return False
 
@@ -49,9 +53,9 @@ def names_hair(text: str) -> bool:
 
 
 def _told(word: str) -> str:
-    """The pattern of a colour said of hair; its group: what stands between."""
+    """The pattern of a colour said of hair."""
     if word in ALONE.split():
-        return rf"\b{word}\b()"
+        return rf"\b{word}\b"
     # At most two words between: "white curly hair", but not "a black dress and long hair".
     return rf"\b{word}((?:[ -](?!and\b|with\b|in\b)[a-z]+){{0,2}})[ -](?:{HAIR})\b"
 
@@ -66,10 +70,6 @@ def told_hair(text: str, crop: Tensor) -> Tensor | None:
         return cheeks.flatten(1).median(1).values
     for words, color in COLORS:
         for word in words.split():
-            if any(
-                not any(is_thing(between) and between not in COLORS for between in re.findall(r"[a-z]+", match[1]))
-                and _own(re.compile(re.escape(match[0]) + r"\b"), said[match.start() :])
-                for match in re.finditer(_told(word), said)
-            ):
+            if _own(_told(word), said):
                 return crop.new_tensor(color)
     return None
