@@ -56,6 +56,7 @@ def generate(
     low_memory: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    force: bool = False,
     view: bool = False,
     settings: Settings = (),
 ) -> None:
@@ -82,6 +83,7 @@ def generate(
         low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Deletes only files that a run writes.
+        force: Go on with a text of which no word is understood.
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
         settings: Change settings of the preset by their names in report.json, such as expression=photo (the
@@ -108,7 +110,9 @@ def generate(
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
-    check_inputs(text, photos, out, resume, overwrite, config.detects_face)
+    check_inputs(
+        text, photos, out, resume, overwrite, config.detects_face, prior=config.prior.path, force=force
+    )
     with ExitStack() as page:
         try:
             with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
@@ -124,6 +128,7 @@ def generate(
                     seed=seed,
                     resume=resume,
                     overwrite=overwrite,
+                    force=force,
                     photo_weight=config.photo_weight,
                     low_memory=low_memory,
                     config=config,
