@@ -57,6 +57,7 @@ def generate(
     low_memory: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    force: bool = False,
     view: bool = False,
     settings: Settings = (),
 ) -> None:
@@ -86,6 +87,7 @@ def generate(
         low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Deletes only files that a run writes.
+        force: Go on with a text of which no word is understood.
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
         settings: Change settings of the preset by their names in report.json, such as expression=photo (the
@@ -112,7 +114,17 @@ def generate(
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
-    check_inputs(text, photos, out, resume, overwrite, config.detects_face, init)
+    check_inputs(
+        text,
+        photos,
+        out,
+        resume,
+        overwrite,
+        config.detects_face,
+        init=init,
+        prior=config.prior.path,
+        force=force,
+    )
     with ExitStack() as page:
         try:
             with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
@@ -129,6 +141,7 @@ def generate(
                     resume=resume,
                     overwrite=overwrite,
                     init=init,
+                    force=force,
                     photo_weight=config.photo_weight,
                     low_memory=low_memory,
                     config=config,
@@ -161,13 +174,13 @@ def fit(
 ) -> None:
     """Fit an avatar to posed images: photographs, renders or generated views with known cameras.
 
-    The folder DATA has the layout of NeRF-synthetic: transforms_train.json with the cameras (camera_angle_x
-    or fl_x; per frame file_path and a 4x4 camera-to-world transform_matrix, OpenGL axes) and the images
-    it names, preferably PNG with alpha. If there is a transforms_test.json, the result is evaluated on its
-    views.
+    The folder DATA is a capture as tools write it: transforms.json (nerfstudio, instant-ngp),
+    transforms_train.json (NeRF-synthetic), COLMAP's sparse/0 with images/, Polycam's or Record3D's export.
+    Lenses may distort, images may differ in size; masks are used. docs/captures.md has the details. The
+    result is evaluated on the test split: of its own file or list, else every eighth image.
 
     The Gaussians are initialised on the triangle mesh in body.npz (arrays v and f) if there is one,
-    else on points3d.ply, else at random within the cameras' view.
+    else on the capture's point cloud, else at random within the cameras' view.
 
     The subject may stand anywhere, in any unit and with any axis up: it is moved to the origin, to metres and
     to z up, unless it is there already, and .ply, .spz, .sog and .glb are written in the world of DATA.
@@ -182,7 +195,7 @@ def fit(
     Example: specularip fit glossy/satin --out out/satin
 
     Args:
-        data: Folder with transforms_train.json and at least 3 images, all of one size.
+        data: Folder of a capture with at least 3 images.
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
         iterations: Training steps, one image each. If omitted, 7000 on a GPU and 1500 on the CPU.
         points: Number of initial Gaussians. If omitted, 100000 on a GPU and 20000 on the CPU.
@@ -217,12 +230,8 @@ def fit(
                 from specularip.fitting.fit import fit as run
                 from specularip.fitting.settings import FitConfig
 
-                given: dict[str, Any] = {
-                    "iterations": iterations,
-                    "points": points,
-                    "body": body,
-                    "exposure": exposure,
-                }
+                given: dict[str, Any] = {"iterations": iterations, "points": points}
+                given |= {"exposure": exposure, "body": body}
                 run(
                     data,
                     out,
@@ -289,8 +298,8 @@ def evaluate(
 
     Args:
         avatar: A run folder, or an avatar file (.safetensors, .ply).
-        data: Folder with posed images in the layout of NeRF-synthetic, see `fit`.
-        split: Which transforms_*.json of the folder to use, preferably one that the avatar was not fitted to.
+        data: Folder of a capture, see `fit`.
+        split: Which of its images to use, preferably ones that the avatar was not fitted to.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         out: JSON file for the metrics. A dash (-) prints the JSON instead of the table.
     """
@@ -300,9 +309,8 @@ def evaluate(
     from specularip.captures.load import load_posed_images
     from specularip.files import to_json, write_json
     from specularip.lpips import NO_LPIPS, find_lpips
-    from specularip.metrics import MATCHED
+    from specularip.metrics import MATCHED, nothing_shown
     from specularip.metrics import evaluate as measure
-    from specularip.metrics import nothing_shown
     from specularip.raster.cuda import pick_device
 
     loaded = load(avatar)
@@ -384,8 +392,9 @@ def render(
             white where near.
         compare: Side by side: without highlights on the left, with them on the right.
         views: Number of views around the person in a contact sheet.
-        path: JSON file of key frames for a video, in the avatar's own world (metres, z up, about its middle): {"keyframes": [{"time": 0, "azimuth_deg": 0}, {"time": 3,
-            "azimuth_deg": 180, "distance": 1}]}; also elevation_deg, fov_y_deg and target ([x, y, z]).
+        path: JSON file of key frames for a video: {"keyframes": [{"time": 0, "azimuth_deg": 0}, {"time": 3,
+            "azimuth_deg": 180, "distance": 1}]}; also elevation_deg, fov_y_deg and target ([x, y, z]),
+            in the avatar's own world: metres, z up.
         frames: Number of frames in a turntable, evenly spaced over 360 degrees.
         fps: Frames per second of a video.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.

@@ -46,6 +46,7 @@ from specularip.presets import preset_config, with_low_memory
 from specularip.progress import Progress
 from specularip.registration.splats import RegisteredSplats, register_splats
 from specularip.run_folder import RunFolder
+from specularip.sentences import denied, normalized, symbols, without_denials
 from specularip.stages.given_start import start_from_splats
 from specularip.stages.guide import EncodedFace, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
@@ -83,6 +84,7 @@ def generate(
     resume: bool = False,
     overwrite: bool = False,
     init: str | Path | None = None,
+    force: bool = False,
     photo_weight: float | None = None,
     low_memory: bool = False,
     config: Config | None = None,
@@ -93,8 +95,8 @@ def generate(
 
     image: one photo, or up to eight of the same person. init: a person as 3D Gaussians to start from, any
     file that `sip.load` reads, instead of from views that the prior draws. config replaces the preset; seed
-    still comes from the arguments, and so do photo_weight and low_memory if given. live: a page that shows
-    the run. Under torchrun, the processes share each step's views (`training.parallel`). Raises UserError for
+    still comes from the arguments, and so do photo_weight and low_memory if given. force: go on with a text
+    of which no word is understood. live: a page that shows the run. Under torchrun, the processes share each step's views (`training.parallel`). Raises UserError for
     input that the user can correct (see `inputs.check_inputs`) and for a machine without the memory or GPU
     needed, KeyboardInterrupt after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
     """
@@ -103,7 +105,17 @@ def generate(
         config = replace(config, photo_weight=photo_weight)
     if low_memory:
         config = with_low_memory(config)
-    inputs = check_inputs(text, image, out, resume, overwrite, config.detects_face, init)
+    inputs = check_inputs(
+        text,
+        image,
+        out,
+        resume,
+        overwrite,
+        config.detects_face,
+        init=init,
+        prior=config.prior.path,
+        force=force,
+    )
     if not 0 <= config.photo_weight <= 1:
         raise UserError(f"--photo-weight is {config.photo_weight}: it must lie between 0 and 1")
     check_gpu(config)
@@ -208,7 +220,8 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     text = readable(prior, told, note)
     face, other = read_faces(prior, faces, inputs, told, config, note)
     painted = None if head is None else head.face
-    guide = Guide(prior, PromptBook(prior), text, face, body.to(device), config, other, painted)
+    against = denied(told) if prior.vocabulary is None else []
+    guide = Guide(prior, PromptBook(prior), text, face, body.to(device), config, other, painted, against)
     for guidance in (config.guidance, config.scr.guidance or config.guidance):
         guide.identity(guidance)
     if device.type == "cuda":
@@ -228,6 +241,13 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
 
 def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
     """The part of a text that the prior reads. note: receives lines for the user about the rest."""
+    told = normalized(text)
+    text, left_out = without_denials(told, () if prior.vocabulary is None else prior.vocabulary.denials)
+    text = text or told
+    if left_out and text != told:
+        quoted = ", ".join(f"'{phrase}'" for phrase in left_out)
+        where = "left out" if prior.vocabulary is not None else "moved to the negative prompt"
+        note(f"a prior draws what its text denies, so this is {where}: {quoted}")
     if prior.vocabulary is not None:
         rest, beyond = one_standing_person(text)
         text = rest or text
@@ -243,6 +263,7 @@ def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
         text = text[: len(text) - len(cut)].strip()
         note(f"the text is longer than the prior's token limit; this part is left out: '{cut}'")
     unknown = [word for word in prior.unknown_words(text) if any(c.isalnum() for c in word)]
+    unknown += symbols(text)
     if unknown and prior.vocabulary is None:
         note(f"words outside the prior's vocabulary, ignored: {', '.join(unknown)}")
     elif unknown:

@@ -212,8 +212,8 @@ def _unturned(
 
 
 def bound_place(document: Document, skin: Any) -> np.ndarray:
-    """Where the joints of a skin put the mesh at rest, whatever its own node: float64 [4,4]. The identity where
-    they do not agree, see `read_skeleton`."""
+    """Where the joints of a skin put the mesh at rest, whatever its own node: float64 [4,4]. The identity
+    where they do not agree, see `read_skeleton`."""
     joints = _joints(document, skin)
     world = document.world_matrices()
     if any(joint not in world for joint in joints):

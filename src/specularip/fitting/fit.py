@@ -80,7 +80,7 @@ def fit(
     progress: Progress | None = None,
     live: LiveView | None = None,
 ) -> Avatar:
-    """Fit an avatar to the posed images in the folder `data` (NeRF-synthetic layout, see `captures`),
+    """Fit an avatar to the posed images in the folder `data` (in any layout of docs/captures.md),
     write it to the run folder `out` and return it, on the CPU.
 
     device: "cpu" or "cuda"; None: the GPU if CUDA and gsplat are installed. If there is a test split, the
@@ -112,7 +112,7 @@ def fit(
         stop_on_signal() as stop,
         Session(folder, shown, stop, place, inputs) as session,
     ):
-        for line in (*train.notes, *test.notes):
+        for line in dict.fromkeys((*train.notes, *test.notes)):
             session.note(line)
         checkpoint = session.resume()
         body = _registered(train, config, checkpoint, session)
@@ -142,8 +142,8 @@ def fit(
         folder.write_png("preview.png", picture)
         if not shown_there:
             session.note(
-                "preview.png is empty: the avatar cannot be seen in the training views; check their alpha or masks, "
-                "and whether the cameras look at one subject"
+                "preview.png is empty: the avatar cannot be seen in the training views; check their alpha or "
+                "masks, and whether the cameras look at one subject"
             )
         with session.timed("evaluate"):
             metrics = evaluate(avatar.to(place), test, lpips)
@@ -160,6 +160,7 @@ def fit(
                 "start": fitting.source,
                 "views": {"train": len(train), "test": len(test)},
                 "gaussians": len(avatar.gaussians),
+                "body": None if body is None else body.summary(),
                 "placement": None if avatar.placement is None else avatar.placement.pack(),
                 "metrics": metrics,
             }
@@ -376,7 +377,7 @@ def _start(
             mesh = None if standing is None else (standing.vertices, standing.faces)
             init = init_points(data, train, config.points or 0, generator, first, mesh)
         if init.source == "random":
-            session.note(f"{data} has no body.npz and no points3d.ply: starting from random points")
+            session.note(f"{data} has no body.npz and no point cloud: starting from random points")
         rest = part(report, 0.4, 1.0)
         fitting = begin(init, train, appearance, generator, session.device, config.exposure, rest)
         fitting.body = body
@@ -442,8 +443,8 @@ def _finished_avatar(fitting: Fitting, data: Path, seed: int, placement: Placeme
 
 
 def _preview(avatar: Avatar, train: PosedImages) -> tuple[Tensor, bool]:
-    """[h, 4w, 3] in 0..1, on the CPU: four of the cameras' views, evenly spaced, of one height. And whether they
-    show anything."""
+    """[h, 4w, 3] in 0..1, on the CPU: four of the cameras' views, evenly spaced, of one height. And whether
+    they show anything."""
     cameras = [train[len(train) * k // 4].camera for k in range(4)]
     height = min(PREVIEW_SIZE, *(round(PREVIEW_SIZE * c.height / c.width) for c in cameras))
     height = max(1, min(height, cameras[0].height))

@@ -74,7 +74,7 @@ def init_points(
     body: tuple[Tensor, Tensor] | None = None,
 ) -> PointInit:
     """`count` points, on the CPU, in the world of the views: even over the surface of `body`, else of
-    body.npz, and of accessories, else of points3d.ply (repeated or subsampled), else even inside the
+    body.npz, and of accessories, else of the cloud (repeated or subsampled), else even inside the
     silhouettes.
 
     body: vertices [V,3] and faces [F,3] of the person in the images, in the world of the views. Raises

@@ -72,6 +72,11 @@ class FittedBody:
         faces = f"{self.faces} images" if self.faces > 1 else "one image"
         return f"{words}, and the face in {faces} is off by {1000 * self.landmark_error:.0f} mm"
 
+    def summary(self) -> dict[str, Any]:
+        """How well it fits, as JSON values."""
+        names = ("silhouette_iou", "landmark_error", "faces")
+        return {**{name: getattr(self, name) for name in names}, "height": self.body.height}
+
     @property
     def binding(self) -> Binding:
         """The skeleton, with the stance."""

@@ -87,6 +87,7 @@ class ShapeModel:
     def __init__(self) -> None:
         anny = AnnyModel.load()
         self.anny = anny
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
         count = len(anny.regions)
         self.joint_names, self.joint_parents = anny.joint_names, anny.joint_parents
         row = phenotype_row(Phenotype())
@@ -142,8 +143,12 @@ class ShapeModel:
 
     def vertices(self, shape: PosedShape) -> Tensor:
         """Vertices [V,3] at rest."""
+        if self._last is not None and self._last[0] is shape.codes and self._last[1] is shape.head:
+            return self._last[2]  # many poses of one shape are tried
         bare = self.vertex_mean + torch.einsum("k,kvd->vd", shape.codes, self.vertex_basis)
-        return bare + torch.einsum("s,svd->vd", shape.head, self.head_shapes)
+        vertices = bare + torch.einsum("s,svd->vd", shape.head, self.head_shapes)
+        self._last = shape.codes, shape.head, vertices
+        return vertices
 
     def body(self, shape: PosedShape) -> tuple[Body, Tensor]:
         """The body in A-pose, its mid-height at the origin, and by how much [3] it was moved to be so."""

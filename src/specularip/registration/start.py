@@ -34,6 +34,8 @@ HEADINGS = 12
 RAISED_DEG = (-28.0, 0.0, 25.0, 48.0)
 """By how much arms are raised from the A-pose, where they hang 42 degrees aside."""
 BENT_DEG, FORWARD_DEG, TWISTED_DEG = (0.0, 50.0, 95.0), (0.0, 35.0), (-70.0, -35.0, 0.0, 35.0, 70.0)
+EFFORT = 4e-6
+"""What a degree of a bent elbow costs in misfit: a forearm that no image shows is straight."""
 SHOWN, FINER = (1.0, 0.8, 0.65, 0.52, 0.42, 0.33, 0.25), (0.85, 0.92, 1.0, 1.08, 1.17)
 """Shares of the body, from the crown down, that images may show, and factors to try around the best."""
 CUT_SHARE = 0.3
@@ -70,9 +72,15 @@ def with_tried_arms(
                         turns[model.joint_names.index(f"{name}.{side}")] = turns.new_tensor([1.0, 0, 0, 0])
                     _put_arm(model, turns, side, raised, forward, bent, twisted)
                     tried.append(replace(shape, turns=turns))
-        shape = min(tried, key=lambda one: misfit(model, one, views))
+        shape = min(tried, key=lambda one: misfit(model, one, views) + _effort(model, one, side))
         report(0.5 if side == "L" else 1.0)
     return shape
+
+
+def _effort(model: ShapeModel, shape: PosedShape, side: str) -> float:
+    """What a bent elbow costs."""
+    turn = shape.turns[model.joint_names.index(f"lowerarm01.{side}")]
+    return EFFORT * math.degrees(2 * math.acos(min(1.0, abs(float(turn[0])))))
 
 
 def _some(outlines: Sequence[Outline]) -> list[Outline]:
@@ -81,7 +89,12 @@ def _some(outlines: Sequence[Outline]) -> list[Outline]:
 
 def cameras_of(shape: PosedShape, outline: Outline) -> Cameras:
     """The camera of an outline in the world of the body, in metres."""
-    return shape.placement.inverse().cameras(outline.camera)
+    view = outline.camera.viewmats[0].double()
+    viewmat = torch.eye(4, dtype=torch.float64)
+    viewmat[:3, :3] = view[:3, :3] @ shape.rotation
+    viewmat[:3, 3] = (view[:3, :3] @ shape.translation + view[:3, 3]) / shape.scale
+    camera = outline.camera
+    return Cameras(viewmat[None].float(), camera.Ks, camera.width, camera.height)
 
 
 def overlap(model: ShapeModel, shape: PosedShape, outlines: Sequence[Outline]) -> float:
@@ -240,7 +253,10 @@ def _facing(trials: _Trials, cut: bool, report: Report) -> list[tuple[PosedShape
                 {**own, side: (raised, forward, bent)}
                 for raised in RAISED_DEG for forward in FORWARD_DEG for bent in BENT_DEG
             ]  # fmt: skip
-            own = min(options, key=lambda option: trials.misfit(degrees, option, shown))
+            own = min(
+                options,
+                key=lambda option: trials.misfit(degrees, option, shown) + EFFORT * option[side][2],
+            )
         result.append((trials.shape(degrees, own, shown), trials.misfit(degrees, own, shown)))
     return result
 
