@@ -96,9 +96,10 @@ def generate(
     image: one photo, or up to eight of the same person. init: a person as 3D Gaussians to start from, any
     file that `sip.load` reads, instead of from views that the prior draws. config replaces the preset; seed
     still comes from the arguments, and so do photo_weight and low_memory if given. force: go on with a text
-    of which no word is understood. live: a page that shows the run. Under torchrun, the processes share each step's views (`training.parallel`). Raises UserError for
-    input that the user can correct (see `inputs.check_inputs`) and for a machine without the memory or GPU
-    needed, KeyboardInterrupt after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
+    of which no word is understood. live: a page that shows the run. Under torchrun, the processes share each
+    step's views (`training.parallel`). Raises UserError for input that the user can correct (see
+    `inputs.check_inputs`) and for a machine without the memory or GPU needed, KeyboardInterrupt after saving
+    a checkpoint when stopped by Ctrl-C or SIGTERM.
     """
     config = replace(config or preset_config(preset), seed=seed)
     if photo_weight is not None:

@@ -96,8 +96,10 @@ def transferred(points: Tensor, source: Body, target: Body) -> Tensor:
 
 
 def visible(avatar: Avatar, name: str) -> Avatar:
-    """The Gaussians of an avatar that can be seen, with harmonics or Spherical Betas as colours, if any. name:
-    of its file. Raises UserError where so few are left that they are no person."""
+    """The Gaussians of an avatar that can be seen, with harmonics or Spherical Betas as colours, if any.
+
+    name: of its file. Raises UserError where so few are left that they are no person.
+    """
     if avatar.head is not None:
         avatar = avatar.baked("sh3")
     if isinstance(avatar.colors, Asgs):
