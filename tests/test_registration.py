@@ -92,6 +92,8 @@ def test_an_old_run_stays_where_no_body_can_be_found(tmp_path, monkeypatch):
     views = views_of(person(0), Placement.identity(), count=3, size=40)
     opaque = PosedImages(tuple(replace(v, pixels=torch.ones_like(v.pixels)) for v in views))
     monkeypatch.setattr(fitting, "load_posed_images", lambda _, split: opaque)
+    monkeypatch.setattr(fitting, "load_body_mesh", lambda _: None)
+    monkeypatch.setattr(fitting, "load_points", lambda _: None)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "report.json").write_text("{}")
     with pytest.raises(UserError, match="tell the person from the background"):
