@@ -117,7 +117,9 @@ def test_it_is_packed_as_json():
     bad = [
         None, [], {}, {**good, "more": 1}, {**good, "scale": 0.0}, {**good, "scale": "1"},
         {**good, "scale": -1.0}, {**good, "scale": math.inf}, {**good, "scale": True},
-        {**good, "rotation": [[1, 0], [0, 1]]}, {**good, "rotation": "x"}, {**good, "rotation": (2 * placement.rotation).tolist()},
+        {**good, "rotation": [[1, 0], [0, 1]]},
+        {**good, "rotation": "x"},
+        {**good, "rotation": (2 * placement.rotation).tolist()},
         {**good, "rotation": (-placement.rotation).tolist()}, {**good, "translation": [0, math.nan, 0]},
         {**good, "translation": [10**400, 0, 0]}, {**good, "translation": [[]]},
     ]  # fmt: skip

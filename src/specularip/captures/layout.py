@@ -22,7 +22,7 @@ MIN_VIEWS = 3
 
 
 def _is_pair(folder: Path) -> bool:
-    """Whether it has NeRF-synthetic's files; those of the other splits beside transforms.json belong to it."""
+    """Whether it has NeRF-synthetic's files; other splits beside transforms.json belong to that."""
     has = {name: (folder / f"transforms{name}.json").exists() for name in ("_train", "", "_test", "_val")}
     return has["_train"] or (not has[""] and (has["_test"] or has["_val"]))
 

@@ -70,8 +70,8 @@ def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | No
 
 
 def load_points(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None] | None:
-    """Points [N,3] float64 and colours [N,3] in 0..1 (None if it has none) of the capture's cloud; None without
-    one.
+    """Points [N,3] float64 and colours [N,3] in 0..1 (None if it has none) of the capture's cloud; None
+    without one.
 
     Raises UserError if it is not a point cloud (see `export.ply.read_points`), or the folder no capture.
     """
