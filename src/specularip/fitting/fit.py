@@ -39,6 +39,7 @@ from specularip.progress import Progress, Report, part, unheard
 from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device
 from specularip.registration.fit_body import FittedBody, fit_body
+from specularip.registration.outlines import outlines_of
 from specularip.run_folder import Checkpoint, RunFolder
 from specularip.specular import SpecularConfig, SpecularHead
 from specularip.stopping import stop_on_signal
@@ -96,6 +97,8 @@ def fit(
     test = load_posed_images(data, "test")
     config = resolved(config or FitConfig(), place)
     mesh, cloud = load_body_mesh(data), load_points(data)  # all is checked before an old run is replaced
+    if config.body:
+        outlines_of(train)
     lpips = find_lpips(place) if len(test) else None
     folder = RunFolder.open(folder_path, resume, overwrite)
     given = None if init is None else Given.read(init, train)
