@@ -200,7 +200,8 @@ def fit(
         iterations: Training steps, one image each. If omitted, 7000 on a GPU and 1500 on the CPU.
         points: Number of initial Gaussians. If omitted, 100000 on a GPU and 20000 on the CPU.
         exposure: Whether to compensate exposure and white balance that differ between the images; auto does
-            where they differ by more than highlights explain. Evaluation then matches them, too.
+            where they differ by more than highlights explain, unless the first points are random. Evaluation
+            then matches them, too.
         body: Fit the body model to the images, which takes half a minute, and bind the avatar to it.
         init: 3D Gaussians of the same person to start from (.ply, .spz, .sog, .glb, .safetensors, or a run
             folder): made from the same images, or by any other program in any pose; then --body is implied.

@@ -240,7 +240,9 @@ def begin(
     init, train = init.to(device), train.to(device, pixels=False)
     params = init.params()
     observations = observe(params, init.spacing, train.views, part(report, 0.0, 0.2))
-    gains = None if exposure == "off" else estimated_gains(observations)
+    # Random points lie within the person: two sides of different colours look like two exposures there.
+    wanted = exposure == "on" or (exposure == "auto" and init.source != "random")
+    gains = estimated_gains(observations) if wanted else None
     if gains is not None and exposure == "auto" and not differ(gains):
         gains = None
     if gains is not None:
