@@ -9,6 +9,7 @@ from typing import Literal
 from specularip.avatar import SUFFIXES, load
 from specularip.avatar_file import FILE_NAME
 from specularip.errors import UserError
+from specularip.files import check_writable
 from specularip.progress import Progress
 from specularip.raster.cuda import pick_device
 from specularip.viewing.bake_cache import bake_and_keep, file_for, fingerprint, kept
@@ -42,6 +43,7 @@ def export(
         raise UserError(f"cannot write motions to {out}: only .glb and .html hold them")
     if betas and suffix != ".ply":
         raise UserError(f"cannot write Spherical Betas to {out}: only .ply holds them")
+    check_writable(out)
     avatar = load(source)
     clips = clips_for(avatar.binding, motions) if moves else []
     if bake and moves and avatar.head is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -29,7 +31,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     OSError (disk full, no permission) becomes a UserError.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The permissions that `open` sets. Not from os.umask, whose change other threads would see.
@@ -46,6 +48,52 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         except OSError:
             pass  # the folder may be missing or read-only: the first error has been raised
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Try now what `atomic_path` will do later, and leave nothing behind: create a file beside `path`, or in
+    the nearest folder above it that exists. Raises UserError if that fails or `path` is a folder."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder")
+        folder = existing_folder(path.parent)
+        trial = _temporary(folder / path.name)  # its name is longer than the file's
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def check_space(folder: str | os.PathLike[str], needed: float, what: str) -> None:
+    """Raise UserError if the disk of `folder`, which need not exist yet, has less than `needed` bytes
+    free."""
+    try:
+        usage = shutil.disk_usage(existing_folder(Path(folder)))
+    except OSError:
+        return  # some network file systems do not say
+    if usage.total and usage.free < needed:
+        raise UserError(
+            f"{what} may take {_size(needed)} and the disk of {folder} has {_size(usage.free)} free: "
+            "make room, or use another --out"
+        )
+
+
+def existing_folder(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists. Raises NotADirectoryError if a file is there."""
+    while not path.exists():
+        path = path.parent
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{path} is a file")
+    return path
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:

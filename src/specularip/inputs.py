@@ -8,11 +8,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from specularip.bounds import as_option, check_settings
 from specularip.errors import UserError
 from specularip.faces.photo import Photo, clearest, read_photo
-from specularip.run_folder import RunFolder
+from specularip.ffmpeg import find_ffmpeg
+from specularip.files import check_space
+from specularip.options import VIDEO_BYTES
+from specularip.run_folder import RunFolder, run_bytes
+from specularip.stages.settings import Config
 
 MAX_PHOTOS = 8
+OPTIONS = ("seed", "photo_weight")
+"""Settings that are options of the command."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,30 @@ class Inputs:
     identity: Photo
     out: Path
     notes: tuple[str, ...]
+
+
+def check_run(config: Config, out: str | Path) -> None:
+    """Check, in a second, the settings of a run and what it will need at its end; changes nothing.
+
+    Raises UserError for settings out of bounds, for views that do not divide among torchrun's processes, for
+    an ffmpeg that does not run, and for a disk with too little room for the run's files.
+    """
+    check_settings(config, lambda name: as_option(name) if name in OPTIONS else name)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    for part, views in (
+        ("seid", config.seid.views_per_step),
+        ("start.fit", config.start.fit.views_per_step),
+        ("scr", config.scr.views_per_step),
+    ):
+        if views % processes:
+            raise UserError(
+                f"{part}.views_per_step must be a multiple of the {processes} processes, got {views}: "
+                f"add --set {part}.views_per_step={processes * -(-views // processes)}"
+            )
+    find_ffmpeg()
+    points = max(config.seid.points, config.seid.max_points)
+    video = config.turntable_frames * config.turntable_size**2 * VIDEO_BYTES
+    check_space(out, run_bytes(points, config.scr.target_pixels) + video, "the run")
 
 
 def check_inputs(

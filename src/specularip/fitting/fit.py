@@ -15,11 +15,12 @@ from torch import Tensor
 
 from specularip import raster, specular
 from specularip.avatar import Avatar
+from specularip.bounds import Seed, check_settings, check_value
 from specularip.cameras import Cameras
 from specularip.captures.load import load_posed_images
 from specularip.captures.mesh import load_points
 from specularip.captures.views import PosedImages
-from specularip.errors import UserError
+from specularip.files import check_space
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
 from specularip.fitting.observations import observe
 from specularip.fitting.point_init import PointInit, init_points, neighbours
@@ -31,7 +32,8 @@ from specularip.metrics import SSIM_WINDOW, evaluate, ssim_map
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device
-from specularip.run_folder import RunFolder
+from specularip.run_folder import RunFolder, run_bytes
+from specularip.run_lock import locked
 from specularip.specular import SpecularConfig, SpecularHead
 from specularip.stopping import stop_on_signal
 from specularip.training.optimizer import set_rates
@@ -78,22 +80,43 @@ def fit(
     Raises UserError for data or folders that the user can correct, KeyboardInterrupt after saving a
     checkpoint when stopped by Ctrl-C or SIGTERM.
     """
+    check_value("seed", seed, Seed)
     place = pick_device(device)
+    config = resolved(config or FitConfig(), place)
     folder_path = RunFolder.check(out, resume, overwrite)
+    check_space(out, run_bytes(config.points or 0), "the run")
+    with locked(folder_path) as warning:
+        return _fit(data, folder_path, config, place, seed, resume, overwrite, warning, progress, live)
+
+
+def _fit(
+    data: str | Path,
+    out: Path,
+    config: FitConfig,
+    place: torch.device,
+    seed: int,
+    resume: bool,
+    overwrite: bool,
+    warning: str,
+    progress: Progress | None,
+    live: LiveView | None,
+) -> Avatar:
+    """`fit`, its options checked and the folder `out` locked. warning: a line for the report, or ""."""
     train = load_posed_images(data, "train")
     test = load_posed_images(data, "test")
-    config = resolved(config or FitConfig(), place)
     load_points(data)  # all input is checked before an old run is replaced
     lpips = find_lpips(place) if len(test) else None
-    folder = RunFolder.open(folder_path, resume, overwrite)
+    folder = RunFolder.open(out, resume, overwrite)
     inputs = {"data": _fingerprint(train), "seed": seed, "settings": asdict(config)}
     with (
         Progress() if progress is None else nullcontext(progress) as shown,
         stop_on_signal() as stop,
         Session(folder, shown, stop, place, inputs) as session,
     ):
-        for line in (*train.notes, *test.notes):
+        for line in filter(None, (*train.notes, *test.notes, warning)):
             session.note(line)
+        if folder.replaces is not None:
+            shown.log(folder.replacing)
         if live is not None:
             live.begin(folder.path, shown, f"Fit to {Path(data).resolve().name}")
         if place.type == "cpu":
@@ -125,23 +148,15 @@ def fit(
         )
         if live is not None:
             live.finish(avatar)
+        folder.publish()
     return avatar
 
 
 def resolved(config: FitConfig, device: torch.device) -> FitConfig:
     """`config` with defaults for the device in place of None. Raises UserError for numbers out of range."""
+    check_settings(config)
     iterations, points = GPU_DEFAULTS if device.type == "cuda" else CPU_DEFAULTS
-    config = replace(config, iterations=config.iterations or iterations, points=config.points or points)
-    limits = (
-        ("iterations", 1, 10**7),
-        ("points", 100, 10**7),
-        ("lights", 1, 1024),
-        ("relocate_every", 1, 10**7),
-    )
-    for name, low, high in limits:
-        if not low <= getattr(config, name) <= high:
-            raise UserError(f"{name} must lie between {low} and {high}, got {getattr(config, name)}")
-    return config
+    return replace(config, iterations=config.iterations or iterations, points=config.points or points)
 
 
 @dataclass
