@@ -133,6 +133,27 @@ def test_it_reconstructs_the_ball_and_its_highlights(scene, fitted, tmp_path):
     assert written <= {*FILES, "checkpoints"} and {"avatar.safetensors", "avatar.ply"} <= written
 
 
+def test_exposures_that_differ_are_compensated(scene, fitted, tmp_path):
+    """The images of a phone: fitted as they are, the avatar is worse and its light wrong."""
+    data = shutil.copytree(scene, tmp_path / "data")
+    gains = np.exp(0.25 * np.random.default_rng(1).standard_normal((14, 1)))
+    for path, gain in zip(sorted((data / "train").glob("*.png")), gains):
+        pixels = np.asarray(Image.open(path)).astype(np.float32)
+        pixels[..., :3] *= gain
+        Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).save(path)
+    scores = {}
+    for exposure in ("auto", "off"):
+        config = replace(TINY, exposure=exposure)
+        avatar = fit(data, tmp_path / exposure, config=config, device="cpu")
+        report = json.loads((tmp_path / exposure / "report.json").read_text())
+        assert any("exposure" in note for note in report["notes"]) is (exposure == "auto")
+        assert (avatar.provenance.get("exposure") == "matched") is (exposure == "auto")
+        scores[exposure] = report["metrics"]["psnr"]
+    clean = json.loads((fitted[1] / "report.json").read_text())
+    assert "exposure" not in fitted[0].provenance
+    assert scores["auto"] > scores["off"] + 2 and scores["auto"] > clean["metrics"]["psnr"] - 2
+
+
 def test_the_saved_avatar_renders_the_same(scene, fitted):
     avatar, out = fitted
     test = load_posed_images(scene, "test")

@@ -142,6 +142,7 @@ def fit(
     out: Annotated[Path, arg(metavar="DIR")],
     iterations: int | None = None,
     points: int | None = None,
+    exposure: Literal["auto", "on", "off"] = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -170,6 +171,8 @@ def fit(
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
         iterations: Training steps, one image each. If omitted, 7000 on a GPU and 1500 on the CPU.
         points: Number of initial Gaussians. If omitted, 100000 on a GPU and 20000 on the CPU.
+        exposure: Whether to compensate exposure and white balance that differ between the images; auto does
+            where they differ by more than highlights explain. Evaluation then matches them, too.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         seed: Random seed. The same seed gives the same avatar on the same machine.
         resume: Continue the run in DIR from its last checkpoint.
@@ -184,7 +187,7 @@ def fit(
     from specularip.progress import Progress
     from specularip.run_folder import RunFolder
 
-    given: dict[str, Any] = {"iterations": iterations, "points": points}
+    given: dict[str, Any] = {"iterations": iterations, "points": points, "exposure": exposure}
     config = FitConfig(**{name: value for name, value in given.items() if value is not None})
     check_settings(config, as_option)
     check_value("--seed", seed, Seed)
@@ -270,6 +273,7 @@ def evaluate(
     from specularip.captures.load import load_posed_images
     from specularip.files import to_json, write_json
     from specularip.lpips import NO_LPIPS, find_lpips
+    from specularip.metrics import MATCHED
     from specularip.metrics import evaluate as measure
     from specularip.raster.cuda import pick_device
 
@@ -285,6 +289,10 @@ def evaluate(
         print(to_json(values), end="")
         return
     notes = [*posed.notes, *([NO_LPIPS] if perceptual is None else [])]
+    if loaded.provenance.get("exposure") == MATCHED:
+        notes.append(
+            "fitted to images of different exposures: each image's exposure is matched before comparing"
+        )
     _print_metrics(f"{avatar} on {data} ({split})", values, notes)
     if out is not None:
         print(write_json(out, values))

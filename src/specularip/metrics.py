@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from specularip.avatar import Avatar
 from specularip.baking.contributions import cameras_around, extent
 from specularip.cameras import Cameras
+from specularip.captures.exposure import exposed, matching_gains
 from specularip.captures.views import PosedImages
 from specularip.lpips import Lpips
 from specularip.specular import fibonacci_directions
@@ -43,6 +44,8 @@ INTERIOR, DEPTH_TOLERANCE = 0.95, 0.01
 """`coherence` skips pixels with less alpha than this, and those whose depths differ by more than this
 share."""
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+MATCHED = "matched"
+"""The provenance \"exposure\" of avatars that were fitted to images of different exposures."""
 
 LABELS = {
     "views": ("views", "{:.0f}"),
@@ -273,12 +276,14 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
     highlight_drift_deg and highlight_drift_p90_deg: over views. highlight_missed and highlight_spurious: per
     target highlight. coherence: mean over views, between the specular layer of the view and that of one
     turned by TURN_DEG around the avatar. frames_per_second; views; gaussians. NaN if a metric is undefined
-    (no highlight, for example); an empty set gives views and gaussians only.
+    (no highlight, for example); an empty set gives views and gaussians only. If the avatar was fitted to
+    images of different exposures, each render gets the exposure of its target first, three gains.
     """
     device = avatar.gaussians.means.device
     found: dict[str, float] = {"views": len(posed), "gaussians": len(avatar.gaussians)}
     if len(posed) == 0:
         return found
+    matched = avatar.provenance.get("exposure") == MATCHED
     center = avatar.gaussians.means.mean(0)
     per_view: dict[str, list[float]] = {name: [] for name in ("psnr", "ssim", "lpips", "coherence")}
     drifts: list[HighlightDrift] = []
@@ -288,6 +293,8 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
         both = _with_neighbour(camera, center)
         frame = avatar.render(both, 0.0)
         image = frame.image[:1]
+        if matched:
+            image = exposed(image, matching_gains(image, target))
         per_view["psnr"].append(float(psnr(image, target)))
         per_view["ssim"].append(float(ssim(image.double(), target.double())))
         if perceptual is not None:

@@ -17,18 +17,20 @@ from specularip import raster, specular
 from specularip.avatar import Avatar
 from specularip.bounds import Seed, check_settings, check_value
 from specularip.cameras import Cameras
+from specularip.captures.exposure import exposed
 from specularip.captures.load import load_posed_images
 from specularip.captures.mesh import load_points
 from specularip.captures.views import PosedImages
 from specularip.files import check_space
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
+from specularip.fitting.exposure import differ, estimated_gains, exposure_note, followed
 from specularip.fitting.observations import observe
 from specularip.fitting.point_init import PointInit, init_points, neighbours
-from specularip.fitting.settings import FitConfig
+from specularip.fitting.settings import Exposure, FitConfig
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.lpips import NO_LPIPS, find_lpips
-from specularip.metrics import SSIM_WINDOW, evaluate, ssim_map
+from specularip.metrics import MATCHED, SSIM_WINDOW, evaluate, ssim_map
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device
@@ -55,6 +57,8 @@ MEANS_DECAY, DECAY, DECAY_FROM = 0.01, 0.1, 0.3
 """Factors of the learning rates at the last step, of the means and of all others; the others are constant up
 to this share of the steps."""
 NEIGHBOURS = 8
+EPOCHS_BEFORE_GAINS = 2
+"""Before, the avatar is too blurred to tell the exposures better than its initial points do."""
 PREVIEW_SIZE = 320
 """Longest side in pixels of each of the preview's four views."""
 
@@ -163,8 +167,9 @@ def resolved(config: FitConfig, device: torch.device) -> FitConfig:
 class Fitting:
     """One fit in progress, and all that a checkpoint must hold for a resumed one to take the same steps.
 
-    near [N,8]: indices of neighbours, for the penalty on differences between them. order: the remaining
-    views of this epoch. spacing: typical distance of the initial points in metres. source: see `PointInit`.
+    near [N,8]: indices of neighbours, for the penalty on differences between them. gains [V,3]: logarithms of
+    the images' exposures; None: all alike. order: the remaining views of this epoch. spacing: typical
+    distance of the initial points in metres. source: see `PointInit`.
     """
 
     state: TrainState[Any]
@@ -172,13 +177,14 @@ class Fitting:
     near: Tensor
     spacing: float
     source: str
+    gains: Tensor | None = None
     order: list[int] = field(default_factory=list)
     step: int = 0
     image_loss: GraphedFunction[Tensor] = field(default_factory=lambda: GraphedFunction(image_loss))
 
     def pack(self) -> dict[str, Any]:
         """Nested dicts, for a checkpoint."""
-        kept = ("near", "spacing", "source", "order", "step")
+        kept = ("near", "spacing", "source", "gains", "order", "step")
         return {"state": self.state.pack(), **{name: getattr(self, name) for name in kept}}
 
     @staticmethod
@@ -186,7 +192,9 @@ class Fitting:
         """The inverse of `pack`. appearance: a new one, constructed as the packed one was."""
         rest = dict(packed)
         state = TrainState.unpack(rest.pop("state"), appearance.shared, device)
-        return Fitting(state, appearance, rest.pop("near").to(device), **rest)
+        for name in ("near", "gains"):
+            rest[name] = None if rest[name] is None else rest[name].to(device)
+        return Fitting(state, appearance, **rest)
 
 
 def begin(
@@ -195,17 +203,24 @@ def begin(
     appearance: Appearance,
     generator: torch.Generator,
     device: torch.device,
+    exposure: Exposure = "auto",
 ) -> Fitting:
-    """The fit before its first step, on `device`."""
+    """The fit before its first step, on `device`. exposure: see `FitConfig`."""
     init, train = init.to(device), train.to(device, pixels=False)
     params = init.params()
     observations = observe(params, init.spacing, train.views)
+    gains = None if exposure == "off" else estimated_gains(observations)
+    if gains is not None and exposure == "auto" and not differ(gains):
+        gains = None
+    if gains is not None:
+        observations.colors.copy_(observations.colors / gains.exp()[:, None])
     own, ties = appearance.begin(init, observations, train.positions, generator)
     means = params["means"]
     radius = float((means - means.mean(0)).norm(dim=-1).max())
     rates = {**RATES, **appearance.rates, "means": RATES["means"] * radius}
     state = TrainState.create({**params, **own}, ties, appearance.shared, rates, generator)
-    return Fitting(state, appearance, neighbours(init.points, NEIGHBOURS), init.spacing, init.source)
+    near = neighbours(init.points, NEIGHBOURS)
+    return Fitting(state, appearance, near, init.spacing, init.source, gains)
 
 
 def draw(fields: Fields, colors: Tensor, camera: Cameras) -> Raster:
@@ -234,14 +249,18 @@ def train_step(fitting: Fitting, train: PosedImages, config: FitConfig) -> Tenso
     share = step / total
     if not fitting.order:
         fitting.order = torch.randperm(len(train), generator=state.generator).tolist()
-    view = train[fitting.order.pop()]
+        if fitting.gains is not None:  # the avatar's colours could drift with them
+            fitting.gains = fitting.gains - fitting.gains.mean(0)
+    index = fitting.order.pop()
+    view, gains = train[index], fitting.gains
     late = max(0.0, (share - DECAY_FROM) / (1 - DECAY_FROM))
     set_rates(state.optimizer, DECAY**late, {"means": MEANS_DECAY**share})
 
     camera, target, fields = view.camera, view.image_on(state.device)[None], state.fields
     drawn = draw(fields, fitting.appearance.colors(fields, camera, share), camera)
     drawn.means2d.retain_grad()
-    loss = fitting.image_loss(drawn.image, target, ssim_weight=config.ssim_weight)
+    image = drawn.image if gains is None else exposed(drawn.image, gains[index])
+    loss = fitting.image_loss(image, target, ssim_weight=config.ssim_weight)
     if fitting.near.shape[1]:
         loss = loss + fitting.appearance.penalty(fields, fitting.near[:, step % fitting.near.shape[1]])
     with torch.autograd.set_multithreading_enabled(False):  # avoids a costly switch to autograd's thread
@@ -251,6 +270,8 @@ def train_step(fitting: Fitting, train: PosedImages, config: FitConfig) -> Tenso
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     fitting.step = step + 1
+    if gains is not None and step > EPOCHS_BEFORE_GAINS * len(train):
+        gains[index] = followed(gains[index], drawn.image.detach(), target)
 
     every = config.relocate_every
     if step % every == every - 1 and 3 * every <= step < config.relocate_until * total:
@@ -284,7 +305,10 @@ def _start(data: Path, train: PosedImages, config: FitConfig, seed: int, session
         init = init_points(data, train, config.points or 0, generator)
         if init.source == "random":
             session.note(f"{data} has no body.npz and no points3d.ply: starting from random points")
-        return begin(init, train, appearance, generator, session.device)
+        fitting = begin(init, train, appearance, generator, session.device, config.exposure)
+        if fitting.gains is not None:
+            session.note(exposure_note(fitting.gains))
+        return fitting
 
 
 def _optimise(
@@ -331,6 +355,8 @@ def _finished_avatar(fitting: Fitting, data: Path, seed: int) -> Avatar:
     head = SpecularHead(trained.head.config)
     head.load_state_dict(trained.head.state_dict())
     provenance = {"data": data.name, "seed": seed, "specularip": __version__}
+    if fitting.gains is not None:
+        provenance["exposure"] = MATCHED
     return replace(
         trained, gaussians=trained.gaussians.to("cpu"), head=head.requires_grad_(False), provenance=provenance
     )

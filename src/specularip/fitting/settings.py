@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from specularip.bounds import Count, Range, Share, Weight
+
+Exposure = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class FitConfig:
     """Steps that initialise lighting and materials from pixels, before anything is rendered; 0 for none."""
     material_tie: Weight = 0.1
     """Weight of the smoothness of materials over neighbouring Gaussians."""
+    exposure: Exposure = "auto"
+    """Whether differences of exposure and white balance between the images are compensated; auto: where the
+    images differ by more than highlights explain."""
     ssim_weight: Share = 0.2
     """Weight of 1 - SSIM in the loss; L1 has the rest."""
     relocate_every: Count = 100
