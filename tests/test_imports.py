@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "specularip"
 
 FLOORS = """
-errors version files bounds ffmpeg options progress stopping cameras gaussians run_lock run_folder
+errors version files resources bounds ffmpeg options progress stopping cameras gaussians run_lock run_folder
 kernels
 raster
 body specular
@@ -47,7 +47,7 @@ cli
 other, except on the ground floor."""
 
 WITHOUT_TORCH = """
-bounds ffmpeg options cli inputs lpips models.check overrides presets diffusion.settings diffusion.loading.settings
+bounds ffmpeg options resources cli inputs lpips models.check overrides presets diffusion.settings diffusion.loading.settings
 diffusion.loading.sources fitting.settings stages.settings
 """.split()
 

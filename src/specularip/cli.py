@@ -455,6 +455,8 @@ def bake(
     from specularip.metrics import agreement, combined_psnr, mean_psnr
     from specularip.progress import Progress
     from specularip.raster.cuda import pick_device
+    from specularip.resources import check_space
+    from specularip.run_folder import AVATAR_BYTES
 
     suffix = ".safetensors" if to == "asg" else ".ply"
     file = out / f"baked{suffix}" if out.is_dir() or not out.suffix else out
@@ -467,6 +469,7 @@ def bake(
     posed = None if data is None else load_posed_images(data, "test")
     if posed is not None and len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; omit --data to compare with the head only")
+    check_space(file.parent, AVATAR_BYTES * len(loaded.gaussians), str(file))
     loaded = loaded.to(pick_device(None if device == "auto" else device))
     with Progress() as progress:
         baked = loaded.baked(to, progress=progress)

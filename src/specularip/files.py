@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -65,20 +64,6 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def check_space(folder: str | os.PathLike[str], needed: float, what: str) -> None:
-    """Raise UserError if the disk of `folder`, which need not exist yet, has less than `needed` bytes
-    free."""
-    try:
-        usage = shutil.disk_usage(existing_folder(Path(folder)))
-    except OSError:
-        return  # some network file systems do not say
-    if usage.total and usage.free < needed:
-        raise UserError(
-            f"{what} may take {_size(needed)} and the disk of {folder} has {_size(usage.free)} free: "
-            "make room, or use another --out"
-        )
-
-
 def existing_folder(path: Path) -> Path:
     """`path`, or the nearest folder above it that exists. Raises NotADirectoryError if a file is there."""
     while not path.exists():
@@ -86,10 +71,6 @@ def existing_folder(path: Path) -> Path:
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"{path} is a file")
     return path
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _temporary(path: Path) -> Path:

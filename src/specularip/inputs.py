@@ -12,14 +12,16 @@ from specularip.bounds import as_option, check_settings
 from specularip.errors import UserError
 from specularip.faces.photo import Photo, clearest, read_photo
 from specularip.ffmpeg import find_ffmpeg
-from specularip.files import check_space
 from specularip.options import VIDEO_BYTES
-from specularip.run_folder import RunFolder, run_bytes
+from specularip.resources import check_memory, check_space
+from specularip.run_folder import TRAINING_BYTES, RunFolder, run_bytes
 from specularip.stages.settings import Config
 
 MAX_PHOTOS = 8
 OPTIONS = ("seed", "photo_weight")
 """Settings that are options of the command."""
+PIXEL_BYTES = 50
+"""Of memory that a rendered pixel takes, at least: the layers of the image, and their gradients."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,16 @@ def check_run(config: Config, out: str | Path) -> None:
                 f"add --set {part}.views_per_step={processes * -(-views // processes)}"
             )
     find_ffmpeg()
-    points = max(config.seid.points, config.seid.max_points)
+    points = config.seid.points
+    if config.device == "cpu":
+        check_memory(TRAINING_BYTES * points, f"seid.points={points}")
+        pixels = config.seid.views_per_step * config.seid.render_size**2
+        check_memory(PIXEL_BYTES * pixels, f"seid.render_size={config.seid.render_size}")
+        check_memory(PIXEL_BYTES * config.turntable_size**2, f"turntable_size={config.turntable_size}")
     video = config.turntable_frames * config.turntable_size**2 * VIDEO_BYTES
-    check_space(out, run_bytes(points, config.scr.target_pixels) + video, "the run")
+    check_space(
+        out, run_bytes(max(points, config.seid.max_points), config.scr.target_pixels) + video, "the run"
+    )
 
 
 def check_inputs(

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from specularip.bounds import Elevation, FieldOfView, Range, as_option, check_settings
 from specularip.errors import UserError
 from specularip.ffmpeg import find_ffmpeg
-from specularip.files import check_space, check_writable
+from specularip.files import check_writable
+from specularip.resources import check_space
 
 FramingName = Literal["full", "upper", "head", "hands"]
 Layer = Literal["final", "diffuse", "specular", "normal", "alpha", "depth"]

@@ -39,7 +39,9 @@ KEEP = 2
 GAUSSIAN_BYTES, PIXEL_BYTES, OTHER_BYTES = 1000, 20, 32_000_000
 """In a checkpoint, about: a Gaussian with Adam's two moments, a pixel of a target, and the rest."""
 AVATAR_BYTES = 1000
-"""Of a Gaussian in the finished avatar's files and in the viewer's."""
+"""Of a Gaussian in all the files of a finished avatar, or in one for another program, at most."""
+TRAINING_BYTES = 4000
+"""Of memory that a Gaussian takes in training, at least."""
 _CHECKPOINT = re.compile(r"(\d{4,})-(.+)\.safetensors")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
 _UNFINISHED = re.compile(r"unfinished-(\d+)")

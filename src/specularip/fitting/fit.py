@@ -21,7 +21,6 @@ from specularip.captures.exposure import exposed
 from specularip.captures.load import load_posed_images
 from specularip.captures.mesh import load_points
 from specularip.captures.views import PosedImages
-from specularip.files import check_space
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
 from specularip.fitting.exposure import differ, estimated_gains, exposure_note, followed
 from specularip.fitting.observations import observe
@@ -34,7 +33,8 @@ from specularip.metrics import MATCHED, SSIM_WINDOW, evaluate, ssim_map
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device
-from specularip.run_folder import RunFolder, run_bytes
+from specularip.resources import check_memory, check_space
+from specularip.run_folder import TRAINING_BYTES, RunFolder, run_bytes
 from specularip.run_lock import locked
 from specularip.specular import SpecularConfig, SpecularHead
 from specularip.stopping import stop_on_signal
@@ -88,7 +88,10 @@ def fit(
     place = pick_device(device)
     config = resolved(config or FitConfig(), place)
     folder_path = RunFolder.check(out, resume, overwrite)
-    check_space(out, run_bytes(config.points or 0), "the run")
+    points = config.points or 0
+    check_space(out, run_bytes(points), "the run")
+    if place.type == "cpu":
+        check_memory(TRAINING_BYTES * points, f"a fit of {points} points")
     with locked(folder_path) as warning:
         return _fit(data, folder_path, config, place, seed, resume, overwrite, warning, progress, live)
 
