@@ -14,8 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "specularip"
 
 FLOORS = """
-errors version files resources bounds ffmpeg options progress stopping cameras gaussians run_lock run_folder
-kernels
+errors version files resources bounds ffmpeg progress stopping cameras gaussians placement run_lock
+kernels options run_folder
 raster
 body specular
 colors

@@ -152,12 +152,15 @@ def fit(
     """Fit an avatar to posed images: photographs, renders or generated views with known cameras.
 
     The folder DATA has the layout of NeRF-synthetic: transforms_train.json with the cameras (camera_angle_x
-    or fl_x; per frame file_path and a 4x4 camera-to-world transform_matrix, OpenGL axes, z up) and the images
+    or fl_x; per frame file_path and a 4x4 camera-to-world transform_matrix, OpenGL axes) and the images
     it names, preferably PNG with alpha. If there is a transforms_test.json, the result is evaluated on its
     views.
 
     The Gaussians are initialised on the triangle mesh in body.npz (arrays v and f) if there is one,
     else on points3d.ply, else at random within the cameras' view.
+
+    The subject may stand anywhere, in any unit and with any axis up: it is moved to the origin, to metres and
+    to z up, unless it is there already, and .ply, .spz, .sog and .glb are written in the world of DATA.
 
     Writes avatar.safetensors, avatar.ply, preview.png (four views), report.json with the metrics,
     metrics.jsonl and checkpoints/ to the folder DIR.
@@ -252,7 +255,8 @@ def evaluate(
 
     PSNR, SSIM and LPIPS (if its weights are present) compare whole images; highlight PSNR compares only
     bright pixels; highlight drift is the angle between rendered and true highlights; coherence is the
-    agreement of the specular layer between neighbouring views. docs/metrics.md has the formulas.
+    agreement of the specular layer between neighbouring views. docs/metrics.md has the formulas. The cameras
+    are moved to where the avatar stands in its own world, if `fit` moved it.
 
     Example: specularip eval out/satin --data glossy/satin --out metrics.json
 
@@ -273,7 +277,7 @@ def evaluate(
     from specularip.captures.load import load_posed_images
     from specularip.files import to_json, write_json
     from specularip.lpips import NO_LPIPS, find_lpips
-    from specularip.metrics import MATCHED
+    from specularip.metrics import MATCHED, nothing_shown
     from specularip.metrics import evaluate as measure
     from specularip.raster.cuda import pick_device
 
@@ -285,10 +289,13 @@ def evaluate(
     perceptual = find_lpips(place)
     loaded = loaded.to(place)
     values = measure(loaded, posed, perceptual)
+    unseen = nothing_shown(values)
+    if unseen and values["empty_views"] == values["views"]:
+        raise UserError(f"{unseen} ({avatar} on {data})")
     if out is not None and str(out) == "-":
         print(to_json(values), end="")
         return
-    notes = [*posed.notes, *([NO_LPIPS] if perceptual is None else [])]
+    notes = [*posed.notes, *([unseen] if unseen else []), *([NO_LPIPS] if perceptual is None else [])]
     if loaded.provenance.get("exposure") == MATCHED:
         notes.append(
             "fitted to images of different exposures: each image's exposure is matched before comparing"
@@ -353,7 +360,7 @@ def render(
             white where near.
         compare: Side by side: without highlights on the left, with them on the right.
         views: Number of views around the person in a contact sheet.
-        path: JSON file of key frames for a video: {"keyframes": [{"time": 0, "azimuth_deg": 0}, {"time": 3,
+        path: JSON file of key frames for a video, in the avatar's own world (metres, z up, about its middle): {"keyframes": [{"time": 0, "azimuth_deg": 0}, {"time": 3,
             "azimuth_deg": 180, "distance": 1}]}; also elevation_deg, fov_y_deg and target ([x, y, z]).
         frames: Number of frames in a turntable, evenly spaced over 360 degrees.
         fps: Frames per second of a video.

@@ -95,7 +95,7 @@ def read_ply(path: str | os.PathLike[str]) -> Splats:
 
 @torch.no_grad()
 def read_points(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None]:
-    """Points [N,3] and colours [N,3] in 0..1 of any binary PLY with x, y, z; colours from red, green, blue
+    """Points [N,3] float64 and colours [N,3] in 0..1 of any binary PLY with x, y, z; colours from red, green, blue
     (0..255 if they are integers) or from f_dc_0..2, else None.
 
     Raises UserError if the file is missing, not such a PLY, truncated, or contains NaN or infinity.
@@ -106,7 +106,8 @@ def read_points(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None]:
     except UserError as error:
         raise UserError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
     columns, names = _columns(vertices), vertices.dtype.names or ()
-    points, colors = columns("x", "y", "z"), None
+    points = torch.from_numpy(np.stack([vertices[name].astype(np.float64) for name in "xyz"], 1))
+    colors = None
     if {"red", "green", "blue"} <= set(names):
         colors = columns("red", "green", "blue") / (255 if vertices.dtype["red"].kind in "iu" else 1)
     elif {"f_dc_0", "f_dc_1", "f_dc_2"} <= set(names):

@@ -19,8 +19,10 @@ from specularip.bounds import Seed, check_settings, check_value
 from specularip.cameras import Cameras
 from specularip.captures.exposure import exposed
 from specularip.captures.load import load_posed_images
-from specularip.captures.mesh import load_points
+from specularip.captures.mesh import load_body_mesh, load_points
+from specularip.captures.scene import settled
 from specularip.captures.views import PosedImages
+from specularip.fitting import silhouettes
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
 from specularip.fitting.exposure import differ, estimated_gains, exposure_note, followed
 from specularip.fitting.observations import observe
@@ -29,8 +31,9 @@ from specularip.fitting.settings import Exposure, FitConfig
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.lpips import NO_LPIPS, find_lpips
-from specularip.metrics import MATCHED, SSIM_WINDOW, evaluate, ssim_map
-from specularip.progress import Progress
+from specularip.metrics import FAINTEST, MATCHED, SSIM_WINDOW, evaluate, nothing_shown, ssim_map
+from specularip.placement import Placement
+from specularip.progress import Progress, Report, part, unheard
 from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device
 from specularip.resources import check_memory, check_space
@@ -111,7 +114,7 @@ def _fit(
     """`fit`, its options checked and the folder `out` locked. warning: a line for the report, or ""."""
     train = load_posed_images(data, "train")
     test = load_posed_images(data, "test")
-    load_points(data)  # all input is checked before an old run is replaced
+    mesh, cloud = load_body_mesh(data), load_points(data)  # all is checked before an old run is replaced
     lpips = find_lpips(place) if len(test) else None
     folder = RunFolder.open(out, resume, overwrite)
     inputs = {"data": _fingerprint(train), "seed": seed, "settings": asdict(config)}
@@ -124,22 +127,34 @@ def _fit(
             session.note(line)
         if folder.replaces is not None:
             shown.log(folder.replacing)
+        train, moved = settled(train, mesh and mesh[0], cloud and cloud[0])
+        if moved:
+            session.note(moved)
         if live is not None:
             live.begin(folder.path, shown, f"Fit to {Path(data).resolve().name}")
         if place.type == "cpu":
             # Compile the kernels now, so that the ETA does not include it.
             raster.warm_up()
             specular.warm_up()
+            silhouettes.warm_up()
         fitting = _start(Path(data), train, config, seed, session)
         _optimise(fitting, train, config, session, live)
-        avatar = _finished_avatar(fitting, Path(data), seed)
+        avatar = _finished_avatar(fitting, Path(data), seed, train.placement)
         shown.log("writing the avatar and evaluating it")
         avatar.save(folder.path)
         avatar.export(folder.path / "avatar.ply")
-        folder.write_png("preview.png", _preview(avatar, train))
+        picture, shown_there = _preview(avatar, train)
+        folder.write_png("preview.png", picture)
+        if not shown_there:
+            session.note(
+                "preview.png is empty: the avatar cannot be seen in the training views; check their alpha or masks, "
+                "and whether the cameras look at one subject"
+            )
         with session.timed("evaluate"):
             metrics = evaluate(avatar.to(place), test, lpips)
         _log_metrics(metrics, len(test), shown)
+        if line := nothing_shown(metrics):
+            session.note(f"test split: {line}")
         if len(test) and lpips is None:
             session.notes.append(NO_LPIPS)
         session.write_report(
@@ -150,6 +165,7 @@ def _fit(
                 "start": fitting.source,
                 "views": {"train": len(train), "test": len(test)},
                 "gaussians": len(avatar.gaussians),
+                "placement": None if avatar.placement is None else avatar.placement.pack(),
                 "metrics": metrics,
             }
         )
@@ -207,17 +223,18 @@ def begin(
     generator: torch.Generator,
     device: torch.device,
     exposure: Exposure = "auto",
+    report: Report = unheard,
 ) -> Fitting:
     """The fit before its first step, on `device`. exposure: see `FitConfig`."""
     init, train = init.to(device), train.to(device, pixels=False)
     params = init.params()
-    observations = observe(params, init.spacing, train.views)
+    observations = observe(params, init.spacing, train.views, part(report, 0.0, 0.2))
     gains = None if exposure == "off" else estimated_gains(observations)
     if gains is not None and exposure == "auto" and not differ(gains):
         gains = None
     if gains is not None:
         observations.colors.copy_(observations.colors / gains.exp()[:, None])
-    own, ties = appearance.begin(init, observations, train.positions, generator)
+    own, ties = appearance.begin(init, observations, train.positions, generator, part(report, 0.2, 1.0))
     means = params["means"]
     radius = float((means - means.mean(0)).norm(dim=-1).max())
     rates = {**RATES, **appearance.rates, "means": RATES["means"] * radius}
@@ -303,12 +320,23 @@ def _start(data: Path, train: PosedImages, config: FitConfig, seed: int, session
     if checkpoint is not None:
         return Fitting.unpack(checkpoint.state, appearance, session.device)
     with session.timed("start"):
-        session.progress.log("initial points, light and materials")
+        session.progress.start("start", 100)
+        shown = 0
+
+        def report(share: float) -> None:
+            nonlocal shown
+            session.check_stop()
+            if int(100 * share) > shown:
+                shown = int(100 * share)
+                session.progress.step(shown)
+
         generator = torch.Generator().manual_seed(seed)
-        init = init_points(data, train, config.points or 0, generator)
+        init = init_points(data, train, config.points or 0, generator, part(report, 0.0, 0.4))
         if init.source == "random":
             session.note(f"{data} has no body.npz and no points3d.ply: starting from random points")
-        fitting = begin(init, train, appearance, generator, session.device, config.exposure)
+        rest = part(report, 0.4, 1.0)
+        fitting = begin(init, train, appearance, generator, session.device, config.exposure, rest)
+        report(1.0)
         if fitting.gains is not None:
             session.note(exposure_note(fitting.gains))
         return fitting
@@ -325,7 +353,7 @@ def _optimise(
         avatar = _avatar(fitting)
         if live is not None:
             live.show(avatar)
-        return _preview(avatar, train)
+        return _preview(avatar, train)[0]
 
     if live is not None:
         live.show(_avatar(fitting))
@@ -351,8 +379,8 @@ def _avatar(fitting: Fitting) -> Avatar:
     return Avatar(gaussians, fitting.appearance.head, antialiased=True)
 
 
-def _finished_avatar(fitting: Fitting, data: Path, seed: int) -> Avatar:
-    """The avatar on the CPU, with a head of its own and its provenance."""
+def _finished_avatar(fitting: Fitting, data: Path, seed: int, placement: Placement) -> Avatar:
+    """The avatar on the CPU, with a head of its own, its provenance and its place in the capture's world."""
     trained = _avatar(fitting)
     assert trained.head is not None
     head = SpecularHead(trained.head.config)
@@ -361,18 +389,24 @@ def _finished_avatar(fitting: Fitting, data: Path, seed: int) -> Avatar:
     if fitting.gains is not None:
         provenance["exposure"] = MATCHED
     return replace(
-        trained, gaussians=trained.gaussians.to("cpu"), head=head.requires_grad_(False), provenance=provenance
+        trained,
+        gaussians=trained.gaussians.to("cpu"),
+        head=head.requires_grad_(False),
+        provenance=provenance,
+        placement=None if placement.is_identity else placement,
     )
 
 
-def _preview(avatar: Avatar, train: PosedImages) -> Tensor:
-    """[h, 4w, 3] in 0..1, on the CPU: four of the cameras' views, evenly spaced, of one height."""
+def _preview(avatar: Avatar, train: PosedImages) -> tuple[Tensor, bool]:
+    """[h, 4w, 3] in 0..1, on the CPU: four of the cameras' views, evenly spaced, of one height. And whether they
+    show anything."""
     cameras = [train[len(train) * k // 4].camera for k in range(4)]
     height = min(PREVIEW_SIZE, *(round(PREVIEW_SIZE * c.height / c.width) for c in cameras))
     height = max(1, min(height, cameras[0].height))
     widths = (max(1, min(PREVIEW_SIZE, round(height * c.width / c.height))) for c in cameras)
-    shown = (camera.resized(width, height) for camera, width in zip(cameras, widths))
-    return torch.cat([avatar.render(camera).image[0] for camera in shown], 1).cpu()
+    frames = [avatar.render(camera.resized(width, height)) for camera, width in zip(cameras, widths)]
+    shown = max(float(frame.alpha.max()) for frame in frames) >= FAINTEST
+    return torch.cat([frame.image[0] for frame in frames], 1).cpu(), shown
 
 
 def _log_metrics(values: Mapping[str, float], views: int, progress: Progress) -> None:
