@@ -47,8 +47,8 @@ cli
 other, except on the ground floor."""
 
 WITHOUT_TORCH = """
-bounds ffmpeg options resources cli inputs lpips models.check overrides presets diffusion.settings diffusion.loading.settings
-diffusion.loading.sources fitting.settings stages.settings
+bounds cli ffmpeg inputs lpips models.check options overrides presets resources run_folder
+diffusion.settings diffusion.loading.settings diffusion.loading.sources fitting.settings stages.settings
 """.split()
 
 
