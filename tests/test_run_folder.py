@@ -117,10 +117,11 @@ class Killed(BaseException):
     """What ends `publish` where SIGKILL would."""
 
 
-@pytest.mark.parametrize("at", range(1, 40))
+@pytest.mark.parametrize("at", range(1, 60))
 def test_a_kill_while_publishing_loses_neither_run(tmp_path, monkeypatch, at):
     """At every change that `publish` makes to the disk."""
     home = finished_run(tmp_path / "run", "old").path
+    RunFolder.open(home, overwrite=True).save_checkpoint("seid", {}, {"text": "stopped"})
     run = RunFolder.open(home, overwrite=True)
     fill(run, "new", turntable=False)
     calls = [0]
@@ -148,7 +149,7 @@ def test_a_kill_while_publishing_loses_neither_run(tmp_path, monkeypatch, at):
     if avatar == "old":
         assert texts(run.path)["report.json"] == "new", "the new run is whole"
     resumed = RunFolder.open(home, resume=True)
-    assert resumed.path == home
+    assert resumed.path == home and (at < 59 or calls[0] < at), "every change was tried"
     assert texts(home) == {name: "new" for name in FILES if name != "turntable.mp4"}
     loaded = resumed.load_checkpoint()
     assert loaded is not None and loaded.meta == {"text": "new"}
@@ -174,6 +175,21 @@ def test_folders_without_a_run_are_never_changed(tmp_path):
         with pytest.raises(UserError, match=r"thesis\.tex.*nothing was changed"):
             RunFolder.open(tmp_path, **how)
     assert _files(tmp_path) == ["thesis.tex"]
+
+
+def test_a_folder_of_that_name_that_is_no_run_is_left_alone(tmp_path):
+    home = finished_run(tmp_path / "run", "old").path
+    (home / "unfinished-1").mkdir()
+    (home / "unfinished-1" / "report.json").write_text("mine")
+    run = RunFolder.open(home, overwrite=True)
+    assert run.path.name == "unfinished-2"
+    fill(run, "new")
+    run.publish()
+    assert (home / "unfinished-1" / "report.json").read_text() == "mine"
+    assert set(texts(home).values()) == {"new"}
+    with pytest.raises(UserError, match="holds other files"):
+        (tmp_path / "other" / "unfinished-1").mkdir(parents=True)
+        RunFolder.open(tmp_path / "other", overwrite=True)
 
 
 def test_overwrite_does_not_follow_links(tmp_path):

@@ -25,11 +25,13 @@ def find_ffmpeg() -> str:
         program = imageio_ffmpeg.get_ffmpeg_exe()
     except (RuntimeError, OSError) as error:
         raise UserError(f"there is no ffmpeg to write videos: {REMEDY}, or set {VARIABLE} to one") from error
-    if problem := _problem(program):
+    try:
+        _encode_a_frame(program)
+    except UserError as problem:
         named, remedy = program, f"{REMEDY}, and set {VARIABLE} to it"
         if os.environ.get(VARIABLE):
             named, remedy = f"{VARIABLE}={program}", f"unset {VARIABLE}, or set it to an ffmpeg with libx264"
-        raise UserError(f"{named} cannot write videos ({problem}): {remedy}")
+        raise UserError(f"{named} cannot write videos ({problem}): {remedy}") from None
     return program
 
 
@@ -50,8 +52,8 @@ def encoding(program: str, width: int, height: int, fps: float, out: str | os.Pa
 
 
 @cache
-def _problem(program: str) -> str:
-    """Why this program cannot encode; "" if it can: it has encoded one grey frame."""
+def _encode_a_frame(program: str) -> None:
+    """Raises UserError with the reason if it fails, each time; a success is not tried again."""
     width, height = TRIAL
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -63,11 +65,11 @@ def _problem(program: str) -> str:
                 stderr=subprocess.PIPE,
                 timeout=TRIAL_SECONDS,
             )
-            if done.returncode == 0 and out.is_file() and b"ftyp" in out.read_bytes()[:64]:
-                return ""
+            written = out.read_bytes()[:64] if out.is_file() else b""
     except OSError as error:
-        return error.strerror or str(error)
+        raise UserError(error.strerror or str(error)) from None
     except subprocess.TimeoutExpired:
-        return f"it does not end within {TRIAL_SECONDS:.0f} seconds"
-    said = done.stderr.decode(errors="replace").strip().splitlines()
-    return said[-1].strip() if said else "it wrote no video"
+        raise UserError(f"it does not end within {TRIAL_SECONDS:.0f} seconds") from None
+    if done.returncode != 0 or b"ftyp" not in written:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise UserError(said[-1].strip() if said else "it wrote no video")

@@ -100,9 +100,12 @@ class RunFolder:
                     _remove_run(run.path)
             if resume or overwrite:
                 _remove_temporary(path)
+            for emptied in _numbered(path):
+                with suppress(OSError):  # it is not empty
+                    emptied.rmdir()
             run = RunFolder.current(path)
             if overwrite and run.holds_something():
-                serial = 1 + max((_serial(one.path) for one in _unfinished(path)), default=0)
+                serial = 1 + max((_serial(one) for one in _numbered(path)), default=0)
                 run = RunFolder(path / f"unfinished-{serial}", path)
             (run.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -140,11 +143,13 @@ class RunFolder:
             _remove_checkpoints(home)
             for _, _, checkpoint in self._checkpoints():
                 _link(checkpoint, home / CHECKPOINTS / checkpoint.name)
+            for other in _unfinished(home):
+                if other != self:
+                    _remove_run(other.path)
             # One step: from now on this is no run any more. Then its names can go one by one.
             done = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
             os.rename(self.path, done)
-            for folder in (done, *(run.path for run in _unfinished(home))):
-                _remove_run(folder)
+            _remove_run(done)
         except OSError as error:
             raise UserError(f"cannot write to {home}: {error.strerror or error}") from error
 
@@ -283,14 +288,17 @@ def _usable(out: str | Path, resume: bool, overwrite: bool) -> Path:
 
 
 def _is_run(names: Sequence[str]) -> bool:
-    return any(name in (*FILES, CHECKPOINTS) or _UNFINISHED.fullmatch(name) for name in names)
+    return any(name in (*FILES, CHECKPOINTS) for name in names)
 
 
 def _unfinished(home: Path) -> list[RunFolder]:
     """The runs that were to replace the one in `home`, oldest first."""
-    found = [path for path in home.iterdir() if _UNFINISHED.fullmatch(path.name)] if home.is_dir() else []
-    found = [path for path in found if path.is_dir() and not path.is_symlink()]
+    found = [path for path in _numbered(home) if (path / CHECKPOINTS).is_dir() and not path.is_symlink()]
     return [RunFolder(path, home) for path in sorted(found, key=_serial)]
+
+
+def _numbered(home: Path) -> list[Path]:
+    return [path for path in home.iterdir() if _UNFINISHED.fullmatch(path.name)] if home.is_dir() else []
 
 
 def _serial(path: Path) -> int:
@@ -310,10 +318,10 @@ def _link(source: Path, target: Path) -> None:
 def _remove_run(path: Path) -> None:
     """Delete the files of a run, and the folder if it is empty then; symbolic links are removed, not
     followed."""
-    _remove_checkpoints(path)
-    _remove_temporary(path)
     for name in (*FILES, SNAPSHOT, BAKED):
         (path / name).unlink(missing_ok=True)
+    _remove_temporary(path)
+    _remove_checkpoints(path)  # last: a folder without them is not taken for a run
     with suppress(OSError):  # it holds files of others
         path.rmdir()
 
