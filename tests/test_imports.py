@@ -14,7 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "specularip"
 
 FLOORS = """
-errors version files resources bounds ffmpeg progress stopping cameras gaussians placement run_lock
+errors version streams guard files progress stopping cameras gaussians placement
+bounds ffmpeg resources run_lock
 kernels options run_folder
 raster
 body specular

@@ -25,7 +25,7 @@ from specularip.baking.bake import bake as bake_colors
 from specularip.baking.preview import preview_harmonics
 from specularip.cameras import Cameras
 from specularip.colors import Asgs, Colors, SphericalBetas
-from specularip.errors import UserError
+from specularip.errors import UserError, escaped
 from specularip.export.glb import read_glb, write_glb
 from specularip.export.placing import placed
 from specularip.export.ply import read_ply, write_ply
@@ -425,7 +425,7 @@ def load(path: str | os.PathLike[str]) -> Avatar:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     return Avatar(
         splats.gaussians,
-        provenance={"source": path.name},
+        provenance={"source": escaped(path.name)},
         binding=splats.binding,
         antialiased=splats.antialiased,
         colors=splats.colors,

@@ -16,7 +16,7 @@ from torch import Tensor
 from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
 from specularip.colors.asgs import SMOOTH
 from specularip.errors import DamagedFile, UserError, first_line
-from specularip.files import atomic_path
+from specularip.files import atomic_path, utf8_name
 from specularip.gaussians import Binding, Expressions, Gaussians, field_specs
 from specularip.placement import Placement
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
@@ -101,9 +101,9 @@ def _save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 def _open_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file. Raises UserError for a damaged one."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_name(path) as name, safe_open(name, framework="pt") as file:
             # Copies are aligned as the saved tensors were; otherwise matrix products differ in the last bit.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}
             return file.metadata() or {}, tensors
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is damaged or cut short: {first_line(error)[:200]}") from error

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
+import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from specularip.errors import UserError
+from specularip.errors import UserError, escaped, one_line
+from specularip.guard import STOPPED, guard, wants_debug
+from specularip.stopping import interrupt_on_termination
+from specularip.streams import steady_streams
 from specularip.version import __version__
 
 if TYPE_CHECKING:
@@ -34,8 +37,8 @@ if TYPE_CHECKING:
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
-USER_ERROR, STOPPED = 2, 130
-"""Exit codes: an error that the user can fix; stopped by Ctrl-C or SIGTERM."""
+NARROWEST, WIDEST = 40, 1000
+"""Columns of help texts: tyro hangs where there are only a few, and pads to as many as COLUMNS says."""
 
 Settings = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, arg(name="set", metavar="NAME=VALUE ...")]
 """--set, which takes several settings and can be repeated."""
@@ -88,9 +91,13 @@ def generate(
     """
     is_main = os.environ.get("RANK", "0") == "0"  # torchrun starts one process a GPU
     photos = tuple(chain(*image))
+    text = _decoded(text)
     if is_main:
         names = ", ".join(map(str, photos))
-        print(f'specularip {__version__}: "{" ".join(text.split())}", face from {names}', flush=True)
+        print(
+            one_line(f'specularip {__version__}: "{" ".join(text.split())}", face from {names}', 2000),
+            flush=True,
+        )
     from dataclasses import replace
 
     from specularip.inputs import check_inputs, check_run
@@ -132,7 +139,7 @@ def generate(
                 _print_resume_command(out, resume, before)
             raise SystemExit(STOPPED) from None
         if is_main:
-            print(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply")
+            print(escaped(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply"))
         if live is not None:
             live.stay(out)
 
@@ -184,7 +191,7 @@ def fit(
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
     """
-    print(f"specularip {__version__}: fit to {data}", flush=True)
+    print(escaped(f"specularip {__version__}: fit to {data}"), flush=True)
     from specularip.bounds import Seed, as_option, check_settings, check_value
     from specularip.fitting.settings import FitConfig
     from specularip.progress import Progress
@@ -217,7 +224,7 @@ def fit(
         except KeyboardInterrupt:
             _print_resume_command(out, resume, before)
             raise SystemExit(STOPPED) from None
-        print(f"done: {out}/avatar.safetensors, {out}/preview.png, {out}/report.json")
+        print(escaped(f"done: {out}/avatar.safetensors, {out}/preview.png, {out}/report.json"))
         if live is not None:
             live.stay(out)
 
@@ -238,10 +245,18 @@ def _print_resume_command(out: Path, resume: bool, before: Path | None) -> None:
     newest = RunFolder.current(out).newest_checkpoint()
     if newest is not None and (resume or newest != before):
         again = [argument for argument in sys.argv[1:] if argument not in ("--overwrite", "--resume")]
-        command = shlex.join(["specularip", *again, "--resume"])
+        command = " ".join(map(_shell_word, ["specularip", *again, "--resume"]))
         print(f"stopped; continue with: {command}", file=sys.stderr)
     else:
         print("stopped before the first checkpoint; nothing to resume", file=sys.stderr)
+
+
+def _shell_word(argument: str) -> str:
+    """An argument as a shell reads it. Control characters and bytes that are no text need ANSI-C quotes."""
+    shown = escaped(argument)
+    if shown == argument:
+        return shlex.quote(argument)
+    return "$'" + escaped(argument.replace("\\", r"\\").replace("'", r"\'")) + "'"
 
 
 def evaluate(
@@ -302,7 +317,7 @@ def evaluate(
         )
     _print_metrics(f"{avatar} on {data} ({split})", values, notes)
     if out is not None:
-        print(write_json(out, values))
+        print(escaped(str(write_json(out, values))))
 
 
 def _print_metrics(title: str, values: Mapping[str, float], notes: Sequence[str]) -> None:
@@ -311,14 +326,14 @@ def _print_metrics(title: str, values: Mapping[str, float], notes: Sequence[str]
 
     from specularip.metrics import table_rows
 
-    table = Table("metric", title=title, title_justify="left", title_style="")
+    table = Table("metric", title=escaped(title), title_justify="left", title_style="")
     table.add_column("value", justify="right")
     for row in table_rows(values):
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
     console.print(table)
     for note in notes:
-        console.print(note, soft_wrap=True)
+        console.print(escaped(note), soft_wrap=True)
 
 
 def render(
@@ -378,7 +393,7 @@ def render(
 
     with Progress() as progress:
         run(avatar, out, options, None if device == "auto" else device, progress)
-    print(out)
+    print(escaped(str(out)))
 
 
 def animate(
@@ -422,14 +437,14 @@ def animate(
     from specularip.progress import Progress
 
     options = AnimateOptions(
-        motion, seconds, fps, file_fps, azimuth_deg, elevation_deg, size, background, follow
+        _expanded(motion), seconds, fps, file_fps, azimuth_deg, elevation_deg, size, background, follow
     )
     check_animate(out, options)  # before torch loads
     from specularip.animate import animate as run
 
     with Progress() as progress:
         run(avatar, out, options, None if device == "auto" else device, progress)
-    print(out)
+    print(escaped(str(out)))
 
 
 def bake(
@@ -482,7 +497,7 @@ def bake(
         baked = loaded.baked(to, progress=progress)
     baked.export(file)
     likeness = agreement(loaded, baked)
-    print(f"{file}: PSNR {likeness:.2f} dB against renders with the head, over 24 views")
+    print(f"{escaped(str(file))}: PSNR {likeness:.2f} dB against renders with the head, over 24 views")
     if posed is None:
         loss = 38 - combined_psnr(38, likeness)
         print(f"estimated loss of an avatar with 38 dB: {loss:.2f} dB; --data measures it")
@@ -526,13 +541,13 @@ def export(
             avatar,
             out,
             bake=not no_bake,
-            motions=motion,
+            motions=tuple(map(_expanded, motion)),
             spz_version=spz_version,
             betas=betas,
             device=None if device == "auto" else device,
             progress=progress,
         )
-    print(out)
+    print(escaped(str(out)))
 
 
 def models(
@@ -605,7 +620,7 @@ def view(
     check_value("--port", port, Port)
     from specularip.viewing.finished import view as run
 
-    run(avatar, motion, host, port, open_browser=not no_open)
+    run(avatar, tuple(map(_expanded, motion)), host, port, open_browser=not no_open)
 
 
 def _print_models(preset: str, found: Sequence[Model]) -> None:
@@ -632,27 +647,77 @@ def _print_models(preset: str, found: Sequence[Model]) -> None:
         print(f"  specularip models fetch --preset {preset} downloads all that need no registration")
 
 
+def _decoded(text: str) -> str:
+    """A text of the user. In some locales, Python decodes only the ASCII of it.
+
+    Raises UserError where it is not UTF-8 either.
+    """
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        pass
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        raise UserError(f"the text is not in UTF-8: set the locale of the terminal, got {text}") from None
+
+
+def _expanded(text: str) -> str:
+    """A file name with its ~, which shells leave alone in --out=~/avatar and within quotes.
+
+    Raises UserError for an empty name, as a variable that is not set gives, and where there is no home.
+    """
+    if not text:
+        raise UserError("a file name is empty: is a variable of the shell not set?")
+    expanded = os.path.expanduser(text)
+    if expanded == text and (text == "~" or text.startswith(("~/", f"~{os.sep}"))):
+        raise UserError(f"{text}: there is no home folder, HOME is not set: write the whole name")
+    return expanded
+
+
+_types = ConstructorRegistry()
+
+
+@_types.primitive_rule
+def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    """How tyro makes the Paths among the arguments."""
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda arguments: Path(_expanded(arguments[0])),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    )
+
+
 def _print_warning(message: Warning | str, category: type[Warning], *details: Any, **more: Any) -> None:
     """Warnings of this package are for users: one line, without file and line number."""
-    print(f"specularip: {message}", file=sys.stderr)
+    print(f"specularip: {one_line(str(message))}", file=sys.stderr)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Exit codes: 0 success, 1 missing models (`models` only), 2 user error (one line on stderr), 130 stopped.
+    Exit codes: 0 success, 1 missing models (`models` only), 2 user error, 70 a fault of this package (both
+    with one line on stderr), 130 stopped.
     """
-
-    def on_terminate(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, on_terminate)
-    warnings.showwarning = _print_warning
+    steady_streams()
     arguments = list(sys.argv[1:] if args is None else args)
-    if arguments == ["--version"]:
-        print(f"specularip {__version__}")
-        return
-    try:
+    with guard(wants_debug(arguments)):
+        interrupt_on_termination()
+        warnings.showwarning = _print_warning
+        if arguments == ["--version"]:
+            print(f"specularip {__version__}")
+            return
+        os.getcwd()  # raises where the folder was deleted, in which torch's libraries end the process
+        if os.environ.get("NO_COLOR"):
+            tyro._experimental_options["ansi_codes"] = False
+        columns = shutil.get_terminal_size().columns
+        if not NARROWEST <= columns <= WIDEST:
+            os.environ["COLUMNS"] = str(min(max(columns, NARROWEST), WIDEST))
         tyro.extras.subcommand_cli_from_dict(
             {
                 "generate": generate,
@@ -667,13 +732,8 @@ def main(args: Sequence[str] | None = None) -> None:
             },
             prog="specularip",
             description="Full-body 3D Gaussian avatars with specular highlights from a sentence and a photo. "
-            "--version prints the version.",
+            "--version prints the version; --debug, or SPECULARIP_DEBUG=1, shows where an error comes from.",
             args=arguments,
             config=(FlagCreatePairsOff,),
+            registry=_types,
         )
-    except UserError as error:
-        print(f"specularip: error: {error}", file=sys.stderr)
-        raise SystemExit(USER_ERROR) from None
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        raise SystemExit(STOPPED) from None

@@ -1,4 +1,4 @@
-"""Atomic file writing: JSON, PNG and bytes; a file appears complete or not at all."""
+"""Atomic file writing: JSON, PNG and bytes; a file appears complete or not at all. Names that are no text."""
 
 from __future__ import annotations
 
@@ -65,8 +65,11 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def existing_folder(path: Path) -> Path:
-    """`path`, or the nearest folder above it that exists. Raises NotADirectoryError if a file is there."""
+    """`path`, or the nearest folder above it that exists. Raises NotADirectoryError if a file is there, and
+    FileNotFoundError for names in a current folder that has been deleted."""
     while not path.exists():
+        if path == path.parent:
+            raise FileNotFoundError(errno.ENOENT, "the current folder has been deleted")
         path = path.parent
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"{path} is a file")
@@ -75,6 +78,21 @@ def existing_folder(path: Path) -> Path:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+
+
+@contextmanager
+def utf8_name(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A name to read `path` by within the block, for libraries that take names in UTF-8 only, as safetensors
+    does. Other names are usual where an archive or a disk comes from another system, and in old locales."""
+    try:
+        is_utf8 = os.fsencode(path).decode() == os.fspath(path)
+    except UnicodeDecodeError:
+        is_utf8 = False
+    if is_utf8 or os.name == "nt":
+        yield os.fspath(path)
+        return
+    with open(path, "rb") as file:
+        yield f"/dev/fd/{file.fileno()}"
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:

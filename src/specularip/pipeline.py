@@ -27,7 +27,7 @@ from specularip.diffusion.one_person import one_standing_person
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
 from specularip.diffusion.sample import sampling_timesteps
-from specularip.errors import MissingWeights, UserError
+from specularip.errors import MissingWeights, UserError, escaped
 from specularip.export.video import write_video
 from specularip.faces.alignment import align_face, framed_by_hair
 from specularip.faces.hair import told_hair
@@ -424,7 +424,7 @@ def _avatar(state: AvatarState, context: RunContext) -> Avatar:
     binding = Binding(list(body.joint_names), list(body.joint_parents), body.joints.detach().cpu().clone())
     provenance = {
         "text": context.inputs.text,
-        "photo": _one_or_all([photo.path.name for photo in context.inputs.photos]),
+        "photo": _one_or_all([escaped(photo.path.name) for photo in context.inputs.photos]),
         "preset": config.preset,
         "seed": config.seed,
         "specularip": __version__,

@@ -20,6 +20,7 @@ from torch import Tensor
 from specularip.body.mesh import Body, HeadEllipsoid, centred, fit_head, vertex_normals
 from specularip.body.phenotype import Phenotype
 from specularip.body.regions import HEAD
+from specularip.files import utf8_name
 
 PHENOTYPE_NAMES = (
     "gender", "age", "muscle", "weight", "height", "proportions", "cupsize", "firmness",
@@ -178,7 +179,8 @@ def asset(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors, on the CPU, and metadata of a safetensors file of the package's assets."""
     with (
         as_file(files("specularip") / "assets" / name) as path,
-        safe_open(path, framework="pt", device="cpu") as file,
+        utf8_name(path) as readable,
+        safe_open(readable, framework="pt", device="cpu") as file,
     ):
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
 

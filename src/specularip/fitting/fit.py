@@ -22,6 +22,7 @@ from specularip.captures.load import load_posed_images
 from specularip.captures.mesh import load_body_mesh, load_points
 from specularip.captures.scene import settled
 from specularip.captures.views import PosedImages
+from specularip.errors import escaped
 from specularip.fitting import silhouettes
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
 from specularip.fitting.exposure import differ, estimated_gains, exposure_note, followed
@@ -131,7 +132,7 @@ def _fit(
         if moved:
             session.note(moved)
         if live is not None:
-            live.begin(folder.path, shown, f"Fit to {Path(data).resolve().name}")
+            live.begin(folder.path, shown, escaped(f"Fit to {Path(data).resolve().name}"))
         if place.type == "cpu":
             # Compile the kernels now, so that the ETA does not include it.
             raster.warm_up()
@@ -159,7 +160,7 @@ def _fit(
             session.notes.append(NO_LPIPS)
         session.write_report(
             {
-                "data": str(data),
+                "data": escaped(str(data)),
                 "settings": config,
                 "seed": seed,
                 "start": fitting.source,
@@ -385,7 +386,7 @@ def _finished_avatar(fitting: Fitting, data: Path, seed: int, placement: Placeme
     assert trained.head is not None
     head = SpecularHead(trained.head.config)
     head.load_state_dict(trained.head.state_dict())
-    provenance = {"data": data.name, "seed": seed, "specularip": __version__}
+    provenance = {"data": escaped(data.name), "seed": seed, "specularip": __version__}
     if fitting.gains is not None:
         provenance["exposure"] = MATCHED
     return replace(

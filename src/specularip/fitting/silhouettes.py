@@ -15,10 +15,8 @@ from torch import Tensor
 
 from specularip.cameras import Cameras
 from specularip.captures.views import View
-from specularip.kernels.compiling import announce_compilation
+from specularip.kernels.compiling import cached
 from specularip.kernels.threads import share_out
-
-announce_compilation()
 
 HALF = 127.5
 """Masks below this, of 255, are empty."""
@@ -67,7 +65,8 @@ def warm_up() -> None:
     count_views(torch.zeros(1, 3), [Silhouette(camera, np.zeros((2, 2, 4), np.uint8))])
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@cached
+@njit(error_model="numpy", nogil=True)
 def _count(share, shares, points, to_pixels, size, mask, until_empty, seen, empty):
     """Add what one mask shows. to_pixels [3,4]: homogeneous pixels of world points; size: width and height."""
     height, width, channels = mask.shape
