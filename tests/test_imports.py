@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "specularip"
 
 FLOORS = """
-errors version streams guard files progress stopping cameras gaussians placement
+errors version streams guard files image_reading progress stopping cameras gaussians placement sentences
 bounds ffmpeg resources run_lock
 kernels options run_folder
 raster
@@ -35,6 +35,7 @@ diffusion
 diffusion.fast
 diffusion.loading
 training
+registration
 fitting
 stages
 presets

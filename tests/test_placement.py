@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from avatars import random_avatar
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -114,14 +115,16 @@ def test_it_is_packed_as_json():
     assert again.same_as(placement), "float64 survives JSON"
     good = placement.pack()
     bad = [
-        None, [], {}, {**good, "more": 1}, {**good, "scale": 0.0}, {**good, "scale": "1"}, {**good, "scale": -1.0},
-        {**good, "scale": math.inf}, {**good, "scale": True}, {**good, "rotation": [[1, 0], [0, 1]]},
-        {**good, "rotation": "x"}, {**good, "rotation": (2 * placement.rotation).tolist()},
+        None, [], {}, {**good, "more": 1}, {**good, "scale": 0.0}, {**good, "scale": "1"},
+        {**good, "scale": -1.0}, {**good, "scale": math.inf}, {**good, "scale": True},
+        {**good, "rotation": [[1, 0], [0, 1]]},
+        {**good, "rotation": "x"},
+        {**good, "rotation": (2 * placement.rotation).tolist()},
         {**good, "rotation": (-placement.rotation).tolist()}, {**good, "translation": [0, math.nan, 0]},
         {**good, "translation": [10**400, 0, 0]}, {**good, "translation": [[]]},
     ]  # fmt: skip
     for packed in bad:
-        with pytest.raises(ValueError, match="scale|rotation|translation"):
+        with pytest.raises(ValueError, match=r"scale|rotation|translation"):
             Placement.unpack(packed)
 
 
@@ -160,7 +163,7 @@ def test_a_subject_anywhere_is_found(cameras, opaque, world):
     views = body_views(cameras, opaque)
     found, note = settled(moved(views, placement))
     assert "units from the origin" in note and "\n" not in note
-    # From the world where it stood to the one where it is put: a turn about z, where it was high enough before.
+    # From the world where it stood to the one where it is put: a turn about z.
     whole = found.placement.inverse() @ placement
     up = float(whole.rotation[2, 2])
     left = torch.equal(found.placement.rotation, torch.eye(3, dtype=torch.float64))
@@ -288,8 +291,6 @@ def capture_of(avatar: sip.Avatar, folder: Path, placement: Placement) -> PosedI
     (folder / "test").mkdir(parents=True)
     frames = []
     for index, pose in enumerate(poses):
-        from PIL import Image
-
         pixels = torch.cat([frame.image[index], frame.alpha[index]], -1)
         Image.fromarray((255 * pixels + 0.5).byte().numpy()).save(folder / "test" / f"{index}.png")
         frames.append({"file_path": f"test/{index}", "transform_matrix": pose.tolist()})

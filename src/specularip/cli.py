@@ -56,6 +56,7 @@ def generate(
     low_memory: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    force: bool = False,
     view: bool = False,
     settings: Settings = (),
 ) -> None:
@@ -83,6 +84,7 @@ def generate(
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR when the new one is complete; until then DIR keeps it whole, and the
             new one is in DIR/unfinished-1. Deletes only files that a run writes.
+        force: Go on with a text of which no word is understood.
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
         settings: Change settings of the preset by their names in report.json, such as expression=photo (the
@@ -111,7 +113,9 @@ def generate(
         config = replace(config, photo_weight=photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
     check_run(config, out)
-    check_inputs(text, photos, out, resume, overwrite, config.detects_face)
+    check_inputs(
+        text, photos, out, resume, overwrite, config.detects_face, prior=config.prior.path, force=force
+    )
     before = RunFolder.current(out).newest_checkpoint()
     with ExitStack() as page:
         try:
@@ -128,6 +132,7 @@ def generate(
                     seed=seed,
                     resume=resume,
                     overwrite=overwrite,
+                    force=force,
                     photo_weight=config.photo_weight,
                     low_memory=low_memory,
                     config=config,
@@ -149,6 +154,7 @@ def fit(
     out: Annotated[Path, arg(metavar="DIR")],
     iterations: int | None = None,
     points: int | None = None,
+    body: bool = False,
     exposure: Literal["auto", "on", "off"] = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
@@ -158,16 +164,19 @@ def fit(
 ) -> None:
     """Fit an avatar to posed images: photographs, renders or generated views with known cameras.
 
-    The folder DATA has the layout of NeRF-synthetic: transforms_train.json with the cameras (camera_angle_x
-    or fl_x; per frame file_path and a 4x4 camera-to-world transform_matrix, OpenGL axes) and the images
-    it names, preferably PNG with alpha. If there is a transforms_test.json, the result is evaluated on its
-    views.
+    The folder DATA is a capture as tools write it: transforms.json (nerfstudio, instant-ngp),
+    transforms_train.json (NeRF-synthetic), COLMAP's sparse/0 with images/, Polycam's or Record3D's export.
+    Lenses may distort, images may differ in size; masks are used. docs/captures.md has the details. The
+    result is evaluated on the test split: of its own file or list, else every eighth image.
 
     The Gaussians are initialised on the triangle mesh in body.npz (arrays v and f) if there is one,
-    else on points3d.ply, else at random within the cameras' view.
+    else on the capture's point cloud, else at random within the cameras' view.
 
     The subject may stand anywhere, in any unit and with any axis up: it is moved to the origin, to metres and
     to z up, unless it is there already, and .ply, .spz, .sog and .glb are written in the world of DATA.
+
+    With --body, the body model is fitted to the images first: the Gaussians start on it, and the avatar has a
+    skeleton for `specularip animate`. The images need alpha and show one person with limbs apart.
 
     Writes avatar.safetensors, avatar.ply, preview.png (four views), report.json with the metrics,
     metrics.jsonl and checkpoints/ to the folder DIR.
@@ -177,10 +186,11 @@ def fit(
     Example: specularip fit glossy/satin --out out/satin
 
     Args:
-        data: Folder with transforms_train.json and at least 3 images, all of one size.
+        data: Folder of a capture with at least 3 images.
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
         iterations: Training steps, one image each. If omitted, 7000 on a GPU and 1500 on the CPU.
         points: Number of initial Gaussians. If omitted, 100000 on a GPU and 20000 on the CPU.
+        body: Fit the body model to the images, which takes half a minute, and bind the avatar to it.
         exposure: Whether to compensate exposure and white balance that differ between the images; auto does
             where they differ by more than highlights explain. Evaluation then matches them, too.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
@@ -197,7 +207,8 @@ def fit(
     from specularip.progress import Progress
     from specularip.run_folder import RunFolder
 
-    given: dict[str, Any] = {"iterations": iterations, "points": points, "exposure": exposure}
+    given: dict[str, Any] = {"iterations": iterations, "points": points}
+    given |= {"exposure": exposure, "body": body}
     config = FitConfig(**{name: value for name, value in given.items() if value is not None})
     check_settings(config, as_option)
     check_value("--seed", seed, Seed)
@@ -277,8 +288,8 @@ def evaluate(
 
     Args:
         avatar: A run folder, or an avatar file (.safetensors, .ply).
-        data: Folder with posed images in the layout of NeRF-synthetic, see `fit`.
-        split: Which transforms_*.json of the folder to use, preferably one that the avatar was not fitted to.
+        data: Folder of a capture, see `fit`.
+        split: Which of its images to use, preferably ones that the avatar was not fitted to.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         out: JSON file for the metrics. A dash (-) prints the JSON instead of the table.
     """
@@ -375,8 +386,9 @@ def render(
             white where near.
         compare: Side by side: without highlights on the left, with them on the right.
         views: Number of views around the person in a contact sheet.
-        path: JSON file of key frames for a video, in the avatar's own world (metres, z up, about its middle): {"keyframes": [{"time": 0, "azimuth_deg": 0}, {"time": 3,
-            "azimuth_deg": 180, "distance": 1}]}; also elevation_deg, fov_y_deg and target ([x, y, z]).
+        path: JSON file of key frames for a video: {"keyframes": [{"time": 0, "azimuth_deg": 0}, {"time": 3,
+            "azimuth_deg": 180, "distance": 1}]}; also elevation_deg, fov_y_deg and target ([x, y, z]),
+            in the avatar's own world: metres, z up.
         frames: Number of frames in a turntable, evenly spaced over 360 degrees.
         fps: Frames per second of a video.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.

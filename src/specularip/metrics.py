@@ -278,10 +278,10 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
     highlight_drift_deg and highlight_drift_p90_deg: over views. highlight_missed and highlight_spurious: per
     target highlight. coherence: mean over views, between the specular layer of the view and that of one
     turned by TURN_DEG around the avatar. frames_per_second; views; gaussians. NaN if a metric is undefined
-    (no highlight, for example); an empty set gives views and gaussians only. empty_views: how many show nothing
-    of the avatar though their image is not empty, see `nothing_shown`. The cameras are moved into the avatar's
-    world. If the avatar was fitted to images of different exposures, each render gets the exposure of its target
-    first, three gains.
+    (no highlight, for example); an empty set gives views and gaussians only. empty_views: how many show
+    nothing of the avatar though their image is not empty, see `nothing_shown`. The cameras are moved into the
+    avatar's world. If the avatar was fitted to images of different exposures, each render gets the exposure
+    of its target first, three gains.
     """
     posed = posed.placed(avatar.placement)
     device = avatar.gaussians.means.device

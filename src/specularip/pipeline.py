@@ -45,6 +45,7 @@ from specularip.presets import preset_config, with_low_memory
 from specularip.progress import Progress
 from specularip.run_folder import RunFolder
 from specularip.run_lock import locked
+from specularip.sentences import denied, normalized, symbols, without_denials
 from specularip.stages.guide import EncodedFace, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
 from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
@@ -80,6 +81,7 @@ def generate(
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    force: bool = False,
     photo_weight: float | None = None,
     low_memory: bool = False,
     config: Config | None = None,
@@ -89,7 +91,8 @@ def generate(
     """Text and photos of a face to a full-body avatar, written to the folder `out` and returned, on the CPU.
 
     image: one photo, or up to eight of the same person. config replaces the preset; seed still comes from the
-    arguments, and so do photo_weight and low_memory if given. live: a page that shows the run. Under
+    arguments, and so do photo_weight and low_memory if given. force: go on with a text of which no word is
+    understood. live: a page that shows the run. Under
     torchrun, the processes share each step's views (`training.parallel`). Raises UserError for input that the
     user can correct (see `inputs.check_inputs`) and for a machine without the memory or GPU needed,
     KeyboardInterrupt after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
@@ -100,7 +103,9 @@ def generate(
     if low_memory:
         config = with_low_memory(config)
     check_run(config, out)
-    inputs = check_inputs(text, image, out, resume, overwrite, config.detects_face)
+    inputs = check_inputs(
+        text, image, out, resume, overwrite, config.detects_face, prior=config.prior.path, force=force
+    )
     check_gpu(config)
     ranks, device = init_ranks(config.device)
     check_memory(config, device)
@@ -208,7 +213,8 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     text = readable(prior, told, note)
     face, other = read_faces(prior, faces, inputs, told, config, note)
     painted = None if head is None else head.face
-    guide = Guide(prior, PromptBook(prior), text, face, body.to(device), config, other, painted)
+    against = denied(told) if prior.vocabulary is None else []
+    guide = Guide(prior, PromptBook(prior), text, face, body.to(device), config, other, painted, against)
     for guidance in (config.guidance, config.scr.guidance or config.guidance):
         guide.identity(guidance)
     if device.type == "cuda":
@@ -228,6 +234,13 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
 
 def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
     """The part of a text that the prior reads. note: receives lines for the user about the rest."""
+    told = normalized(text)
+    text, left_out = without_denials(told, () if prior.vocabulary is None else prior.vocabulary.denials)
+    text = text or told
+    if left_out and text != told:
+        quoted = ", ".join(f"'{phrase}'" for phrase in left_out)
+        where = "left out" if prior.vocabulary is not None else "moved to the negative prompt"
+        note(f"a prior draws what its text denies, so this is {where}: {quoted}")
     if prior.vocabulary is not None:
         rest, beyond = one_standing_person(text)
         text = rest or text
@@ -243,6 +256,7 @@ def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
         text = text[: len(text) - len(cut)].strip()
         note(f"the text is longer than the prior's token limit; this part is left out: '{cut}'")
     unknown = [word for word in prior.unknown_words(text) if any(c.isalnum() for c in word)]
+    unknown += symbols(text)
     if unknown and prior.vocabulary is None:
         note(f"words outside the prior's vocabulary, ignored: {', '.join(unknown)}")
     elif unknown:

@@ -128,7 +128,7 @@ class AnnyModel:
             vertices = vertices + offsets
             eyes = [self.joint_names.index(name) for name in ("eye.R", "eye.L")]
             joints[:, eyes] += offsets[self.eyeballs].mean(1)
-        return self._body(vertices, joints)
+        return self.body_of(vertices[0], joints[0])
 
     def body_with_joints(self, joints: Tensor) -> Body:
         """The likeliest body with these large joints [36,3], for an avatar whose phenotype is not known.
@@ -148,24 +148,24 @@ class AnnyModel:
         small = self.small_joint_mean + torch.einsum("k,kjd->jd", codes[:-1], self.small_joint_basis.double())
         lift = codes[-1] * upwards[:3]
         all_joints = torch.cat([joints.to(mean), small + lift])
-        return self._body((points[None, :count] + lift).float(), all_joints[None].float())
+        return self.body_of((points[:count] + lift).float(), all_joints.float())
 
-    def _body(self, vertices: Tensor, joints: Tensor) -> Body:
-        """From vertices [1,V,3] and joints [1,J,3]."""
+    def body_of(self, vertices: Tensor, joints: Tensor) -> Body:
+        """The body with these vertices [V,3] and joints [J,3], in A-pose and with its mid-height at z = 0."""
         return Body(
-            vertices=vertices[0],
+            vertices=vertices,
             faces=self.faces,
-            vertex_normals=vertex_normals(vertices[0], self.faces),
+            vertex_normals=vertex_normals(vertices, self.faces),
             regions=self.regions,
-            joints=joints[0],
+            joints=joints,
             joint_names=self.joint_names,
             joint_parents=self.joint_parents,
             skin_joints=self.skin_joints,
             skin_weights=self.skin_weights,
-            keypoints=self.keypoints(vertices)[0],
-            head=self.head(vertices),
+            keypoints=self.keypoints(vertices[None])[0],
+            head=self.head(vertices[None]),
             template=self.template,
-            height=float(vertices[0, :, 2].max() - vertices[0, :, 2].min()),
+            height=float(vertices[:, 2].max() - vertices[:, 2].min()),
         )
 
 

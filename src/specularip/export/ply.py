@@ -95,8 +95,8 @@ def read_ply(path: str | os.PathLike[str]) -> Splats:
 
 @torch.no_grad()
 def read_points(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None]:
-    """Points [N,3] float64 and colours [N,3] in 0..1 of any binary PLY with x, y, z; colours from red, green, blue
-    (0..255 if they are integers) or from f_dc_0..2, else None.
+    """Points [N,3] float64 and colours [N,3] in 0..1 of any binary PLY with x, y, z; colours from red, green,
+    blue (0..255 if they are integers) or from f_dc_0..2, else None.
 
     Raises UserError if the file is missing, not such a PLY, truncated, or contains NaN or infinity.
     """

@@ -28,6 +28,7 @@ from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
 from specularip.fitting.exposure import differ, estimated_gains, exposure_note, followed
 from specularip.fitting.observations import observe
 from specularip.fitting.point_init import PointInit, init_points, neighbours
+from specularip.fitting.rigging import bound
 from specularip.fitting.settings import Exposure, FitConfig
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.cuda_graphs import GraphedFunction
@@ -37,8 +38,9 @@ from specularip.placement import Placement
 from specularip.progress import Progress, Report, part, unheard
 from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device
+from specularip.registration.fit_body import FittedBody, fit_body
 from specularip.resources import check_memory, check_space
-from specularip.run_folder import TRAINING_BYTES, RunFolder, run_bytes
+from specularip.run_folder import TRAINING_BYTES, Checkpoint, RunFolder, run_bytes
 from specularip.run_lock import locked
 from specularip.specular import SpecularConfig, SpecularHead
 from specularip.stopping import stop_on_signal
@@ -79,7 +81,7 @@ def fit(
     progress: Progress | None = None,
     live: LiveView | None = None,
 ) -> Avatar:
-    """Fit an avatar to the posed images in the folder `data` (NeRF-synthetic layout, see `captures`),
+    """Fit an avatar to the posed images in the folder `data` (in any layout of docs/captures.md),
     write it to the run folder `out` and return it, on the CPU.
 
     device: "cpu" or "cuda"; None: the GPU if CUDA and gsplat are installed. If there is a test split, the
@@ -124,13 +126,18 @@ def _fit(
         stop_on_signal() as stop,
         Session(folder, shown, stop, place, inputs) as session,
     ):
-        for line in filter(None, (*train.notes, *test.notes, warning)):
+        for line in dict.fromkeys(filter(None, (*train.notes, *test.notes, warning))):
             session.note(line)
         if folder.replaces is not None:
             shown.log(folder.replacing)
-        train, moved = settled(train, mesh and mesh[0], cloud and cloud[0])
-        if moved:
-            session.note(moved)
+        checkpoint = session.resume()
+        body = _registered(train, config, checkpoint, session)
+        if body is not None:
+            train = train.placed(train.placement @ body.placement)
+        else:
+            train, moved = settled(train, mesh and mesh[0], cloud and cloud[0])
+            if moved:
+                session.note(moved)
         if live is not None:
             live.begin(folder.path, shown, escaped(f"Fit to {Path(data).resolve().name}"))
         if place.type == "cpu":
@@ -138,9 +145,12 @@ def _fit(
             raster.warm_up()
             specular.warm_up()
             silhouettes.warm_up()
-        fitting = _start(Path(data), train, config, seed, session)
+        fitting = _start(Path(data), train, config, seed, session, checkpoint, body)
         _optimise(fitting, train, config, session, live)
         avatar = _finished_avatar(fitting, Path(data), seed, train.placement)
+        if body is not None:
+            shown.log("binding the Gaussians to the body")
+            avatar = bound(avatar, body)
         shown.log("writing the avatar and evaluating it")
         avatar.save(folder.path)
         avatar.export(folder.path / "avatar.ply")
@@ -148,8 +158,8 @@ def _fit(
         folder.write_png("preview.png", picture)
         if not shown_there:
             session.note(
-                "preview.png is empty: the avatar cannot be seen in the training views; check their alpha or masks, "
-                "and whether the cameras look at one subject"
+                "preview.png is empty: the avatar cannot be seen in the training views; check their alpha or "
+                "masks, and whether the cameras look at one subject"
             )
         with session.timed("evaluate"):
             metrics = evaluate(avatar.to(place), test, lpips)
@@ -166,6 +176,7 @@ def _fit(
                 "start": fitting.source,
                 "views": {"train": len(train), "test": len(test)},
                 "gaussians": len(avatar.gaussians),
+                "body": None if body is None else body.summary(),
                 "placement": None if avatar.placement is None else avatar.placement.pack(),
                 "metrics": metrics,
             }
@@ -190,6 +201,7 @@ class Fitting:
     near [N,8]: indices of neighbours, for the penalty on differences between them. gains [V,3]: logarithms of
     the images' exposures; None: all alike. order: the remaining views of this epoch. spacing: typical
     distance of the initial points in metres. source: see `PointInit`.
+    body: in the images, if it was fitted.
     """
 
     state: TrainState[Any]
@@ -200,18 +212,23 @@ class Fitting:
     gains: Tensor | None = None
     order: list[int] = field(default_factory=list)
     step: int = 0
+    body: FittedBody | None = None
     image_loss: GraphedFunction[Tensor] = field(default_factory=lambda: GraphedFunction(image_loss))
 
     def pack(self) -> dict[str, Any]:
         """Nested dicts, for a checkpoint."""
         kept = ("near", "spacing", "source", "gains", "order", "step")
-        return {"state": self.state.pack(), **{name: getattr(self, name) for name in kept}}
+        body = None if self.body is None else self.body.pack()
+        return {"state": self.state.pack(), "body": body, **{name: getattr(self, name) for name in kept}}
 
     @staticmethod
     def unpack(packed: dict[str, Any], appearance: Appearance, device: torch.device) -> Fitting:
         """The inverse of `pack`. appearance: a new one, constructed as the packed one was."""
         rest = dict(packed)
         state = TrainState.unpack(rest.pop("state"), appearance.shared, device)
+        body = rest.pop("body")
+        rest["body"] = None if body is None else FittedBody.unpack(body)
+        return Fitting(state, appearance, rest.pop("near").to(device), **rest)
         for name in ("near", "gains"):
             rest[name] = None if rest[name] is None else rest[name].to(device)
         return Fitting(state, appearance, **rest)
@@ -311,32 +328,64 @@ def image_loss(images: Tensor, targets: Tensor, ssim_weight: float) -> Tensor:
     return loss
 
 
-def _start(data: Path, train: PosedImages, config: FitConfig, seed: int, session: Session) -> Fitting:
+def _registered(
+    train: PosedImages, config: FitConfig, checkpoint: Checkpoint | None, session: Session
+) -> FittedBody | None:
+    """The body in the images, that of the checkpoint in a resumed run; None where none is wanted."""
+    if not config.body:
+        return None
+    if checkpoint is not None:
+        return FittedBody.unpack(checkpoint.state["body"])
+    with session.timed("body"):
+        body = fit_body(train, _shown_stage("body", session))
+    session.note(f"the body model fits the images: {body.described()}")
+    for line in body.notes:
+        session.note(line)
+    return body
+
+
+def _shown_stage(name: str, session: Session) -> Report:
+    """A report that is shown as a stage in percent, and heeds stops."""
+    session.progress.start(name, 100)
+    shown = 0
+
+    def report(share: float) -> None:
+        nonlocal shown
+        session.check_stop()
+        if int(100 * share) > shown:
+            shown = int(100 * share)
+            session.progress.step(shown)
+
+    return report
+
+
+def _start(
+    data: Path,
+    train: PosedImages,
+    config: FitConfig,
+    seed: int,
+    session: Session,
+    checkpoint: Checkpoint | None,
+    body: FittedBody | None,
+) -> Fitting:
     """The fit to continue, or a fresh one."""
     head = SpecularHead(SpecularConfig(lights=config.lights, attention=config.attention), seed)
     appearance = SpecularAppearance(
         head.to(session.device), config.initial_shading_steps, config.material_tie
     )
-    checkpoint = session.resume()
     if checkpoint is not None:
         return Fitting.unpack(checkpoint.state, appearance, session.device)
     with session.timed("start"):
-        session.progress.start("start", 100)
-        shown = 0
-
-        def report(share: float) -> None:
-            nonlocal shown
-            session.check_stop()
-            if int(100 * share) > shown:
-                shown = int(100 * share)
-                session.progress.step(shown)
-
+        report = _shown_stage("start", session)
         generator = torch.Generator().manual_seed(seed)
-        init = init_points(data, train, config.points or 0, generator, part(report, 0.0, 0.4))
+        standing = None if body is None else body.standing()
+        mesh = None if standing is None else (standing.vertices, standing.faces)
+        init = init_points(data, train, config.points or 0, generator, part(report, 0.0, 0.4), mesh)
         if init.source == "random":
-            session.note(f"{data} has no body.npz and no points3d.ply: starting from random points")
+            session.note(f"{data} has no body.npz and no point cloud: starting from random points")
         rest = part(report, 0.4, 1.0)
         fitting = begin(init, train, appearance, generator, session.device, config.exposure, rest)
+        fitting.body = body
         report(1.0)
         if fitting.gains is not None:
             session.note(exposure_note(fitting.gains))
@@ -399,8 +448,8 @@ def _finished_avatar(fitting: Fitting, data: Path, seed: int, placement: Placeme
 
 
 def _preview(avatar: Avatar, train: PosedImages) -> tuple[Tensor, bool]:
-    """[h, 4w, 3] in 0..1, on the CPU: four of the cameras' views, evenly spaced, of one height. And whether they
-    show anything."""
+    """[h, 4w, 3] in 0..1, on the CPU: four of the cameras' views, evenly spaced, of one height. And whether
+    they show anything."""
     cameras = [train[len(train) * k // 4].camera for k in range(4)]
     height = min(PREVIEW_SIZE, *(round(PREVIEW_SIZE * c.height / c.width) for c in cameras))
     height = max(1, min(height, cameras[0].height))

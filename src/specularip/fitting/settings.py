@@ -31,6 +31,8 @@ class FitConfig:
     images differ by more than highlights explain."""
     ssim_weight: Share = 0.2
     """Weight of 1 - SSIM in the loss; L1 has the rest."""
+    body: bool = False
+    """Fit the body model to the images first, so that the avatar can be animated (docs/rig.md)."""
     relocate_every: Count = 100
     """Steps between relocations of useless Gaussians (`training.relocate`)."""
     relocate_until: Share = 0.75

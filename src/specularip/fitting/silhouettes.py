@@ -44,8 +44,8 @@ class Silhouette:
 def count_views(
     points: Tensor, silhouettes: Sequence[Silhouette], *, until_empty: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """How many of the silhouettes have each of points [P,3] float32, on the CPU, in the picture, and how many of
-    these show it as empty: both int32 [P]. Masks are interpolated.
+    """How many of the silhouettes have each of points [P,3] float32, on the CPU, in the picture, and how many
+    of these show it as empty: both int32 [P]. Masks are interpolated.
 
     until_empty: a point counts no further after the first that shows it as empty, which is much faster.
     """
@@ -68,7 +68,8 @@ def warm_up() -> None:
 @cached
 @njit(error_model="numpy", nogil=True)
 def _count(share, shares, points, to_pixels, size, mask, until_empty, seen, empty):
-    """Add what one mask shows. to_pixels [3,4]: homogeneous pixels of world points; size: width and height."""
+    """Add what one mask shows. to_pixels [3,4]: homogeneous pixels of world points; size: width and
+    height."""
     height, width, channels = mask.shape
     right, bottom = np.float32(width - 1), np.float32(height - 1)
     scale_x, scale_y = np.float32(width) / size[0], np.float32(height) / size[1]
@@ -87,7 +88,7 @@ def _count(share, shares, points, to_pixels, size, mask, until_empty, seen, empt
         seen[at] += 1
         x = min(max(x * scale_x - half, np.float32(0)), right)
         y = min(max(y * scale_y - half, np.float32(0)), bottom)
-        left, top = int(math.floor(x)), int(math.floor(y))
+        left, top = math.floor(x), math.floor(y)
         next_x, next_y = min(left + 1, width - 1), min(top + 1, height - 1)
         x, y = x - np.float32(left), y - np.float32(top)
         upper = (1 - x) * mask[top, left, channels - 1] + x * mask[top, next_x, channels - 1]
