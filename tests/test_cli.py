@@ -159,10 +159,10 @@ def test_stopped_and_failed_runs(tmp_path, monkeypatch, capsys):
     signal_before = signal.getsignal(signal.SIGTERM)
     out = str(tmp_path / "my run")
     cases = [
-        ("early stop", [], 130, "stopped before the first checkpoint"),
+        ("a man, early stop", [], 130, "stopped before the first checkpoint"),
         ("a man's suit", ["--overwrite"], 130, "specularip generate 'a man'\"'\"'s suit'"),
         ("a man's suit", ["--resume", "--seed", "4"], 130, "--seed 4 --resume\n"),
-        ("broken", [], 2, "specularip: error: the loss is not finite"),
+        ("a man, broken", [], 2, "specularip: error: the loss is not finite"),
     ]
     second, third = str(tmp_path / "second.png"), str(tmp_path / "third.png")
     for degrees, path in ((5, second), (10, third)):
