@@ -433,7 +433,7 @@ def test_points(tmp_path):
         path.write_bytes(content)
         with pytest.raises(UserError, match=words):
             load_points(tmp_path)
-    for value, words in ((math.nan, "NaN"), (1e300, "infinite"), (1e9, "beyond")):
+    for value, words in ((math.nan, "NaN"), (math.inf, "infinite"), (1e300, "beyond")):
         rows["y"] = value
         write_cloud(path, dtype, rows)
         with pytest.raises(UserError, match=words):

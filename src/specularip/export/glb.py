@@ -28,7 +28,7 @@ from specularip.errors import UserError
 from specularip.export.axes import Y_UP, turned
 from specularip.export.glb_skeleton import add_clip, add_skeleton, add_skinning, read_skeleton, read_skinning
 from specularip.export.gltf import Builder, Document, Json
-from specularip.export.splats import Splats, sound_rows, splats_from
+from specularip.export.splats import ABOVE_3, Splats, sound_rows, splats_from
 from specularip.gaussians import Binding, Gaussians, rotation_matrices
 from specularip.motion.clip import Clip
 from specularip.motion.quaternions import from_matrices, multiply
@@ -41,6 +41,8 @@ SMALLEST, FAINTEST, DARKEST = 1e-12, 1e-10, 1e-6
 """Scales, opacities and diffuse colours are at least this, so that their logarithms are finite."""
 LOBE = ("light", "shape", "amplitude")
 """What a lobe of our extension consists of."""
+DEGREES = 4
+"""Of harmonics, from 0: higher ones are not read."""
 MAX_LOBES = 4
 MAX_REPEATED = 200_000
 """Gaussians that may be there again because several nodes show the same mesh: a small file could fill the
@@ -165,7 +167,7 @@ def _add_splats(builder: Builder, gaussians: Gaussians, harmonics: HarmonicColor
         f"{KHR}:SCALE": gaussians.scales.detach().cpu(),
         f"{KHR}:OPACITY": opacities,
     }
-    for degree in range(4 if harmonics is not None else 1):
+    for degree in range(DEGREES if harmonics is not None else 1):
         for order in range(2 * degree + 1):
             columns[f"{KHR}:SH_DEGREE_{degree}_COEF_{order}"] = coefficients[:, degree**2 + order]
     attributes = {
@@ -245,6 +247,8 @@ def _read_part(document: Document, primitive: _Primitive) -> _Part:
     scales = column(attributes, f"{KHR}:SCALE", "VEC3").abs()
     quats, scales = _placed(quats, scales, to_z_up)
     names = _harmonics(document, attributes)
+    if f"{KHR}:SH_DEGREE_{DEGREES}_COEF_0" in attributes:
+        notes.append(ABOVE_3)
     coefficients = torch.empty(count, len(names), 3)
     for k, name in enumerate(names):
         coefficients[:, k] = column(attributes, name, "VEC3")
@@ -277,17 +281,17 @@ def _read_part(document: Document, primitive: _Primitive) -> _Part:
 
 
 def _harmonics(document: Document, attributes: Json) -> list[str]:
-    """The names of the harmonics' attributes, of complete degrees from 0."""
+    """The names of the harmonics' attributes, of complete degrees from 0 to at most 3."""
     pattern = re.compile(rf"{KHR}:SH_DEGREE_(\d)_COEF_(\d)")
-    found = {name for name in attributes if pattern.fullmatch(name)}
+    found = {name for name in attributes if (match := pattern.fullmatch(name)) and int(match[1]) < DEGREES}
     names: list[str] = []
-    for degree in range(4):
+    for degree in range(DEGREES):
         of_degree = [f"{KHR}:SH_DEGREE_{degree}_COEF_{order}" for order in range(2 * degree + 1)]
         if not found & set(of_degree):
             break
         names += of_degree
     if not names or found != set(names):
-        raise document.error("its spherical harmonics are incomplete, or of a degree above 3")
+        raise document.error("its spherical harmonics are incomplete")
     return names
 
 
@@ -344,7 +348,7 @@ def _joined(document: Document, parts: list[_Part], binding: Binding | None, not
         if int(columns["joints"].max()) >= len(binding.joint_names):
             raise document.error("its Gaussians are bound to joints that it does not have")
     try:
-        sound, dropped = sound_rows(columns["quats"], *columns.values())
+        sound, dropped = sound_rows(columns["quats"], columns["log_scales"], *columns.values())
     except UserError as error:
         raise UserError(f"{document.path}: {error}") from None
     if dropped:

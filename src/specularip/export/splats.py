@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,19 @@ from specularip.gaussians import Binding, Gaussians
 
 DARKEST = 1 / 512
 """Diffuse colours are clamped this far from 0 and 1, whose logits are infinite."""
+OPAQUE = 16.0
+"""The logit of opacities that files give as infinite: 1 − 1e-7. Minus this, they are transparent."""
+FLAT = math.log(1000.0)
+"""A scale of zero, whose logarithm is −∞, becomes the Gaussian's largest one by a thousand."""
+SMALLEST, LARGEST = -40.0, 40.0
+"""Logarithms of scales. Squares of smaller ones are no float32; larger ones count as infinite."""
+BEYOND = 1e15
+"""Larger numbers count as infinite: products of them are no float32."""
+FAINTEST = 1 / 255
+"""Rasterisers leave out what is more transparent."""
+TERMS = 16
+"""Harmonics of a colour, to degree 3."""
+ABOVE_3 = "its harmonics above degree 3 are left out"
 
 
 @dataclass(frozen=True)
@@ -30,13 +44,13 @@ class Splats:
     binding: Binding | None = None
 
 
-def sound_rows(quats: Tensor, *columns: Tensor) -> tuple[Tensor, tuple[str, ...]]:
-    """Which of N Gaussians have only finite values in quats [N,4] and the columns [N,...], and a rotation: a
-    mask [N], and a note where some have not. Raises UserError where none has."""
+def sound_rows(quats: Tensor, log_scales: Tensor, *columns: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    """Which of N Gaussians have only finite values in quats [N,4], log_scales [N,3] and the columns [N,...],
+    and a rotation: a mask [N], and a note where some have not. Raises UserError where none has."""
     count = len(quats)
-    sound = quats.norm(dim=-1) > 1e-8
-    for column in (quats, *columns):
-        sound &= column.reshape(count, -1).isfinite().all(1)
+    sound = (quats.norm(dim=-1) > 1e-8) & (log_scales <= LARGEST).all(1)
+    for column in (quats, log_scales, *columns):
+        sound &= (column.reshape(count, -1).abs() <= BEYOND).all(1)
     left = int(sound.sum())
     if left == 0:
         raise UserError("every Gaussian has NaN or infinite values, or a rotation of length zero")
@@ -56,17 +70,29 @@ def splats_from(
     antialiased: bool = False,
 ) -> Splats:
     """Splats from means [N,3], quats [N,4] wxyz, log_scales [N,3], opacity_logits [N] and spherical harmonics
-    coefficients [N,K,3], K 1, 4, 9 or 16, as in `HarmonicColors`; lobes [N,L,6] as in `SphericalBetas`.
+    coefficients [N,K,3], K a square, as in `HarmonicColors`; lobes [N,L,6] as in `SphericalBetas`.
 
-    Gaussians with NaN or infinite values, or a rotation of length zero, are left out, with a note. Raises
-    UserError where none is left.
+    An opacity of +∞ is opaque, of −∞ transparent, a scale of −∞ flat: these are kept. Gaussians with NaN or
+    other infinite values, or a rotation of length zero, are left out. Harmonics are cut to degree 3. Notes
+    say what was lost, and that all is transparent. Raises UserError where no Gaussian is left.
     """
-    columns = (means, log_scales, opacity_logits, coefficients, *(() if lobes is None else (lobes,)))
-    sound, notes = sound_rows(quats, *columns)
-    if notes:
+    infinite = opacity_logits.isinf()
+    opacity_logits = torch.where(infinite, OPAQUE * opacity_logits.sign(), opacity_logits)
+    thin = log_scales.amax(1, keepdim=True) - FLAT
+    log_scales = torch.where(log_scales.isneginf(), thin, log_scales).clamp_min(SMALLEST)
+    notes: tuple[str, ...] = ()
+    if coefficients.shape[1] > TERMS:
+        notes = (ABOVE_3,)
+        coefficients = coefficients[:, :TERMS]
+    columns = (means, opacity_logits, coefficients, *(() if lobes is None else (lobes,)))
+    sound, dropped = sound_rows(quats, log_scales, *columns)
+    if dropped:
         quats, means, log_scales = quats[sound], means[sound], log_scales[sound]
         opacity_logits, coefficients = opacity_logits[sound], coefficients[sound]
         lobes = None if lobes is None else lobes[sound]
+        notes += dropped
+    if float(opacity_logits.max().sigmoid()) < FAINTEST:
+        notes += ("every Gaussian is transparent: nothing can be seen of them",)
     count = len(means)
     weights = torch.zeros(count, 4)
     weights[:, 0] = 1
@@ -86,5 +112,5 @@ def splats_from(
     if lobes is not None:
         colors = SphericalBetas(coefficients.contiguous(), lobes.contiguous())
     elif bool(coefficients[:, 1:].any()):
-        colors = HarmonicColors(F.pad(coefficients, (0, 0, 0, 16 - coefficients.shape[1])))
+        colors = HarmonicColors(F.pad(coefficients, (0, 0, 0, TERMS - coefficients.shape[1])))
     return Splats(gaussians, colors, antialiased, notes)

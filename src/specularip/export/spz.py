@@ -14,6 +14,7 @@ import math
 import os
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from specularip.colors.harmonics import SH_0, HarmonicColors
 from specularip.errors import DamagedFile, UserError
 from specularip.export.axes import Y_UP, turned
-from specularip.export.splats import Splats, splats_from
+from specularip.export.splats import ABOVE_3, TERMS, Splats, splats_from
 from specularip.files import write_bytes
 from specularip.gaussians import Gaussians
 
@@ -37,8 +38,8 @@ COLOR_SCALE = 0.15
 """f_dc times this, plus 0.5, is what the colour's byte holds."""
 FRACTIONAL_BITS = 14
 """Bits behind the point of a position: 0.06 mm. Fewer where positions beyond 512 m need it."""
-COEFFICIENTS = (1, 4, 9, 16)
-"""Number of harmonics by degree, the constant one included."""
+COEFFICIENTS = (1, 4, 9, 16, 25)
+"""Number of harmonics by degree, the constant one included. Those of degree 4 are left out on reading."""
 GROWTH, SMALL = 16, 2**24
 """A file that claims to hold more than this many times its own bytes, and more than SMALL, is refused: real
 ones compress two- to threefold."""
@@ -89,7 +90,7 @@ def write_spz(
 
 
 def read_spz(path: str | os.PathLike[str]) -> Splats:
-    """Read SPZ of versions 1 to 4, harmonics to degree 3.
+    """Read SPZ of versions 1 to 4, harmonics of degrees 0 to 4, of which 4 is left out.
 
     Raises UserError if the file is missing, damaged or another kind of file, or for version 4 without the
     zstandard package.
@@ -116,7 +117,7 @@ def _parse(data: bytes) -> Splats:
     if not 1 <= version <= 4:
         raise DamagedFile(f"it has version {version}; versions 1 to 4 are known")
     if degree >= len(COEFFICIENTS):
-        raise DamagedFile(f"it has harmonics of degree {degree}, and 3 is the highest that is supported")
+        raise DamagedFile(f"it has harmonics of degree {degree}, and 4 is the highest that is known")
     if count < 1 or bits > 24:
         raise DamagedFile("it contains no Gaussians" if count < 1 else "its positions have no valid scale")
     rest = COEFFICIENTS[degree] - 1
@@ -135,8 +136,8 @@ def _parse(data: bytes) -> Splats:
     coefficients = torch.empty(count, 1 + rest, 3)
     coefficients[:, 0] = torch.from_numpy((base / np.float32(255) - 0.5) / COLOR_SCALE)
     coefficients[:, 1:] = torch.from_numpy((harmonics.reshape(count, rest, 3) - np.float32(128)) / 128)
-    back = turned(torch.from_numpy(means), turns, coefficients, Y_UP.T)
-    return splats_from(
+    back = turned(torch.from_numpy(means), turns, coefficients[:, :TERMS], Y_UP.T)
+    splats = splats_from(
         back[0],
         back[1],
         torch.from_numpy(scales / np.float32(16) - 10),
@@ -144,6 +145,7 @@ def _parse(data: bytes) -> Splats:
         back[2],
         antialiased=bool(flags & ANTIALIASED),
     )
+    return splats if 1 + rest <= TERMS else replace(splats, notes=(ABOVE_3, *splats.notes))
 
 
 def _streams(data: bytes, sizes: list[int], version: int, degree: int) -> list[bytes]:
