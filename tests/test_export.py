@@ -117,7 +117,7 @@ def test_damaged_ply_raises_one_line_errors(tmp_path):
         "row 0 of 'vertex' is not a number": whole.replace(b"binary_little_endian", b"ascii"),
         "has no rot_2": whole.replace(b"rot_2", b"spin2"),
         "it has no vertices": whole.replace(b"vertex 5", b"vertex 0"),
-        "cut short: it has 1 of 5": whole.replace(b"float rot_3", b"list uchar int rot_3"),
+        "cut short: it has 0 of 5": whole.replace(b"float rot_3", b"list uchar int rot_3"),
         "cannot read the property": whole.replace(b"float rot_3", b"float128 rot_3"),
         "header's line": whole.replace(b"vertex 5", b"vertex -5"),
         "does not say how numbers": whole.replace(b"format", b"fOrmat"),

@@ -20,6 +20,8 @@ from specularip.files import to_uint8
 Layer = Literal["final", "diffuse", "specular", "normal", "alpha", "depth"]
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "4k": (3840, 2160)}
 LARGEST = 8192
+FAINTEST = 1 / 255
+"""A picture whose alpha is nowhere this much shows nothing."""
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -78,6 +80,11 @@ def draw(
     else:
         shown = colors + (1 - alpha) * colors.new_tensor(background)
     return to_uint8(shown)
+
+
+def shows_something(prepared: Prepared, camera: Cameras) -> bool:
+    """Whether any pixel of a picture shows the avatar."""
+    return float(without_highlights(prepared).render(camera, 0.0).alpha.max()) >= FAINTEST
 
 
 def grid(pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,15 @@ from specularip.errors import UserError
 from specularip.export.video import write_video
 from specularip.files import write_png
 from specularip.framing import FOV_Y_DEG, FramingName, frame_subject
-from specularip.pictures import Layer, draw, grid, parse_background, parse_size, without_highlights
+from specularip.pictures import (
+    Layer,
+    draw,
+    grid,
+    parse_background,
+    parse_size,
+    shows_something,
+    without_highlights,
+)
 from specularip.progress import Progress
 from specularip.raster.cuda import pick_device
 
@@ -48,7 +57,7 @@ def check_options(out: Path, options: RenderOptions) -> None:
         raise UserError(f"--elevation-deg must lie between -89 and 89, got {options.elevation_deg:g}")
     if not -1e5 <= options.azimuth_deg <= 1e5:
         raise UserError(f"--azimuth-deg must be an angle, got {options.azimuth_deg:g}")
-    if options.distance is not None and not 0 < options.distance < 1000:
+    if options.distance is not None and not 0 < options.distance < 1e9:
         raise UserError(f"--distance must be positive, in metres, got {options.distance:g}")
     if options.fov_y_deg is not None and not 1 <= options.fov_y_deg <= 170:
         raise UserError(f"--fov-y-deg must lie between 1 and 170, got {options.fov_y_deg:g}")
@@ -68,8 +77,8 @@ def check_options(out: Path, options: RenderOptions) -> None:
 
 
 def render(avatar: Path, out: Path, options: RenderOptions, device: str | None, progress: Progress) -> None:
-    """Render a file or run folder to `out`. Raises UserError for options that `check_options` refuses, or
-    where a file cannot be read or written."""
+    """Render a file or run folder to `out`. Warns if no picture shows the avatar. Raises UserError for
+    options that `check_options` refuses, or where a file cannot be read or written."""
     check_options(out, options)
     width, height = parse_size(options.size)
     background = parse_background(options.background)
@@ -110,9 +119,19 @@ def render(avatar: Path, out: Path, options: RenderOptions, device: str | None, 
 
     def pictures():
         progress.start("render", count)
+        empty = True
         for index in range(count):
-            yield picture(camera(index))
+            view = camera(index)
+            empty = empty and not shows_something(prepared, view)
+            yield picture(view)
             progress.step(index + 1)
+        if empty:
+            at = ", ".join(f"{value:.3g}" for value in target)
+            warnings.warn(
+                f"{out}: not one pixel shows the avatar. It is about ({at}) and fills a picture from "
+                f"{fitting:.3g} m away: check --distance and --path",
+                stacklevel=2,
+            )
 
     if out.suffix.lower() == ".png":
         write_png(out, grid(list(pictures())))

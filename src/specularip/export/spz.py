@@ -36,8 +36,13 @@ ANTIALIASED = 1
 """The flag for Gaussians that are rendered antialiased."""
 COLOR_SCALE = 0.15
 """f_dc times this, plus 0.5, is what the colour's byte holds."""
-FRACTIONAL_BITS = 14
-"""Bits behind the point of a position: 0.06 mm. Fewer where positions beyond 512 m need it."""
+FRACTIONAL_BITS, MOST_BITS = 14, 24
+"""Bits behind the point of a position: 0.06 mm. Fewer where positions beyond 256 m need it, more for subjects
+smaller than a metre."""
+LEAST_STEPS = 256
+"""A subject that is smaller than this many steps of its positions is not written: it would be lumps."""
+LOG_SCALES = (-10.0, 255 / 16 - 10)
+"""What a byte holds of the logarithms of scales."""
 COEFFICIENTS = (1, 4, 9, 16, 25)
 """Number of harmonics by degree, the constant one included. Those of degree 4 are left out on reading."""
 GROWTH, SMALL = 16, 2**24
@@ -63,15 +68,14 @@ def write_spz(
         raise ValueError(f"version must be 3 or 4, got {version}")
     coefficients = (gaussians.diffuse[:, None] - 0.5) / SH_0 if colors is None else colors.coefficients
     means, quats, coefficients = turned(gaussians.means, gaussians.quats, coefficients, Y_UP)
-    reach = max(float(means.abs().max()), 1e-9)
-    bits = max(0, min(FRACTIONAL_BITS, 22 - math.ceil(math.log2(reach))))
+    bits = _fractional_bits(path, means, gaussians.log_scales.detach().cpu())
     fixed = (means * 2.0**bits).round().clamp(-(2**23), 2**23 - 1).numpy().astype("<i4")
     rest = coefficients[:, 1:].flatten(1)
     streams = [
         np.ascontiguousarray(fixed).view(np.uint8).reshape(len(means), 3, 4)[..., :3].tobytes(),
         _bytes(255 * gaussians.opacities),
         _bytes(255 * (COLOR_SCALE * coefficients[:, 0] + 0.5)),
-        _bytes(16 * (gaussians.log_scales + 10)),
+        _bytes(16 * (gaussians.log_scales - LOG_SCALES[0])),
         _packed_quats(quats).tobytes(),
         _bytes(128 * rest + 128),
     ]
@@ -87,6 +91,32 @@ def write_spz(
     table = b"".join(struct.pack("<QQ", len(small), len(stream)) for small, stream in zip(packed, kept))
     header += struct.pack("<BI12x", len(kept), 32)
     write_bytes(path, header + table + b"".join(packed))
+
+
+def _fractional_bits(path: str | os.PathLike[str], means: Tensor, log_scales: Tensor) -> int:
+    """For positions of these means [N,3] on the CPU; log_scales [N,3]. Raises UserError where the format is
+    too coarse for the subject, or holds no Gaussians of such a size."""
+    some = means[:: max(1, len(means) // 100_000)]
+    first, last = torch.quantile(some, torch.tensor([0.05, 0.95]), dim=0)
+    usual = float(log_scales.amax(1).median())
+    size = max(float((last - first).max()), math.exp(usual))
+    fitting = 22 - math.ceil(math.log2(max(float(means.abs().max()), 1e-9)))
+    bits = max(
+        0, min(max(FRACTIONAL_BITS, FRACTIONAL_BITS - math.floor(math.log2(size))), fitting, MOST_BITS)
+    )
+    advice = "use .ply, .sog or .glb, or move and scale the avatar"
+    if size * 2.0**bits < LEAST_STEPS:
+        raise UserError(
+            f"cannot write {path}: SPZ has positions in steps of {2.0**-bits:.2g} here, too coarse for an "
+            f"avatar {size:.2g} wide that lies {float(means.abs().max()):.2g} from the origin: {advice}"
+        )
+    if not LOG_SCALES[0] <= usual <= LOG_SCALES[1]:
+        low, high = map(math.exp, LOG_SCALES)
+        raise UserError(
+            f"cannot write {path}: SPZ has Gaussians of sizes from {low:.1g} to {high:.0f}, and the avatar's "
+            f"are about {math.exp(usual):.2g}: {advice}"
+        )
+    return bits
 
 
 def read_spz(path: str | os.PathLike[str]) -> Splats:
