@@ -52,6 +52,7 @@ from specularip.fitting.point_init import PointInit, init_points
 from specularip.fitting.settings import FitConfig
 from specularip.gaussians import rotation_matrices
 from specularip.metrics import highlight_error, psnr, ssim
+from specularip.progress import Report, unheard
 from specularip.raster import rasterize
 from specularip.raster.cuda import pick_device
 from specularip.specular import SpecularConfig, SpecularHead
@@ -71,7 +72,12 @@ class Harmonics:
         self.shared = nn.Module()  # none
 
     def begin(
-        self, init: PointInit, observations: Observations, cameras: Tensor, generator: torch.Generator
+        self,
+        init: PointInit,
+        observations: Observations,
+        cameras: Tensor,
+        generator: torch.Generator,
+        report: Report = unheard,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         base = (initial_colors(observations, init.points).sigmoid() - 0.5) / 0.28209479177387814
         return {"sh_base": base[:, None], "sh_rest": base.new_zeros(len(base), 15, 3)}, {}
@@ -121,7 +127,12 @@ class Published(nn.Module):
         nn.init.zeros_(self.mlp[-1].bias)
 
     def begin(
-        self, init: PointInit, observations: Observations, cameras: Tensor, generator: torch.Generator
+        self,
+        init: PointInit,
+        observations: Observations,
+        cameras: Tensor,
+        generator: torch.Generator,
+        report: Report = unheard,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         colors = initial_colors(observations, init.points)
         features = 0.1 * torch.randn(len(init), FEATURES, generator=generator).to(colors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch.nn import functional as F
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from specularip.cameras import Cameras
 from specularip.captures.views import PosedImages
 from specularip.fitting.accessories import _carve, _occupancy, find_accessories
+from specularip.fitting.silhouettes import Silhouette, count_views
 from specularip.gaussians import rotation_matrices, turned_to
 from specularip.raster import rasterize
 
@@ -55,6 +57,10 @@ def silhouettes(with_ring: bool) -> PosedImages:
     return PosedImages.of(cameras, alphas.repeat(1, 1, 1, 3), alphas)
 
 
+def outlines(posed: PosedImages) -> list[Silhouette]:
+    return [Silhouette.of(view) for view in posed]
+
+
 def test_a_ring_is_found_with_its_normals_and_tangents():
     directions = sphere(8000)
     found = find_accessories(BALL * directions, directions, silhouettes(with_ring=True))
@@ -85,7 +91,7 @@ def test_the_wide_hull_of_few_views_has_no_accessories():
     """It reaches far beyond the ball, but no view shows it beside the ball."""
     directions = sphere(8000)
     few = silhouettes(with_ring=False).select(range(0, 90, 15))
-    full, _ = _occupancy(1.03 * BALL * directions, few.views)
+    full, _ = _occupancy(1.03 * BALL * directions, outlines(few))
     assert full.sum() > 1000, "the hull is too narrow for this test"
     assert len(find_accessories(BALL * directions, directions, few)) == 0
 
@@ -112,7 +118,7 @@ def test_points_are_occupied_empty_or_unknown():
     alphas[:, 0, 0] = 0
     pixels = torch.tensor([[15.9, 15.9], [0.2, 0.2], [8.0, 8.0], [16.5, 8.0], [8.0, 8.0]])
     places = torch.cat([(pixels - 8) / 10, torch.tensor([1.0, 1, 1, 1, -1])[:, None]], 1)
-    full, empty = _occupancy(places, boxed(alphas).views)
+    full, empty = _occupancy(places, outlines(boxed(alphas)))
     assert full.tolist() == [
         True,
         False,
@@ -121,23 +127,40 @@ def test_points_are_occupied_empty_or_unknown():
         False,
     ]  # the last two: outside the image, behind the camera
     assert empty.tolist() == [False, True, False, False, False]
-    assert not _occupancy(places, boxed(alphas).views[1:])[0].any(), "one image is not enough"
+    assert not _occupancy(places, outlines(boxed(alphas))[1:])[0].any(), "one image is not enough"
 
 
 def test_image_borders_are_no_surface():
     alphas = torch.ones(2, 16, 16)
     alphas[:, :3] = 0
     cells = torch.cartesian_prod(torch.arange(-8, 8), torch.arange(-8, 8), torch.arange(8, 10))
-    surface, normals = _carve(cells, boxed(alphas).views, 0.03)
+    surface, normals = _carve(cells, outlines(boxed(alphas)), 0.03)
     assert len(surface) > 100
     # Rows above the third, counted between pixel centres, are empty: a slanted plane, seen from the camera.
     assert ((surface[:, 1] / surface[:, 2] * 10 + 8 - 3).abs() < 0.7).all()
     assert (normals[:, 1] < -0.5).float().mean() > 0.8
 
 
-def test_carving_in_chunks_gives_the_same(monkeypatch, seed):
-    posed, places = silhouettes(with_ring=True), torch.rand(500, 3) - 0.5
-    whole = _occupancy(places, posed.views)
-    assert whole[0].any() and whole[1].any()
-    monkeypatch.setattr("specularip.fitting.accessories.CHUNK", 64)
-    assert all(map(torch.equal, _occupancy(places, posed.views), whole))
+def test_counts_are_those_of_plain_interpolation_with_any_number_of_threads(monkeypatch, seed):
+    posed, places = silhouettes(with_ring=True), torch.rand(3000, 3) - 0.5
+    posed = posed.select(range(0, 90, 6))
+    blurred = [replace(view, pixels=(255 * view.pixels).round().byte()) for view in posed]
+    seen, empty = (torch.zeros(len(places), dtype=torch.int32) for _ in range(2))
+    unsure = torch.zeros(len(places), dtype=torch.bool)
+    for view in blurred:
+        pixels, depth = view.camera.project(places)
+        grid = pixels[0] / SIZE * 2 - 1
+        alpha = F.grid_sample(
+            view.alpha.permute(2, 0, 1)[None], grid[None, None], padding_mode="border", align_corners=False
+        )[0, 0, 0]
+        there = (depth[0] > 1e-3) & (grid.abs() < 1).all(-1)
+        seen += there
+        empty += there & (alpha < 0.5)
+        unsure |= (alpha - 0.5).abs() < 2e-3
+    assert seen.max() > 10 and (empty > 0).any() and unsure.float().mean() < 0.2
+    for threads in ("1", "3"):
+        monkeypatch.setenv("SPECULARIP_NUM_THREADS", threads)
+        counted = count_views(places, [Silhouette.of(view) for view in blurred])
+        assert torch.equal(counted[0], seen) and torch.equal(counted[1][~unsure], empty[~unsure]), seed
+        found = count_views(places, outlines(posed), until_empty=True)[1] > 0
+        assert torch.equal(found[~unsure], (empty > 0)[~unsure]), seed

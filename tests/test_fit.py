@@ -186,16 +186,23 @@ def test_the_highlight_moves_with_the_camera_as_the_true_one_does(fitted):
 
 
 class Interrupting(Progress):
-    """Sends SIGINT at the first progress."""
+    """Sends SIGINT at the first progress of a stage."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(open(os.devnull, "w"))
+        self.at, self.steps = stage, 0
 
     def step(self, done: int, loss: float | None = None) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        super().step(done, loss)
+        if self.stage().name == self.at:
+            self.steps += 1
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_resumed_fit_ends_where_an_uninterrupted_one_does(scene, fitted, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        fit(scene, out, config=TINY, device="cpu", progress=Interrupting(open(os.devnull, "w")))
+        fit(scene, out, config=TINY, device="cpu", progress=Interrupting("fit"))
     assert not (out / "avatar.safetensors").exists()
     with pytest.raises(UserError, match="another settings"):
         fit(scene, out, config=replace(TINY, lights=8), device="cpu", resume=True)
@@ -206,6 +213,15 @@ def test_a_resumed_fit_ends_where_an_uninterrupted_one_does(scene, fitted, tmp_p
         assert torch.equal(tensor, two[name]), name
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == TINY.iterations
+
+
+def test_a_stop_while_it_starts_is_heeded_between_its_parts(scene, tmp_path):
+    stopped = Interrupting("start")
+    with pytest.raises(KeyboardInterrupt):
+        fit(scene, tmp_path / "x", config=TINY, device="cpu", progress=stopped)
+    assert stopped.steps == 1 and stopped.stage().done < 50
+    fit(scene, tmp_path / "x", config=replace(TINY, iterations=1), device="cpu", resume=True)
+    assert (tmp_path / "x" / "avatar.safetensors").exists()
 
 
 def test_without_a_mesh_points_fill_the_silhouettes(scene, tmp_path):

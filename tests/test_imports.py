@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "specularip"
 
 FLOORS = """
-errors version files progress stopping cameras gaussians run_folder
+errors version files progress stopping cameras gaussians placement run_folder
 kernels
 raster
 body specular

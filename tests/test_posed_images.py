@@ -374,7 +374,7 @@ def test_body_mesh(tmp_path):
         np.savez(path, **dict(zip(names, (vertices, faces.astype(np.uint16)))))
         mesh = load_body_mesh(tmp_path)
         assert mesh is not None
-        assert torch.allclose(mesh[0], torch.from_numpy(vertices).float()) and mesh[0].dtype == torch.float32
+        assert torch.equal(mesh[0], torch.from_numpy(vertices).double()) and mesh[0].dtype == torch.float64
         assert torch.equal(mesh[1], torch.from_numpy(faces)) and mesh[1].dtype == torch.int64
     whole = path.read_bytes()
     wrong = [

@@ -27,6 +27,7 @@ from specularip.cameras import Cameras
 from specularip.colors import Asgs, Colors, SphericalBetas
 from specularip.errors import UserError
 from specularip.export.glb import read_glb, write_glb
+from specularip.export.placing import placed
 from specularip.export.ply import read_ply, write_ply
 from specularip.export.sog import read_sog, write_sog
 from specularip.export.spz import read_spz, write_spz
@@ -37,6 +38,7 @@ from specularip.motion.dispatch import pose
 from specularip.motion.posing import Rest
 from specularip.motion.quaternions import rotate
 from specularip.motion.skinning import Blend, bone_table, expressed, joint_transforms
+from specularip.placement import Placement
 from specularip.progress import Progress
 from specularip.raster import Raster, rasterize
 from specularip.specular import PreparedShading, SpecularHead, facing, in_view, shading_normals
@@ -177,7 +179,9 @@ class Avatar:
     head: the specular head, which the Gaussians' latents are for. colors: explicit colours instead, baked or
     from a file of another program; the Gaussians' own colour is then the diffuse part. provenance: JSON-ready
     facts about the run. binding: the skeleton. antialiased: how it was trained, and so how it is rendered,
-    see `rasterize`. expressions: facial actions. Raises ValueError for both head and colors.
+    see `rasterize`. expressions: facial actions. placement: from the avatar's world, which is about the origin,
+    in metres, z up, to that of the capture it was fitted to; None: they are the same. Raises ValueError for both
+    head and colors.
     """
 
     gaussians: Gaussians
@@ -187,6 +191,7 @@ class Avatar:
     antialiased: bool = False
     colors: Colors | None = None
     expressions: Expressions | None = None
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         if self.head is not None and self.colors is not None:
@@ -310,6 +315,8 @@ class Avatar:
     ) -> Path:
         """Write a file for other programs and return it, by the suffix of `path`, see SUFFIXES. Atomic.
 
+        All but .html are in the world of the capture, see `placement`: they fit its cameras and its other parts.
+
         bake: with the highlights, which are baked into the form that the format has; this takes a while for
         an avatar with a head. Else diffuse colours. A .glb has them twice: as harmonics for every viewer, and
         as ASGs for those that know our extension. clips: motions, for .glb and .html. betas: Spherical Betas
@@ -338,17 +345,20 @@ class Avatar:
         if suffix == ".html":
             return write_html(path, replace(self, head=None, colors=colors).packed(clips=clips), self.title)
         harmonics = harmonics_of(colors) if isinstance(colors, Asgs | SphericalBetas) else colors
-        if suffix == ".ply":
-            write_ply(path, self.gaussians, colors if isinstance(colors, SphericalBetas) else harmonics)
-        elif suffix == ".sog":
-            write_sog(path, self.gaussians, harmonics, antialiased=self.antialiased)
-        elif suffix == ".spz":
-            write_spz(path, self.gaussians, harmonics, antialiased=self.antialiased, version=spz_version)
-        else:
+        if suffix == ".glb":
             write_glb(
                 path, self.gaussians, harmonics, asgs=colors if isinstance(colors, Asgs) else None,
-                binding=binding, clips=clips, antialiased=self.antialiased,
+                binding=binding, clips=clips, antialiased=self.antialiased, placement=self.placement,
             )  # fmt: skip
+            return path
+        kept = colors if isinstance(colors, SphericalBetas) else harmonics
+        cloud, kept = placed(self.gaussians, kept, self.placement)
+        if suffix == ".ply":
+            write_ply(path, cloud, kept)
+        elif suffix == ".sog":
+            write_sog(path, cloud, kept, antialiased=self.antialiased)
+        else:
+            write_spz(path, cloud, kept, antialiased=self.antialiased, version=spz_version)
         return path
 
     def packed(self, title: str = "", clips: Sequence[Clip] = ()) -> bytes:

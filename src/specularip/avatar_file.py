@@ -18,6 +18,7 @@ from specularip.colors.asgs import SMOOTH
 from specularip.errors import DamagedFile, UserError, first_line
 from specularip.files import atomic_path
 from specularip.gaussians import Binding, Expressions, Gaussians, field_specs
+from specularip.placement import Placement
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 
 FORMAT = 4
@@ -41,6 +42,7 @@ class AvatarContents:
     antialiased: bool
     colors: Colors | None = None
     expressions: Expressions | None = None
+    placement: Placement | None = None
 
 
 def write_avatar(path: Path, contents: AvatarContents) -> None:
@@ -53,6 +55,7 @@ def write_avatar(path: Path, contents: AvatarContents) -> None:
         "binding": None,
         "antialiased": contents.antialiased,
         "colors": None,
+        "placement": None if contents.placement is None else contents.placement.pack(),
     }
     if contents.head is not None:
         header["head"] = asdict(contents.head.config)
@@ -174,7 +177,16 @@ def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarConten
     if head is not None and colors is not None:
         raise DamagedFile("it has both a head and explicit colours")
     expressions = _parse_expressions(header.get("expressions"), tensors, len(gaussians))
-    return AvatarContents(gaussians, head, provenance, binding, antialiased, colors, expressions)
+    placement = _parse_placement(header.get("placement"))
+    return AvatarContents(gaussians, head, provenance, binding, antialiased, colors, expressions, placement)
+
+
+def _parse_placement(packed: object) -> Placement | None:
+    """The place in the capture's world, which files written before there was one lack."""
+    try:
+        return None if packed is None else Placement.unpack(packed)
+    except ValueError as error:
+        raise DamagedFile(f"its placement is none: {error}") from None
 
 
 def _parse_head(config: object, tensors: dict[str, Tensor]) -> SpecularHead | None:

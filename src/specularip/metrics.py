@@ -43,6 +43,8 @@ INTERIOR, DEPTH_TOLERANCE = 0.95, 0.01
 """`coherence` skips pixels with less alpha than this, and those whose depths differ by more than this
 share."""
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+FAINTEST = 1 / 255
+"""A picture whose alpha is nowhere this much shows nothing."""
 
 LABELS = {
     "views": ("views", "{:.0f}"),
@@ -273,8 +275,10 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
     highlight_drift_deg and highlight_drift_p90_deg: over views. highlight_missed and highlight_spurious: per
     target highlight. coherence: mean over views, between the specular layer of the view and that of one
     turned by TURN_DEG around the avatar. frames_per_second; views; gaussians. NaN if a metric is undefined
-    (no highlight, for example); an empty set gives views and gaussians only.
+    (no highlight, for example); an empty set gives views and gaussians only. empty_views: how many show nothing
+    of the avatar (see `nothing_shown`). The cameras are moved into the avatar's world.
     """
+    posed = posed.placed(avatar.placement)
     device = avatar.gaussians.means.device
     found: dict[str, float] = {"views": len(posed), "gaussians": len(avatar.gaussians)}
     if len(posed) == 0:
@@ -282,12 +286,13 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
     center = avatar.gaussians.means.mean(0)
     per_view: dict[str, list[float]] = {name: [] for name in ("psnr", "ssim", "lpips", "coherence")}
     drifts: list[HighlightDrift] = []
-    error, pixels = 0.0, 0
+    error, pixels, empty = 0.0, 0, 0
     for view in posed:
         camera, target = view.camera.to(device), view.image_on(device)[None]
         both = _with_neighbour(camera, center)
         frame = avatar.render(both, 0.0)
         image = frame.image[:1]
+        empty += float(frame.alpha[0].max()) < FAINTEST
         per_view["psnr"].append(float(psnr(image, target)))
         per_view["ssim"].append(float(ssim(image.double(), target.double())))
         if perceptual is not None:
@@ -307,6 +312,7 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
             found[name] = sum(whole) / len(whole) if whole else math.nan
     return {
         **found,
+        "empty_views": empty,
         "highlight_psnr": -10 * math.log10(error / pixels) if error > 0 else math.nan,
         "highlight_drift_deg": drift.mean,
         "highlight_drift_p90_deg": drift.p90,
@@ -314,6 +320,15 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
         "highlight_spurious": drift.spurious / drift.true if drift.true else math.nan,
         "frames_per_second": frames_per_second(avatar, [view.camera for view in posed]),
     }
+
+
+def nothing_shown(values: Mapping[str, float]) -> str:
+    """A line that says how many of `evaluate`'s views show nothing of the avatar, "" if all show it."""
+    views, empty = round(values["views"]), round(values.get("empty_views", 0))
+    if not empty:
+        return ""
+    which = "no view shows" if empty == views else f"{empty} of {views} views do not show"
+    return f"{which} the avatar: are these cameras and the avatar of one capture, in one world?"
 
 
 def agreement(avatar: Avatar, baked: Avatar, size: int = 400) -> float:
@@ -336,7 +351,7 @@ def mean_psnr(avatar: Avatar, posed: PosedImages) -> float:
     prepared, device = avatar.prepare(), avatar.gaussians.means.device
     values = [
         float(psnr(prepared.image(view.camera.to(device), 0.0), view.image_on(device)[None]))
-        for view in posed
+        for view in posed.placed(avatar.placement)
     ]
     return sum(values) / len(values)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
+Report = Callable[[float], None]
+"""Is called by a part of a stage with the share of it that is done, 0 to 1; may raise KeyboardInterrupt."""
 EVERY_SECONDS = 5.0
 """Interval between the lines of one stage if the output is not a terminal."""
 
@@ -31,6 +34,15 @@ class Stage:
     done: int
     total: int
     remaining_seconds: float | None
+
+
+def unheard(share: float) -> None:
+    """The report of a part whose progress nobody follows."""
+
+
+def part(report: Report, start: float, end: float) -> Report:
+    """The report of a part that goes from one share of the whole to another."""
+    return lambda share: report(start + (end - start) * share)
 
 
 class Progress:

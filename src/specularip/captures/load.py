@@ -5,7 +5,7 @@ transforms_train.json and, optionally, transforms_test.json and transforms_val.j
 length for all frames or each: `camera_angle_x` in radians or `fl_x` (`fl_y`, `cx`, `cy`, `w`, `h`) in pixels.
 Optionally, a triangle mesh (body.npz) or a point cloud (points3d.ply) to initialise the Gaussians on.
 
-World: right-handed, z up, preferably in metres; it is not transformed. Any defect raises a UserError that
+World: right-handed, of any origin, unit and axes; `scene.settled` moves it. Any defect raises a UserError that
 names the file. Nothing is unpickled, and no file_path may lead out of the folder.
 """
 
@@ -26,6 +26,7 @@ from PIL import Image
 
 from specularip.cameras import Cameras
 from specularip.captures.mesh import MAX_DISTANCE, load_body_mesh, points_inside
+from specularip.captures.scene import exact_in_float32
 from specularip.captures.views import PosedImages, View
 from specularip.errors import UserError
 
@@ -83,7 +84,7 @@ def load_posed_images(folder: str | os.PathLike[str], split: Split = "train") ->
     names = [os.path.relpath(file, folder).replace(os.sep, "/") for file in files]
     mesh = load_body_mesh(folder)
     if mesh is not None:
-        inside = points_inside(poses[:, :3, 3], mesh[0].double().numpy(), mesh[1].numpy())
+        inside = points_inside(poses[:, :3, 3], mesh[0].numpy(), mesh[1].numpy())
         if inside.any():
             first = names[int(inside.argmax())]
             raise UserError(
@@ -92,7 +93,9 @@ def load_posed_images(folder: str | os.PathLike[str], split: Split = "train") ->
             )
 
     premultiplied = _says_premultiplied(table)
-    viewmats, intrinsics = (torch.from_numpy(array).float() for array in (_world_to_camera(poses), Ks))
+    placement = exact_in_float32(poses[:, :3, 3])
+    viewmats = placement.inverse().viewmats(torch.from_numpy(_world_to_camera(poses))).float()
+    intrinsics = torch.from_numpy(Ks).float()
     cameras = Cameras(viewmats, intrinsics, width, height)
     views = []
     opaque = visible = 0
@@ -103,7 +106,7 @@ def load_posed_images(folder: str | os.PathLike[str], split: Split = "train") ->
         views.append(View(cameras[index], torch.from_numpy(pixels), premultiplied, names[index]))
     if split == "train" and not visible:
         raise UserError(f"{path}: all images are fully transparent: there is nothing to fit")
-    return PosedImages(tuple(views), _notes(path, opaque, len(files), premultiplied))
+    return PosedImages(tuple(views), _notes(path, opaque, len(files), premultiplied), placement)
 
 
 def _no_views(note: str) -> PosedImages:
@@ -210,7 +213,7 @@ def _pose(path: Path, index: int, frame: dict[str, Any]) -> np.ndarray:
     if np.abs(matrix[3] - (0, 0, 0, 1)).max() > 1e-4:
         raise UserError(f"{where} must end in the row 0 0 0 1: it is not a rigid camera-to-world transform")
     if np.abs(matrix[:3]).max() > MAX_DISTANCE:
-        raise UserError(f"{where} holds numbers beyond {MAX_DISTANCE:g}: scale the scene to metres")
+        raise UserError(f"{where} holds numbers beyond {MAX_DISTANCE:g}: export it again")
     rotation = matrix[:3, :3]
     lengths = np.linalg.norm(rotation, axis=0)
     if np.abs(lengths - 1).max() > RIGID_TOLERANCE:

@@ -14,12 +14,12 @@ from specularip.errors import UserError
 from specularip.export.ply import read_points
 
 MAX_MESH_BYTES = 1 << 30
-MAX_DISTANCE = 1e4
-"""Larger coordinates are treated as errors; up to here, float32 resolves millimetres."""
+MAX_DISTANCE = 1e7
+"""Larger coordinates, in whatever unit the capture has, are treated as errors."""
 
 
 def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | None:
-    """Vertices [V,3] float32 and triangles [F,3] int64 of body.npz (keys v and f, or vertices and faces).
+    """Vertices [V,3] float64 and triangles [F,3] int64 of body.npz (keys v and f, or vertices and faces).
 
     None if there is no such file. Raises UserError if it is not a valid mesh.
     """
@@ -64,11 +64,11 @@ def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | No
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     if not np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() > 1e-9:
         raise UserError(f"{path}: its triangles have zero area: {hint}")
-    return torch.from_numpy(vertices.astype(np.float32)), torch.from_numpy(faces)
+    return torch.from_numpy(vertices), torch.from_numpy(faces)
 
 
 def load_points(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None] | None:
-    """Points [N,3] and colours [N,3] in 0..1 (None if it has none) of points3d.ply; None without the file.
+    """Points [N,3] float64 and colours [N,3] in 0..1 (None if it has none) of points3d.ply; None without the file.
 
     Raises UserError if it is not a point cloud (see `export.ply.read_points`).
     """
@@ -77,7 +77,7 @@ def load_points(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None] 
         return None
     points, colors = read_points(path)
     if float(points.abs().max()) > MAX_DISTANCE:
-        raise UserError(f"{path} holds coordinates beyond {MAX_DISTANCE:g}: check its units or remove it")
+        raise UserError(f"{path} holds coordinates beyond {MAX_DISTANCE:g}: export it again or remove it")
     return points, colors
 
 

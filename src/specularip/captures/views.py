@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from specularip.cameras import Cameras
+from specularip.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,11 @@ class View:
 @dataclass(frozen=True)
 class PosedImages:
     """The views of a split, in the order of the file. notes: assumptions made, one line each, for the
-    user."""
+    user. placement: from the world that the cameras are in to that of the files."""
 
     views: tuple[View, ...]
     notes: tuple[str, ...] = ()
+    placement: Placement = field(default_factory=Placement.identity)
 
     def __len__(self) -> int:
         return len(self.views)
@@ -70,6 +72,16 @@ class PosedImages:
     def to(self, device: torch.device | str, *, pixels: bool = True) -> PosedImages:
         """Copies on `device`; see `View.to`."""
         return replace(self, views=tuple(view.to(device, pixels=pixels) for view in self.views))
+
+    def placed(self, placement: Placement | None) -> PosedImages:
+        """The views in another world, from which `placement` leads to that of the files (None: the files'
+        own); the same object where that is so already."""
+        placement = placement or Placement.identity()
+        if placement.same_as(self.placement):
+            return self
+        move = placement.inverse() @ self.placement
+        views = tuple(replace(view, camera=move.cameras(view.camera)) for view in self.views)
+        return replace(self, views=views, placement=placement)
 
     @property
     def positions(self) -> Tensor:

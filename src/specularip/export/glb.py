@@ -26,12 +26,20 @@ from specularip.colors.asgs import SMOOTH
 from specularip.colors.harmonics import SH_0, harmonics_turn
 from specularip.errors import UserError
 from specularip.export.axes import Y_UP, turned
-from specularip.export.glb_skeleton import add_clip, add_skeleton, add_skinning, read_skeleton, read_skinning
+from specularip.export.glb_skeleton import (
+    add_clip,
+    add_skeleton,
+    add_skinning,
+    bound_place,
+    read_skeleton,
+    read_skinning,
+)
 from specularip.export.gltf import Builder, Document, Json
 from specularip.export.splats import ABOVE_3, Splats, sound_rows, splats_from
 from specularip.gaussians import Binding, Gaussians, rotation_matrices
 from specularip.motion.clip import Clip
 from specularip.motion.quaternions import from_matrices, multiply
+from specularip.placement import Placement
 
 KHR = "KHR_gaussian_splatting"
 ASG = "SPECULARIP_gaussian_splatting_asg"
@@ -61,11 +69,12 @@ def write_glb(
     binding: Binding | None = None,
     clips: Sequence[Clip] = (),
     antialiased: bool = False,
+    placement: Placement | None = None,
 ) -> None:
     """Write Gaussians as a .glb, atomically: with their diffuse colour, or with spherical harmonics.
 
     asgs: highlights, for viewers that know our extension. binding: the skeleton; clips: its motions, each an
-    animation. Raises UserError if the file cannot be written, ValueError for clips without a binding.
+    animation. placement: to the world that the file is to be in, as a node above all others. Raises UserError if the file cannot be written, ValueError for clips without a binding.
     """
     if clips and binding is None:
         raise ValueError("clips need a binding: without a skeleton nothing moves")
@@ -94,6 +103,8 @@ def write_glb(
         for clip in clips:
             add_clip(builder, clip, binding, joints)
     builder.add("meshes", {"name": "avatar", "primitives": [primitive]})
+    if placement is not None:
+        roots = [builder.add("nodes", {"name": "placement", **_transform(placement), "children": roots})]
     builder.json |= {"scene": 0, "scenes": [{"nodes": roots}]}
     builder.write(path)
 
@@ -155,6 +166,16 @@ class _Part:
     antialiased: bool
 
 
+def _transform(placement: Placement) -> Json:
+    """A placement as that of a node, between y-up worlds."""
+    turn = from_matrices(Y_UP @ placement.rotation @ Y_UP.T)
+    return {
+        "translation": (Y_UP @ placement.translation).tolist(),
+        "rotation": turn.roll(-1).tolist(),
+        "scale": [placement.scale] * 3,
+    }
+
+
 def _add_splats(builder: Builder, gaussians: Gaussians, harmonics: HarmonicColors | None) -> Json:
     """The attributes of `KHR_gaussian_splatting`, and colours for viewers that draw points."""
     base = (gaussians.diffuse[:, None] - 0.5) / SH_0
@@ -212,7 +233,7 @@ def _primitives(document: Document) -> list[_Primitive]:
             if document.whole(primitive, "mode", 0, 4) != 0:
                 raise document.error("a primitive of Gaussians does not have the mode POINTS")
             skin = document.whole(node, "skin", 0) if "skin" in node else None
-            place = transform if skin is None else np.eye(4)  # a skinned mesh is where its joints are
+            place = transform if skin is None else bound_place(document, skin)
             attributes = document.object(primitive, "attributes")
             found.append(_Primitive(attributes, document.object(extensions, KHR), place, skin))
     if not found:

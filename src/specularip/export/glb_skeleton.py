@@ -143,15 +143,8 @@ def read_skeleton(document: Document, skin: Any) -> Binding:
     if any(joint not in world for joint in joints):
         raise document.error("a joint is not in the scene")
     places = np.stack([world[joint] for joint in joints])
-    stored = document.item("skins", skin)
-    if "inverseBindMatrices" in stored:
-        inverse = document.array(stored["inverseBindMatrices"], "MAT4")
-        if len(inverse) != len(joints):
-            raise document.error(f"a skin has {len(joints)} joints and {len(inverse)} matrices")
-        with np.errstate(all="ignore"):  # the matrices may hold anything
-            away = np.abs(places @ inverse.astype(np.float64) - np.eye(4)).max()
-        if not away < REST:
-            raise document.error("its skeleton does not rest in the pose that the mesh was bound in")
+    if not _agree(_bound(document, skin, joints, places)):
+        raise document.error("its skeleton does not rest in the pose that the mesh was bound in")
     above = _parents(document, world)
     index = {joint: k for k, joint in enumerate(joints)}
     parents = [next((index[a] for a in _ancestors(joint, above) if a in index), -1) for joint in joints]
@@ -160,6 +153,36 @@ def read_skeleton(document: Document, skin: Any) -> Binding:
         parents,
         z_up(torch.from_numpy(places[:, :3, 3])).float(),
     )
+
+
+def bound_place(document: Document, skin: Any) -> np.ndarray:
+    """Where the joints of a skin put the mesh at rest, whatever its own node: float64 [4,4]. The identity where
+    they do not agree, see `read_skeleton`."""
+    joints = _joints(document, skin)
+    world = document.world_matrices()
+    if any(joint not in world for joint in joints):
+        return np.eye(4)
+    bound = _bound(document, skin, joints, np.stack([world[joint] for joint in joints]))
+    still = np.abs(bound[0] - np.eye(4)).max() < REST
+    return bound[0] if _agree(bound) and not still else np.eye(4)
+
+
+def _agree(bound: np.ndarray) -> bool:
+    """Whether all matrices [J,4,4] are the same, within REST of the mesh's own unit."""
+    with np.errstate(all="ignore"):  # they may hold anything
+        return bool(np.abs(bound - bound[0]).max() < REST * max(1.0, float(np.abs(bound[0, :3, :3]).max())))
+
+
+def _bound(document: Document, skin: Any, joints: list[int], places: np.ndarray) -> np.ndarray:
+    """Where each joint puts the mesh at rest: float64 [J,4,4]."""
+    stored = document.item("skins", skin)
+    if "inverseBindMatrices" not in stored:
+        return np.broadcast_to(np.eye(4), places.shape)
+    inverse = document.array(stored["inverseBindMatrices"], "MAT4")
+    if len(inverse) != len(joints):
+        raise document.error(f"a skin has {len(joints)} joints and {len(inverse)} matrices")
+    with np.errstate(all="ignore"):
+        return np.asarray(places @ inverse.astype(np.float64))
 
 
 def read_clips(path: str | os.PathLike[str]) -> list[Clip]:

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.cameras import Cameras
-from specularip.captures.views import PosedImages, View
+from specularip.captures.views import PosedImages
+from specularip.fitting.silhouettes import Silhouette, count_views
 from specularip.gaussians import turned_to
+from specularip.progress import Report, unheard
 from specularip.raster import rasterize
 
 NEAR, FAR, STEPS = 0.013, 0.05, 14
@@ -32,8 +34,6 @@ MIN_SEEDS = 32
 """With fewer seeds, they are treated as noise and no accessories are added."""
 BARE_SIZE = 400
 """Largest side in pixels of the masks of the mesh alone."""
-CHUNK = 1 << 15
-"""Points projected at a time, so that temporaries stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class Accessories:
         return len(self.points)
 
 
-def find_accessories(points: Tensor, normals: Tensor, posed: PosedImages) -> Accessories:
+def find_accessories(
+    points: Tensor, normals: Tensor, posed: PosedImages, report: Report = unheard
+) -> Accessories:
     """The surface of the visual hull where it reaches farther from the mesh than clothes do, and where enough
     images show it beside the mesh rather than in front of it or behind it.
 
@@ -62,9 +64,10 @@ def find_accessories(points: Tensor, normals: Tensor, posed: PosedImages) -> Acc
     """
     radius = float((points - points.mean(0)).norm(dim=-1).max())
     tree = cKDTree(points.numpy())
-    views = [view for view in posed if float(view.alpha.min()) < 0.5]
-    mesh_masks = _render_mesh(points, normals, views, tree)
-    seeds = _seeds(points, normals, views, mesh_masks, radius, tree)
+    outlines = [Silhouette.of(view) for view in posed if float(view.alpha.min()) < 0.5]
+    bare = _render_mesh(points, normals, [one.camera for one in outlines], tree, report)
+    seeds = _seeds(points, normals, outlines, bare, radius, tree)
+    report(0.8)
     if len(seeds) < MIN_SEEDS:
         return _none()
     size = VOXEL * radius
@@ -72,10 +75,11 @@ def find_accessories(points: Tensor, normals: Tensor, posed: PosedImages) -> Acc
     while 64 * len(cells) > MAX_VOXELS:
         size *= 2
         cells = _cells_around(seeds, size)
-    surface, outward = _carve(cells, views, size)
+    surface, outward = _carve(cells, outlines, size)
+    report(0.95)
     away = torch.from_numpy(tree.query(surface.numpy(), workers=-1)[0]) > 0.9 * NEAR * radius
     surface, outward = surface[away], outward[away]
-    beside = _beside_mesh(surface, views, mesh_masks)
+    beside = _beside_mesh(surface, bare)
     surface, outward = surface[beside], outward[beside]
     if len(surface) < SURFACE:
         return _none()
@@ -96,26 +100,31 @@ def _none() -> Accessories:
     return Accessories(none, none, none, none[:, 0], 1.0)
 
 
-def _render_mesh(points: Tensor, normals: Tensor, views: Sequence[View], tree: cKDTree) -> list[Tensor]:
-    """Alpha of the mesh alone, [1,h,w] in 0..1, at reduced size, for each of the views."""
+def _render_mesh(
+    points: Tensor, normals: Tensor, cameras: Sequence[Cameras], tree: cKDTree, report: Report
+) -> list[Silhouette]:
+    """The mesh alone, at reduced size, as each camera sees it."""
     spacing = float(np.median(tree.query(points.numpy(), 4, workers=-1)[0][:, 1:]))
     flat = (spacing * torch.tensor([1.0, 1.0, 0.1])).expand(len(points), 3)
     ones, quats = torch.ones(len(points)), turned_to(normals)
-    alphas = []
-    for camera in (view.camera for view in views):
+    drawn = []
+    for index, camera in enumerate(cameras):
         scale = min(1.0, BARE_SIZE / max(camera.width, camera.height))
         width, height = (max(1, round(side * scale)) for side in (camera.width, camera.height))
-        camera = camera.resized(width, height)
-        drawn = rasterize(points, quats, flat, ones, ones[:, None], camera.viewmats, camera.Ks, width, height)
-        alphas.append(drawn.alpha[..., 0])
-    return alphas
+        small = camera.resized(width, height)
+        alpha = rasterize(
+            points, quats, flat, ones, ones[:, None], small.viewmats, small.Ks, width, height, depth=False
+        ).alpha[0]
+        drawn.append(Silhouette(camera, (255 * alpha).round().to(torch.uint8).numpy()))
+        report(0.6 * (index + 1) / len(cameras))
+    return drawn
 
 
 def _seeds(
     points: Tensor,
     normals: Tensor,
-    views: Sequence[View],
-    mesh_masks: Sequence[Tensor],
+    outlines: Sequence[Silhouette],
+    bare: Sequence[Silhouette],
     radius: float,
     tree: cKDTree,
 ) -> Tensor:
@@ -126,45 +135,23 @@ def _seeds(
         candidates = points + distance * normals
         apart = torch.from_numpy(tree.query(candidates.numpy(), workers=-1)[0])
         index = (apart > max(0.75 * distance, 0.9 * NEAR * radius)).nonzero()[:, 0]
-        index = index[_occupancy(candidates[index], views)[0]]
-        index = index[_beside_mesh(candidates[index], views, mesh_masks)]
+        index = index[_occupancy(candidates[index], outlines)[0]]
+        index = index[_beside_mesh(candidates[index], bare)]
         seeds[index], found[index] = candidates[index], True
     return seeds[found]
 
 
-def _sample(points: Tensor, camera: Cameras, alphas: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether points [M,3] project into the image, and alphas [1,h,w] there, bilinear; both [M]."""
-    pixels, depth = camera.project(points)
-    grid = pixels[0] / torch.tensor([camera.width, camera.height]) * 2 - 1
-    inside = (depth[0] > 1e-3) & (grid.abs() < 1).all(-1)
-    alpha = F.grid_sample(alphas[None], grid[None, None], padding_mode="border", align_corners=False)
-    return inside, alpha[0, 0, 0]
-
-
-def _occupancy(points: Tensor, views: Sequence[View]) -> tuple[Tensor, Tensor]:
+def _occupancy(points: Tensor, silhouettes: Sequence[Silhouette]) -> tuple[Tensor, Tensor]:
     """Which of points [M,3] are occupied (at least MIN_VIEWS images show them, none as empty), and which are
     empty (an image shows them so), both bool [M]; the others are unknown."""
-    empty = torch.zeros(len(points), dtype=torch.bool)
-    masks = [view.alpha.permute(2, 0, 1) for view in views]
-    views_seen = torch.zeros(len(points), dtype=torch.int32)
-    for rest in torch.arange(len(points)).split(CHUNK):
-        for view, mask in zip(views, masks):
-            inside, alpha = _sample(points[rest], view.camera, mask)
-            views_seen[rest] += inside
-            carved = inside & (alpha < 0.5)
-            empty[rest[carved]] = True
-            rest = rest[~carved]
-    return ~empty & (views_seen >= MIN_VIEWS), empty
+    seen, empty = count_views(points, silhouettes, until_empty=True)
+    return (empty == 0) & (seen >= MIN_VIEWS), empty > 0
 
 
-def _beside_mesh(points: Tensor, views: Sequence[View], mesh_masks: Sequence[Tensor]) -> Tensor:
+def _beside_mesh(points: Tensor, mesh_silhouettes: Sequence[Silhouette]) -> Tensor:
     """Which of points [M,3], none of them empty, at least MIN_VIEWS images show beside the mesh, bool [M]: in
     front of the mesh or behind it every pixel is opaque, with accessories or without."""
-    count = torch.zeros(len(points), dtype=torch.int32)
-    for view, mask in zip(views, mesh_masks):
-        inside, alpha = _sample(points, view.camera, mask)
-        count += inside & (alpha < 0.5)
-    return count >= MIN_VIEWS
+    return count_views(points, mesh_silhouettes)[1] >= MIN_VIEWS
 
 
 def _cells_around(seeds: Tensor, size: float) -> Tensor:
@@ -176,7 +163,7 @@ def _cells_around(seeds: Tensor, size: float) -> Tensor:
     return cells
 
 
-def _carve(cells: Tensor, views: Sequence[View], size: float) -> tuple[Tensor, Tensor]:
+def _carve(cells: Tensor, outlines: Sequence[Silhouette], size: float) -> tuple[Tensor, Tensor]:
     """Surface points [M,3] of the visual hull within `cells`, and their outward unit normals.
 
     Voxels of edge `size` are carved where an image shows them empty; the occupied ones next to carved ones
@@ -185,7 +172,7 @@ def _carve(cells: Tensor, views: Sequence[View], size: float) -> tuple[Tensor, T
     within = torch.cartesian_prod(*[torch.arange(4)] * 3)
     voxels = (4 * cells[:, None] + within).reshape(-1, 3)
     centres = (voxels.float() + 0.5) * size
-    occupied, empty = _occupancy(centres, views)
+    occupied, empty = _occupancy(centres, outlines)
     low = voxels.amin(0) - 1
     high = voxels.amax(0) - low + 2
 

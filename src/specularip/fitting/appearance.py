@@ -20,6 +20,7 @@ from specularip.fitting.observations import Observations, quantile_colors
 from specularip.fitting.point_init import PointInit
 from specularip.gaussians import PARAMETERS, Gaussians, rotation_matrices
 from specularip.kernels.cuda_graphs import GraphedFunction
+from specularip.progress import Report, unheard
 from specularip.specular import SpecularHead, in_view
 from specularip.specular.shading import LATENTS, RESIDUAL
 from specularip.training.optimizer import SHARED
@@ -44,7 +45,12 @@ class Appearance(Protocol):
         """The module of parameters that belong to no single Gaussian; perhaps an empty one."""
 
     def begin(
-        self, init: PointInit, observations: Observations, cameras: Tensor, generator: torch.Generator
+        self,
+        init: PointInit,
+        observations: Observations,
+        cameras: Tensor,
+        generator: torch.Generator,
+        report: Report = unheard,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The model's own parameters and ties, a row for each initial point, on their device. cameras
         [V,3]: positions of the observations' cameras."""
@@ -83,7 +89,12 @@ class SpecularAppearance:
         return self.head
 
     def begin(
-        self, init: PointInit, observations: Observations, cameras: Tensor, generator: torch.Generator
+        self,
+        init: PointInit,
+        observations: Observations,
+        cameras: Tensor,
+        generator: torch.Generator,
+        report: Report = unheard,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         points, normals = init.points, init.normals
         colors = initial_colors(observations, points)
@@ -91,7 +102,7 @@ class SpecularAppearance:
         if normals is not None:
             steps = self.initial_shading_steps
             latents = fit_initial_shading(
-                self.head, points, normals, observations, cameras, colors, steps, generator
+                self.head, points, normals, observations, cameras, colors, steps, generator, report
             )
         params = {"color_logits": colors, "latents": latents, "normal_residuals": torch.zeros_like(points)}
         if normals is None:

@@ -17,9 +17,11 @@ from specularip import raster, specular
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
 from specularip.captures.load import load_posed_images
-from specularip.captures.mesh import load_points
+from specularip.captures.mesh import load_body_mesh, load_points
+from specularip.captures.scene import settled
 from specularip.captures.views import PosedImages
 from specularip.errors import UserError
+from specularip.fitting import silhouettes
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
 from specularip.fitting.observations import observe
 from specularip.fitting.point_init import PointInit, init_points, neighbours
@@ -27,8 +29,9 @@ from specularip.fitting.settings import FitConfig
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.lpips import NO_LPIPS, find_lpips
-from specularip.metrics import SSIM_WINDOW, evaluate, ssim_map
-from specularip.progress import Progress
+from specularip.metrics import FAINTEST, SSIM_WINDOW, evaluate, nothing_shown, ssim_map
+from specularip.placement import Placement
+from specularip.progress import Progress, Report, part, unheard
 from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device
 from specularip.run_folder import RunFolder
@@ -83,7 +86,7 @@ def fit(
     train = load_posed_images(data, "train")
     test = load_posed_images(data, "test")
     config = resolved(config or FitConfig(), place)
-    load_points(data)  # all input is checked before an old run is replaced
+    mesh, cloud = load_body_mesh(data), load_points(data)  # all is checked before an old run is replaced
     lpips = find_lpips(place) if len(test) else None
     folder = RunFolder.open(folder_path, resume, overwrite)
     inputs = {"data": _fingerprint(train), "seed": seed, "settings": asdict(config)}
@@ -94,22 +97,34 @@ def fit(
     ):
         for line in (*train.notes, *test.notes):
             session.note(line)
+        train, moved = settled(train, mesh and mesh[0], cloud and cloud[0])
+        if moved:
+            session.note(moved)
         if live is not None:
             live.begin(folder.path, shown, f"Fit to {Path(data).resolve().name}")
         if place.type == "cpu":
             # Compile the kernels now, so that the ETA does not include it.
             raster.warm_up()
             specular.warm_up()
+            silhouettes.warm_up()
         fitting = _start(Path(data), train, config, seed, session)
         _optimise(fitting, train, config, session, live)
-        avatar = _finished_avatar(fitting, Path(data), seed)
+        avatar = _finished_avatar(fitting, Path(data), seed, train.placement)
         shown.log("writing the avatar and evaluating it")
         avatar.save(folder.path)
         avatar.export(folder.path / "avatar.ply")
-        folder.write_png("preview.png", _preview(avatar, train))
+        picture, shown_there = _preview(avatar, train)
+        folder.write_png("preview.png", picture)
+        if not shown_there:
+            session.note(
+                "preview.png is empty: the avatar cannot be seen in the training views; check their alpha or masks, "
+                "and whether the cameras look at one subject"
+            )
         with session.timed("evaluate"):
             metrics = evaluate(avatar.to(place), test, lpips)
         _log_metrics(metrics, len(test), shown)
+        if line := nothing_shown(metrics):
+            session.note(f"test split: {line}")
         if len(test) and lpips is None:
             session.notes.append(NO_LPIPS)
         session.write_report(
@@ -180,12 +195,13 @@ def begin(
     appearance: Appearance,
     generator: torch.Generator,
     device: torch.device,
+    report: Report = unheard,
 ) -> Fitting:
     """The fit before its first step, on `device`."""
     init, train = init.to(device), train.to(device, pixels=False)
     params = init.params()
-    observations = observe(params, init.spacing, train.views)
-    own, ties = appearance.begin(init, observations, train.positions, generator)
+    observations = observe(params, init.spacing, train.views, part(report, 0.0, 0.2))
+    own, ties = appearance.begin(init, observations, train.positions, generator, part(report, 0.2, 1.0))
     means = params["means"]
     radius = float((means - means.mean(0)).norm(dim=-1).max())
     rates = {**RATES, **appearance.rates, "means": RATES["means"] * radius}
@@ -264,12 +280,23 @@ def _start(data: Path, train: PosedImages, config: FitConfig, seed: int, session
     if checkpoint is not None:
         return Fitting.unpack(checkpoint.state, appearance, session.device)
     with session.timed("start"):
-        session.progress.log("initial points, light and materials")
+        session.progress.start("start", 100)
+        shown = 0
+
+        def report(share: float) -> None:
+            nonlocal shown
+            session.check_stop()
+            if int(100 * share) > shown:
+                shown = int(100 * share)
+                session.progress.step(shown)
+
         generator = torch.Generator().manual_seed(seed)
-        init = init_points(data, train, config.points or 0, generator)
+        init = init_points(data, train, config.points or 0, generator, part(report, 0.0, 0.4))
         if init.source == "random":
             session.note(f"{data} has no body.npz and no points3d.ply: starting from random points")
-        return begin(init, train, appearance, generator, session.device)
+        fitting = begin(init, train, appearance, generator, session.device, part(report, 0.4, 1.0))
+        report(1.0)
+        return fitting
 
 
 def _optimise(
@@ -283,7 +310,7 @@ def _optimise(
         avatar = _avatar(fitting)
         if live is not None:
             live.show(avatar)
-        return _preview(avatar, train)
+        return _preview(avatar, train)[0]
 
     if live is not None:
         live.show(_avatar(fitting))
@@ -309,26 +336,32 @@ def _avatar(fitting: Fitting) -> Avatar:
     return Avatar(gaussians, fitting.appearance.head, antialiased=True)
 
 
-def _finished_avatar(fitting: Fitting, data: Path, seed: int) -> Avatar:
-    """The avatar on the CPU, with a head of its own and its provenance."""
+def _finished_avatar(fitting: Fitting, data: Path, seed: int, placement: Placement) -> Avatar:
+    """The avatar on the CPU, with a head of its own, its provenance and its place in the capture's world."""
     trained = _avatar(fitting)
     assert trained.head is not None
     head = SpecularHead(trained.head.config)
     head.load_state_dict(trained.head.state_dict())
     provenance = {"data": data.name, "seed": seed, "specularip": __version__}
     return replace(
-        trained, gaussians=trained.gaussians.to("cpu"), head=head.requires_grad_(False), provenance=provenance
+        trained,
+        gaussians=trained.gaussians.to("cpu"),
+        head=head.requires_grad_(False),
+        provenance=provenance,
+        placement=None if placement.is_identity else placement,
     )
 
 
-def _preview(avatar: Avatar, train: PosedImages) -> Tensor:
-    """[h, 4w, 3] in 0..1, on the CPU: four of the cameras' views, evenly spaced, of one height."""
+def _preview(avatar: Avatar, train: PosedImages) -> tuple[Tensor, bool]:
+    """[h, 4w, 3] in 0..1, on the CPU: four of the cameras' views, evenly spaced, of one height. And whether they
+    show anything."""
     cameras = [train[len(train) * k // 4].camera for k in range(4)]
     height = min(PREVIEW_SIZE, *(round(PREVIEW_SIZE * c.height / c.width) for c in cameras))
     height = max(1, min(height, cameras[0].height))
     widths = (max(1, min(PREVIEW_SIZE, round(height * c.width / c.height))) for c in cameras)
-    shown = (camera.resized(width, height) for camera, width in zip(cameras, widths))
-    return torch.cat([avatar.render(camera).image[0] for camera in shown], 1).cpu()
+    frames = [avatar.render(camera.resized(width, height)) for camera, width in zip(cameras, widths)]
+    shown = max(float(frame.alpha.max()) for frame in frames) >= FAINTEST
+    return torch.cat([frame.image[0] for frame in frames], 1).cpu(), shown
 
 
 def _log_metrics(values: Mapping[str, float], views: int, progress: Progress) -> None:

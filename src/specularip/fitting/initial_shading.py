@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.fitting.observations import Observations, quantile_colors
+from specularip.progress import Report, unheard
 from specularip.specular import SpecularHead
 from specularip.specular.shading import LATENTS, ROUGHNESS
 
@@ -39,6 +40,7 @@ def fit_initial_shading(
     color_logits: Tensor,
     steps: int,
     generator: torch.Generator,
+    report: Report = unheard,
 ) -> Tensor:
     """Fit `head` and `color_logits` [N,3] in place to points [N,3] with unit normals [N,3]; returns latents
     [N,34].
@@ -94,6 +96,7 @@ def fit_initial_shading(
             index = cluster[i] * candidates + which
             losses.view(-1).index_add_(0, index, error.detach())
             counts.view(-1).index_add_(0, index, torch.ones_like(error))
+        report((step + 1) / steps)
     optimizer.zero_grad(set_to_none=True)  # the fit uses these tensors, without these gradients
     color_logits.requires_grad_(False)
     with torch.no_grad():

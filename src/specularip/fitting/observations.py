@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from specularip.captures.views import View
+from specularip.progress import Report, unheard
 from specularip.raster import rasterize
 
 DEPTH_TOLERANCE = 3.0
@@ -27,7 +28,9 @@ class Observations:
 
 
 @torch.no_grad()
-def observe(params: Mapping[str, Tensor], spacing: float, views: Sequence[View]) -> Observations:
+def observe(
+    params: Mapping[str, Tensor], spacing: float, views: Sequence[View], report: Report = unheard
+) -> Observations:
     """The pixels of all Gaussians' centres in all images; occlusion is decided by the rendered depth.
 
     params: means, quats, log_scales and opacity_logits, as in `Gaussians`. spacing: typical distance of
@@ -55,6 +58,7 @@ def observe(params: Mapping[str, Tensor], spacing: float, views: Sequence[View])
         seen[at] = inside & (view.alpha.to(device).reshape(-1)[index] > 0.95)
         seen[at] &= depth[0] < surface + DEPTH_TOLERANCE * spacing
         colors[at] = view.image_on(device).reshape(-1, 3)[index].half()
+        report((at + 1) / len(views))
     return Observations(colors, seen)
 
 

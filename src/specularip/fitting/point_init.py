@@ -18,6 +18,7 @@ from specularip.captures.views import PosedImages
 from specularip.fitting.accessories import Accessories, find_accessories
 from specularip.fitting.visual_hull import random_points
 from specularip.gaussians import turned_to
+from specularip.progress import Report, unheard
 
 FLATNESS = (0.7, 0.7, 0.15)
 """Scales of a Gaussian on a surface with a known normal, in units of the spacing."""
@@ -65,15 +66,22 @@ class PointInit:
 
 
 def init_points(
-    folder: str | os.PathLike[str], posed: PosedImages, count: int, generator: torch.Generator
+    folder: str | os.PathLike[str],
+    posed: PosedImages,
+    count: int,
+    generator: torch.Generator,
+    report: Report = unheard,
 ) -> PointInit:
-    """`count` points, on the CPU: even over the surface of body.npz and its accessories, else of points3d.ply
-    (repeated or subsampled), else even inside the silhouettes. Raises UserError as the loaders do."""
+    """`count` points, on the CPU, in the world of the views: even over the surface of body.npz and its
+    accessories, else of points3d.ply (repeated or subsampled), else even inside the silhouettes. Raises
+    UserError as the loaders do."""
+    from_files = posed.placement.inverse()
     mesh = load_body_mesh(folder)
     if mesh is not None:
+        mesh = from_files.points(mesh[0]).float(), mesh[1]
         points, normals, area = sample_mesh(*mesh, count, generator)
         stride = max(1, count // ACCESSORY_RAYS)  # points lie in the order of the faces
-        found = find_accessories(points[::stride], normals[::stride], posed)
+        found = find_accessories(points[::stride], normals[::stride], posed, report)
         dense = ACCESSORY_DENSITY / math.sqrt(area / count)
         extra = min(int(len(found) * (dense * found.spacing) ** 2), int(ACCESSORY_SHARE * count))
         if extra:
@@ -82,15 +90,16 @@ def init_points(
         return _joined(body, _on_accessories(found, extra, generator)) if extra else body
     given = load_points(folder)
     if given is not None:
-        own = len(given[0])
+        cloud = from_files.points(given[0]).float()
+        own = len(cloud)
         order = torch.randperm(own, generator=generator)[torch.arange(count) % own]
-        distances = torch.from_numpy(neighbour_distances(given[0].numpy())).float()
+        distances = torch.from_numpy(neighbour_distances(cloud.numpy())).float()
         # Copies share the area of one point: the distance between them would be 0.
         local = distances[order] * min(1.0, own / count) ** 0.5
         repeated = torch.arange(count) >= own
         shift = 0.5 * distances[order][:, None] * torch.randn(count, 3, generator=generator)
         # Copies at one position have equal gradients and would never separate.
-        points = given[0][order] + repeated[:, None] * shift
+        points = cloud[order] + repeated[:, None] * shift
     else:
         points = random_points(posed.views, count, generator)
         local = torch.from_numpy(neighbour_distances(points.numpy())).float()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from specularip.cameras import Cameras
+from specularip.captures.scene import common_view, view_radius
 from specularip.captures.views import View, as_float
 from specularip.errors import UserError
 
@@ -20,7 +21,7 @@ def random_points(views: Sequence[View], count: int, generator: torch.Generator)
 
     Raises UserError if there is no such space, as with cameras that face away from each other.
     """
-    center, radius = _common_view([view.camera for view in views])
+    center, radius = _field_of_view([view.camera for view in views])
     low, high = center - radius, center + radius
     needed = max(2, math.ceil(len(views) / 2))
 
@@ -46,21 +47,11 @@ def random_points(views: Sequence[View], count: int, generator: torch.Generator)
     return torch.cat(found)[:count]
 
 
-def _common_view(cameras: Sequence[Cameras]) -> tuple[Tensor, Tensor]:
-    """The point [3] nearest to all optical axes in least squares, and the radius that the widest view covers
-    there."""
-    positions = torch.cat([camera.positions for camera in cameras]).double()
-    forward = torch.cat([camera.viewmats[:, 2, :3] for camera in cameras]).double()
-    across = torch.eye(3, dtype=torch.float64) - forward[:, :, None] * forward[:, None, :]
-    # A weak prior, a point in front of the cameras, makes the system regular for parallel axes.
-    system, right = across.sum(0), (across @ positions[..., None]).sum(0)[:, 0]
-    spread = (positions - positions.mean(0)).norm(dim=-1).max().clamp_min(1e-3)
-    guess = (positions + spread * forward).mean(0)
-    pull = 1e-6 * len(cameras)
-    center = torch.linalg.solve(system + pull * torch.eye(3, dtype=torch.float64), right + pull * guess)
-    depth = ((center - positions) * forward).sum(-1).clamp_min(0)
-    half = torch.tensor([max(c.width / c.Ks[0, 0, 0], c.height / c.Ks[0, 1, 1]) / 2 for c in cameras])
-    return center.float(), (depth * half).max().clamp_min(1e-3).float()
+def _field_of_view(cameras: Sequence[Cameras]) -> tuple[Tensor, Tensor]:
+    """The point [3] that the cameras look at, and the radius that the widest view of those covers there."""
+    center, _, inliers = common_view(cameras)
+    reach = [view_radius(cameras[index], center) for index in inliers]
+    return center.float(), torch.tensor(max(1e-3, *reach))
 
 
 def _seen(points: Tensor, views: Sequence[View], needed: int) -> Tensor:
