@@ -259,7 +259,7 @@ def _read_part(document: Document, primitive: _Primitive) -> _Part:
         notes.append(f"the colour space {khr.get('colorSpace')!r:.40} is drawn as if it were sRGB")
     linear = primitive.transform[:3, :3]
     shift = torch.from_numpy(primitive.transform[:3, 3])
-    if not 1e-18 < abs(np.linalg.det(linear)) < 1e18:
+    if not 1e-30 < abs(np.linalg.det(linear)) < 1e30:
         raise document.error("a node scales its Gaussians to nothing, or without bounds")
     to_z_up = Y_UP.T @ torch.from_numpy(linear)
     u, _, vt = torch.linalg.svd(to_z_up)
@@ -377,6 +377,7 @@ def _joined(document: Document, parts: list[_Part], binding: Binding | None, not
     splats = splats_from(
         *(columns[name] for name in ("means", "quats", "log_scales", "opacity_logits", "coefficients")),
         antialiased=any(part.antialiased for part in parts),
+        movable=binding is None,
     )
     cloud, colors = splats.gaussians, splats.colors
     if "diffuse" in columns:

@@ -150,7 +150,7 @@ def _read_splats(elements: dict[str, np.ndarray]) -> Splats:
     axes = [name for name in ("scale_0", "scale_1", "scale_2") if name in vertices]
     log_scales[:, : len(axes)] = vertices(*axes)
     return splats_from(
-        vertices("x", "y", "z"),
+        vertices.exactly("x", "y", "z"),
         vertices("rot_0", "rot_1", "rot_2", "rot_3"),
         log_scales,
         vertices("opacity")[:, 0],

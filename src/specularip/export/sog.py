@@ -15,6 +15,7 @@ import os
 import struct
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def _parse(bundle: _Bundle, size: int) -> Splats:
     if max(np.abs(lowest).max(), np.abs(highest).max()) > LARGEST_LOG:
         raise DamagedFile("its positions are out of range")
     logs = lowest + (low + 256 * high) / 65535 * (highest - lowest)
-    means = torch.from_numpy(np.copysign(np.expm1(np.abs(logs)), logs).astype(np.float32))
+    means = torch.from_numpy(np.copysign(np.expm1(np.abs(logs)), logs))
     sh0 = image("sh0")
     coefficients = torch.zeros(count, 1 + BANDS[bands], 3)
     coefficients[:, 0] = torch.from_numpy(_decoded(meta, "sh0", sh0[:, :3]))
@@ -242,7 +243,7 @@ def _parse(bundle: _Bundle, size: int) -> Splats:
     if model in ("default", "antialiased"):
         return splats
     note = f"the kind {model!r:.40} of Gaussians is drawn as ordinary ones"
-    return Splats(splats.gaussians, splats.colors, notes=(*splats.notes, note))
+    return replace(splats, antialiased=False, notes=(*splats.notes, note))
 
 
 def _section(meta: dict[str, Any], name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from specularip.colors import Colors, HarmonicColors, SphericalBetas
 from specularip.colors.harmonics import SH_0
 from specularip.errors import UserError
 from specularip.gaussians import Binding, Gaussians
+from specularip.placement import SCALES, Placement
 
 DARKEST = 1 / 512
 """Diffuse colours are clamped this far from 0 and 1, whose logits are infinite."""
@@ -28,6 +29,16 @@ FAINTEST = 1 / 255
 """Rasterisers leave out what is more transparent."""
 TERMS = 16
 """Harmonics of a colour, to degree 3."""
+SIZES, HUMAN = (0.05, 100.0), 1.8
+"""Subjects that are smaller or larger, in metres if that is the file's unit, are scaled to that of a person:
+rasterisers and viewers leave out what is a centimetre away, and format and cameras have their limits."""
+FAR = 1000.0
+"""Subjects farther from the origin than so many times their size are moved: float32 has seven digits."""
+OUTER, SPREAD = 0.05, 6.0
+"""A subject's size is that of all but this share of its Gaussians on each side; or so many standard
+deviations of its usual Gaussian, if that is more."""
+SAMPLES = 100_000
+"""Gaussians whose positions are sorted."""
 ABOVE_3 = "its harmonics above degree 3 are left out"
 
 
@@ -35,13 +46,15 @@ ABOVE_3 = "its harmonics above degree 3 are left out"
 class Splats:
     """The contents of a file. gaussians: with the diffuse colour, without latents, bound to joint 0 where
     there is no binding. colors: explicit colours; None where all views are alike. antialiased: see
-    `rasterize`. notes: what the user should know, such as rows that were left out. binding: the skeleton."""
+    `rasterize`. notes: what the user should know, such as rows that were left out. binding: the skeleton.
+    placement: leads back to the world of the file; None: they are in it."""
 
     gaussians: Gaussians
     colors: Colors | None = None
     antialiased: bool = False
     notes: tuple[str, ...] = ()
     binding: Binding | None = None
+    placement: Placement | None = None
 
 
 def sound_rows(quats: Tensor, log_scales: Tensor, *columns: Tensor) -> tuple[Tensor, tuple[str, ...]]:
@@ -68,13 +81,15 @@ def splats_from(
     lobes: Tensor | None = None,
     *,
     antialiased: bool = False,
+    movable: bool = True,
 ) -> Splats:
     """Splats from means [N,3], quats [N,4] wxyz, log_scales [N,3], opacity_logits [N] and spherical harmonics
     coefficients [N,K,3], K a square, as in `HarmonicColors`; lobes [N,L,6] as in `SphericalBetas`.
 
     An opacity of +∞ is opaque, of −∞ transparent, a scale of −∞ flat: these are kept. Gaussians with NaN or
     other infinite values, or a rotation of length zero, are left out. Harmonics are cut to degree 3. Notes
-    say what was lost, and that all is transparent. Raises UserError where no Gaussian is left.
+    say what was lost, and that all is transparent. movable: a subject far from the origin, or of another size
+    than people, is brought there and to that of a person. Raises UserError where no Gaussian is left.
     """
     infinite = opacity_logits.isinf()
     opacity_logits = torch.where(infinite, OPAQUE * opacity_logits.sign(), opacity_logits)
@@ -93,11 +108,17 @@ def splats_from(
         notes += dropped
     if float(opacity_logits.max().sigmoid()) < FAINTEST:
         notes += ("every Gaussian is transparent: nothing can be seen of them",)
+    placement = None
+    if movable:
+        placement, note = _placement(means, log_scales, opacity_logits)
+        notes += note
+    if placement is not None:
+        means, log_scales = placement.inverse().points(means), log_scales - math.log(placement.scale)
     count = len(means)
     weights = torch.zeros(count, 4)
     weights[:, 0] = 1
     gaussians = Gaussians(
-        means=means.contiguous(),
+        means=means.float().contiguous(),
         quats=F.normalize(quats, dim=-1),
         log_scales=log_scales.contiguous(),
         opacity_logits=opacity_logits.contiguous(),
@@ -113,4 +134,27 @@ def splats_from(
         colors = SphericalBetas(coefficients.contiguous(), lobes.contiguous())
     elif bool(coefficients[:, 1:].any()):
         colors = HarmonicColors(F.pad(coefficients, (0, 0, 0, TERMS - coefficients.shape[1])))
-    return Splats(gaussians, colors, antialiased, notes)
+    return Splats(gaussians, colors, antialiased, notes, placement=placement)
+
+
+def _placement(
+    means: Tensor, log_scales: Tensor, opacity_logits: Tensor
+) -> tuple[Placement | None, tuple[str, ...]]:
+    """From a world in which the subject has the size of a person and is about the origin to that of its means
+    [N,3], with log_scales [N,3] and opacity_logits [N]; None where they are one. And a note, where not."""
+    visible = opacity_logits.sigmoid() >= FAINTEST
+    if bool(visible.any()):
+        means, log_scales = means[visible], log_scales[visible]
+    some = means[:: max(1, len(means) // SAMPLES)].double()
+    first, middle, last = torch.quantile(some, torch.tensor([OUTER, 0.5, 1 - OUTER]).double(), dim=0)
+    size = max(float((last - first).max()), SPREAD * float(log_scales.amax(1).median().exp()))
+    fits = SIZES[0] <= size <= SIZES[1]
+    near = float(middle.abs().max()) <= FAR * size
+    if (fits and near) or not SCALES[0] < size / HUMAN < SCALES[1]:
+        return None, ()
+    where = ", ".join(f"{value:.3g}" for value in middle.tolist())
+    note = f"its subject, {size:.2g} large at ({where}), is shown about the origin"
+    if not fits:
+        note += f" and {HUMAN} m large"
+    placement = Placement(1.0 if fits else size / HUMAN, torch.eye(3), middle)
+    return placement, (f"{note}; files that are made of it have it where it is",)
