@@ -179,12 +179,100 @@ def test_region_weights_change_the_density_of_samples(seed):
     ],
 )
 def test_phenotype_from_text(text, expected):
+    check_phenotype(text, expected)
+
+
+def check_phenotype(text, expected):
     phenotype = phenotype_from_text(text)
     got = {name: getattr(phenotype, name) for name in expected}
     assert got == pytest.approx(expected), phenotype.matched
 
 
+WOMAN, MAN, CHILD, OLD, AVERAGE = {"gender": 1.0}, {"gender": 0.0}, {"age": 0.36}, {"age": 1.0}, {}
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        # Colours, cloths and garments that are named after people
+        ("A woman in a baby blue dress", WOMAN),
+        ("A man in a baby pink shirt", MAN),
+        ("baby blue dress, blonde woman", WOMAN),
+        ("a person in a grandpa sweater", AVERAGE),
+        ("a woman in boyfriend jeans and dad sneakers", WOMAN),
+        ("a person in monk strap shoes", AVERAGE),
+        ("a person in a prince of Wales check", AVERAGE),
+        ("a person with mother-of-pearl buttons", AVERAGE),
+        ("a person with mother of pearl buttons", AVERAGE),
+        ("a queen-size person in a nun costume", AVERAGE),
+        ("a woman dressed as a king", WOMAN),
+        ("a woman with a boy haircut", WOMAN),
+        ("a child-like woman", WOMAN),
+        ("princess dress", AVERAGE),
+        ("woman red dress", WOMAN),
+        # Possessives
+        ("a woman's silk dress", WOMAN),
+        ("a woman in a men's coat", WOMAN),
+        ("a man with a lady's watch, in his sister's dress", MAN),
+        ("A woman in the King's red coat", WOMAN),
+        ("King's red coat", AVERAGE),
+        ("a skinny woman in an old man's coat", WOMAN | {"weight": 0.12}),
+        ("Anika in her mother's dress", WOMAN),
+        ("a man with his wife", MAN),
+        ("a woman holding a baby", WOMAN),
+        # Adjectives of things
+        ("a person in skin-tight skinny jeans, nude heels, a tall hat and a fat belt", AVERAGE),
+        ("a woman in an old rose dress", WOMAN),
+        ("a short sleeved, slim fit shirt in strong colours on a man", MAN),
+        ("a short haired woman", WOMAN),
+        ("a woman whose hair is short", WOMAN),
+        ("his coat is heavy, he is tall", MAN | {"height": 0.48}),
+        ("the woman in the red dress is tall", WOMAN | {"height": 0.48}),
+        ("a man in athletic shoes and muscular armour", MAN),
+        ("an old bearded man", MAN | OLD),
+        ("a short, dark-skinned man", MAN | {"height": 0.31}),
+        # Names
+        ("Mr. Young in a coat", MAN),
+        ("a person named King in a coat", AVERAGE),
+        ("John Young in a coat", AVERAGE),
+        # Denials
+        ("an adult woman, not elderly", WOMAN),
+        ("a man, neither tall nor slim", MAN),
+        ("a man who isn’t old", MAN),
+        ("a not very old man", MAN),
+        ("a non-binary person", AVERAGE),
+        ("a non-muscular man", MAN),
+        ("a person, not a man", AVERAGE),
+        ("not an old woman but a young man", MAN | {"age": 0.65}),
+        ("a girl without a mother", WOMAN | CHILD),
+        # Ages in numbers
+        ("a 70-year-old man", MAN | OLD),
+        ("a woman in her sixties", WOMAN | {"age": 0.9575}),
+        ("a woman in her mid-40s", WOMAN | {"age": 0.7975}),
+        ("a man aged 30", MAN),
+        ("a man who is 40, in a suit", MAN | {"age": 0.765}),
+        ("12-year-old girl", WOMAN | {"age": 0.432}),
+        ("a forty-five-year-old person", {"age": 0.7975}),
+        ("a six months old baby", {"age": 0.025}),
+        ("a person in a 20-year-old coat", AVERAGE),
+        ("a man in a 1960s suit", MAN),
+        # Forms of words
+        ("She’s in jeans", WOMAN),
+        ("a policewoman", WOMAN),
+        ("A FIREMAN AND A SALESMAN", MAN),
+        ("a German in red", AVERAGE),
+        ("Ａ ｗｏｍａｎ ｉｎ ｒｅｄ", WOMAN),
+        ("an élderly young-looking wómán", WOMAN | OLD),
+    ],
+)
+def test_what_words_are_said_of(text, expected):
+    """All that the text does not say of the person keeps its default."""
+    defaults = {name: getattr(Phenotype(), name) for name in PHENOTYPE_NAMES}
+    check_phenotype(text, defaults | expected)
+
+
 def test_phenotype_lists_the_matched_words():
+    assert phenotype_from_text("A 70-year-old POLICEWOMAN").matched == ("70-year-old", "policewoman")
     assert phenotype_from_text("A tall old woman in a short red dress").matched == ("tall", "old", "woman")
     assert phenotype_from_text("red velvet").matched == ()
 

@@ -28,6 +28,7 @@ from specularip.fitting.observations import Observations, quantile_colors
 from specularip.fitting.point_init import init_points, sample_mesh
 from specularip.fitting.settings import FitConfig
 from specularip.gaussians import Gaussians, turned_to
+from specularip.placement import Placement
 from specularip.progress import Progress
 from specularip.run_folder import FILES
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead, in_view
@@ -133,6 +134,27 @@ def test_it_reconstructs_the_ball_and_its_highlights(scene, fitted, tmp_path):
     assert written <= {*FILES, "checkpoints"} and {"avatar.safetensors", "avatar.ply"} <= written
 
 
+def test_exposures_that_differ_are_compensated(scene, fitted, tmp_path):
+    """The images of a phone: fitted as they are, the avatar is worse and its light wrong."""
+    data = shutil.copytree(scene, tmp_path / "data")
+    gains = np.exp(0.25 * np.random.default_rng(1).standard_normal((14, 1)))
+    for path, gain in zip(sorted((data / "train").glob("*.png")), gains):
+        pixels = np.asarray(Image.open(path)).astype(np.float32)
+        pixels[..., :3] *= gain
+        Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).save(path)
+    scores = {}
+    for exposure in ("auto", "off"):
+        config = replace(TINY, exposure=exposure)
+        avatar = fit(data, tmp_path / exposure, config=config, device="cpu")
+        report = json.loads((tmp_path / exposure / "report.json").read_text())
+        assert any("exposure" in note for note in report["notes"]) is (exposure == "auto")
+        assert (avatar.provenance.get("exposure") == "matched") is (exposure == "auto")
+        scores[exposure] = report["metrics"]["psnr"]
+    clean = json.loads((fitted[1] / "report.json").read_text())
+    assert "exposure" not in fitted[0].provenance
+    assert scores["auto"] > scores["off"] + 2 and scores["auto"] > clean["metrics"]["psnr"] - 2
+
+
 def test_the_saved_avatar_renders_the_same(scene, fitted):
     avatar, out = fitted
     test = load_posed_images(scene, "test")
@@ -220,8 +242,57 @@ def test_a_stop_while_it_starts_is_heeded_between_its_parts(scene, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(scene, tmp_path / "x", config=TINY, device="cpu", progress=stopped)
     assert stopped.steps == 1 and stopped.stage().done < 50
-    fit(scene, tmp_path / "x", config=replace(TINY, iterations=1), device="cpu", resume=True)
+    quick = replace(TINY, iterations=1, initial_shading_steps=0)
+    fit(scene, tmp_path / "x", config=quick, device="cpu", resume=True)
     assert (tmp_path / "x" / "avatar.safetensors").exists()
+
+
+def moved_capture(scene: Path, folder: Path, placement: Placement) -> Path:
+    """The same images, with cameras and mesh in the world that `placement` leads to."""
+    shutil.copytree(scene, folder)
+    for path in folder.glob("transforms_*.json"):
+        table = json.loads(path.read_text())
+        for frame in table["frames"]:
+            pose = np.array(frame["transform_matrix"])
+            pose[:3, :3] = placement.rotation.numpy() @ pose[:3, :3]
+            pose[:3, 3] = placement.points(torch.from_numpy(pose[:3, 3])).numpy()
+            frame["transform_matrix"] = pose.tolist()
+        path.write_text(json.dumps(table))
+    vertices, faces = ball_mesh()
+    moved = placement.points(torch.from_numpy(vertices))
+    np.savez(folder / "body.npz", v=moved.numpy(), f=faces)
+    return folder
+
+
+def test_a_capture_anywhere_is_fitted_as_well(scene, fitted, tmp_path):
+    turn = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # z up becomes y up
+    data = moved_capture(scene, tmp_path / "data", Placement(100.0, turn, torch.tensor([300.0, -40.0, 70.0])))
+    avatar = fit(data, tmp_path / "out", config=TINY, device="cpu")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    clean = json.loads((fitted[1] / "report.json").read_text())
+    assert clean["placement"] is None and report["placement"]["scale"] == pytest.approx(80 / 1.7, rel=0.01)
+    assert abs(report["metrics"]["psnr"] - clean["metrics"]["psnr"]) < 1.5
+    assert report["metrics"]["empty_views"] == 0
+    assert any("units from the origin" in note for note in report["notes"])
+    assert avatar.gaussians.means.norm(dim=-1).max() < 2
+    # The file for other programs shows the capture's cameras what the avatar shows the moved ones.
+    test = load_posed_images(data, "test")
+    ply = load(tmp_path / "out" / "avatar.ply")
+    for far, near in zip(test.placed(None), test.placed(avatar.placement)):
+        seen, expected = (one.render(view.camera, 0.0) for one, view in ((ply, far), (avatar, near)))
+        assert (seen.alpha > 0.5).any() and (seen.alpha - expected.alpha).abs().mean() < 0.03
+        assert (seen.image - expected.image).abs().mean() < 0.03  # it does not say that it is antialiased
+
+
+def test_a_fit_of_nothing_says_so(scene, tmp_path):
+    """Cameras that look away from the mesh: there is nothing of it in the pictures."""
+    data = moved_capture(scene, tmp_path / "data", Placement.identity())
+    vertices, faces = ball_mesh()
+    np.savez(data / "body.npz", v=vertices + np.array([0.0, 0.0, 30.0]), f=faces)
+    fit(data, tmp_path / "out", config=replace(TINY, iterations=1, initial_shading_steps=0), device="cpu")
+    notes = json.loads((tmp_path / "out" / "report.json").read_text())["notes"]
+    assert any("preview.png is empty" in note for note in notes)
+    assert any(note.startswith("test split: no view shows the avatar") for note in notes)
 
 
 def test_without_a_mesh_points_fill_the_silhouettes(scene, tmp_path):

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "specularip"
 
 FLOORS = """
-errors version files progress stopping cameras gaussians placement run_folder
+errors version streams guard files image_reading progress stopping cameras gaussians placement run_folder sentences
 kernels
 raster
 body specular
@@ -34,6 +34,7 @@ diffusion
 diffusion.fast
 diffusion.loading
 training
+registration
 fitting
 stages
 presets

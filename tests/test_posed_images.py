@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import random
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from captures import HEIGHT, WIDTH, orbit, save, write
 from PIL import Image
 
 from specularip.cameras import Cameras
-from specularip.captures import load
 from specularip.captures import mesh as mesh_file
+from specularip.captures import pixels as pixels_file
 from specularip.captures.load import load_posed_images
 from specularip.captures.mesh import load_body_mesh, load_points, points_inside
 from specularip.captures.views import PosedImages
@@ -95,7 +96,8 @@ def test_straight_colours_are_multiplied_by_alpha(tmp_path, keys, premultiplied)
     pixels = torch.from_numpy(np.array(Image.open(tmp_path / "train" / "r_0.png"))).float() / 255
     expected = pixels[..., :3] * (1 if premultiplied else pixels[..., 3:])
     assert torch.allclose(posed[0].image, expected, atol=1e-6)
-    assert any("straight" in note for note in posed.notes) is not premultiplied
+    is_said = any("multiplied" in str(value).lower() for value in keys.values())
+    assert any("straight" in note for note in posed.notes) is not is_said
 
 
 def test_missing_alpha_is_noted(tmp_path):
@@ -218,7 +220,7 @@ def frame_key(key, value, index=2):
         (changed_pose(far), "beyond"),
         (changed_pose(tilted_row), "row 0 0 0 1"),
         (changed_pose(lambda m: m * math.nan), "NaN"),
-        (changed_pose(lambda m: m[:3]), "four rows"),
+        (changed_pose(lambda m: m[:2]), "four rows"),
         (changed_pose(lambda m: m.T[:3].T), "four rows"),
         (frame_key("transform_matrix", [[10**400] * 4] * 4), "infinite"),
         (frame_key("transform_matrix", [[True] * 4] * 4), "four rows"),
@@ -235,14 +237,13 @@ def frame_key(key, value, index=2):
         (frame_key("file_path", "../secret.png"), "out of the folder"),
         (frame_key("file_path", "/etc/hostname"), "out of the folder"),
         (frame_key("file_path", "train/../../secret.png"), "out of the folder"),
-        (frame_key("fl_x", "30"), "fl_x must be a number"),
+        (frame_key("fl_x", "thirty"), "fl_x must be a number"),
         (frame_key("fl_x", math.nan), "below 1e9"),
         (frame_key("fl_x", 10**4000), "below 1e9"),
         (frame_key("fl_x", -30), "focal"),
         (frame_key("fl_x", 1e8), "focal"),
         (frame_key("cx", 1e6), "outside"),
-        (frame_key("k1", 0.1), "undistort"),
-        (frame_key("camera_model", "OPENCV_FISHEYE"), "fisheye"),
+        (frame_key("k1", -9), "undistort"),
         (lambda t: t.update(w=WIDTH, h=WIDTH), "another aspect ratio"),
         (lambda t: t.update(w=-WIDTH, h=HEIGHT), "positive"),
         (lambda t: t.update(camera_angle_x=40.1), "radians"),
@@ -294,25 +295,20 @@ def test_invalid_images_raise_one_line_errors(tmp_path, monkeypatch):
     file = tmp_path / "train" / "r_2.png"
     whole = file.read_bytes()
     for content, words in (
-        (b"", "damaged or not a PNG"),
-        (b"%PDF-1.4 nothing", "damaged or not a PNG"),
-        (whole[:40], "damaged"),
+        (b"", "damaged or not an image"),
+        (b"%PDF-1.4 nothing", "damaged or not an image"),
+        (whole[:40], "damaged or not an image"),
         (whole[: len(whole) // 2], "cut short"),
         (whole[:60] + bytes(200) + whole[260:], "damaged"),
     ):
         file.write_bytes(content)
         message = error(tmp_path)
         assert words in message and "r_2.png" in message, message
-    Image.new("RGBA", (WIDTH + 1, HEIGHT)).save(file)
-    assert f"{WIDTH + 1}x{HEIGHT}, but r_0.png is {WIDTH}x{HEIGHT}" in error(tmp_path)
-    # A header of 60000 x 60000 pixels, and one for which Pillow itself only warns.
-    for side, words in ((60_000, "far too large"), (10_000, "megapixels")):
+    # Headers of images that Pillow itself refuses, and that it only warns about.
+    for side in (60_000, 11_000):
         bomb = whole[:16] + side.to_bytes(4) * 2 + whole[24:]
-        import zlib
-
-        bomb = bomb[:29] + zlib.crc32(bomb[12:29]).to_bytes(4) + bomb[33:]
-        file.write_bytes(bomb)
-        assert words in error(tmp_path)
+        file.write_bytes(bomb[:29] + zlib.crc32(bomb[12:29]).to_bytes(4) + bomb[33:])
+        assert "100 megapixels is the limit" in error(tmp_path)
     file.unlink()
     os.mkfifo(file)
     assert "not a regular file" in error(tmp_path)
@@ -324,7 +320,7 @@ def test_invalid_images_raise_one_line_errors(tmp_path, monkeypatch):
     for index in range(5):
         Image.new("RGBA", (20, 20)).save(tmp_path / "train" / f"r_{index}.png")
     assert "fully transparent" in error(tmp_path)
-    monkeypatch.setattr(load, "_memory_bytes", lambda: 10_000)
+    monkeypatch.setattr(pixels_file, "memory_bytes", lambda: 10_000)
     assert "GiB" in error(tmp_path)
 
 
@@ -417,6 +413,7 @@ def write_cloud(path: Path, dtype: list, rows: np.ndarray) -> None:
 
 
 def test_points(tmp_path):
+    write(tmp_path)
     assert load_points(tmp_path) is None
     path = tmp_path / "points3d.ply"
     dtype = [("x", "f4"), ("y", "f8"), ("z", "f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]

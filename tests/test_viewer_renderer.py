@@ -212,6 +212,18 @@ def test_poses_agree(stage: Stage, seed: int, kind: str) -> None:
     assert from_here(stage.picture(FAR, resting), stage.picture(FAR)[..., :3]) > 55
 
 
+def test_poses_agree_from_a_stance(stage: Stage, seed: int) -> None:
+    avatar = some_avatar("asg", joints=5)
+    some = [F.normalize(torch.tensor([1.0, 0, 0, 0]) + 0.3 * torch.randn(5, 4), dim=-1) for _ in range(2)]
+    avatar = replace(avatar, binding=replace(avatar.binding, stance=some[0]))  # type: ignore[type-var]
+    stage.show(avatar)
+    pose = {"rotations": some[1].flatten().tolist()}
+    ours = avatar.posed(some[1], blend="linear").render(FAR, 0.0).image
+    assert from_here(stage.picture(FAR, pose), ours) > 45
+    standing = {"rotations": some[0].flatten().tolist()}
+    assert from_here(stage.picture(FAR, standing), stage.picture(FAR)[..., :3]) > 55
+
+
 def test_expressions_move_the_means_at_rest(stage: Stage, seed: int) -> None:
     avatar = some_avatar("diffuse", joints=2)
     moved = torch.randperm(COUNT)[:200].sort().values

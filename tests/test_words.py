@@ -14,6 +14,7 @@ from specularip import pipeline
 from specularip.diffusion.one_person import one_standing_person
 from specularip.diffusion.vocabulary import Vocabulary, words_of
 from specularip.errors import UserError
+from specularip.inputs import check_inputs
 from specularip.pipeline import readable
 
 SHIPPED = Path(pipeline.__file__).parent / "assets" / "compact"
@@ -132,3 +133,42 @@ def test_what_is_left_out_is_said() -> None:
     assert readable(prior, "running", notes.append) == "running"
     notes.clear()
     assert readable(prior, "a man in a blue shirt", notes.append) == "a man in a blue shirt" and notes == []
+
+
+def test_what_is_denied_is_not_read() -> None:
+    prior, notes = compact_prior(0, identity=False), []
+    assert readable(prior, "a woman with no hat, in a red dress", notes.append) == "a woman, in a red dress"
+    assert notes == ["a prior draws what its text denies, so this is left out: 'no hat'"]
+    notes.clear()
+    assert readable(prior, "a woman 👗", notes.append) == "a woman 👗"
+    assert len(notes) == 1 and notes[0].endswith("👗")
+
+
+@pytest.mark.parametrize(
+    ("text", "compact", "clip"),
+    [
+        ("A woman in a red satin dress", True, True),
+        ("Ａ ｗｏｍａｎ", True, True),
+        ("crimson", True, True),
+        ("a policewoman", True, True),
+        ("blonde 👗", True, True),
+        ("le robe", True, True),
+        ("Eine Frau im roten Kleid", False, True),
+        ("una mujer con un vestido rojo", False, True),
+        ("asdf qwer", False, True),
+        ("with a", False, True),
+        ("👗👩", False, False),
+        ("一个穿红色缎面连衣裙的女人", False, False),
+        ("... 123 !", False, False),
+    ],
+)
+def test_a_text_of_which_nothing_is_understood_stops(
+    tmp_path: Path, text: str, compact: bool, clip: bool
+) -> None:
+    for prior, understood in (("compact", compact), ("sd15", clip)):
+        for options in ({}, {"force": True}, {"resume": True}):
+            with pytest.raises(UserError) as caught:
+                check_inputs(text, [], tmp_path / "out", prior=prior, **options)
+            stopped = str(caught.value).startswith(f"no word of '{text}' is understood: ")
+            assert stopped is not (understood or bool(options))
+            assert "\n" not in str(caught.value) and (not stopped or "--force" in str(caught.value))

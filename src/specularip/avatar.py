@@ -25,7 +25,7 @@ from specularip.baking.bake import bake as bake_colors
 from specularip.baking.preview import preview_harmonics
 from specularip.cameras import Cameras
 from specularip.colors import Asgs, Colors, SphericalBetas
-from specularip.errors import UserError
+from specularip.errors import UserError, escaped
 from specularip.export.glb import read_glb, write_glb
 from specularip.export.placing import placed
 from specularip.export.ply import read_ply, write_ply
@@ -179,9 +179,9 @@ class Avatar:
     head: the specular head, which the Gaussians' latents are for. colors: explicit colours instead, baked or
     from a file of another program; the Gaussians' own colour is then the diffuse part. provenance: JSON-ready
     facts about the run. binding: the skeleton. antialiased: how it was trained, and so how it is rendered,
-    see `rasterize`. expressions: facial actions. placement: from the avatar's world, which is about the origin,
-    in metres, z up, to that of the capture it was fitted to; None: they are the same. Raises ValueError for both
-    head and colors.
+    see `rasterize`. expressions: facial actions. placement: from the avatar's world, which is about the
+    origin, in metres, z up, to that of the capture it was fitted to; None: they are the same. Raises
+    ValueError for both head and colors.
     """
 
     gaussians: Gaussians
@@ -270,8 +270,8 @@ class Avatar:
         """The binding. Raises UserError if there is none."""
         if self.binding is None:
             raise UserError(
-                "this avatar has no skeleton to move: only avatars that `specularip generate` made have one, "
-                "in their avatar.safetensors"
+                "this avatar has no skeleton to move: those that `specularip generate` or `fit --body` made "
+                "have one, in their avatar.safetensors"
             )
         return self.binding
 
@@ -315,7 +315,8 @@ class Avatar:
     ) -> Path:
         """Write a file for other programs and return it, by the suffix of `path`, see SUFFIXES. Atomic.
 
-        All but .html are in the world of the capture, see `placement`: they fit its cameras and its other parts.
+        All but .html are in the world of the capture, see `placement`: they fit its cameras and its other
+        parts.
 
         bake: with the highlights, which are baked into the form that the format has; this takes a while for
         an avatar with a head. Else diffuse colours. A .glb has them twice: as harmonics for every viewer, and
@@ -351,14 +352,15 @@ class Avatar:
                 binding=binding, clips=clips, antialiased=self.antialiased, placement=self.placement,
             )  # fmt: skip
             return path
-        kept = colors if isinstance(colors, SphericalBetas) else harmonics
-        cloud, kept = placed(self.gaussians, kept, self.placement)
         if suffix == ".ply":
-            write_ply(path, cloud, kept)
-        elif suffix == ".sog":
-            write_sog(path, cloud, kept, antialiased=self.antialiased)
+            kept = colors if isinstance(colors, SphericalBetas) else harmonics
+            write_ply(path, *placed(self.gaussians, kept, self.placement))
+            return path
+        cloud, harmonics = placed(self.gaussians, harmonics, self.placement)
+        if suffix == ".sog":
+            write_sog(path, cloud, harmonics, antialiased=self.antialiased)
         else:
-            write_spz(path, cloud, kept, antialiased=self.antialiased, version=spz_version)
+            write_spz(path, cloud, harmonics, antialiased=self.antialiased, version=spz_version)
         return path
 
     def packed(self, title: str = "", clips: Sequence[Clip] = ()) -> bytes:
@@ -426,7 +428,7 @@ def load(path: str | os.PathLike[str]) -> Avatar:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     return Avatar(
         splats.gaussians,
-        provenance={"source": path.name},
+        provenance={"source": escaped(path.name)},
         binding=splats.binding,
         antialiased=splats.antialiased,
         colors=splats.colors,

@@ -16,12 +16,12 @@ from torch import Tensor
 from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
 from specularip.colors.asgs import SMOOTH
 from specularip.errors import DamagedFile, UserError, first_line
-from specularip.files import atomic_path
+from specularip.files import atomic_path, utf8_name
 from specularip.gaussians import Binding, Expressions, Gaussians, field_specs
 from specularip.placement import Placement
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 
-FORMAT = 4
+FORMAT = 5
 """Version of avatar.safetensors; incremented when an older reader would misread a file."""
 FILE_NAME = "avatar.safetensors"
 HEADER = "specularip"
@@ -47,9 +47,11 @@ class AvatarContents:
 
 def write_avatar(path: Path, contents: AvatarContents) -> None:
     """Write the avatar to `path`, atomically. Raises UserError where nothing can be written."""
+    # Older readers would misread a stance, and nothing else of this version.
+    stands = contents.binding is not None and contents.binding.stance is not None
     tensors = {f"gaussians.{name}": tensor for name, tensor in contents.gaussians.tensors().items()}
     header: dict[str, Any] = {
-        "format": FORMAT,
+        "format": FORMAT if stands else 4,
         "provenance": contents.provenance,
         "head": None,
         "binding": None,
@@ -66,6 +68,8 @@ def write_avatar(path: Path, contents: AvatarContents) -> None:
             "joint_parents": contents.binding.joint_parents,
         }
         tensors["binding.joints"] = contents.binding.joints
+        if contents.binding.stance is not None:
+            tensors["binding.stance"] = contents.binding.stance
     if contents.colors is not None:
         header["colors"] = next(name for name, kind in COLORS.items() if isinstance(contents.colors, kind))
         tensors |= {f"colors.{name}": tensor for name, tensor in contents.colors.tensors().items()}
@@ -101,9 +105,9 @@ def _save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 def _open_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file. Raises UserError for a damaged one."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_name(path) as name, safe_open(name, framework="pt") as file:
             # Copies are aligned as the saved tensors were; otherwise matrix products differ in the last bit.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}
             return file.metadata() or {}, tensors
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is damaged or cut short: {first_line(error)[:200]}") from error
@@ -153,7 +157,7 @@ def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarConten
         raise DamagedFile(
             "it is from an earlier version with another shading model: generate or fit it again"
         )
-    if header.get("format") not in (3, FORMAT):
+    if header.get("format") not in (3, 4, FORMAT):
         raise DamagedFile(
             f"format {header.get('format')} is not one that this version reads: update specularip if a newer "
             "version wrote it"
@@ -221,7 +225,12 @@ def _parse_binding(header: object, tensors: dict[str, Tensor], gaussians: Gaussi
     joints = _take(tensors, "binding.joints", (len(names), 3))
     if bool(((gaussians.bind_joints < 0) | (gaussians.bind_joints >= len(names))).any()):
         raise DamagedFile("Gaussians are bound to joints that its skeleton does not have")
-    return Binding([str(name) for name in names], parents, joints)
+    stance = None
+    if "binding.stance" in tensors:
+        stance = _take(tensors, "binding.stance", (len(names), 4))
+        if bool((stance.norm(dim=1) < 0.5).any()):
+            raise DamagedFile("its skeleton stands in rotations that are none")
+    return Binding([str(name) for name in names], parents, joints, stance)
 
 
 def _parse_colors(kind: object, tensors: dict[str, Tensor], count: int) -> Colors | None:

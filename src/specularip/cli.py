@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
+import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from specularip.errors import UserError
+from specularip.errors import UserError, escaped, one_line
+from specularip.guard import STOPPED, guard, wants_debug
+from specularip.stopping import interrupt_on_termination
+from specularip.streams import steady_streams
 from specularip.version import __version__
 
 if TYPE_CHECKING:
@@ -34,8 +37,8 @@ if TYPE_CHECKING:
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
-USER_ERROR, STOPPED = 2, 130
-"""Exit codes: an error that the user can fix; stopped by Ctrl-C or SIGTERM."""
+NARROWEST, WIDEST = 40, 1000
+"""Columns of help texts: tyro hangs where there are only a few, and pads to as many as COLUMNS says."""
 
 Settings = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, arg(name="set", metavar="NAME=VALUE ...")]
 """--set, which takes several settings and can be repeated."""
@@ -53,6 +56,7 @@ def generate(
     low_memory: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    force: bool = False,
     view: bool = False,
     settings: Settings = (),
 ) -> None:
@@ -79,6 +83,7 @@ def generate(
         low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR. Deletes only files that a run writes.
+        force: Go on with a text of which no word is understood.
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
         settings: Change settings of the preset by their names in report.json, such as expression=photo (the
@@ -87,9 +92,13 @@ def generate(
     """
     is_main = os.environ.get("RANK", "0") == "0"  # torchrun starts one process a GPU
     photos = tuple(chain(*image))
+    text = _decoded(text)
     if is_main:
         names = ", ".join(map(str, photos))
-        print(f'specularip {__version__}: "{" ".join(text.split())}", face from {names}', flush=True)
+        print(
+            one_line(f'specularip {__version__}: "{" ".join(text.split())}", face from {names}', 2000),
+            flush=True,
+        )
     from dataclasses import replace
 
     from specularip.inputs import check_inputs
@@ -101,7 +110,9 @@ def generate(
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
-    check_inputs(text, photos, out, resume, overwrite, config.detects_face)
+    check_inputs(
+        text, photos, out, resume, overwrite, config.detects_face, prior=config.prior.path, force=force
+    )
     with ExitStack() as page:
         try:
             with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
@@ -117,6 +128,7 @@ def generate(
                     seed=seed,
                     resume=resume,
                     overwrite=overwrite,
+                    force=force,
                     photo_weight=config.photo_weight,
                     low_memory=low_memory,
                     config=config,
@@ -128,7 +140,7 @@ def generate(
                 _print_resume_command(out)
             raise SystemExit(STOPPED) from None
         if is_main:
-            print(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply")
+            print(escaped(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply"))
         if live is not None:
             live.stay()
 
@@ -138,6 +150,8 @@ def fit(
     out: Annotated[Path, arg(metavar="DIR")],
     iterations: int | None = None,
     points: int | None = None,
+    body: bool = False,
+    exposure: Literal["auto", "on", "off"] = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -146,13 +160,19 @@ def fit(
 ) -> None:
     """Fit an avatar to posed images: photographs, renders or generated views with known cameras.
 
-    The folder DATA has the layout of NeRF-synthetic: transforms_train.json with the cameras (camera_angle_x
-    or fl_x; per frame file_path and a 4x4 camera-to-world transform_matrix, OpenGL axes, z up) and the images
-    it names, preferably PNG with alpha. If there is a transforms_test.json, the result is evaluated on its
-    views.
+    The folder DATA is a capture as tools write it: transforms.json (nerfstudio, instant-ngp),
+    transforms_train.json (NeRF-synthetic), COLMAP's sparse/0 with images/, Polycam's or Record3D's export.
+    Lenses may distort, images may differ in size; masks are used. docs/captures.md has the details. The
+    result is evaluated on the test split: of its own file or list, else every eighth image.
 
     The Gaussians are initialised on the triangle mesh in body.npz (arrays v and f) if there is one,
-    else on points3d.ply, else at random within the cameras' view.
+    else on the capture's point cloud, else at random within the cameras' view.
+
+    The subject may stand anywhere, in any unit and with any axis up: it is moved to the origin, to metres and
+    to z up, unless it is there already, and .ply, .spz, .sog and .glb are written in the world of DATA.
+
+    With --body, the body model is fitted to the images first: the Gaussians start on it, and the avatar has a
+    skeleton for `specularip animate`. The images need alpha and show one person with limbs apart.
 
     Writes avatar.safetensors, avatar.ply, preview.png (four views), report.json with the metrics,
     metrics.jsonl and checkpoints/ to the folder DIR.
@@ -162,10 +182,13 @@ def fit(
     Example: specularip fit glossy/satin --out out/satin
 
     Args:
-        data: Folder with transforms_train.json and at least 3 images, all of one size.
+        data: Folder of a capture with at least 3 images.
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
         iterations: Training steps, one image each. If omitted, 7000 on a GPU and 1500 on the CPU.
         points: Number of initial Gaussians. If omitted, 100000 on a GPU and 20000 on the CPU.
+        body: Fit the body model to the images, which takes half a minute, and bind the avatar to it.
+        exposure: Whether to compensate exposure and white balance that differ between the images; auto does
+            where they differ by more than highlights explain. Evaluation then matches them, too.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         seed: Random seed. The same seed gives the same avatar on the same machine.
         resume: Continue the run in DIR from its last checkpoint.
@@ -173,7 +196,7 @@ def fit(
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
     """
-    print(f"specularip {__version__}: fit to {data}", flush=True)
+    print(escaped(f"specularip {__version__}: fit to {data}"), flush=True)
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed must lie between 0 and 2^63 - 1, got {seed}")
     for name, value, least in (("--iterations", iterations, 1), ("--points", points, 100)):
@@ -192,6 +215,7 @@ def fit(
                 from specularip.fitting.settings import FitConfig
 
                 given: dict[str, Any] = {"iterations": iterations, "points": points}
+                given |= {"exposure": exposure, "body": body}
                 run(
                     data,
                     out,
@@ -206,7 +230,7 @@ def fit(
         except KeyboardInterrupt:
             _print_resume_command(out)
             raise SystemExit(STOPPED) from None
-        print(f"done: {out}/avatar.safetensors, {out}/preview.png, {out}/report.json")
+        print(escaped(f"done: {out}/avatar.safetensors, {out}/preview.png, {out}/report.json"))
         if live is not None:
             live.stay()
 
@@ -225,10 +249,18 @@ def _print_resume_command(out: Path) -> None:
 
     if RunFolder(out).has_checkpoint():
         again = [argument for argument in sys.argv[1:] if argument not in ("--overwrite", "--resume")]
-        command = shlex.join(["specularip", *again, "--resume"])
+        command = " ".join(map(_shell_word, ["specularip", *again, "--resume"]))
         print(f"stopped; continue with: {command}", file=sys.stderr)
     else:
         print("stopped before the first checkpoint; nothing to resume", file=sys.stderr)
+
+
+def _shell_word(argument: str) -> str:
+    """An argument as a shell reads it. Control characters and bytes that are no text need ANSI-C quotes."""
+    shown = escaped(argument)
+    if shown == argument:
+        return shlex.quote(argument)
+    return "$'" + escaped(argument.replace("\\", r"\\").replace("'", r"\'")) + "'"
 
 
 def evaluate(
@@ -242,14 +274,15 @@ def evaluate(
 
     PSNR, SSIM and LPIPS (if its weights are present) compare whole images; highlight PSNR compares only
     bright pixels; highlight drift is the angle between rendered and true highlights; coherence is the
-    agreement of the specular layer between neighbouring views. docs/metrics.md has the formulas.
+    agreement of the specular layer between neighbouring views. docs/metrics.md has the formulas. The cameras
+    are moved to where the avatar stands in its own world, if `fit` moved it.
 
     Example: specularip eval out/satin --data glossy/satin --out metrics.json
 
     Args:
         avatar: A run folder, or an avatar file (.safetensors, .ply).
-        data: Folder with posed images in the layout of NeRF-synthetic, see `fit`.
-        split: Which transforms_*.json of the folder to use, preferably one that the avatar was not fitted to.
+        data: Folder of a capture, see `fit`.
+        split: Which of its images to use, preferably ones that the avatar was not fitted to.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         out: JSON file for the metrics. A dash (-) prints the JSON instead of the table.
     """
@@ -259,6 +292,7 @@ def evaluate(
     from specularip.captures.load import load_posed_images
     from specularip.files import to_json, write_json
     from specularip.lpips import NO_LPIPS, find_lpips
+    from specularip.metrics import MATCHED, nothing_shown
     from specularip.metrics import evaluate as measure
     from specularip.raster.cuda import pick_device
 
@@ -270,13 +304,20 @@ def evaluate(
     perceptual = find_lpips(place)
     loaded = loaded.to(place)
     values = measure(loaded, posed, perceptual)
+    unseen = nothing_shown(values)
+    if unseen and values["empty_views"] == values["views"]:
+        raise UserError(f"{unseen} ({avatar} on {data})")
     if out is not None and str(out) == "-":
         print(to_json(values), end="")
         return
-    notes = [*posed.notes, *([NO_LPIPS] if perceptual is None else [])]
+    notes = [*posed.notes, *([unseen] if unseen else []), *([NO_LPIPS] if perceptual is None else [])]
+    if loaded.provenance.get("exposure") == MATCHED:
+        notes.append(
+            "fitted to images of different exposures: each image's exposure is matched before comparing"
+        )
     _print_metrics(f"{avatar} on {data} ({split})", values, notes)
     if out is not None:
-        print(write_json(out, values))
+        print(escaped(str(write_json(out, values))))
 
 
 def _print_metrics(title: str, values: Mapping[str, float], notes: Sequence[str]) -> None:
@@ -285,14 +326,14 @@ def _print_metrics(title: str, values: Mapping[str, float], notes: Sequence[str]
 
     from specularip.metrics import table_rows
 
-    table = Table("metric", title=title, title_justify="left", title_style="")
+    table = Table("metric", title=escaped(title), title_justify="left", title_style="")
     table.add_column("value", justify="right")
     for row in table_rows(values):
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
     console.print(table)
     for note in notes:
-        console.print(note, soft_wrap=True)
+        console.print(escaped(note), soft_wrap=True)
 
 
 def render(
@@ -335,7 +376,8 @@ def render(
         compare: Side by side: without highlights on the left, with them on the right.
         views: Number of views around the person in a contact sheet.
         path: JSON file of key frames for a video: {"keyframes": [{"time": 0, "azimuth_deg": 0}, {"time": 3,
-            "azimuth_deg": 180, "distance": 1}]}; also elevation_deg, fov_y_deg and target ([x, y, z]).
+            "azimuth_deg": 180, "distance": 1}]}; also elevation_deg, fov_y_deg and target ([x, y, z]),
+            in the avatar's own world: metres, z up.
         frames: Number of frames in a turntable, evenly spaced over 360 degrees.
         fps: Frames per second of a video.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
@@ -351,7 +393,7 @@ def render(
     check_options(out, options)
     with Progress() as progress:
         run(avatar, out, options, None if device == "auto" else device, progress)
-    print(out)
+    print(escaped(str(out)))
 
 
 def animate(
@@ -396,12 +438,12 @@ def animate(
     from specularip.progress import Progress
 
     options = AnimateOptions(
-        motion, seconds, fps, file_fps, azimuth_deg, elevation_deg, size, background, follow
+        _expanded(motion), seconds, fps, file_fps, azimuth_deg, elevation_deg, size, background, follow
     )
     check_options(out, options)
     with Progress() as progress:
         run(avatar, out, options, None if device == "auto" else device, progress)
-    print(out)
+    print(escaped(str(out)))
 
 
 def bake(
@@ -449,7 +491,7 @@ def bake(
         baked = loaded.baked(to, progress=progress)
     baked.export(file)
     likeness = agreement(loaded, baked)
-    print(f"{file}: PSNR {likeness:.2f} dB against renders with the head, over 24 views")
+    print(f"{escaped(str(file))}: PSNR {likeness:.2f} dB against renders with the head, over 24 views")
     if posed is None:
         loss = 38 - combined_psnr(38, likeness)
         print(f"estimated loss of an avatar with 38 dB: {loss:.2f} dB; --data measures it")
@@ -493,13 +535,13 @@ def export(
             avatar,
             out,
             bake=not no_bake,
-            motions=motion,
+            motions=tuple(map(_expanded, motion)),
             spz_version=spz_version,
             betas=betas,
             device=None if device == "auto" else device,
             progress=progress,
         )
-    print(out)
+    print(escaped(str(out)))
 
 
 def models(
@@ -571,7 +613,7 @@ def view(
         raise UserError(f"--port must lie between 0 and 65535, got {port}")
     from specularip.viewing.finished import view as run
 
-    run(avatar, motion, host, port, open_browser=not no_open)
+    run(avatar, tuple(map(_expanded, motion)), host, port, open_browser=not no_open)
 
 
 def _print_models(preset: str, found: Sequence[Model]) -> None:
@@ -598,27 +640,77 @@ def _print_models(preset: str, found: Sequence[Model]) -> None:
         print(f"  specularip models fetch --preset {preset} downloads all that need no registration")
 
 
+def _decoded(text: str) -> str:
+    """A text of the user. In some locales, Python decodes only the ASCII of it.
+
+    Raises UserError where it is not UTF-8 either.
+    """
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        pass
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        raise UserError(f"the text is not in UTF-8: set the locale of the terminal, got {text}") from None
+
+
+def _expanded(text: str) -> str:
+    """A file name with its ~, which shells leave alone in --out=~/avatar and within quotes.
+
+    Raises UserError for an empty name, as a variable that is not set gives, and where there is no home.
+    """
+    if not text:
+        raise UserError("a file name is empty: is a variable of the shell not set?")
+    expanded = os.path.expanduser(text)
+    if expanded == text and (text == "~" or text.startswith(("~/", f"~{os.sep}"))):
+        raise UserError(f"{text}: there is no home folder, HOME is not set: write the whole name")
+    return expanded
+
+
+_types = ConstructorRegistry()
+
+
+@_types.primitive_rule
+def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    """How tyro makes the Paths among the arguments."""
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda arguments: Path(_expanded(arguments[0])),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    )
+
+
 def _print_warning(message: Warning | str, category: type[Warning], *details: Any, **more: Any) -> None:
     """Warnings of this package are for users: one line, without file and line number."""
-    print(f"specularip: {message}", file=sys.stderr)
+    print(f"specularip: {one_line(str(message))}", file=sys.stderr)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Exit codes: 0 success, 1 missing models (`models` only), 2 user error (one line on stderr), 130 stopped.
+    Exit codes: 0 success, 1 missing models (`models` only), 2 user error, 70 a fault of this package (both
+    with one line on stderr), 130 stopped.
     """
-
-    def on_terminate(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, on_terminate)
-    warnings.showwarning = _print_warning
+    steady_streams()
     arguments = list(sys.argv[1:] if args is None else args)
-    if arguments == ["--version"]:
-        print(f"specularip {__version__}")
-        return
-    try:
+    with guard(wants_debug(arguments)):
+        interrupt_on_termination()
+        warnings.showwarning = _print_warning
+        if arguments == ["--version"]:
+            print(f"specularip {__version__}")
+            return
+        os.getcwd()  # raises where the folder was deleted, in which torch's libraries end the process
+        if os.environ.get("NO_COLOR"):
+            tyro._experimental_options["ansi_codes"] = False
+        columns = shutil.get_terminal_size().columns
+        if not NARROWEST <= columns <= WIDEST:
+            os.environ["COLUMNS"] = str(min(max(columns, NARROWEST), WIDEST))
         tyro.extras.subcommand_cli_from_dict(
             {
                 "generate": generate,
@@ -633,13 +725,8 @@ def main(args: Sequence[str] | None = None) -> None:
             },
             prog="specularip",
             description="Full-body 3D Gaussian avatars with specular highlights from a sentence and a photo. "
-            "--version prints the version.",
+            "--version prints the version; --debug, or SPECULARIP_DEBUG=1, shows where an error comes from.",
             args=arguments,
             config=(FlagCreatePairsOff,),
+            registry=_types,
         )
-    except UserError as error:
-        print(f"specularip: error: {error}", file=sys.stderr)
-        raise SystemExit(USER_ERROR) from None
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        raise SystemExit(STOPPED) from None

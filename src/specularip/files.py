@@ -1,4 +1,4 @@
-"""Atomic file writing: JSON, PNG and bytes; a file appears complete or not at all."""
+"""Atomic file writing: JSON, PNG and bytes; a file appears complete or not at all. Names that are no text."""
 
 from __future__ import annotations
 
@@ -46,6 +46,21 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         except OSError:
             pass  # the folder may be missing or read-only: the first error has been raised
+
+
+@contextmanager
+def utf8_name(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A name to read `path` by within the block, for libraries that take names in UTF-8 only, as safetensors
+    does. Other names are usual where an archive or a disk comes from another system, and in old locales."""
+    try:
+        is_utf8 = os.fsencode(path).decode() == os.fspath(path)
+    except UnicodeDecodeError:
+        is_utf8 = False
+    if is_utf8 or os.name == "nt":
+        yield os.fspath(path)
+        return
+    with open(path, "rb") as file:
+        yield f"/dev/fd/{file.fileno()}"
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:

@@ -143,11 +143,13 @@ class Gaussians:
 @dataclass
 class Binding:
     """The skeleton in its rest pose, which `Gaussians.bind_joints` indexes. joints [J,3] in metres; parent -1
-    marks a root. Raises ValueError where the lengths differ."""
+    marks a root. stance [J,4] wxyz: how the joints are turned, each relative to the rest pose and its parent,
+    where the Gaussians are; None: they are in the rest pose. Raises ValueError where the lengths differ."""
 
     joint_names: list[str]
     joint_parents: list[int]
     joints: Tensor
+    stance: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.joint_names)
@@ -156,6 +158,8 @@ class Binding:
             raise ValueError(
                 f"{count} joint_names need as many joint_parents and joints [{count},3], got {shape}"
             )
+        if self.stance is not None and self.stance.shape != (count, 4):
+            raise ValueError(f"stance must be [{count},4], got {list(self.stance.shape)}")
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 
+from specularip.diffusion.vocabulary import Vocabulary
 from specularip.errors import UserError
+from specularip.faces.hair import names_hair
 from specularip.faces.photo import Photo, clearest, read_photo
 from specularip.run_folder import RunFolder
+from specularip.sentences import normalized, words
 
 MAX_PHOTOS = 8
 
@@ -35,17 +40,22 @@ def check_inputs(
     resume: bool = False,
     overwrite: bool = False,
     look_for_face: bool = True,
+    prior: str = "compact",
+    force: bool = False,
 ) -> Inputs:
     """Read the photos, find the faces and check that `out` may be used; writes nothing.
 
     image: one photo or several of the same person. look_for_face: False if insightface will detect the face
-    later (`faces.insightface`). Raises UserError for an empty text, no photo or more than MAX_PHOTOS, the
-    same one twice, a photo without a usable face (see `faces.photo`), or an output folder that cannot be used
-    (see `RunFolder.check`).
+    later (`faces.insightface`). prior: as in `PriorConfig.path`. force: accept a text of which no word is
+    understood, as a resumed run already did. Raises UserError for an empty or such a text, no photo or more
+    than MAX_PHOTOS, the same one twice, a photo without a usable face (see `faces.photo`), or an output
+    folder that cannot be used (see `RunFolder.check`).
     """
     text = " ".join(text.split())
     if not text:
         raise UserError("the text is empty: describe the person, as in 'A woman in a red satin dress'")
+    if not (force or resume):
+        _check_words(text, prior)
     paths = [Path(image)] if isinstance(image, str | os.PathLike) else [Path(path) for path in image]
     if not 1 <= len(paths) <= MAX_PHOTOS:
         raise UserError(f"{len(paths)} photos given: give 1 to {MAX_PHOTOS} of one person with --image")
@@ -62,6 +72,31 @@ def check_inputs(
     if identity is not photos[0]:
         notes.append(f"the face is read from {identity.path}: it shows more of it than {photos[0].path}")
     return Inputs(text, photos, identity, folder, tuple(notes))
+
+
+def _check_words(text: str, prior: str) -> None:
+    """Raise UserError for a text of which no word is understood.
+
+    A prior with a list of its words is held to that list and to the words that shape the body. One without,
+    such as Stable Diffusion, was trained on English captions, and with them on some of other languages of
+    Latin script: so a text has to have a word in that.
+    """
+    shipped = Path(str(files("specularip") / "assets" / "compact"))
+    vocabulary = Vocabulary.read(shipped if prior == "compact" else Path(prior))
+    if vocabulary is None:
+        understood = bool(re.search(r"[a-z]{2}", normalized(text).lower()))
+    else:
+        understood = vocabulary.understands(text) or any(word.thing for word in words(text))
+        understood = understood or names_hair(text)
+        if not understood:
+            from specularip.body.phenotype import phenotype_from_text  # loads torch
+
+            understood = bool(phenotype_from_text(text).matched)
+    if not understood:
+        raise UserError(
+            f"no word of '{text}' is understood: describe in English the person, clothes, their colours and "
+            "materials, and the hair, as in 'A woman in a red satin dress', or go on anyway with --force"
+        )
 
 
 @lru_cache(maxsize=MAX_PHOTOS)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specularip.errors import UserError
+from specularip.files import utf8_name
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +133,8 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
     for path in sorted(folder.iterdir()):
         try:
             if path.suffix == ".safetensors":
-                state |= load_file(str(path))
+                with utf8_name(path) as name:
+                    state |= load_file(name)
             elif path.suffix in (".pth", ".pt", ".bin"):
                 state |= torch.load(path, map_location="cpu", weights_only=True)
         except (SafetensorError, OSError, EOFError, RuntimeError, TypeError, ValueError) as error:

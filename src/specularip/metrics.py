@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from specularip.avatar import Avatar
 from specularip.baking.contributions import cameras_around, extent
 from specularip.cameras import Cameras
+from specularip.captures.exposure import exposed, matching_gains
 from specularip.captures.views import PosedImages
 from specularip.lpips import Lpips
 from specularip.specular import fibonacci_directions
@@ -45,6 +46,8 @@ share."""
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 FAINTEST = 1 / 255
 """A picture whose alpha is nowhere this much shows nothing."""
+MATCHED = "matched"
+"""The provenance \"exposure\" of avatars that were fitted to images of different exposures."""
 
 LABELS = {
     "views": ("views", "{:.0f}"),
@@ -275,14 +278,17 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
     highlight_drift_deg and highlight_drift_p90_deg: over views. highlight_missed and highlight_spurious: per
     target highlight. coherence: mean over views, between the specular layer of the view and that of one
     turned by TURN_DEG around the avatar. frames_per_second; views; gaussians. NaN if a metric is undefined
-    (no highlight, for example); an empty set gives views and gaussians only. empty_views: how many show nothing
-    of the avatar (see `nothing_shown`). The cameras are moved into the avatar's world.
+    (no highlight, for example); an empty set gives views and gaussians only. empty_views: how many show
+    nothing of the avatar though their image is not empty, see `nothing_shown`. The cameras are moved into the
+    avatar's world. If the avatar was fitted to images of different exposures, each render gets the exposure
+    of its target first, three gains.
     """
     posed = posed.placed(avatar.placement)
     device = avatar.gaussians.means.device
     found: dict[str, float] = {"views": len(posed), "gaussians": len(avatar.gaussians)}
     if len(posed) == 0:
         return found
+    matched = avatar.provenance.get("exposure") == MATCHED
     center = avatar.gaussians.means.mean(0)
     per_view: dict[str, list[float]] = {name: [] for name in ("psnr", "ssim", "lpips", "coherence")}
     drifts: list[HighlightDrift] = []
@@ -292,7 +298,9 @@ def evaluate(avatar: Avatar, posed: PosedImages, perceptual: Lpips | None = None
         both = _with_neighbour(camera, center)
         frame = avatar.render(both, 0.0)
         image = frame.image[:1]
-        empty += float(frame.alpha[0].max()) < FAINTEST
+        empty += float(frame.alpha[0].max()) < FAINTEST <= float(view.alpha.max())
+        if matched:
+            image = exposed(image, matching_gains(image, target))
         per_view["psnr"].append(float(psnr(image, target)))
         per_view["ssim"].append(float(ssim(image.double(), target.double())))
         if perceptual is not None:
@@ -328,7 +336,7 @@ def nothing_shown(values: Mapping[str, float]) -> str:
     if not empty:
         return ""
     which = "no view shows" if empty == views else f"{empty} of {views} views do not show"
-    return f"{which} the avatar: are these cameras and the avatar of one capture, in one world?"
+    return f"{which} the avatar: these cameras are of another capture, or in another world"
 
 
 def agreement(avatar: Avatar, baked: Avatar, size: int = 400) -> float:

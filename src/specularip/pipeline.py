@@ -27,7 +27,7 @@ from specularip.diffusion.one_person import one_standing_person
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
 from specularip.diffusion.sample import sampling_timesteps
-from specularip.errors import MissingWeights, UserError
+from specularip.errors import MissingWeights, UserError, escaped
 from specularip.export.video import write_video
 from specularip.faces.alignment import align_face, framed_by_hair
 from specularip.faces.hair import told_hair
@@ -44,6 +44,7 @@ from specularip.presentation import preview, turntable
 from specularip.presets import preset_config, with_low_memory
 from specularip.progress import Progress
 from specularip.run_folder import RunFolder
+from specularip.sentences import denied, normalized, symbols, without_denials
 from specularip.stages.guide import EncodedFace, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
 from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
@@ -79,6 +80,7 @@ def generate(
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    force: bool = False,
     photo_weight: float | None = None,
     low_memory: bool = False,
     config: Config | None = None,
@@ -88,7 +90,8 @@ def generate(
     """Text and photos of a face to a full-body avatar, written to the folder `out` and returned, on the CPU.
 
     image: one photo, or up to eight of the same person. config replaces the preset; seed still comes from the
-    arguments, and so do photo_weight and low_memory if given. live: a page that shows the run. Under
+    arguments, and so do photo_weight and low_memory if given. force: go on with a text of which no word is
+    understood. live: a page that shows the run. Under
     torchrun, the processes share each step's views (`training.parallel`). Raises UserError for input that the
     user can correct (see `inputs.check_inputs`) and for a machine without the memory or GPU needed,
     KeyboardInterrupt after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
@@ -98,7 +101,9 @@ def generate(
         config = replace(config, photo_weight=photo_weight)
     if low_memory:
         config = with_low_memory(config)
-    inputs = check_inputs(text, image, out, resume, overwrite, config.detects_face)
+    inputs = check_inputs(
+        text, image, out, resume, overwrite, config.detects_face, prior=config.prior.path, force=force
+    )
     if not 0 <= config.photo_weight <= 1:
         raise UserError(f"--photo-weight is {config.photo_weight}: it must lie between 0 and 1")
     check_gpu(config)
@@ -200,7 +205,8 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     text = readable(prior, told, note)
     face, other = read_faces(prior, faces, inputs, told, config, note)
     painted = None if head is None else head.face
-    guide = Guide(prior, PromptBook(prior), text, face, body.to(device), config, other, painted)
+    against = denied(told) if prior.vocabulary is None else []
+    guide = Guide(prior, PromptBook(prior), text, face, body.to(device), config, other, painted, against)
     for guidance in (config.guidance, config.scr.guidance or config.guidance):
         guide.identity(guidance)
     if device.type == "cuda":
@@ -220,6 +226,13 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
 
 def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
     """The part of a text that the prior reads. note: receives lines for the user about the rest."""
+    told = normalized(text)
+    text, left_out = without_denials(told, () if prior.vocabulary is None else prior.vocabulary.denials)
+    text = text or told
+    if left_out and text != told:
+        quoted = ", ".join(f"'{phrase}'" for phrase in left_out)
+        where = "left out" if prior.vocabulary is not None else "moved to the negative prompt"
+        note(f"a prior draws what its text denies, so this is {where}: {quoted}")
     if prior.vocabulary is not None:
         rest, beyond = one_standing_person(text)
         text = rest or text
@@ -235,6 +248,7 @@ def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
         text = text[: len(text) - len(cut)].strip()
         note(f"the text is longer than the prior's token limit; this part is left out: '{cut}'")
     unknown = [word for word in prior.unknown_words(text) if any(c.isalnum() for c in word)]
+    unknown += symbols(text)
     if unknown and prior.vocabulary is None:
         note(f"words outside the prior's vocabulary, ignored: {', '.join(unknown)}")
     elif unknown:
@@ -416,7 +430,7 @@ def _avatar(state: AvatarState, context: RunContext) -> Avatar:
     binding = Binding(list(body.joint_names), list(body.joint_parents), body.joints.detach().cpu().clone())
     provenance = {
         "text": context.inputs.text,
-        "photo": _one_or_all([photo.path.name for photo in context.inputs.photos]),
+        "photo": _one_or_all([escaped(photo.path.name) for photo in context.inputs.photos]),
         "preset": config.preset,
         "seed": config.seed,
         "specularip": __version__,

@@ -8,6 +8,7 @@ with Progress() as progress:
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
+
+from specularip.errors import escaped
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -67,7 +70,8 @@ class Progress:
             self._bars = None
 
     def log(self, text: str) -> None:
-        """Print one line immediately."""
+        """Print one line immediately. It may repeat what files hold."""
+        text = escaped(text)
         if self._bars is not None:
             self._bars.console.print(text, markup=False, highlight=False)
         else:
@@ -112,7 +116,8 @@ class Progress:
         return (now - before) / (last - first) * max(0, self._total - last)
 
     def _terminal(self) -> bool:
-        return self.stream.isatty()
+        """Whether bars can be drawn: not where the cursor cannot move, as in an editor's shell."""
+        return self.stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
     def _print(self, status: str) -> None:
         self._shown = time.monotonic()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from specularip.errors import UserError
-from specularip.files import json_value, write_bytes, write_json, write_png
+from specularip.files import json_value, utf8_name, write_bytes, write_json, write_png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,7 +172,7 @@ class RunFolder:
 
         for _, name, path in self._checkpoints():
             try:
-                with safe_open(path, framework="pt") as file:
+                with utf8_name(path) as readable, safe_open(readable, framework="pt") as file:
                     header = json.loads((file.metadata() or {})["specularip"])
                     tensors = {key: file.get_tensor(key) for key in file.keys()}
                 state = unflatten_state(tensors, header["layout"])

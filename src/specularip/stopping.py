@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: the first lets the training loop save a checkpoint, the second stops at once."""
+"""Ctrl-C, SIGTERM and SIGHUP (the terminal or its connection is gone): the first lets the training loop save
+a checkpoint, the second stops at once."""
 
 from __future__ import annotations
 
@@ -7,6 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+STOPS = tuple(
+    number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
+)
+"""The signals that stop a run. Windows has no SIGHUP."""
 
 
 class StopRequest:
@@ -18,7 +24,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Within the block, the first SIGINT or SIGTERM only sets `requested`; another raises KeyboardInterrupt.
+    """Within the block, the first signal of STOPS only sets `requested`; another raises KeyboardInterrupt.
 
     Python handles signals in the main thread only: in any other thread the block has no effect.
     """
@@ -32,9 +38,26 @@ def stop_on_signal() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.requested = True
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in STOPS if not _under_nohup(number)}
     try:
         yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def interrupt_on_termination() -> None:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does. No effect outside the main thread."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        for number in STOPS:
+            if number != signal.SIGINT and not _under_nohup(number):
+                signal.signal(number, on_signal)
+
+
+def _under_nohup(number: int) -> bool:
+    """Whether `nohup` has had the process started so that it outlives its terminal."""
+    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN

@@ -1,6 +1,7 @@
 // Reads packed avatars, which src/specularip/viewer/pack.py writes; docs/viewer.md describes the format.
 
 import { HalfLayers, toHalf } from "./halves.js";
+import { unposed } from "./skeleton.js";
 
 const MAGIC = "SIPV";
 const VERSION = 1;
@@ -25,8 +26,8 @@ const KINDS = ["asg", "sh3", "betas", "diffuse"];
  * count N; kind, one of KINDS; antialiased; meta (JSON); bounds {centre, radius}.
  * means, scales, diffuse, normals [3N]; quats [4N] wxyz; opacities [N]; all Float32Array.
  * colors: HalfLayers, what the shader reads of the view-dependent colour (see COLORS in shaders.js), or null.
- * binding: {names, parents, order, joints [3J], bindJoints [4N], bindWeights [4N]} or null; order: the joints,
- * parents before their children.
+ * binding: {names, parents, order, joints [3J], stance [4J], unposed, bindJoints [4N], bindWeights [4N]} or null;
+ * order: the joints, parents before their children; stance and unposed: see `skinMatrices`, null without one.
  * expressions: {names, index [n], offsets [E, n, 3]} or null.
  * clips: [{name, fps, loops, frames T, rotations [T, J, 4], translation [T, 3], expressions [T, E] or null}],
  * the joints in the binding's order.
@@ -75,7 +76,7 @@ export async function unpack(data) {
     avatar.normals = directions(read("normals", count, 2));
     if (kind !== "diffuse") avatar.colors = harmonicLayers(find, count, kind === "betas" ? lobesOf(table) : 0);
   }
-  if (header.binding) avatar.binding = bindingOf(header.binding, read, count);
+  if (header.binding) avatar.binding = bindingOf(header.binding, table.has("stance"), read, count);
   if (header.expressions) avatar.expressions = expressionsOf(header.expressions, table, read, count);
   if (avatar.binding) {
     avatar.clips = (header.clips ?? []).map((clip, k) => clipOf(clip, `clips.${k}`, avatar, table, read));
@@ -241,7 +242,7 @@ function harmonicLayers(find, count, lobes) {
   return layers;
 }
 
-function bindingOf({ names, parents }, read, count) {
+function bindingOf({ names, parents }, stands, read, count) {
   const joints = Array.isArray(names) && Array.isArray(parents) ? names.length : 0;
   if (joints === 0 || parents.length !== joints) throw damaged("its skeleton is incomplete");
   if (!parents.every((parent) => Number.isInteger(parent) && parent >= -1 && parent < joints)) {
@@ -256,7 +257,9 @@ function bindingOf({ names, parents }, read, count) {
     const sum = bindWeights[i] + bindWeights[i + 1] + bindWeights[i + 2] + bindWeights[i + 3];
     for (let k = i; k < i + 4; ++k) bindWeights[k] = sum > 0 ? bindWeights[k] / sum : 0;
   }
-  return { names, parents: Int32Array.from(parents), order, joints: read("joints", joints, 3), bindJoints, bindWeights };
+  const binding = { names, parents: Int32Array.from(parents), order, joints: read("joints", joints, 3) };
+  const stance = stands ? read("stance", joints, 4) : null;
+  return { ...binding, stance, unposed: stance && unposed(binding, stance), bindJoints, bindWeights };
 }
 
 function parentsFirst(parents) {

@@ -30,7 +30,7 @@ export class Player {
     return (this.clip.frames - (this.clip.loops ? 0 : 1)) / this.clip.fps;
   }
 
-  /** Choose a clip, null for the rest pose, and start at its beginning. */
+  /** Choose a clip, null for the pose the avatar is in, and start at its beginning. */
   choose(clip) {
     this.clip = clip;
     this.time = 0;
@@ -76,7 +76,8 @@ export class Player {
       translation: new Float32Array(3),
       expressions: Float32Array.from(this.strengths),
     };
-    for (let joint = 0; joint < count; joint++) pose.rotations.set(REST, 4 * joint);
+    if (this.binding?.stance) pose.rotations.set(this.binding.stance);
+    else for (let joint = 0; joint < count; joint++) pose.rotations.set(REST, 4 * joint);
     if (this.clip) this.#sample(this.clip, count, pose);
     if (this.lookAt && this.canLook) eyesTowards(this.lookAt, this.binding, pose);
     return pose;

@@ -4,13 +4,51 @@
 export const STRIDE = 16;
 
 /**
+ * As `restMatrices`, but from the skeleton's stance, in which the Gaussians are, if it has one: stance [4J], and
+ * unposed [16J], what brings it to the rest pose (`unposed`).
+ */
+export function skinMatrices(skeleton, rotations, translation) {
+  const skin = restMatrices(skeleton, rotations, translation);
+  if (!skeleton.unposed) return skin;
+  for (let at = 0; at < skin.length; at += STRIDE) {
+    const first = skeleton.unposed.subarray(at, at + STRIDE);
+    const then = Float64Array.from(skin.subarray(at, at + STRIDE));
+    for (let r = 0; r < 3; ++r) {
+      for (let c = 0; c < 4; ++c) {
+        let sum = c === 3 ? then[4 * r + 3] : 0;
+        for (let k = 0; k < 3; ++k) sum += then[4 * r + k] * first[4 * k + c];
+        skin[at + 4 * r + c] = sum;
+      }
+    }
+    skin.set(product(then.subarray(12), first.subarray(12)), at + 12);
+  }
+  return skin;
+}
+
+/** The inverses of the matrices of a stance [4J] wxyz, and of their quaternions, in the form of `skinMatrices`. */
+export function unposed(skeleton, stance) {
+  const skin = restMatrices(skeleton, stance, [0, 0, 0]);
+  const result = new Float64Array(skin.length);
+  for (let at = 0; at < skin.length; at += STRIDE) {
+    for (let r = 0; r < 3; ++r) {
+      for (let c = 0; c < 3; ++c) {
+        result[at + 4 * r + c] = skin[at + 4 * c + r];
+        result[at + 4 * r + 3] -= skin[at + 4 * c + r] * skin[at + 4 * c + 3];
+      }
+    }
+    result.set([skin[at + 12], -skin[at + 13], -skin[at + 14], -skin[at + 15]], at + 12);
+  }
+  return result;
+}
+
+/**
  * For each joint the three rows of its skin matrix, 3x4, and the quaternion wxyz of its rotation, [16J], from
  * the joints' rotations relative to the rest pose and to the parent.
  *
  * skeleton: parents [J], -1 for a root; order [J], parents before children; joints [3J], rest positions, metres.
  * rotations: quaternions [4J] wxyz. translation: metres, of the roots.
  */
-export function skinMatrices({ parents, order, joints }, rotations, translation) {
+function restMatrices({ parents, order, joints }, rotations, translation) {
   const count = parents.length;
   const turns = new Float64Array(9 * count);
   const quats = new Float64Array(4 * count);

@@ -146,12 +146,8 @@ class BakeSampler:
 
 
 def _asgs_for(batch: BakeBatch) -> Asgs:
-    try:
-        from specularip.baking.numba_asg import fit_asgs_numba
-    except RuntimeError as error:
-        from specularip.kernels.compiling import cache_folder_error  # imports numba, which slows every start
+    from specularip.baking.numba_asg import fit_asgs_numba  # numba slows every start
 
-        raise cache_folder_error(error) from error
     weights, kept = batch.weights.topk(KEPT, 1, sorted=False)
     colors = batch.colors.transpose(0, 1).gather(1, kept[..., None].expand(-1, -1, 3))
     directions = batch.directions[kept]

@@ -25,7 +25,7 @@ from specularip.baking import asg
 from specularip.baking.asg import LAST_STEPS, LOBES, START_SHARPNESS, STEPS, TRIAL_STEPS
 from specularip.colors.asgs import NEAREST, SMOOTH, Asgs
 from specularip.gaussians import rotation_matrices
-from specularip.kernels.compiling import announce_compilation
+from specularip.kernels.compiling import cached
 from specularip.kernels.simd import (
     choose,
     exp2,
@@ -41,8 +41,6 @@ from specularip.kernels.simd import (
 )
 from specularip.kernels.threads import share_out
 from specularip.specular import shading
-
-announce_compilation()
 
 LANES = 16
 CHUNK = 16
@@ -532,7 +530,8 @@ def _fit_one(samples, length, lobes, sets, scratch):
     _refine(samples, length, lobes, sets, LAST_STEPS, scratch)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def _fit(share, shares, directions, targets, weights, turns, linear, found):
     """directions and targets [n,M,3], weights [n,M], turns [n,3,3], from the Gaussians' frames; linear
     [n, 3 (10+K)] and found [n, K _LOBE] are filled."""

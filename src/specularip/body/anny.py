@@ -20,6 +20,7 @@ from torch import Tensor
 from specularip.body.mesh import Body, HeadEllipsoid, centred, fit_head, vertex_normals
 from specularip.body.phenotype import Phenotype
 from specularip.body.regions import HEAD
+from specularip.files import utf8_name
 
 PHENOTYPE_NAMES = (
     "gender", "age", "muscle", "weight", "height", "proportions", "cupsize", "firmness",
@@ -127,7 +128,7 @@ class AnnyModel:
             vertices = vertices + offsets
             eyes = [self.joint_names.index(name) for name in ("eye.R", "eye.L")]
             joints[:, eyes] += offsets[self.eyeballs].mean(1)
-        return self._body(vertices, joints)
+        return self.body_of(vertices[0], joints[0])
 
     def body_with_joints(self, joints: Tensor) -> Body:
         """The likeliest body with these large joints [36,3], for an avatar whose phenotype is not known.
@@ -147,24 +148,24 @@ class AnnyModel:
         small = self.small_joint_mean + torch.einsum("k,kjd->jd", codes[:-1], self.small_joint_basis.double())
         lift = codes[-1] * upwards[:3]
         all_joints = torch.cat([joints.to(mean), small + lift])
-        return self._body((points[None, :count] + lift).float(), all_joints[None].float())
+        return self.body_of((points[:count] + lift).float(), all_joints.float())
 
-    def _body(self, vertices: Tensor, joints: Tensor) -> Body:
-        """From vertices [1,V,3] and joints [1,J,3]."""
+    def body_of(self, vertices: Tensor, joints: Tensor) -> Body:
+        """The body with these vertices [V,3] and joints [J,3], in A-pose and with its mid-height at z = 0."""
         return Body(
-            vertices=vertices[0],
+            vertices=vertices,
             faces=self.faces,
-            vertex_normals=vertex_normals(vertices[0], self.faces),
+            vertex_normals=vertex_normals(vertices, self.faces),
             regions=self.regions,
-            joints=joints[0],
+            joints=joints,
             joint_names=self.joint_names,
             joint_parents=self.joint_parents,
             skin_joints=self.skin_joints,
             skin_weights=self.skin_weights,
-            keypoints=self.keypoints(vertices)[0],
-            head=self.head(vertices),
+            keypoints=self.keypoints(vertices[None])[0],
+            head=self.head(vertices[None]),
             template=self.template,
-            height=float(vertices[0, :, 2].max() - vertices[0, :, 2].min()),
+            height=float(vertices[:, 2].max() - vertices[:, 2].min()),
         )
 
 
@@ -178,7 +179,8 @@ def asset(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors, on the CPU, and metadata of a safetensors file of the package's assets."""
     with (
         as_file(files("specularip") / "assets" / name) as path,
-        safe_open(path, framework="pt", device="cpu") as file,
+        utf8_name(path) as readable,
+        safe_open(readable, framework="pt", device="cpu") as file,
     ):
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from specularip.body.anny import AnnyModel
+from specularip.files import utf8_name
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class HeadModel:
     @cache
     def load() -> HeadModel:
         """Load the components from the package's assets (1 MB), on the CPU; cached."""
-        with as_file(files("specularip") / "assets" / "head.safetensors") as path:
-            raw = load_file(path)
+        with as_file(files("specularip") / "assets" / "head.safetensors") as path, utf8_name(path) as name:
+            raw = load_file(name)
         return HeadModel(
             rows=raw["rows"].long(),
             shapes=raw["shapes"].float() * raw["shape_step"][:, None, None],

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from specularip.captures.frames import PointCloud
+from specularip.captures.layout import read_capture
 from specularip.errors import UserError
 from specularip.export.ply import read_points
 
@@ -68,13 +70,16 @@ def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | No
 
 
 def load_points(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None] | None:
-    """Points [N,3] float64 and colours [N,3] in 0..1 (None if it has none) of points3d.ply; None without the file.
+    """Points [N,3] float64 and colours [N,3] in 0..1 (None if it has none) of the capture's cloud; None
+    without one.
 
-    Raises UserError if it is not a point cloud (see `export.ply.read_points`).
+    Raises UserError if it is not a point cloud (see `export.ply.read_points`), or the folder no capture.
     """
-    path = Path(folder) / "points3d.ply"
-    if not path.exists():
+    path = read_capture(Path(folder), "train").points
+    if path is None:
         return None
+    if isinstance(path, PointCloud):
+        return torch.from_numpy(path.positions), torch.from_numpy(path.colors) / 255
     points, colors = read_points(path)
     if float(points.abs().max()) > MAX_DISTANCE:
         raise UserError(f"{path} holds coordinates beyond {MAX_DISTANCE:g}: export it again or remove it")

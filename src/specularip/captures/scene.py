@@ -1,8 +1,9 @@
-"""Where the subject of a capture stands, how large it is and which way is up, from its cameras and silhouettes.
+"""Where the subject of a capture stands, how large it is and which way is up, from its cameras and
+silhouettes.
 
-Programs that find cameras choose origin, unit and axes at will. A fit happens in the avatar's own world: about
-the origin, in metres, z up. `settled` moves a capture there; one that is there already stays as it is, bit for
-bit.
+Programs that find cameras choose origin, unit and axes at will. A fit happens in the avatar's own world:
+about the origin, in metres, z up. `settled` moves a capture there; one that is there already stays as it is,
+bit for bit.
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ ROUGH_SIZES, ROUGH_OFFSET = (0.3, 6.0), 0.5
 TILT_DEG = 30.0
 """Up axes within this angle of z are taken as z."""
 LOOKS_AWAY_DEG = 20.0
-"""Cameras whose axis misses the centre by more than this, and by three times the median, are outliers."""
+"""Cameras whose axis misses the centre by more than this, as seen from a typical camera, and by three times
+the median, are outliers."""
 LEVEL = math.sin(math.radians(20.0))
 """Sine of the largest angle between the horizon and the picture's edge that is along it."""
 QUARTER_TURN = 0.7
 """How much a picture on its side counts for an up axis, relative to an upright one."""
+NEARLY = 0.9
+"""An axis agrees nearly as well as the best from this share of its agreement on."""
 GRID, MAX_VIEWS = 48, 40
 """Points a side in which silhouettes are looked up, and views that are."""
 MIN_SEEN, MIN_INSIDE = 0.3, 0.9
@@ -53,8 +57,8 @@ STRAY = 0.005
 
 @dataclass(frozen=True)
 class Subject:
-    """centre [3] and largest extent in the capture's units; up [3], unit; float64. certain: whether its outline
-    is known, from silhouettes, mesh or points, rather than guessed from what the cameras look at."""
+    """centre [3] and largest extent in the capture's units; up [3], unit; float64. certain: whether its
+    outline is known, from silhouettes, mesh or points, rather than guessed from what the cameras look at."""
 
     centre: Tensor
     extent: float
@@ -75,8 +79,8 @@ def exact_in_float32(positions: np.ndarray) -> Placement:
 def settled(
     train: PosedImages, mesh: Tensor | None = None, cloud: Tensor | None = None
 ) -> tuple[PosedImages, str]:
-    """The training views in the avatar's world (see `PosedImages.placement`), and a line for the user, "" where
-    they are there already.
+    """The training views in the avatar's world (see `PosedImages.placement`), and a line for the user, ""
+    where they are there already.
 
     mesh [V,3]: vertices of the subject's body, in the files' world; cloud [P,3]: points on it and perhaps on
     what is around it. The centre goes to the origin, the largest extent becomes HEIGHT unless it is that of
@@ -105,8 +109,8 @@ def placement_of(subject: Subject, near_origin: bool = True) -> Placement:
 
 def find_subject(views: Sequence[View], mesh: Tensor | None = None, cloud: Tensor | None = None) -> Subject:
     """The subject that `views` show: its box is that of the mesh [V,3], else of what lies within the
-    silhouettes, else of the part of the cloud [P,3] that the cameras look at; else they tell alone. All in one
-    world."""
+    silhouettes, else of the part of the cloud [P,3] that the cameras look at; else they tell alone. All in
+    one world."""
     cameras = [view.camera for view in views]
     centre, radius, inliers = common_view(cameras)
     up = up_axis([cameras[k] for k in inliers], centre)
@@ -125,27 +129,34 @@ def find_subject(views: Sequence[View], mesh: Tensor | None = None, cloud: Tenso
 
 
 def common_view(cameras: Sequence[Cameras]) -> tuple[Tensor, float, list[int]]:
-    """The point [3] float64 nearest to the optical axes in least squares; the radius that a typical view covers
-    there; and the indices of the cameras that look at it: a few that stand or look elsewhere do not count."""
+    """The point [3] float64 nearest to the optical axes in least squares; the radius that a typical view
+    covers there; and the indices of the cameras that look at it: a few that stand or look elsewhere do not
+    count."""
     positions = torch.cat([camera.positions for camera in cameras]).double()
     forward = torch.cat([camera.viewmats[:, 2, :3] for camera in cameras]).double()
     count = len(cameras)
-    weights = torch.ones(count, dtype=torch.float64)
-    centre = nearest_to_axes(positions, forward, weights)
-    for _ in range(30):  # least absolute distances, which a few strays do not move
-        to_centre = centre - positions
-        miss = (to_centre - (to_centre * forward).sum(-1, keepdim=True) * forward).norm(dim=-1)
+    spread = (positions - positions.median(0).values).norm(dim=-1).median()
+    centre = (positions + spread * forward).median(0).values
+    for _ in range(30):  # to least absolute distances, which a few strays do not move
+        miss = _miss(centre, positions, forward)
         weights = 1 / miss.clamp_min(1e-3 * float(miss.median()) + 1e-12)
         centre = nearest_to_axes(positions, forward, weights / weights.mean())
-    to_centre = F.normalize(centre - positions, dim=-1)
-    angle = torch.rad2deg(torch.acos((to_centre * forward).sum(-1).clamp(-1, 1)))
-    keep = angle <= max(LOOKS_AWAY_DEG, 3 * float(angle.median()))
+    # By distance: an axis from far away that passes by at a small angle would pull, too.
+    miss, to_centre = _miss(centre, positions, forward), centre - positions
+    reach = math.tan(math.radians(LOOKS_AWAY_DEG)) * float(to_centre.norm(dim=-1).median())
+    keep = (miss <= max(reach, 3 * float(miss.median()))) & ((to_centre * forward).sum(-1) > 0)
     if 2 * int(keep.sum()) < count or count < 3:
         keep = torch.ones(count, dtype=torch.bool)
     centre = nearest_to_axes(positions[keep], forward[keep], torch.ones(int(keep.sum()), dtype=torch.float64))
     inliers = keep.nonzero()[:, 0].tolist()
     radius = median(view_radius(cameras[index], centre) for index in inliers)
     return centre, max(radius, 1e-6), inliers
+
+
+def _miss(centre: Tensor, positions: Tensor, forward: Tensor) -> Tensor:
+    """How far optical axes pass from a point, [V]."""
+    to_centre = centre - positions
+    return (to_centre - (to_centre * forward).sum(-1, keepdim=True) * forward).norm(dim=-1)
 
 
 def view_radius(camera: Cameras, centre: Tensor) -> float:
@@ -173,10 +184,10 @@ def nearest_to_axes(positions: Tensor, forward: Tensor, weights: Tensor) -> Tens
 def up_axis(cameras: Sequence[Cameras], centre: Tensor) -> Tensor:
     """The direction [3] float64 that is up, by how the cameras were held.
 
-    An upright picture's rows lie level, whichever way the camera looks, and its columns point up; of one on its
-    side, the columns lie level. So the axis is sought that agrees with most pictures (`_agreement`). Looking
-    steeply down changes nothing of that, nor do pictures on their side. Where z agrees nearly as well, it
-    is z.
+    An upright picture's rows lie level, whichever way the camera looks, and its columns point up; of one on
+    its side, the columns lie level. So the axis is sought that agrees with most pictures (`_agreement`).
+    Looking steeply down changes nothing of that, nor do pictures on their side. Where z agrees nearly as
+    well, it is z.
     """
     viewmats = torch.cat([camera.viewmats for camera in cameras]).double()
     right, up = viewmats[:, 0, :3], -viewmats[:, 1, :3]
@@ -191,14 +202,15 @@ def up_axis(cameras: Sequence[Cameras], centre: Tensor) -> Tensor:
         candidates.append(_least(rows))
     candidates += [-axis for axis in candidates]
     best = max(candidates, key=agreement)
-    # Again from the pictures that agree, so that the others do not tilt it.
+    # Then exactly across the level edges of the pictures that agree: the mean of what points up leans to
+    # where the cameras are not.
     level = torch.where((right @ best).abs()[:, None] < LEVEL, right, up)
     agree = (level @ best).abs() < LEVEL
     finer = _least(level[agree]) if int(agree.sum()) >= 3 else best
     finer = finer if float(finer @ best) > 0 else -finer
-    best = max((best, finer), key=agreement)
+    best = finer if agreement(finer) >= NEARLY * agreement(best) else best
     z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
-    return z if agreement(z) >= 0.9 * agreement(best) else best
+    return z if agreement(z) >= NEARLY * agreement(best) else best
 
 
 def _agreement(axis: Tensor, right: Tensor, up: Tensor) -> float:
@@ -279,6 +291,6 @@ def _described(subject: Subject, world: Placement, found: Placement) -> str:
         parts.append(f"has ({x:.2f}, {y:.2f}, {z:.2f}) for up")
     words = f"{', '.join(parts[:-1])} and {parts[-1]}"
     return (
-        f"the subject {words}: fitted about the origin, in metres, with z up; files for other programs are in "
-        "the capture's world"
+        f"the subject {words}: fitted about the origin, in metres, with z up; "
+        "files for other programs are in the capture's world"
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specularip.errors import UserError, first_line
+from specularip.sentences import normalized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,6 +145,20 @@ class Vocabulary:
         if replaced:  # "carrot orange" is now "orange orange"
             text = re.sub(r"\b(\w+)(?: \1\b)+", r"\1", text, flags=re.IGNORECASE)
         return text, replaced
+
+    @property
+    def denials(self) -> list[str]:
+        """What the training captions deny: "no hair", "no shoes"."""
+        return [f"no {noun}" for noun in ("hair", "shoes") if {"no", noun} <= self.words]
+
+    def understands(self, text: str) -> bool:
+        """Whether any word of a text is known that has a look of its own, without regard to nearness."""
+        content = (word.lower() for word in words_of(self.in_known_words(normalized(text))[0]))
+        return any(
+            form in self.words and form not in FUNCTION_WORDS and not form.isdigit() and len(form) > 1
+            for word in content
+            for form in forms(word)
+        )
 
     def knows(self, word: str) -> bool:
         """Whether the word, or a form of it, is one of training or a function word; or a short number."""

@@ -74,7 +74,8 @@ def write_glb(
     """Write Gaussians as a .glb, atomically: with their diffuse colour, or with spherical harmonics.
 
     asgs: highlights, for viewers that know our extension. binding: the skeleton; clips: its motions, each an
-    animation. placement: to the world that the file is to be in, as a node above all others. Raises UserError if the file cannot be written, ValueError for clips without a binding.
+    animation. placement: to the world that the file is to be in, as a node above all others. Raises UserError
+    if the file cannot be written, ValueError for clips without a binding.
     """
     if clips and binding is None:
         raise ValueError("clips need a binding: without a skeleton nothing moves")

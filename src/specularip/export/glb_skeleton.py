@@ -1,15 +1,16 @@
 """The skeleton of an avatar in glTF, what its Gaussians are bound to, and its motions.
 
 A joint is a node. Those written here are translations only, in rest pose, as joints' rest frames have the
-world's axes (see `motion.skinning`); in files of other programs they may have any place and rotation. glTF is
-y-up: vectors (x, y, z) become (x, z, −y).
+world's axes (see `motion.skinning`). An avatar with a stance rests in it: its nodes are rotated, and the
+skin's extras say so; without the rotations, the nodes are in the rest pose. In files of other programs,
+joints may have any place and rotation. glTF is y-up: vectors (x, y, z) become (x, z, −y).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,10 @@ from specularip.export.gltf import Builder, Document, Json
 from specularip.gaussians import Binding, Gaussians
 from specularip.motion.clip import Clip
 from specularip.motion.quaternions import continuous, from_matrices, matrices, slerp
+from specularip.motion.skinning import joint_transforms
 
+STANCE = "specularip_stance"
+"""Key of a skin's extras: true if its nodes are rotated by a stance."""
 REST = 1e-3
 """How far, in metres, a file's rest pose may be from that of its mesh."""
 MAX_FRAMES = 100_000
@@ -39,6 +43,16 @@ def z_up(vectors: Tensor) -> Tensor:
     """Vectors [...,3] of glTF's world in ours."""
     x, y, z = vectors.unbind(-1)
     return torch.stack([x, -z, y], -1)
+
+
+def _y_up_quats(quats: Tensor) -> Tensor:
+    """Rotations [...,4] wxyz of our world in glTF's, xyzw."""
+    return torch.cat([y_up(quats[..., 1:]), quats[..., :1]], -1)
+
+
+def _z_up_quats(quats: Tensor) -> Tensor:
+    """Rotations [...,4] xyzw of glTF's world in ours, wxyz."""
+    return torch.cat([quats[..., 3:], z_up(quats[..., :3])], -1)
 
 
 def add_skinning(builder: Builder, gaussians: Gaussians, joints: int) -> Json:
@@ -80,12 +94,23 @@ def add_skeleton(builder: Builder, binding: Binding) -> tuple[int, list[int], in
     top = roots[0]
     if len(roots) > 1:  # the joints of a skin have a common root
         top = builder.add("nodes", {"name": "skeleton", "children": roots})
-    inverse = torch.eye(4).repeat(len(nodes), 1, 1)
-    inverse[:, :3, 3] = -places.float()
+    bound = torch.eye(4, dtype=torch.float64).repeat(len(nodes), 1, 1)
+    bound[:, :3, 3] = places
+    extras: Json = {}
+    if binding.stance is not None:
+        quats = torch.nn.functional.normalize(binding.stance.detach().cpu().double(), dim=-1)
+        turned = _y_up_quats(quats)
+        for node, quat in zip(nodes, turned.tolist()):
+            builder.json["nodes"][node]["rotation"] = quat
+        raised = replace(binding, joints=places, stance=None)
+        bound = joint_transforms(raised, turned.roll(1, -1)) @ bound
+        extras = {"extras": {STANCE: True}}
     skin: Json = {
         "joints": nodes,
-        "inverseBindMatrices": builder.accessor(inverse.numpy()),
+        # Column by column, as glTF stores matrices.
+        "inverseBindMatrices": builder.accessor(torch.linalg.inv(bound).float().numpy()),
         "skeleton": top,
+        **extras,
     }
     return builder.add("skins", skin), nodes, top
 
@@ -112,7 +137,9 @@ def add_clip(builder: Builder, clip: Clip, binding: Binding, nodes: list[int]) -
     for joint, name in enumerate(binding.joint_names):
         if name in columns:
             quats = continuous(torch.nn.functional.normalize(rotations[:, columns[name]], dim=-1))
-            track(nodes[joint], "rotation", torch.cat([y_up(quats[:, 1:]), quats[:, :1]], 1))
+            track(nodes[joint], "rotation", _y_up_quats(quats))
+        elif binding.stance is not None:  # what a clip does not move is in the rest pose, not in the stance
+            track(nodes[joint], "rotation", torch.tensor([0.0, 0.0, 0.0, 1.0]).repeat(len(times), 1))
         if binding.joint_parents[joint] < 0:
             track(nodes[joint], "translation", places[joint] + translation)
     extras = {"fps": clip.fps, "loops": clip.loops}
@@ -148,16 +175,45 @@ def read_skeleton(document: Document, skin: Any) -> Binding:
     above = _parents(document, world)
     index = {joint: k for k, joint in enumerate(joints)}
     parents = [next((index[a] for a in _ancestors(joint, above) if a in index), -1) for joint in joints]
+    stance = None
+    if _stands(document, skin):
+        turns = [
+            document.numbers(document.item("nodes", joint), "rotation", [0, 0, 0, 1]) for joint in joints
+        ]
+        stance = torch.nn.functional.normalize(_z_up_quats(torch.from_numpy(np.stack(turns))), dim=-1).float()
+        rest = _unturned(document, world, above, joints)
+        places = np.stack([rest[joint] for joint in joints])
     return Binding(
-        _names(document, joints),
-        parents,
-        z_up(torch.from_numpy(places[:, :3, 3])).float(),
+        _names(document, joints), parents, z_up(torch.from_numpy(places[:, :3, 3])).float(), stance
     )
 
 
+def _stands(document: Document, skin: Any) -> bool:
+    """Whether a skin's nodes are rotated by a stance."""
+    return document.object(document.item("skins", skin), "extras").get(STANCE) is True
+
+
+def _unturned(
+    document: Document, world: dict[int, np.ndarray], above: dict[int, int], joints: list[int]
+) -> dict[int, np.ndarray]:
+    """Where the nodes of the scene would be, were the joints not rotated."""
+    found: dict[int, np.ndarray] = {}
+    turned = set(joints)
+
+    def place(node: int) -> np.ndarray:
+        if node not in found:
+            local = document.local_matrix(document.item("nodes", node))
+            if node in turned:
+                local = np.block([[np.eye(3), local[:3, 3:]], [np.zeros((1, 3)), np.ones((1, 1))]])
+            found[node] = (place(above[node]) if node in above else np.eye(4)) @ local
+        return found[node]
+
+    return {node: place(node) for node in world}
+
+
 def bound_place(document: Document, skin: Any) -> np.ndarray:
-    """Where the joints of a skin put the mesh at rest, whatever its own node: float64 [4,4]. The identity where
-    they do not agree, see `read_skeleton`."""
+    """Where the joints of a skin put the mesh at rest, whatever its own node: float64 [4,4]. The identity
+    where they do not agree, see `read_skeleton`."""
     joints = _joints(document, skin)
     world = document.world_matrices()
     if any(joint not in world for joint in joints):
@@ -200,6 +256,9 @@ def read_clips(path: str | os.PathLike[str]) -> list[Clip]:
     above = _parents(document, world)
     if any(joint not in world for joint in joints):
         raise document.error("a joint is not in the scene")
+    standing = [joint for skin in skins if _stands(document, skin) for joint in _joints(document, skin)]
+    if standing:
+        world = _unturned(document, world, above, standing)
     return [
         _read_clip(document, animation, joints, world, above, f"clip {number + 1}")
         for number, animation in enumerate(document.items("animations"))

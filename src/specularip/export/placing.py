@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch.nn import functional as F
@@ -19,10 +20,11 @@ COARSEST = 1e-3
 """Metres of the avatar that float32 must tell apart in the capture's world, or the loss is said."""
 
 
+Explicit = TypeVar("Explicit", HarmonicColors | None, HarmonicColors | SphericalBetas | None)
+
+
 @torch.no_grad()
-def placed(
-    gaussians: Gaussians, colors: HarmonicColors | SphericalBetas | None, placement: Placement | None
-) -> tuple[Gaussians, HarmonicColors | SphericalBetas | None]:
+def placed(gaussians: Gaussians, colors: Explicit, placement: Placement | None) -> tuple[Gaussians, Explicit]:
     """Gaussians and their explicit colours as `placement` moves them: positions, rotations, scales, and the
     directions that colours depend on. Latents stay: the head's light is in the avatar's world.
 
@@ -46,8 +48,8 @@ def placed(
         log_scales=gaussians.log_scales + math.log(placement.scale),
         normal_residuals=rotate(turn, gaussians.normal_residuals),
     )
-    if colors is not None:
-        turned = posed_colors(colors, turn.expand(len(means), 4))
-        assert isinstance(turned, HarmonicColors | SphericalBetas)
-        colors = turned
-    return moved, colors
+    if colors is None:
+        return moved, colors
+    turned = posed_colors(colors, turn.expand(len(means), 4))
+    assert isinstance(turned, type(colors))
+    return moved, turned

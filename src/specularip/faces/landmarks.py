@@ -141,8 +141,9 @@ def find_faces(image: np.ndarray) -> list[Landmarks]:
     for turn, divisions in searches:
         squares = [one for parts in divisions for one in detect(photo, parts, turn)]
         faces = _confirmed(image, squares, SURE if turn or unlikely else MIN_SCORE)
-        if unlikely:  # better than a clear face that is too small to use
-            faces = [face for face in faces if face_box(face).side >= MIN_FACE]
+        usable = [face for face in faces if face_box(face).side >= MIN_FACE]
+        if usable or unlikely:  # better than clear ones that are too small to use
+            faces = usable
         if any(face.score > DOUBTFUL for face in faces):
             return _ordered([face for face in faces if face.score > DOUBTFUL] + unlikely)
         unlikely = unlikely or faces

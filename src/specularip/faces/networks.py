@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from specularip.files import utf8_name
+
 DETECTOR_SIZE = 128
 MESH_SIZE = 192
 
@@ -118,8 +120,9 @@ def load() -> tuple[Detector, Mesh]:
     """Both networks with their weights, float32 on the CPU."""
     with torch.device("meta"):
         networks = nn.ModuleDict({"detector": Detector(), "mesh": Mesh()})
-    with as_file(files("specularip") / "assets" / "face_landmarks" / "weights.safetensors") as path:
-        weights = {name: value.float() for name, value in load_file(path).items()}
+    source = files("specularip") / "assets" / "face_landmarks" / "weights.safetensors"
+    with as_file(source) as path, utf8_name(path) as readable:
+        weights = {name: value.float() for name, value in load_file(readable).items()}
     networks.load_state_dict(weights, assign=True)
     networks.eval().requires_grad_(False)
     detector, mesh = networks["detector"], networks["mesh"]

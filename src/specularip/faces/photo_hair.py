@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from specularip.body import AnnyModel
 from specularip.body.dense_head import DenseHead
 from specularip.body.mesh import vertex_normals
-from specularip.faces.hair import BALD, COLORS, HAIR
+from specularip.faces.hair import COLORS, names_hair
 from specularip.faces.head_fit import FittedHead
 from specularip.faces.projection import FaceAreas, luminance
+from specularip.sentences import affirmed
 
-NAMED = re.compile(rf"\b(?:{HAIR}|blondes?|blonds?|brunettes?|redhead|red-haired)\b")
 HIDDEN = re.compile(r"\b(?:hijab|headscarf|turban|hood|helmet)\b")
 ABOVE_FACE, UP, THICKNESS = (0.02, 0.055), 0.03, 0.008
 """Where hair is looked for: metres from the oval of the landmarks, above the mouth, and from the scalp."""
@@ -46,7 +46,7 @@ def photo_hair(text: str, pixels: np.ndarray, head: FittedHead, photo: int) -> P
 
     pixels: uint8 [H,W,3]; photo: its number in `head`.
     """
-    if any(pattern.search(text.lower()) for pattern in (NAMED, BALD, HIDDEN)):
+    if names_hair(text) or HIDDEN.search(affirmed(text)):
         return None
     dense, areas, vertices = DenseHead.load(), FaceAreas.load(), head.vertices(photo)
     places = dense.at(vertices)

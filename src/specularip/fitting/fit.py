@@ -16,25 +16,29 @@ from torch import Tensor
 from specularip import raster, specular
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
+from specularip.captures.exposure import exposed
 from specularip.captures.load import load_posed_images
 from specularip.captures.mesh import load_body_mesh, load_points
 from specularip.captures.scene import settled
 from specularip.captures.views import PosedImages
-from specularip.errors import UserError
+from specularip.errors import UserError, escaped
 from specularip.fitting import silhouettes
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
+from specularip.fitting.exposure import differ, estimated_gains, exposure_note, followed
 from specularip.fitting.observations import observe
 from specularip.fitting.point_init import PointInit, init_points, neighbours
-from specularip.fitting.settings import FitConfig
+from specularip.fitting.rigging import bound
+from specularip.fitting.settings import Exposure, FitConfig
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.lpips import NO_LPIPS, find_lpips
-from specularip.metrics import FAINTEST, SSIM_WINDOW, evaluate, nothing_shown, ssim_map
+from specularip.metrics import FAINTEST, MATCHED, SSIM_WINDOW, evaluate, nothing_shown, ssim_map
 from specularip.placement import Placement
 from specularip.progress import Progress, Report, part, unheard
 from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device
-from specularip.run_folder import RunFolder
+from specularip.registration.fit_body import FittedBody, fit_body
+from specularip.run_folder import Checkpoint, RunFolder
 from specularip.specular import SpecularConfig, SpecularHead
 from specularip.stopping import stop_on_signal
 from specularip.training.optimizer import set_rates
@@ -56,6 +60,8 @@ MEANS_DECAY, DECAY, DECAY_FROM = 0.01, 0.1, 0.3
 """Factors of the learning rates at the last step, of the means and of all others; the others are constant up
 to this share of the steps."""
 NEIGHBOURS = 8
+EPOCHS_BEFORE_GAINS = 2
+"""Before, the avatar is too blurred to tell the exposures better than its initial points do."""
 PREVIEW_SIZE = 320
 """Longest side in pixels of each of the preview's four views."""
 
@@ -72,7 +78,7 @@ def fit(
     progress: Progress | None = None,
     live: LiveView | None = None,
 ) -> Avatar:
-    """Fit an avatar to the posed images in the folder `data` (NeRF-synthetic layout, see `captures`),
+    """Fit an avatar to the posed images in the folder `data` (in any layout of docs/captures.md),
     write it to the run folder `out` and return it, on the CPU.
 
     device: "cpu" or "cuda"; None: the GPU if CUDA and gsplat are installed. If there is a test split, the
@@ -95,21 +101,29 @@ def fit(
         stop_on_signal() as stop,
         Session(folder, shown, stop, place, inputs) as session,
     ):
-        for line in (*train.notes, *test.notes):
+        for line in dict.fromkeys((*train.notes, *test.notes)):
             session.note(line)
-        train, moved = settled(train, mesh and mesh[0], cloud and cloud[0])
-        if moved:
-            session.note(moved)
+        checkpoint = session.resume()
+        body = _registered(train, config, checkpoint, session)
+        if body is not None:
+            train = train.placed(train.placement @ body.placement)
+        else:
+            train, moved = settled(train, mesh and mesh[0], cloud and cloud[0])
+            if moved:
+                session.note(moved)
         if live is not None:
-            live.begin(folder.path, shown, f"Fit to {Path(data).resolve().name}")
+            live.begin(folder.path, shown, escaped(f"Fit to {Path(data).resolve().name}"))
         if place.type == "cpu":
             # Compile the kernels now, so that the ETA does not include it.
             raster.warm_up()
             specular.warm_up()
             silhouettes.warm_up()
-        fitting = _start(Path(data), train, config, seed, session)
+        fitting = _start(Path(data), train, config, seed, session, checkpoint, body)
         _optimise(fitting, train, config, session, live)
         avatar = _finished_avatar(fitting, Path(data), seed, train.placement)
+        if body is not None:
+            shown.log("binding the Gaussians to the body")
+            avatar = bound(avatar, body)
         shown.log("writing the avatar and evaluating it")
         avatar.save(folder.path)
         avatar.export(folder.path / "avatar.ply")
@@ -117,8 +131,8 @@ def fit(
         folder.write_png("preview.png", picture)
         if not shown_there:
             session.note(
-                "preview.png is empty: the avatar cannot be seen in the training views; check their alpha or masks, "
-                "and whether the cameras look at one subject"
+                "preview.png is empty: the avatar cannot be seen in the training views; check their alpha or "
+                "masks, and whether the cameras look at one subject"
             )
         with session.timed("evaluate"):
             metrics = evaluate(avatar.to(place), test, lpips)
@@ -129,12 +143,14 @@ def fit(
             session.notes.append(NO_LPIPS)
         session.write_report(
             {
-                "data": str(data),
+                "data": escaped(str(data)),
                 "settings": config,
                 "seed": seed,
                 "start": fitting.source,
                 "views": {"train": len(train), "test": len(test)},
                 "gaussians": len(avatar.gaussians),
+                "body": None if body is None else body.summary(),
+                "placement": None if avatar.placement is None else avatar.placement.pack(),
                 "metrics": metrics,
             }
         )
@@ -163,8 +179,10 @@ def resolved(config: FitConfig, device: torch.device) -> FitConfig:
 class Fitting:
     """One fit in progress, and all that a checkpoint must hold for a resumed one to take the same steps.
 
-    near [N,8]: indices of neighbours, for the penalty on differences between them. order: the remaining
-    views of this epoch. spacing: typical distance of the initial points in metres. source: see `PointInit`.
+    near [N,8]: indices of neighbours, for the penalty on differences between them. gains [V,3]: logarithms of
+    the images' exposures; None: all alike. order: the remaining views of this epoch. spacing: typical
+    distance of the initial points in metres. source: see `PointInit`.
+    body: in the images, if it was fitted.
     """
 
     state: TrainState[Any]
@@ -172,21 +190,29 @@ class Fitting:
     near: Tensor
     spacing: float
     source: str
+    gains: Tensor | None = None
     order: list[int] = field(default_factory=list)
     step: int = 0
+    body: FittedBody | None = None
     image_loss: GraphedFunction[Tensor] = field(default_factory=lambda: GraphedFunction(image_loss))
 
     def pack(self) -> dict[str, Any]:
         """Nested dicts, for a checkpoint."""
-        kept = ("near", "spacing", "source", "order", "step")
-        return {"state": self.state.pack(), **{name: getattr(self, name) for name in kept}}
+        kept = ("near", "spacing", "source", "gains", "order", "step")
+        body = None if self.body is None else self.body.pack()
+        return {"state": self.state.pack(), "body": body, **{name: getattr(self, name) for name in kept}}
 
     @staticmethod
     def unpack(packed: dict[str, Any], appearance: Appearance, device: torch.device) -> Fitting:
         """The inverse of `pack`. appearance: a new one, constructed as the packed one was."""
         rest = dict(packed)
         state = TrainState.unpack(rest.pop("state"), appearance.shared, device)
+        body = rest.pop("body")
+        rest["body"] = None if body is None else FittedBody.unpack(body)
         return Fitting(state, appearance, rest.pop("near").to(device), **rest)
+        for name in ("near", "gains"):
+            rest[name] = None if rest[name] is None else rest[name].to(device)
+        return Fitting(state, appearance, **rest)
 
 
 def begin(
@@ -195,18 +221,25 @@ def begin(
     appearance: Appearance,
     generator: torch.Generator,
     device: torch.device,
+    exposure: Exposure = "auto",
     report: Report = unheard,
 ) -> Fitting:
-    """The fit before its first step, on `device`."""
+    """The fit before its first step, on `device`. exposure: see `FitConfig`."""
     init, train = init.to(device), train.to(device, pixels=False)
     params = init.params()
     observations = observe(params, init.spacing, train.views, part(report, 0.0, 0.2))
+    gains = None if exposure == "off" else estimated_gains(observations)
+    if gains is not None and exposure == "auto" and not differ(gains):
+        gains = None
+    if gains is not None:
+        observations.colors.copy_(observations.colors / gains.exp()[:, None])
     own, ties = appearance.begin(init, observations, train.positions, generator, part(report, 0.2, 1.0))
     means = params["means"]
     radius = float((means - means.mean(0)).norm(dim=-1).max())
     rates = {**RATES, **appearance.rates, "means": RATES["means"] * radius}
     state = TrainState.create({**params, **own}, ties, appearance.shared, rates, generator)
-    return Fitting(state, appearance, neighbours(init.points, NEIGHBOURS), init.spacing, init.source)
+    near = neighbours(init.points, NEIGHBOURS)
+    return Fitting(state, appearance, near, init.spacing, init.source, gains)
 
 
 def draw(fields: Fields, colors: Tensor, camera: Cameras) -> Raster:
@@ -235,14 +268,18 @@ def train_step(fitting: Fitting, train: PosedImages, config: FitConfig) -> Tenso
     share = step / total
     if not fitting.order:
         fitting.order = torch.randperm(len(train), generator=state.generator).tolist()
-    view = train[fitting.order.pop()]
+        if fitting.gains is not None:  # the avatar's colours could drift with them
+            fitting.gains = fitting.gains - fitting.gains.mean(0)
+    index = fitting.order.pop()
+    view, gains = train[index], fitting.gains
     late = max(0.0, (share - DECAY_FROM) / (1 - DECAY_FROM))
     set_rates(state.optimizer, DECAY**late, {"means": MEANS_DECAY**share})
 
     camera, target, fields = view.camera, view.image_on(state.device)[None], state.fields
     drawn = draw(fields, fitting.appearance.colors(fields, camera, share), camera)
     drawn.means2d.retain_grad()
-    loss = fitting.image_loss(drawn.image, target, ssim_weight=config.ssim_weight)
+    image = drawn.image if gains is None else exposed(drawn.image, gains[index])
+    loss = fitting.image_loss(image, target, ssim_weight=config.ssim_weight)
     if fitting.near.shape[1]:
         loss = loss + fitting.appearance.penalty(fields, fitting.near[:, step % fitting.near.shape[1]])
     with torch.autograd.set_multithreading_enabled(False):  # avoids a costly switch to autograd's thread
@@ -252,6 +289,8 @@ def train_step(fitting: Fitting, train: PosedImages, config: FitConfig) -> Tenso
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     fitting.step = step + 1
+    if gains is not None and step > EPOCHS_BEFORE_GAINS * len(train):
+        gains[index] = followed(gains[index], drawn.image.detach(), target)
 
     every = config.relocate_every
     if step % every == every - 1 and 3 * every <= step < config.relocate_until * total:
@@ -270,32 +309,67 @@ def image_loss(images: Tensor, targets: Tensor, ssim_weight: float) -> Tensor:
     return loss
 
 
-def _start(data: Path, train: PosedImages, config: FitConfig, seed: int, session: Session) -> Fitting:
+def _registered(
+    train: PosedImages, config: FitConfig, checkpoint: Checkpoint | None, session: Session
+) -> FittedBody | None:
+    """The body in the images, that of the checkpoint in a resumed run; None where none is wanted."""
+    if not config.body:
+        return None
+    if checkpoint is not None:
+        return FittedBody.unpack(checkpoint.state["body"])
+    with session.timed("body"):
+        body = fit_body(train, _shown_stage("body", session))
+    session.note(f"the body model fits the images: {body.described()}")
+    for line in body.notes:
+        session.note(line)
+    return body
+
+
+def _shown_stage(name: str, session: Session) -> Report:
+    """A report that is shown as a stage in percent, and heeds stops."""
+    session.progress.start(name, 100)
+    shown = 0
+
+    def report(share: float) -> None:
+        nonlocal shown
+        session.check_stop()
+        if int(100 * share) > shown:
+            shown = int(100 * share)
+            session.progress.step(shown)
+
+    return report
+
+
+def _start(
+    data: Path,
+    train: PosedImages,
+    config: FitConfig,
+    seed: int,
+    session: Session,
+    checkpoint: Checkpoint | None,
+    body: FittedBody | None,
+) -> Fitting:
     """The fit to continue, or a fresh one."""
     head = SpecularHead(SpecularConfig(lights=config.lights, attention=config.attention), seed)
     appearance = SpecularAppearance(
         head.to(session.device), config.initial_shading_steps, config.material_tie
     )
-    checkpoint = session.resume()
     if checkpoint is not None:
         return Fitting.unpack(checkpoint.state, appearance, session.device)
     with session.timed("start"):
-        session.progress.start("start", 100)
-        shown = 0
-
-        def report(share: float) -> None:
-            nonlocal shown
-            session.check_stop()
-            if int(100 * share) > shown:
-                shown = int(100 * share)
-                session.progress.step(shown)
-
+        report = _shown_stage("start", session)
         generator = torch.Generator().manual_seed(seed)
-        init = init_points(data, train, config.points or 0, generator, part(report, 0.0, 0.4))
+        standing = None if body is None else body.standing()
+        mesh = None if standing is None else (standing.vertices, standing.faces)
+        init = init_points(data, train, config.points or 0, generator, part(report, 0.0, 0.4), mesh)
         if init.source == "random":
-            session.note(f"{data} has no body.npz and no points3d.ply: starting from random points")
-        fitting = begin(init, train, appearance, generator, session.device, part(report, 0.4, 1.0))
+            session.note(f"{data} has no body.npz and no point cloud: starting from random points")
+        rest = part(report, 0.4, 1.0)
+        fitting = begin(init, train, appearance, generator, session.device, config.exposure, rest)
+        fitting.body = body
         report(1.0)
+        if fitting.gains is not None:
+            session.note(exposure_note(fitting.gains))
         return fitting
 
 
@@ -342,7 +416,9 @@ def _finished_avatar(fitting: Fitting, data: Path, seed: int, placement: Placeme
     assert trained.head is not None
     head = SpecularHead(trained.head.config)
     head.load_state_dict(trained.head.state_dict())
-    provenance = {"data": data.name, "seed": seed, "specularip": __version__}
+    provenance = {"data": escaped(data.name), "seed": seed, "specularip": __version__}
+    if fitting.gains is not None:
+        provenance["exposure"] = MATCHED
     return replace(
         trained,
         gaussians=trained.gaussians.to("cpu"),
@@ -353,8 +429,8 @@ def _finished_avatar(fitting: Fitting, data: Path, seed: int, placement: Placeme
 
 
 def _preview(avatar: Avatar, train: PosedImages) -> tuple[Tensor, bool]:
-    """[h, 4w, 3] in 0..1, on the CPU: four of the cameras' views, evenly spaced, of one height. And whether they
-    show anything."""
+    """[h, 4w, 3] in 0..1, on the CPU: four of the cameras' views, evenly spaced, of one height. And whether
+    they show anything."""
     cameras = [train[len(train) * k // 4].camera for k in range(4)]
     height = min(PREVIEW_SIZE, *(round(PREVIEW_SIZE * c.height / c.width) for c in cameras))
     height = max(1, min(height, cameras[0].height))

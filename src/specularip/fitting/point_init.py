@@ -71,14 +71,20 @@ def init_points(
     count: int,
     generator: torch.Generator,
     report: Report = unheard,
+    body: tuple[Tensor, Tensor] | None = None,
 ) -> PointInit:
-    """`count` points, on the CPU, in the world of the views: even over the surface of body.npz and its
-    accessories, else of points3d.ply (repeated or subsampled), else even inside the silhouettes. Raises
-    UserError as the loaders do."""
+    """`count` points, on the CPU, in the world of the views: even over the surface of `body`, else of
+    body.npz, and of accessories, else of the cloud (repeated or subsampled), else even inside the
+    silhouettes.
+
+    body: vertices [V,3] and faces [F,3] of the person in the images, in the world of the views. Raises
+    UserError as the loaders do.
+    """
     from_files = posed.placement.inverse()
-    mesh = load_body_mesh(folder)
+    mesh = body
+    if mesh is None and (given_mesh := load_body_mesh(folder)) is not None:
+        mesh = from_files.points(given_mesh[0]).float(), given_mesh[1]
     if mesh is not None:
-        mesh = from_files.points(mesh[0]).float(), mesh[1]
         points, normals, area = sample_mesh(*mesh, count, generator)
         stride = max(1, count // ACCESSORY_RAYS)  # points lie in the order of the faces
         found = find_accessories(points[::stride], normals[::stride], posed, report)
@@ -86,8 +92,8 @@ def init_points(
         extra = min(int(len(found) * (dense * found.spacing) ** 2), int(ACCESSORY_SHARE * count))
         if extra:
             points, normals, _ = sample_mesh(*mesh, count - extra, generator)
-        body = _on_surface(points, normals, math.sqrt(area / len(points)), "mesh")
-        return _joined(body, _on_accessories(found, extra, generator)) if extra else body
+        bare = _on_surface(points, normals, math.sqrt(area / len(points)), "mesh")
+        return _joined(bare, _on_accessories(found, extra, generator)) if extra else bare
     given = load_points(folder)
     if given is not None:
         cloud = from_files.points(given[0]).float()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Exposure = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,13 @@ class FitConfig:
     """Steps that initialise lighting and materials from pixels, before anything is rendered; 0 for none."""
     material_tie: float = 0.1
     """Weight of the smoothness of materials over neighbouring Gaussians."""
+    exposure: Exposure = "auto"
+    """Whether differences of exposure and white balance between the images are compensated; auto: where the
+    images differ by more than highlights explain."""
     ssim_weight: float = 0.2
     """Weight of 1 - SSIM in the loss; L1 has the rest."""
+    body: bool = False
+    """Fit the body model to the images first, so that the avatar can be animated (docs/rig.md)."""
     relocate_every: int = 100
     """Steps between relocations of useless Gaussians (`training.relocate`)."""
     relocate_until: float = 0.75

@@ -15,10 +15,8 @@ from torch import Tensor
 
 from specularip.cameras import Cameras
 from specularip.captures.views import View
-from specularip.kernels.compiling import announce_compilation
+from specularip.kernels.compiling import cached
 from specularip.kernels.threads import share_out
-
-announce_compilation()
 
 HALF = 127.5
 """Masks below this, of 255, are empty."""
@@ -46,8 +44,8 @@ class Silhouette:
 def count_views(
     points: Tensor, silhouettes: Sequence[Silhouette], *, until_empty: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """How many of the silhouettes have each of points [P,3] float32, on the CPU, in the picture, and how many of
-    these show it as empty: both int32 [P]. Masks are interpolated.
+    """How many of the silhouettes have each of points [P,3] float32, on the CPU, in the picture, and how many
+    of these show it as empty: both int32 [P]. Masks are interpolated.
 
     until_empty: a point counts no further after the first that shows it as empty, which is much faster.
     """
@@ -67,9 +65,11 @@ def warm_up() -> None:
     count_views(torch.zeros(1, 3), [Silhouette(camera, np.zeros((2, 2, 4), np.uint8))])
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@cached
+@njit(error_model="numpy", nogil=True)
 def _count(share, shares, points, to_pixels, size, mask, until_empty, seen, empty):
-    """Add what one mask shows. to_pixels [3,4]: homogeneous pixels of world points; size: width and height."""
+    """Add what one mask shows. to_pixels [3,4]: homogeneous pixels of world points; size: width and
+    height."""
     height, width, channels = mask.shape
     right, bottom = np.float32(width - 1), np.float32(height - 1)
     scale_x, scale_y = np.float32(width) / size[0], np.float32(height) / size[1]
@@ -88,7 +88,7 @@ def _count(share, shares, points, to_pixels, size, mask, until_empty, seen, empt
         seen[at] += 1
         x = min(max(x * scale_x - half, np.float32(0)), right)
         y = min(max(y * scale_y - half, np.float32(0)), bottom)
-        left, top = int(math.floor(x)), int(math.floor(y))
+        left, top = math.floor(x), math.floor(y)
         next_x, next_y = min(left + 1, width - 1), min(top + 1, height - 1)
         x, y = x - np.float32(left), y - np.float32(top)
         upper = (1 - x) * mask[top, left, channels - 1] + x * mask[top, next_x, channels - 1]

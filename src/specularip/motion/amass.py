@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specularip.errors import UserError
+from specularip.errors import UserError, escaped
 from specularip.motion.capture import Capture, upright
 from specularip.motion.npz import read_arrays
 from specularip.motion.quaternions import from_rotation_vectors
@@ -128,7 +128,7 @@ def read_amass(path: Path, fps: float | None = None) -> Capture:
             raise UserError(f"{path}: trans goes up to {float(moved.abs().max()):.3g} metres: damaged file")
     names, parents, joints = skeleton(count)
     capture = Capture(
-        name=path.stem,
+        name=escaped(path.stem),
         fps=_rate(path, arrays, fps),
         joint_names=names,
         joint_parents=parents,

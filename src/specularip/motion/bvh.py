@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specularip.errors import UserError
+from specularip.errors import UserError, escaped
 from specularip.motion.capture import Capture, upright
 from specularip.motion.quaternions import about, multiply
 
@@ -97,7 +97,7 @@ def read_bvh(path: Path, fps: float | None = None) -> Capture:
         above = places[joint.parent] if joint.parent >= 0 else torch.zeros(3)
         places[index] = above + torch.tensor(joint.offset)
     capture = Capture(
-        name=path.stem,
+        name=escaped(path.stem),
         fps=fps,
         joint_names=tuple(joint.name for joint in joints),
         joint_parents=tuple(joint.parent for joint in joints),

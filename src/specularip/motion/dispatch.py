@@ -30,10 +30,6 @@ def pose(rest: Rest, bones: Tensor, blend: Blend = "linear", means: Tensor | Non
         return pose_triton(rest, means, bones, blend)
     if means.device.type != "cpu":
         return pose_reference(rest, bones, blend, means)
-    try:
-        from specularip.motion.numba_posing import pose_numba
-    except RuntimeError as error:
-        from specularip.kernels.compiling import cache_folder_error
+    from specularip.motion.numba_posing import pose_numba
 
-        raise cache_folder_error(error) from error
     return pose_numba(rest, means, bones, blend)

@@ -11,14 +11,12 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from specularip.kernels.compiling import announce_compilation
+from specularip.kernels.compiling import cached
 from specularip.kernels.threads import share_out
 from specularip.motion.appearance import ANGLE, LEANING
 from specularip.motion.posing import Posed, Rest
 from specularip.motion.skinning import Blend
 from specularip.specular import shading
-
-announce_compilation()
 
 CHUNK = 512
 """Gaussians per work item."""
@@ -96,7 +94,8 @@ def _quadratic(r, source, target, i, at):
     target[i, at + 4] = _HALF * (xx - yy)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def _pose(
     share, shares, dual, joints, weights, bones, means, quats, normals, tangents, latents,
     out_means, out_turns, out_quats, out_normals, out_latents,

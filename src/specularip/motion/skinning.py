@@ -5,6 +5,9 @@ A joint's rest frame has the world's axes. Its rotation R_j is relative to the r
     G_j = G_parent · [R_j | J_j − J_parent],  G_root = [R_root | J_root + translation]
     skin matrix T_j = G_j · [I | −J_j]
 
+Gaussians that are not in the rest pose but in a stance (`Binding.stance`) are brought there first:
+T_j = G_j · G_j(stance)⁻¹.
+
 Linear blending (`linear`) moves a point by Σ w_j T_j, as glTF and game engines do. Dual quaternions (`dual`;
 Kavan et al., "Geometric Skinning with Approximate Dual Quaternion Blending", 2008) blend rotation and
 translation as one rigid motion, which keeps the volume of bent and twisted limbs. Either way a point *turns*
@@ -15,6 +18,7 @@ Gaussian is rigid, so it takes the rotation, and not the shear that linear blend
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -28,12 +32,16 @@ Blend = Literal["linear", "dual"]
 
 
 def joint_transforms(binding: Binding, rotations: Tensor, translation: Tensor | None = None) -> Tensor:
-    """Skin matrices T_j [...,J,4,4], from rest pose to posed, in the world.
+    """Skin matrices T_j [...,J,4,4], from the rest pose or the binding's stance to posed, in the world.
 
     rotations [...,J,4] wxyz, each relative to the rest pose and its parent; translation [...,3] of the roots,
     metres. Raises ValueError for another number of joints, or parents in a circle.
     """
     joints = binding.joints.to(rotations)
+    if binding.stance is not None:
+        rest = replace(binding, stance=None)
+        stance = joint_transforms(rest, binding.stance.to(rotations))
+        return joint_transforms(rest, rotations, translation) @ _rigid_inverse(stance)
     if rotations.shape[-2:] != (len(joints), 4):
         raise ValueError(f"rotations must be [...,{len(joints)},4], got {list(rotations.shape)}")
     parents = torch.tensor(binding.joint_parents, device=joints.device)
@@ -51,6 +59,14 @@ def joint_transforms(binding: Binding, rotations: Tensor, translation: Tensor | 
     skin = world.clone()
     skin[..., :3, 3] -= (world[..., :3, :3] @ joints[..., None])[..., 0]
     return skin
+
+
+def _rigid_inverse(transforms: Tensor) -> Tensor:
+    """The inverses of rotations with translations, [...,4,4]."""
+    result = transforms.clone()
+    result[..., :3, :3] = transforms[..., :3, :3].mT
+    result[..., :3, 3] = -(result[..., :3, :3] @ transforms[..., :3, 3:])[..., 0]
+    return result
 
 
 def levels(parents: Sequence[int]) -> list[list[int]]:

@@ -52,19 +52,15 @@ def rasterize(
         from specularip.raster.cuda import rasterize_gsplat
 
         return rasterize_gsplat(scene)
-    try:
-        from specularip.raster.cpu import rasterize_numba
-    except RuntimeError as error:
-        from specularip.kernels.compiling import cache_folder_error
+    from specularip.raster.cpu import rasterize_numba
 
-        raise cache_folder_error(error) from error
     return rasterize_numba(scene)
 
 
 def warm_up(device: torch.device | str = "cpu") -> None:
     """Compile the kernels of `device`, or load them from their cache: render one splat, forward and backward.
 
-    Raises UserError if gsplat (CUDA) is not installed or numba has no writable cache folder.
+    Raises UserError if gsplat (CUDA) is not installed.
     """
     one = torch.ones(1, 3, device=device, requires_grad=True)
     quats, opacities = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).to(one), torch.full((1,), 0.5).to(one)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from specularip.kernels.compiling import cached
 from specularip.kernels.threads import share_out
 from specularip.raster.projection import CHUNK, TILE
 
@@ -71,7 +72,8 @@ def list_tiles(means2d, conics, depths, extents, boxes, width: int, height: int)
     return TileLists(starts, masks, slots, splats, firsts, ends, tiles)
 
 
-@njit(cache=True, error_model="numpy")
+@cached
+@njit(error_model="numpy")
 def _count_slots(boxes, starts):
     """boxes [M,4] -> starts [M+1] int64, the first slot of each splat."""
     starts[0] = 0
@@ -80,7 +82,8 @@ def _count_slots(boxes, starts):
         starts[s + 1] = starts[s] + np.int64(across) * np.int64(down)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def _cover(share, shares, means2d, conics, extents, boxes, starts, width, height, masks, owners):
     """Fill masks [slots] uint16 and owners [slots] int32, the tile within its camera, -1 where the mask is 0.
 
@@ -182,7 +185,8 @@ def _near_to_far(depths: np.ndarray, starts: np.ndarray, tiles: int) -> tuple[np
     return splats, chunks
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def _count_digits(share, shares, keys, shift, bounds, counts):
     for chunk in range(share, len(counts), shares):
         counts[chunk] = 0
@@ -190,7 +194,8 @@ def _count_digits(share, shares, keys, shift, bounds, counts):
             counts[chunk, (keys[j] >> np.uint32(shift)) & np.uint32((1 << DIGIT) - 1)] += 1
 
 
-@njit(cache=True, error_model="numpy")
+@cached
+@njit(error_model="numpy")
 def _to_places(counts, bounds, cameras):
     """Turn counts [chunks, digits] into the position where each chunk writes its first splat of each
     digit."""
@@ -201,7 +206,8 @@ def _to_places(counts, bounds, cameras):
                 place, counts[chunk, digit] = place + counts[chunk, digit], place
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def _move(share, shares, splats, keys, shift, bounds, places, to_splats, to_keys):
     for chunk in range(share, len(places), shares):
         for j in range(bounds[chunk], bounds[chunk + 1]):
@@ -211,7 +217,8 @@ def _move(share, shares, splats, keys, shift, bounds, places, to_splats, to_keys
             to_splats[at], to_keys[at] = splats[j], keys[j]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def _count_tiles(share, shares, order, bounds, starts, owners, counts):
     """counts [chunks,tiles] int32: how many slots each chunk of `order` adds to each tile."""
     for chunk in range(share, len(counts), shares):
@@ -223,7 +230,8 @@ def _count_tiles(share, shares, order, bounds, starts, owners, counts):
                     counts[chunk, owners[slot]] += 1
 
 
-@njit(cache=True, error_model="numpy")
+@cached
+@njit(error_model="numpy")
 def _to_offsets(counts, cameras, firsts, ends):
     """Prefix sums: firsts and ends [B tiles] int64 of the tiles' lists, and each chunk's offset within them.
 
@@ -245,7 +253,8 @@ def _to_offsets(counts, cameras, firsts, ends):
             lengths[tile] = total
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def _fill_tiles(share, shares, order, bounds, starts, owners, per_camera, counts, firsts, slots, splats):
     """Write each tile's list, near to far: slots and splats [pairs] int32. Overwrites `counts` of
     `_to_offsets`.

@@ -18,6 +18,7 @@ import math
 import numpy as np
 from numba import njit
 
+from specularip.kernels.compiling import cached
 from specularip.kernels.simd import (
     any_above,
     columns,
@@ -67,7 +68,8 @@ def aligned(count):
     return raw[shift : shift + count]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def pack(share, shares, means2d, conics, peaks, depths, radii, colors, records):
     """Fill records [B N record_size] from [B,N,2], [B,N,3], [B,N], [B,N], [B,N] and colors [1 or B,N,C]."""
     count, n, channels = len(peaks), peaks.shape[1], colors.shape[2]
@@ -103,7 +105,8 @@ def _alpha(records, at, dx, dy):
     return exp2(fill(records[at + 5]) - dx * tilt - fill(records[at + 4]) * dy * dy)
 
 
-@njit(cache=True, error_model="numpy")
+@cached
+@njit(error_model="numpy")
 def _tile_forward(records, size, features, slots, splats, masks, first, end, left, top, live, through, sums):
     """Composite one tile's list into `sums`; `through` is the transmittance, 0 once a pixel has stopped.
 
@@ -168,7 +171,8 @@ def _place(x, y):
     return ((y // 4) * 4 + x // 4) * LANES + y % 4 * 4 + x % 4
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def composite(share, shares, records, size, background, slots, splats, masks, tiles, starts, ends,
                      image, alpha, depth):  # fmt: skip
     """Composite the listed `tiles` (numbered camera by camera, row by row).
@@ -218,7 +222,8 @@ def _half_tree(partial, at):
     return fold2(fold4(a, b), fold4(c, d))
 
 
-@njit(cache=True, error_model="numpy")
+@cached
+@njit(error_model="numpy")
 def _tile_backward(
     records,
     size,
@@ -296,7 +301,8 @@ def _tile_backward(
             store(gradients, np.int64(slot) * size + part, sums)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def composite_backward(share, shares, records, size, background, slots, splats, masks, tiles, starts, ends,
                               image, alpha, depth, g_image, g_alpha, g_depth, gradients):  # fmt: skip
     """Fill gradients [slots size] where the slot's mask is not 0: GEOMETRY sums, then d loss / d features."""
@@ -337,7 +343,8 @@ def composite_backward(share, shares, records, size, background, slots, splats, 
                        _f32(left), _f32(top), through, upstream, behind, partial, gradients)  # fmt: skip
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def gather(share, shares, conics, peaks, starts, masks, gradients, size,
                   g_means2d, g_conics, g_peaks, g_depths, g_colors):  # fmt: skip
     """Sum each splat's slots, in a fixed order, into the gradients of the inputs of `pack`."""

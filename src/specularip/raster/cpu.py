@@ -13,12 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from specularip.kernels.compiling import announce_compilation
 from specularip.kernels.threads import share_out
 from specularip.raster import binning, compositing, projection
 from specularip.raster.types import Raster, Scene
-
-announce_compilation()
 
 
 def rasterize_numba(scene: Scene) -> Raster:

@@ -18,10 +18,8 @@ from numba import njit
 from torch import Tensor
 
 from specularip.cameras import Cameras
-from specularip.kernels.compiling import announce_compilation
+from specularip.kernels.compiling import cached
 from specularip.kernels.threads import share_out
-
-announce_compilation()
 
 NEAR = 0.01
 """Metres in front of the camera."""
@@ -96,7 +94,8 @@ def edge(ax, ay, bx, by, px, py):
     return (bx - ax) * (py - ay) - (by - ay) * (px - ax)
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@cached
+@njit(error_model="numpy", nogil=True)
 def fill(points, nearness, faces, top, triangles, nearest):
     """Draw faces [F,3] of points [V,2] (1/256 pixel) with 1/z [V] into the rows from `top` of a z-buffer.
 
@@ -159,7 +158,8 @@ def _shares(points, nearness, faces, face, x, y):
     )
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@cached
+@njit(error_model="numpy", nogil=True)
 def _rasterize(share, shares, points, nearness, faces, triangles, barycentrics, depth):
     """Work items are bands of rows of each view."""
     count, height, width = triangles.shape
@@ -184,7 +184,8 @@ def _rasterize(share, shares, points, nearness, faces, triangles, barycentrics, 
                     depth[view, y, x] = area * scale
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@cached
+@njit(error_model="numpy", nogil=True)
 def _average(share, shares, points, nearness, faces, values, supersample, images, coverage):
     """Work items are bands of rows of each view; each pixel has several samples."""
     count, channels, height, width = images.shape

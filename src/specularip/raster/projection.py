@@ -13,6 +13,8 @@ import math
 import numpy as np
 from numba import njit
 
+from specularip.kernels.compiling import cached
+
 TILE = 16
 NEAR = np.float32(0.01)
 BLUR = np.float32(0.3)
@@ -125,7 +127,8 @@ def _finite(colors, b, i):
     return total < _HUGE
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def project(
     share, shares,
     means, quats, scales, opacities, colors, cameras, width, height, antialiased,
@@ -195,7 +198,8 @@ def project(
                     boxes[b, i, 2], boxes[b, i, 3] = np.int64(y0) // TILE, np.int64(y1) // TILE + 1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def project_backward(
     share, shares,
     means, quats, scales, opacities, cameras, antialiased,

@@ -29,12 +29,8 @@ def shade_fused(surface: Surface, light: Light, centres: Tensor, visible: Tensor
             raise triton_missing_error() from error
         return shade_triton(surface, light, centres, visible)
     if device.type == "cpu":
-        try:
-            from specularip.specular.numba_shading import shade_numba
-        except RuntimeError as error:
-            from specularip.kernels.compiling import cache_folder_error
+        from specularip.specular.numba_shading import shade_numba
 
-            raise cache_folder_error(error) from error
         return shade_numba(surface, light, centres, visible)
     raise UserError(f"highlights are shaded on CUDA or on the CPU, not on {device.type!r}")
 

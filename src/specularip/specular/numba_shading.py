@@ -23,7 +23,7 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from specularip.kernels.compiling import announce_compilation
+from specularip.kernels.compiling import cached
 from specularip.kernels.simd import (
     choose,
     exp2,
@@ -40,8 +40,6 @@ from specularip.kernels.simd import (
 from specularip.kernels.threads import share_out
 from specularip.specular import shading
 from specularip.specular.shading import Light, Surface
-
-announce_compilation()
 
 LANES = 16
 CHUNK = 256
@@ -458,7 +456,8 @@ def _scatter(rows, first, width, indices, start, size, target):
             target[at + np.uint64(k)] += rows[np.uint64((first + k) * LANES + lane)]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def _forward(
     share, shares, indices, centre, latents, diffuse, normals, means, lights, ambient, keep, shown, lobes
 ):
@@ -647,7 +646,8 @@ def _tangents_backward(normal, tangent, bitangent, cos, sin, along, inverse, g_t
     return (g_normal[0] + g_level[1], g_normal[1] - g_level[0] - fill(_POLE) * g_along, g_normal[2]), turn
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached
+@njit(nogil=True, error_model="numpy")
 def _backward(
     share, shares, indices, centre, latents, diffuse, normals, means, lights, ambient, g_shown, lobes,
     g_latents, g_diffuse, g_normals, partials,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -35,7 +36,8 @@ class Guide:
 
     text: the part of the user's sentence within the prior's token limit. face: features of the photo's face,
     from `Prior.encode_face`. other: those of a face for the negative branch of guidance, or None. photo: the
-    face that is painted with the photos; None: the prior alone draws it.
+    face that is painted with the photos; None: the prior alone draws it. denied: what the text denies, which
+    is added to the negative prompt.
     """
 
     prior: Prior
@@ -46,6 +48,7 @@ class Guide:
     config: Config
     other: EncodedFace | None = None
     photo: PhotoFace | None = None
+    denied: Sequence[str] = ()
     _identities: dict[tuple[float, bool], Identity | None] = field(default_factory=dict)
 
     def identity(self, guidance: GuidanceConfig) -> Identity | None:
@@ -89,7 +92,7 @@ class Guide:
         return condition_views(
             self.book,
             self.text,
-            guidance.negative,
+            ", ".join(filter(None, (guidance.negative, *self.denied))),
             views,
             pose,
             self.identity(guidance),

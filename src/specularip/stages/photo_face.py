@@ -15,6 +15,7 @@ from specularip.body.dense_head import DenseHead
 from specularip.cameras import Cameras
 from specularip.faces.projection import Painted
 from specularip.raster.mesh import rasterize_mesh, render_attributes
+from specularip.sentences import affirmed
 from specularip.stages.fusion import DEPTH_GAIN
 
 SUPERSAMPLE = 2
@@ -96,14 +97,14 @@ def photo_face(
 ) -> PhotoFace:
     """The painted head on `body`. weight: of the photos, 0..1; text: what it puts on the head stays there.
     grey, hair: see `PhotoFace`."""
-    text = text.lower()
+    said = affirmed(text)
     body = body.to("cpu")
     positions = DenseHead.load().at(body.vertices)
     known, likely = weight * painted.known, weight * painted.likely
     nose, eyes = float(body.keypoints[0, 2]), float(body.keypoints[14:16, 2].mean())
-    if COVERS.search(text):
+    if COVERS.search(said):
         known = known * ((eyes + BROW + FADE - positions[:, 2]) / FADE).clamp(0, 1)
-    if BEARD.search(text):
+    if BEARD.search(said):
         # The photo's own beard, if it has one, is drawn by the prior too, which gives it a shape.
         beard = ((nose - BELOW_NOSE - positions[:, 2]) / FADE).clamp(0, 1)
         known, likely = known * (1 - BEARD_SHARE * beard), likely * (1 - beard)

@@ -21,6 +21,7 @@ from specularip.body.dense_head import DenseHead
 from specularip.body.regions import HAND
 from specularip.faces.projection import FaceAreas, luminance, skin_model
 from specularip.raster.mesh import rasterize_mesh
+from specularip.sentences import affirmed
 from specularip.stages.fusion import DepthViews, unproject
 from specularip.stages.photo_face import PhotoFace
 from specularip.stages.settings import FusionConfig
@@ -76,7 +77,7 @@ def joined(
     local, on_head = _grown(local, on_head > 0.5)
     log_factor = torch.lerp(change[None, :, None, None].expand_as(local), local, on_head)
     log_factor = log_factor * likeness * near
-    if not GLOVES.search(text.lower()):
+    if not GLOVES.search(affirmed(text)):
         hands = (near * (body.regions[body.faces[:, 0]] == HAND)[triangles])[:, 0] > 0.5
         shown = views.colors.permute(0, 2, 3, 1)[hands]
         if len(shown) > LEAST_SEEN and float(skin(shown).mean()) > BARE_HANDS:

@@ -9,6 +9,7 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
+from specularip.errors import escaped
 from specularip.files import write_bytes
 
 
@@ -27,7 +28,7 @@ def page_html(packed: bytes, title: str) -> str:
     parts = {
         '<meta charset="utf-8">': '<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        "<title>SpecularIP</title>": f"<title>{html.escape(title)}</title>",
+        "<title>SpecularIP</title>": f"<title>{html.escape(escaped(title))}</title>",
         '<link rel="stylesheet" href="style.css">': f"<style>{style}</style>",
         '<script src="viewer.js" defer></script>': '<script type="application/octet-stream" id="avatar-data">'
         f"{data}</script>\n<script>{script}</script>",

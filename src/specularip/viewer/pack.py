@@ -221,7 +221,9 @@ def _beta_columns(colors: SphericalBetas, order: Tensor) -> dict[str, Columns]:
 
 def _binding_columns(gaussians: Gaussians, binding: Binding, order: Tensor) -> dict[str, Columns]:
     weights = gaussians.bind_weights[order]
+    stance = {} if binding.stance is None else {"stance": Columns.of(F.normalize(binding.stance, dim=-1), 24)}
     return {
+        **stance,
         "joints": Columns.of(binding.joints, 24),
         "bind_joints": Columns.whole(gaussians.bind_joints[order], 16),
         "bind_weights": Columns.of(weights / weights.sum(1, keepdim=True).clamp_min(1e-6), 12),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from specularip.diffusion.loading.sources import in_hub_cache, pick_weights
 from specularip.errors import MissingWeights, UserError, first_line
+from specularip.files import utf8_name
 
 PICKLES = (".bin", ".pt", ".pth")
 """Endings of files that torch.load reads with `weights_only=True`, which allows tensors and no code."""
@@ -121,7 +122,8 @@ def read_weights(path: Path) -> dict[str, Any]:
     check_file(path)
     if path.suffix == ".safetensors":
         try:
-            return dequantise(load_file(str(path)), path)
+            with utf8_name(path) as name:
+                return dequantise(load_file(name), path)
         except (SafetensorError, OSError) as error:
             raise UserError(
                 f"{path} is not a complete safetensors file: {first_line(error)}; download it again"
@@ -130,9 +132,9 @@ def read_weights(path: Path) -> dict[str, Any]:
     if not zipped and _read_start(path, 2) == b"PK":
         raise UserError(f"{path} is truncated: download it again")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), utf8_name(path) as name:
             warnings.simplefilter("ignore")  # of problems that are raised below
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            state = torch.load(name, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError, OSError...
         reason = "it holds more than tensors, which could run code; use a .safetensors of the same model"
         if "weights_only" not in str(error).lower() and "unsupported global" not in str(error).lower():

@@ -1,0 +1,1 @@
+"""Registration: the body model fitted to images of a person, so that what was captured can move."""
