@@ -145,7 +145,7 @@ def find_faces(image: np.ndarray) -> list[Landmarks]:
         if usable or unlikely:  # better than clear ones that are too small to use
             faces = usable
         if any(face.score > DOUBTFUL for face in faces):
-            return _ordered([face for face in faces if face.score > DOUBTFUL] + unlikely)
+            return _ordered(faces + unlikely)
         unlikely = unlikely or faces
     return _ordered(unlikely)
 
