@@ -15,6 +15,9 @@ from specularip.cameras import Cameras
 from specularip.files import to_uint8
 from specularip.options import Layer
 
+FAINTEST = 1 / 255
+"""A picture whose alpha is nowhere this much shows nothing."""
+
 
 def without_highlights(prepared: Prepared) -> Prepared:
     """The same avatar in its diffuse colours."""
@@ -42,6 +45,11 @@ def draw(
     else:
         shown = colors + (1 - alpha) * colors.new_tensor(background)
     return to_uint8(shown)
+
+
+def shows_something(prepared: Prepared, camera: Cameras) -> bool:
+    """Whether any pixel of a picture shows the avatar."""
+    return float(without_highlights(prepared).render(camera, 0.0).alpha.max()) >= FAINTEST
 
 
 def grid(pictures: Sequence[np.ndarray]) -> np.ndarray:

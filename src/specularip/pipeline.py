@@ -47,7 +47,7 @@ from specularip.progress import Progress
 from specularip.registration.splats import RegisteredSplats, register_splats
 from specularip.run_folder import RunFolder
 from specularip.run_lock import locked
-from specularip.sentences import denied, normalized, symbols, without_denials
+from specularip.sentences import denied, normalized, symbols, without_denials, without_names
 from specularip.stages.given_start import start_from_splats
 from specularip.stages.guide import EncodedFace, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
@@ -251,7 +251,10 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
 def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
     """The part of a text that the prior reads. note: receives lines for the user about the rest."""
     told = normalized(text)
-    text, left_out = without_denials(told, () if prior.vocabulary is None else prior.vocabulary.denials)
+    named, names = without_names(told)
+    if names:
+        note(f"read as names, which say nothing of the look: {', '.join(names)}")
+    text, left_out = without_denials(named, () if prior.vocabulary is None else prior.vocabulary.denials)
     text = text or told
     if left_out and text != told:
         quoted = ", ".join(f"'{phrase}'" for phrase in left_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,14 +15,14 @@ from specularip.export.video import write_video
 from specularip.files import write_png
 from specularip.framing import FOV_Y_DEG, frame_subject
 from specularip.options import RenderOptions, check_render, parse_background, parse_size
-from specularip.pictures import draw, grid, without_highlights
+from specularip.pictures import draw, grid, shows_something, without_highlights
 from specularip.progress import Progress
 from specularip.raster.cuda import pick_device
 
 
 def render(avatar: Path, out: Path, options: RenderOptions, device: str | None, progress: Progress) -> None:
-    """Render a file or run folder to `out`. Raises UserError for options that `check_render` refuses, or
-    where a file cannot be read or written."""
+    """Render a file or run folder to `out`. Warns if no picture shows the avatar. Raises UserError for
+    options that `check_render` refuses, or where a file cannot be read or written."""
     check_render(out, options)
     width, height = parse_size(options.size)
     background = parse_background(options.background)
@@ -62,9 +63,19 @@ def render(avatar: Path, out: Path, options: RenderOptions, device: str | None, 
 
     def pictures():
         progress.start("render", count)
+        empty = True
         for index in range(count):
-            yield picture(camera(index))
+            view = camera(index)
+            empty = empty and not shows_something(prepared, view)
+            yield picture(view)
             progress.step(index + 1)
+        if empty:
+            at = ", ".join(f"{value:.3g}" for value in target)
+            warnings.warn(
+                f"{out}: not one pixel shows the avatar. It is about ({at}) and fills a picture from "
+                f"{fitting:.3g} m away: check --distance and --path",
+                stacklevel=2,
+            )
 
     if out.suffix.lower() == ".png":
         write_png(out, grid(list(pictures())))

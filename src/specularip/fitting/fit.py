@@ -34,7 +34,8 @@ from specularip.fitting.settings import Exposure, FitConfig
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.lpips import NO_LPIPS, find_lpips
-from specularip.metrics import FAINTEST, MATCHED, SSIM_WINDOW, evaluate, nothing_shown, ssim_map
+from specularip.metrics import MATCHED, SSIM_WINDOW, evaluate, nothing_shown, ssim_map
+from specularip.pictures import FAINTEST
 from specularip.placement import Placement
 from specularip.progress import Progress, Report, part, unheard
 from specularip.raster import Raster, rasterize
