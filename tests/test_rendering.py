@@ -19,7 +19,8 @@ from specularip.cli import main
 from specularip.errors import UserError
 from specularip.framing import frame_subject, part_of
 from specularip.gaussians import Gaussians, turned_to
-from specularip.pictures import draw, grid, parse_background, parse_size
+from specularip.options import parse_background, parse_size
+from specularip.pictures import draw, grid
 
 
 def person(shift: tuple[float, float, float] = (0.0, 0.0, 0.0), count: int = 3000) -> Avatar:

@@ -51,6 +51,7 @@ def generate(
     image: Photos,
     out: Annotated[Path, arg(metavar="DIR")],
     preset: Literal["compact", "sd15"] = "compact",
+    init: Annotated[Path | None, arg(metavar="AVATAR")] = None,
     seed: int = 0,
     photo_weight: float | None = None,
     low_memory: bool = False,
@@ -77,12 +78,16 @@ def generate(
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
         preset: compact is included in the package and needs no GPU and no download. sd15 is the full-size
             method: it needs an NVIDIA GPU with 16 GB and downloaded models (see `specularip models`).
+        init: A person as 3D Gaussians to start from (.ply, .spz, .sog, .glb, .safetensors, or a run folder),
+            as feed-forward systems write them, in any pose and axes: registered to the body, then given
+            highlights and refined. The face is the file's; the photo guides the prior.
         seed: Random seed. The same seed gives the same avatar on the same machine.
         photo_weight: How far the photos determine the shape and the colours of the face, 0 to 1. If omitted,
             1; at 0 the diffusion prior, which is conditioned on the photo, draws it alone.
         low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
         resume: Continue the run in DIR from its last checkpoint.
-        overwrite: Replace the run in DIR. Deletes only files that a run writes.
+        overwrite: Replace the run in DIR when the new one is complete; until then DIR keeps it whole, and the
+            new one is in DIR/unfinished-1. Deletes only files that a run writes.
         force: Go on with a text of which no word is understood.
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
@@ -101,18 +106,29 @@ def generate(
         )
     from dataclasses import replace
 
-    from specularip.inputs import check_inputs
+    from specularip.inputs import check_inputs, check_run
     from specularip.overrides import with_settings
     from specularip.presets import preset_config
     from specularip.progress import Progress
+    from specularip.run_folder import RunFolder
 
-    config = with_settings(preset_config(preset), tuple(chain(*settings)))
+    config = replace(with_settings(preset_config(preset), tuple(chain(*settings))), seed=seed)
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
+    check_run(config, out)
     check_inputs(
-        text, photos, out, resume, overwrite, config.detects_face, prior=config.prior.path, force=force
+        text,
+        photos,
+        out,
+        resume,
+        overwrite,
+        config.detects_face,
+        init=init,
+        prior=config.prior.path,
+        force=force,
     )
+    before = RunFolder.current(out).newest_checkpoint()
     with ExitStack() as page:
         try:
             with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
@@ -128,6 +144,7 @@ def generate(
                     seed=seed,
                     resume=resume,
                     overwrite=overwrite,
+                    init=init,
                     force=force,
                     photo_weight=config.photo_weight,
                     low_memory=low_memory,
@@ -137,12 +154,12 @@ def generate(
                 )
         except KeyboardInterrupt:
             if is_main:
-                _print_resume_command(out)
+                _print_resume_command(out, resume, before)
             raise SystemExit(STOPPED) from None
         if is_main:
             print(escaped(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply"))
         if live is not None:
-            live.stay()
+            live.stay(out)
 
 
 def fit(
@@ -150,8 +167,9 @@ def fit(
     out: Annotated[Path, arg(metavar="DIR")],
     iterations: int | None = None,
     points: int | None = None,
-    body: bool = False,
     exposure: Literal["auto", "on", "off"] = "auto",
+    body: bool = False,
+    init: Annotated[Path | None, arg(metavar="AVATAR")] = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -170,7 +188,6 @@ def fit(
 
     The subject may stand anywhere, in any unit and with any axis up: it is moved to the origin, to metres and
     to z up, unless it is there already, and .ply, .spz, .sog and .glb are written in the world of DATA.
-
     With --body, the body model is fitted to the images first: the Gaussians start on it, and the avatar has a
     skeleton for `specularip animate`. The images need alpha and show one person with limbs apart.
 
@@ -186,53 +203,59 @@ def fit(
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
         iterations: Training steps, one image each. If omitted, 7000 on a GPU and 1500 on the CPU.
         points: Number of initial Gaussians. If omitted, 100000 on a GPU and 20000 on the CPU.
-        body: Fit the body model to the images, which takes half a minute, and bind the avatar to it.
         exposure: Whether to compensate exposure and white balance that differ between the images; auto does
-            where they differ by more than highlights explain. Evaluation then matches them, too.
+            where they differ by more than highlights explain, unless the first points are random. Evaluation
+            then matches them, too.
+        body: Fit the body model to the images, which takes half a minute, and bind the avatar to it.
+        init: 3D Gaussians of the same person to start from (.ply, .spz, .sog, .glb, .safetensors, or a run
+            folder): made from the same images, or by any other program in any pose; then --body is implied.
+            All of them are taken, whatever --points says.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         seed: Random seed. The same seed gives the same avatar on the same machine.
         resume: Continue the run in DIR from its last checkpoint.
-        overwrite: Replace the run in DIR. Deletes only files that a run writes.
+        overwrite: Replace the run in DIR when the new one is complete; until then DIR keeps it whole, and the
+            new one is in DIR/unfinished-1. Deletes only files that a run writes.
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
     """
     print(escaped(f"specularip {__version__}: fit to {data}"), flush=True)
-    if not 0 <= seed < 2**63:
-        raise UserError(f"--seed must lie between 0 and 2^63 - 1, got {seed}")
-    for name, value, least in (("--iterations", iterations, 1), ("--points", points, 100)):
-        if value is not None and not least <= value <= 10_000_000:
-            raise UserError(f"{name} must lie between {least} and 10000000, got {value}")
+    from specularip.bounds import Seed, as_option, check_settings, check_value
+    from specularip.fitting.settings import FitConfig
     from specularip.progress import Progress
     from specularip.run_folder import RunFolder
 
+    given: dict[str, Any] = {"iterations": iterations, "points": points}
+    given |= {"exposure": exposure, "body": body}
+    config = FitConfig(**{name: value for name, value in given.items() if value is not None})
+    check_settings(config, as_option)
+    check_value("--seed", seed, Seed)
     RunFolder.check(out, resume, overwrite)  # before torch loads, so that errors appear at once
+    before = RunFolder.current(out).newest_checkpoint()
     with ExitStack() as page:
         try:
             with Progress() as progress:
                 progress.log("loading libraries")
                 live = _open_page(page, progress) if view else None
                 from specularip.fitting.fit import fit as run
-                from specularip.fitting.settings import FitConfig
 
-                given: dict[str, Any] = {"iterations": iterations, "points": points}
-                given |= {"exposure": exposure, "body": body}
                 run(
                     data,
                     out,
-                    config=FitConfig(**{name: value for name, value in given.items() if value is not None}),
+                    config=config,
                     device=None if device == "auto" else device,
                     seed=seed,
                     resume=resume,
                     overwrite=overwrite,
+                    init=init,
                     progress=progress,
                     live=live,
                 )
         except KeyboardInterrupt:
-            _print_resume_command(out)
+            _print_resume_command(out, resume, before)
             raise SystemExit(STOPPED) from None
         print(escaped(f"done: {out}/avatar.safetensors, {out}/preview.png, {out}/report.json"))
         if live is not None:
-            live.stay()
+            live.stay(out)
 
 
 def _open_page(page: ExitStack, progress: Progress) -> LiveView:
@@ -244,10 +267,12 @@ def _open_page(page: ExitStack, progress: Progress) -> LiveView:
     return live
 
 
-def _print_resume_command(out: Path) -> None:
+def _print_resume_command(out: Path, resume: bool, before: Path | None) -> None:
+    """before: the newest checkpoint in `out` before the run, which may be of one that it was to replace."""
     from specularip.run_folder import RunFolder
 
-    if RunFolder(out).has_checkpoint():
+    newest = RunFolder.current(out).newest_checkpoint()
+    if newest is not None and (resume or newest != before):
         again = [argument for argument in sys.argv[1:] if argument not in ("--overwrite", "--resume")]
         command = " ".join(map(_shell_word, ["specularip", *again, "--resume"]))
         print(f"stopped; continue with: {command}", file=sys.stderr)
@@ -288,6 +313,10 @@ def evaluate(
     """
     if out is not None and str(out) != "-" and out.suffix.lower() != ".json":
         raise UserError(f"cannot write metrics to {out}: end the name in .json, or use - to print them")
+    from specularip.files import check_writable
+
+    if out is not None and str(out) != "-":
+        check_writable(out)
     from specularip.avatar import load
     from specularip.captures.load import load_posed_images
     from specularip.files import to_json, write_json
@@ -382,15 +411,16 @@ def render(
         fps: Frames per second of a video.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
     """
+    from specularip.options import RenderOptions, check_render
     from specularip.progress import Progress
-    from specularip.rendering import RenderOptions, check_options
-    from specularip.rendering import render as run
 
     options = RenderOptions(
         framing, azimuth_deg, elevation_deg, distance, fov_y_deg, size, background, layer, compare, views,
         path, frames, fps,
     )  # fmt: skip
-    check_options(out, options)
+    check_render(out, options)  # before torch loads
+    from specularip.rendering import render as run
+
     with Progress() as progress:
         run(avatar, out, options, None if device == "auto" else device, progress)
     print(escaped(str(out)))
@@ -433,14 +463,15 @@ def animate(
         follow: The camera moves along with the body. Otherwise it stands where it sees the whole motion.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
     """
-    from specularip.animate import AnimateOptions, check_options
-    from specularip.animate import animate as run
+    from specularip.options import AnimateOptions, check_animate
     from specularip.progress import Progress
 
     options = AnimateOptions(
         _expanded(motion), seconds, fps, file_fps, azimuth_deg, elevation_deg, size, background, follow
     )
-    check_options(out, options)
+    check_animate(out, options)  # before torch loads
+    from specularip.animate import animate as run
+
     with Progress() as progress:
         run(avatar, out, options, None if device == "auto" else device, progress)
     print(escaped(str(out)))
@@ -472,9 +503,12 @@ def bake(
     from specularip.avatar import load
     from specularip.avatar_file import FILE_NAME
     from specularip.captures.load import load_posed_images
+    from specularip.files import check_writable
     from specularip.metrics import agreement, combined_psnr, mean_psnr
     from specularip.progress import Progress
     from specularip.raster.cuda import pick_device
+    from specularip.resources import check_space
+    from specularip.run_folder import AVATAR_BYTES
 
     suffix = ".safetensors" if to == "asg" else ".ply"
     file = out / f"baked{suffix}" if out.is_dir() or not out.suffix else out
@@ -482,10 +516,12 @@ def bake(
         raise UserError(f"cannot write {to} to {file}: use a folder or a name that ends in {suffix}")
     if file.resolve() == (avatar / FILE_NAME if avatar.is_dir() else avatar).resolve():
         raise UserError(f"{file} is the avatar itself: give --out another name")
+    check_writable(file)
     loaded = load(avatar)
     posed = None if data is None else load_posed_images(data, "test")
     if posed is not None and len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; omit --data to compare with the head only")
+    check_space(file.parent, AVATAR_BYTES * len(loaded.gaussians), str(file))
     loaded = loaded.to(pick_device(None if device == "auto" else device))
     with Progress() as progress:
         baked = loaded.baked(to, progress=progress)
@@ -609,8 +645,9 @@ def view(
         port: Port to serve at; 0 takes an unused one.
         no_open: Print the address only, and open no browser.
     """
-    if not 0 <= port <= 65535:
-        raise UserError(f"--port must lie between 0 and 65535, got {port}")
+    from specularip.bounds import Port, check_value
+
+    check_value("--port", port, Port)
     from specularip.viewing.finished import view as run
 
     run(avatar, tuple(map(_expanded, motion)), host, port, open_browser=not no_open)

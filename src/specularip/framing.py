@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +11,8 @@ from specularip.body.regions import HAND, HEAD, NECK, TORSO
 from specularip.cameras import FULL
 from specularip.errors import UserError
 from specularip.gaussians import Gaussians
+from specularip.options import FramingName
 
-FramingName = Literal["full", "upper", "head", "hands"]
 PARTS: dict[FramingName, tuple[int, ...]] = {"upper": (HEAD, NECK, TORSO), "head": (HEAD,), "hands": (HAND,)}
 """Body regions that a framing shows."""
 SHARES: dict[FramingName, float] = {"upper": 0.5, "head": 0.15}

@@ -10,27 +10,68 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
+from specularip.bounds import as_option, check_settings
 from specularip.diffusion.vocabulary import Vocabulary
 from specularip.errors import UserError
 from specularip.faces.hair import names_hair
 from specularip.faces.photo import Photo, clearest, read_photo
-from specularip.run_folder import RunFolder
+from specularip.ffmpeg import find_ffmpeg
+from specularip.options import VIDEO_BYTES
+from specularip.resources import check_memory, check_space
+from specularip.run_folder import TRAINING_BYTES, RunFolder, run_bytes
 from specularip.sentences import normalized, words
+from specularip.stages.settings import Config
 
 MAX_PHOTOS = 8
+OPTIONS = ("seed", "photo_weight")
+"""Settings that are options of the command."""
+PIXEL_BYTES = 50
+"""Of memory that a rendered pixel takes, at least: the layers of the image, and their gradients."""
 
 
 @dataclass(frozen=True)
 class Inputs:
     """text: on one line, without surplus white space. photos: 1 to MAX_PHOTOS of one person, in the user's
     order. identity: the one of them that the person is recognised by. out: may not exist yet. notes: lines
-    for the user, such as the number of faces."""
+    for the user, such as the number of faces. init: a file to start from, or None."""
 
     text: str
     photos: tuple[Photo, ...]
     identity: Photo
     out: Path
     notes: tuple[str, ...]
+    init: Path | None = None
+
+
+def check_run(config: Config, out: str | Path) -> None:
+    """Check, in a second, the settings of a run and what it will need at its end; changes nothing.
+
+    Raises UserError for settings out of bounds, for views that do not divide among torchrun's processes, for
+    an ffmpeg that does not run, and for a disk with too little room for the run's files.
+    """
+    check_settings(config, lambda name: as_option(name) if name in OPTIONS else name)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    for part, views in (
+        ("seid", config.seid.views_per_step),
+        ("start.fit", config.start.fit.views_per_step),
+        ("scr", config.scr.views_per_step),
+    ):
+        if views % processes:
+            raise UserError(
+                f"{part}.views_per_step must be a multiple of the {processes} processes, got {views}: "
+                f"add --set {part}.views_per_step={processes * -(-views // processes)}"
+            )
+    find_ffmpeg()
+    points = config.seid.points
+    if config.device == "cpu":
+        check_memory(TRAINING_BYTES * points, f"seid.points={points}")
+        pixels = config.seid.views_per_step * config.seid.render_size**2
+        check_memory(PIXEL_BYTES * pixels, f"seid.render_size={config.seid.render_size}")
+        check_memory(PIXEL_BYTES * config.turntable_size**2, f"turntable_size={config.turntable_size}")
+    video = config.turntable_frames * config.turntable_size**2 * VIDEO_BYTES
+    check_space(
+        out, run_bytes(max(points, config.seid.max_points), config.scr.target_pixels) + video, "the run"
+    )
 
 
 def check_inputs(
@@ -40,6 +81,7 @@ def check_inputs(
     resume: bool = False,
     overwrite: bool = False,
     look_for_face: bool = True,
+    init: str | Path | None = None,
     prior: str = "compact",
     force: bool = False,
 ) -> Inputs:
@@ -60,6 +102,7 @@ def check_inputs(
     if not 1 <= len(paths) <= MAX_PHOTOS:
         raise UserError(f"{len(paths)} photos given: give 1 to {MAX_PHOTOS} of one person with --image")
     folder = RunFolder.check(out, resume, overwrite)  # the cheapest checks first
+    start = None if init is None else _file_to_start_from(Path(init))
     files: dict[tuple[int, ...], Path] = {}
     for path in paths:
         version = _file_version(path)
@@ -71,7 +114,15 @@ def check_inputs(
     notes = [note for photo in photos for note in photo.notes]
     if identity is not photos[0]:
         notes.append(f"the face is read from {identity.path}: it shows more of it than {photos[0].path}")
-    return Inputs(text, photos, identity, folder, tuple(notes))
+    return Inputs(text, photos, identity, folder, tuple(notes), start)
+
+
+def _file_to_start_from(path: Path) -> Path:
+    """The avatar's file, of a run folder that in it. Raises UserError if there is none."""
+    file = path / "avatar.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"--init {path}: no avatar there: give a .ply or other avatar file, or a run folder")
+    return file
 
 
 def _check_words(text: str, prior: str) -> None:
