@@ -104,8 +104,19 @@ def test_the_files_own_lists_take_precedence(tmp_path):
     assert "no image 'images/other.jpg'" in error(tmp_path)
     picture(tmp_path / "images/other.jpg")
     assert "train_filenames has 'images/other.jpg', which is no frame" in error(tmp_path)
+    save(tmp_path, table | {"train_filenames": None, "test_filenames": None})
+    assert numbers(read_capture(tmp_path, "test")) == [0, 8]  # as if it had none
     save(tmp_path, table | {"train_filenames": 3})
     assert "list of file names" in error(tmp_path)
+
+
+def test_cameras_at_one_place_are_refused(tmp_path):
+    table = nerfstudio(tmp_path, 4)
+    for frame in table["frames"]:
+        for row, number in zip(frame["transform_matrix"], (1.0, 2.0, 3.0)):
+            row[3] = number
+    save(tmp_path, table)
+    assert "all cameras are at one place" in error(tmp_path)
 
 
 def test_few_images_and_test_files_beside(tmp_path):
@@ -213,6 +224,7 @@ def test_lenses_in_all_notations(table, model, distortion):
         ({"fx": 400}, "fl_x is both"),
         ({"intrinsics": [[500, 3, 320], [0, 500, 240], [0, 0, 1]]}, "skew"),
         ({"K": [1, 2]}, "3x3"),
+        ({"shift_x": 0.1}, "'shift_x' is 0.1"),
         ({"fl_x": 350, "k1": -0.146, "k2": 0.004, "k3": -0.007, "k4": 0.016}, "too strong"),
         ({"k1": math.nan}, "below 1e9"),
         ({"k1": True}, "must be a number"),
@@ -238,6 +250,7 @@ def test_focal_lengths_and_centres_in_all_notations():
     assert said(intrinsics={"fx": 500, "fy": 510, "cx": 300, "cy": 200}) == expected
     assert said(intrinsics=[500, 510, 300, 200]) == expected
     assert said(camera_matrix=[[500, 0, 300], [0, 510, 200], [0, 0, 1]]) == expected
+    assert said(intrinsics=[[500, 0, 300, 0], [0, 510, 200, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) == expected
     assert said(K=[500, 0, 300, 0, 510, 200, 0, 0, 1]) == expected
     assert said(K=[500, 0, 0, 0, 510, 0, 300, 200, 1]) == expected
     angles = 2 * math.atan(320 / 500), 2 * math.atan(240 / 510)

@@ -257,6 +257,15 @@ def test_masks_of_all_kinds(tmp_path, kind):
     assert got.dtype == np.uint8 and np.array_equal(got, disc() * np.uint8(255))
 
 
+def test_masks_of_several_labels(tmp_path):
+    """0 is the background, 1 and 2 are parts of the subject."""
+    labels = disc().astype(np.uint8)
+    labels[: HEIGHT // 2] *= 2
+    Image.fromarray(labels).save(tmp_path / "m.png")
+    got = read_mask(tmp_path / "m.png", (WIDTH, HEIGHT), Header(WIDTH, HEIGHT))
+    assert np.array_equal(got, disc() * np.uint8(255))
+
+
 def test_soft_masks_and_masks_of_another_size(tmp_path):
     file, header = tmp_path / "m.png", Header(WIDTH, HEIGHT)
     soft = smooth()[..., 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from specularip.body import phenotype_from_text
 from specularip.sentences import affirmed, denied, normalized, symbols, without_denials, without_names, words
 
 KNOWN = ("no hair", "no shoes")
@@ -69,6 +70,14 @@ def test_names_that_mean_something_else_are_taken_out() -> None:
     assert without_names("Mr. Young in a coat") == ("Mr. in a coat", ["Young"])
     assert without_names("a woman named Anika in amber") == ("a woman named Anika in amber", [])
     assert without_names("A woman called Amber King in red") == ("A woman in red", ["Amber", "King"])
+
+
+def test_what_is_written_on_things_is_not_said_of_the_person() -> None:
+    for text in ('a woman in a shirt that says "old man"', "a woman in a shirt reading \u201cOld Man\u201d"):
+        assert [word.text for word in words(text) if word.name] == ["old", "man"]
+        assert phenotype_from_text(text).matched == ("woman",)
+        assert without_names(text) == (text, [])
+    assert not any(word.name for word in words('a woman reading a book, in a "little black dress"'))
 
 
 def test_letters_of_other_forms_are_the_same() -> None:

@@ -99,14 +99,19 @@ ADVERBS_ONLY = frozenset("only just merely simply doubt less".split())
 """After "not" and "no", these deny nothing: "not only red"."""
 DENY_ADJECTIVES = frozenset("not less never hardly barely scarcely neither nor".split())
 """Before adjectives, these leave the noun: "a not very old man" is a man."""
+WRITTEN = re.compile(
+    r"\b(?:says?|saying|reads?|reading|prints?|printed|slogan|lettering|inscription|words?|text|titled)\b[\s:,]*"
+    r"(?:[\"\u201c\u201e](.+?)[\"\u201c\u201d]|(?<!\w)'(.+?)'(?!\w))"
+)
+"""What is written on something: a shirt that says "old man"."""
 MARK = re.compile(r"[,;.:/()!?|\u2026\u2014\u2013]|\s-\s")
 
 
 @dataclass(frozen=True)
 class Word:
     """text: in lower case, without accents and 's. start, end: in the normalized text. after_mark: whether
-    punctuation stands before it. possessive: whether it had 's. name: whether it is somebody's name.
-    denial: the number of the denial that it is in; 0: none."""
+    punctuation stands before it. possessive: whether it had 's. name: whether it is somebody's name, or
+    written on something. denial: the number of the denial that it is in; 0: none."""
 
     text: str
     start: int
@@ -178,8 +183,9 @@ def words(text: str) -> list[Word]:
 
 
 def _with_names(found: list[Word], text: str) -> list[Word]:
-    """Names follow "named" and titles; else they are `NAMES` in capitals beside another unknown capital."""
-    names: set[int] = set()
+    """Names follow "named" and titles; else they are `NAMES` in capitals beside another unknown capital.
+    What is written on something counts as a name, too."""
+    names = {i for i, word in enumerate(found) if _is_written(word, text)}
     initials = [text[word.start].isupper() for word in found]
     content = [initial for word, initial in zip(found, initials) if word.content]
     plain = text.upper() != text and sum(content) <= max(2, len(content) // 2)
@@ -201,6 +207,11 @@ def _with_names(found: list[Word], text: str) -> list[Word]:
                 if after is None or not after.content:
                     names.add(i)
     return [replace(word, name=i in names) for i, word in enumerate(found)]
+
+
+def _is_written(word: Word, text: str) -> bool:
+    spans = (match.span() for match in WRITTEN.finditer(_folded(text)))
+    return any(start < word.start and word.end < end for start, end in spans)
 
 
 def denials(found: list[Word]) -> list[Denial]:
@@ -357,7 +368,11 @@ def without_names(text: str) -> tuple[str, list[str]]:
     """The normalized text without names that are words for something else, and those: "a man named Brown"."""
     text = normalized(text)
     found = words(text)
-    cut = [i for i, word in enumerate(found) if word.name and (word.text in NAMES or word.thing)]
+    cut = [
+        i
+        for i, word in enumerate(found)
+        if word.name and (word.text in NAMES or word.thing) and not _is_written(word, text)
+    ]
     pieces, end = [], 0
     for i in cut:
         named = i > 0 and found[i - 1].text in ("named", "called") and found[i - 1].start >= end

@@ -58,7 +58,7 @@ _LISTS = (
 )  # fmt: skip
 _LENS_LIKE = re.compile(
     r"[kpsb]_?\d+|sx\d|sy\d|tau_?[xy]|.*(distort|fisheye|radial|tangential|prism|ftheta|shutter|skew|orthographic).*"
-    r"|xi|omega|alpha|beta|k",
+    r"|(lens_?)?shift_?[xy]|xi|omega|alpha|beta|k",
     re.I,
 )
 """Keys that change where pixels look."""
@@ -334,10 +334,11 @@ def _listed(key: str, values: list[Any], fisheye: bool, where: str) -> dict[str,
 
 
 def _matrix(value: list[Any], where: str) -> dict[str, Any]:
-    """fx, fy, cx and cy of a list of four, or of a matrix of 3x3, by rows or, flat, by columns."""
+    """fx, fy, cx and cy of a list of four, or of a matrix of 3x3, by rows or, flat, by columns; of one of 4x4,
+    as ScanNet has it, those of its first rows and columns."""
     if len(value) == 4 and not any(isinstance(each, list) for each in value):
         return dict(zip(("fl_x", "fl_y", "cx", "cy"), value))
-    rows = value
+    rows = value[:3] if len(value) == 4 and value[3] == [0, 0, 0, 1] else value
     if len(value) == 9 and not any(isinstance(each, list) for each in value):
         numbers = [as_number(each, "an entry", where) for each in value]
         by_columns = not any(numbers[2:6:3]) and any(numbers[6:8])

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from specularip.captures import colmap, phones, transforms
 from specularip.captures.frames import Capture, Split
 from specularip.captures.masks import with_masks
@@ -75,12 +77,23 @@ def read_capture(folder: Path, split: Split) -> Capture:
         raise UserError(
             f"{capture.source} has {count} different images: at least {MIN_VIEWS} views are needed"
         )
+    if split == "train" and _are_at_one_place(capture):
+        raise UserError(
+            f"{capture.source}: all cameras are at one place, from which no depth can be told: its poses are "
+            "missing or wrong; export them again"
+        )
     frames, notes = with_masks(folder, capture.source, capture.frames)
     notes = [*capture.notes, *notes]
     if len(found) > 1:
         others = " and ".join(sign for sign, _ in found[1:])
         notes.append(f"{folder} has {found[0][0]} and {others}: {found[0][0]} is used")
     return replace(capture, frames=frames, notes=tuple(notes))
+
+
+def _are_at_one_place(capture: Capture) -> bool:
+    viewmats = np.stack([frame.viewmat for frame in capture.frames])
+    positions = -np.einsum("vij,vi->vj", viewmats[:, :3, :3], viewmats[:, :3, 3])
+    return bool(np.ptp(positions, axis=0).max() <= 1e-9 * max(1.0, np.abs(positions).max()))
 
 
 def _check_folder(folder: Path) -> None:

@@ -21,6 +21,8 @@ from specularip.image_reading import TURNS, in_srgb, open_image, orientation, up
 
 MIN_SIDE, MAX_PIXELS = 16, 100_000_000
 """Smallest side and largest area of an image; others are rejected by their header."""
+MAX_LABEL = 15
+"""Brightest value of a mask that holds numbers of parts or of people rather than grey levels."""
 MEMORY_SHARE = 0.7
 """How much of the computer's memory images may fill."""
 _QUARTER_TURNS = (5, 6, 7, 8)
@@ -98,7 +100,8 @@ def read_mask(file: Path, size: tuple[int, int], photo: Header, *, turned: bool 
     """How much of each pixel the subject covers, uint8 [H,W] of this size (width, height).
 
     White is the subject, in grey levels or colours; if the mask has an alpha channel, that is the mask. Two
-    values are black and white, whatever they are (0 and 1, say). A mask of another size is scaled. photo: of
+    values are black and white, whatever they are (0 and 1, say); of labels up to MAX_LABEL, the lowest is the
+    background. A mask of another size is scaled. photo: of
     the image it belongs to; turned: whether that was. The mask may be of the image as stored or upright.
     Raises UserError if it is damaged or of another shape.
     """
@@ -192,7 +195,7 @@ def _decoding(file: Path) -> Iterator[None]:
 
 
 def _coverage(file: Path) -> np.ndarray:
-    """A mask as it is stored, uint8 [H,W], not of two values other than 0 and 255."""
+    """A mask as it is stored, uint8 [H,W], not of two values other than 0 and 255, nor of labels."""
     with _opened(file) as image:
         if image.width * image.height > MAX_PIXELS:
             raise UserError(f"{file} is {image.width}x{image.height}, too large for a mask: scale it")
@@ -205,6 +208,8 @@ def _coverage(file: Path) -> np.ndarray:
     low, high = int(mask.min()), int(mask.max())
     if low == high:
         return np.full_like(mask, 255 if high else 0)
+    if high <= MAX_LABEL:
+        return np.where(mask > low, np.uint8(255), np.uint8(0))
     if not ((mask == low) | (mask == high)).all():
         return mask
     return np.where(mask == high, np.uint8(255), np.uint8(0))

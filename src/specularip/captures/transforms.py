@@ -84,9 +84,8 @@ def read_split(folder: Path, path: Path, table: dict[str, Any], split: Split, la
     images = Finder(folder, under=("images",))
     files = _image_files(folder, path, frames, images)
     names = [relative_name(file, folder) for file in files]
-    listed = {
-        key: table[f"{key}_filenames"] for key in ("train", "test", "val") if f"{key}_filenames" in table
-    }
+    lists = {key: table.get(f"{key}_filenames") for key in ("train", "test", "val")}
+    listed = {key: names for key, names in lists.items() if names is not None}
     if listed:
         indices, line = _listed(folder, path, files, listed, split)
     else:

@@ -142,7 +142,7 @@ def _fit(
         stop_on_signal() as stop,
         Session(folder, shown, stop, place, inputs) as session,
     ):
-        for line in dict.fromkeys(filter(None, (*train.notes, *test.notes, warning))):
+        for line in dict.fromkeys(filter(None, (*train.notes, *test.notes, _shared(train, test), warning))):
             session.note(line)
         if folder.replaces is not None:
             shown.log(folder.replacing)
@@ -478,6 +478,17 @@ def _preview(avatar: Avatar, train: PosedImages) -> tuple[Tensor, bool]:
     frames = [avatar.render(camera.resized(width, height)) for camera, width in zip(cameras, widths)]
     shown = max(float(frame.alpha.max()) for frame in frames) >= FAINTEST
     return torch.cat([frame.image[0] for frame in frames], 1).cpu(), shown
+
+
+def _shared(train: PosedImages, test: PosedImages) -> str:
+    """A line if images are fitted and tested on, or ""."""
+    fitted = {view.name for view in train}
+    count = sum(view.name in fitted for view in test)
+    return (
+        f"{count} of {len(test)} test images are also fitted: the figures say little of new views"
+        if count
+        else ""
+    )
 
 
 def _log_metrics(values: Mapping[str, float], views: int, progress: Progress) -> None:
