@@ -334,8 +334,8 @@ def _listed(key: str, values: list[Any], fisheye: bool, where: str) -> dict[str,
 
 
 def _matrix(value: list[Any], where: str) -> dict[str, Any]:
-    """fx, fy, cx and cy of a list of four, or of a matrix of 3x3, by rows or, flat, by columns; of one of 4x4,
-    as ScanNet has it, those of its first rows and columns."""
+    """fx, fy, cx and cy of a list of four, or of a matrix of 3x3, by rows or, flat, by columns. Of one of
+    4x4, as ScanNet has it, its first rows and columns count."""
     if len(value) == 4 and not any(isinstance(each, list) for each in value):
         return dict(zip(("fl_x", "fl_y", "cx", "cy"), value))
     rows = value[:3] if len(value) == 4 and value[3] == [0, 0, 0, 1] else value
