@@ -39,6 +39,15 @@ def test_existing_run_needs_resume_or_overwrite(tmp_path):
     assert _files(run.path) == before
 
 
+def test_a_run_stopped_before_its_first_checkpoint_leaves_a_folder_for_the_next(tmp_path):
+    RunFolder.open(tmp_path / "run")
+    assert RunFolder.check(tmp_path / "run") == tmp_path / "run"
+    assert RunFolder.open(tmp_path / "run").replaces is None
+    (tmp_path / "run" / "checkpoints" / "kept.txt").write_text("x")
+    with pytest.raises(UserError, match="not empty"):
+        RunFolder.check(tmp_path / "run")
+
+
 def finished_run(path: Path, text: str, turntable: bool = True) -> RunFolder:
     """A run folder as a finished run leaves it; the files say which run they are of."""
     run = RunFolder.open(path)

@@ -282,7 +282,8 @@ def _usable(out: str | Path, resume: bool, overwrite: bool) -> Path:
     names = [name for name in names if name != LOCK]
     if resume and not names:
         raise UserError(f"there is no run to resume in {path}: check --out, or omit --resume")
-    if names and not (resume or overwrite):
+    begun = names == [CHECKPOINTS] and not any((path / CHECKPOINTS).iterdir())  # stopped at once
+    if names and not (resume or overwrite or begun):
         raise UserError(
             f"{path} is not empty: use another --out, --resume to continue its run, "
             "or --overwrite to replace it"
