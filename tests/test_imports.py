@@ -14,7 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "specularip"
 
 FLOORS = """
-errors version streams guard files image_reading progress stopping cameras gaussians placement run_folder sentences
+errors version streams guard files image_reading progress stopping cameras gaussians placement run_folder
+sentences
 kernels
 raster
 body specular

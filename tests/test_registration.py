@@ -88,6 +88,19 @@ def test_a_person_anywhere_with_a_bent_arm_and_a_skirt_is_found():
     assert torch.equal(again.standing().vertices, found.standing().vertices)
 
 
+def test_an_old_run_stays_where_no_body_can_be_found(tmp_path, monkeypatch):
+    views = views_of(person(0), Placement.identity(), count=3, size=40)
+    opaque = PosedImages(tuple(replace(v, pixels=torch.ones_like(v.pixels)) for v in views))
+    monkeypatch.setattr(fitting, "load_posed_images", lambda _, split: opaque)
+    monkeypatch.setattr(fitting, "load_body_mesh", lambda _: None)
+    monkeypatch.setattr(fitting, "load_points", lambda _: None)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.json").write_text("{}")
+    with pytest.raises(UserError, match="tell the person from the background"):
+        fitting.fit(tmp_path, tmp_path / "run", config=FitConfig(body=True), device="cpu", overwrite=True)
+    assert (tmp_path / "run" / "report.json").read_text() == "{}"
+
+
 def test_images_may_end_at_the_hips():
     who, here = person(5), Placement.identity()
     upper = fit_body(views_of(who, here, count=8, size=160, height=0.5, distance=1.7))

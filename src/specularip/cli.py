@@ -51,6 +51,7 @@ def generate(
     image: Photos,
     out: Annotated[Path, arg(metavar="DIR")],
     preset: Literal["compact", "sd15"] = "compact",
+    init: Annotated[Path | None, arg(metavar="AVATAR")] = None,
     seed: int = 0,
     photo_weight: float | None = None,
     low_memory: bool = False,
@@ -77,6 +78,9 @@ def generate(
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
         preset: compact is included in the package and needs no GPU and no download. sd15 is the full-size
             method: it needs an NVIDIA GPU with 16 GB and downloaded models (see `specularip models`).
+        init: A person as 3D Gaussians to start from (.ply, .spz, .sog, .glb, .safetensors, or a run folder),
+            as feed-forward systems write them, in any pose and axes: registered to the body, then given
+            highlights and refined. The face is the file's; the photo guides the prior.
         seed: Random seed. The same seed gives the same avatar on the same machine.
         photo_weight: How far the photos determine the shape and the colours of the face, 0 to 1. If omitted,
             1; at 0 the diffusion prior, which is conditioned on the photo, draws it alone.
@@ -111,7 +115,15 @@ def generate(
         config = replace(config, photo_weight=photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
     check_inputs(
-        text, photos, out, resume, overwrite, config.detects_face, prior=config.prior.path, force=force
+        text,
+        photos,
+        out,
+        resume,
+        overwrite,
+        config.detects_face,
+        init=init,
+        prior=config.prior.path,
+        force=force,
     )
     with ExitStack() as page:
         try:
@@ -128,6 +140,7 @@ def generate(
                     seed=seed,
                     resume=resume,
                     overwrite=overwrite,
+                    init=init,
                     force=force,
                     photo_weight=config.photo_weight,
                     low_memory=low_memory,
@@ -150,8 +163,9 @@ def fit(
     out: Annotated[Path, arg(metavar="DIR")],
     iterations: int | None = None,
     points: int | None = None,
-    body: bool = False,
     exposure: Literal["auto", "on", "off"] = "auto",
+    body: bool = False,
+    init: Annotated[Path | None, arg(metavar="AVATAR")] = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -170,7 +184,6 @@ def fit(
 
     The subject may stand anywhere, in any unit and with any axis up: it is moved to the origin, to metres and
     to z up, unless it is there already, and .ply, .spz, .sog and .glb are written in the world of DATA.
-
     With --body, the body model is fitted to the images first: the Gaussians start on it, and the avatar has a
     skeleton for `specularip animate`. The images need alpha and show one person with limbs apart.
 
@@ -186,9 +199,13 @@ def fit(
         out: Output folder. Must be new or empty, unless --resume or --overwrite is given.
         iterations: Training steps, one image each. If omitted, 7000 on a GPU and 1500 on the CPU.
         points: Number of initial Gaussians. If omitted, 100000 on a GPU and 20000 on the CPU.
-        body: Fit the body model to the images, which takes half a minute, and bind the avatar to it.
         exposure: Whether to compensate exposure and white balance that differ between the images; auto does
-            where they differ by more than highlights explain. Evaluation then matches them, too.
+            where they differ by more than highlights explain, unless the first points are random. Evaluation
+            then matches them, too.
+        body: Fit the body model to the images, which takes half a minute, and bind the avatar to it.
+        init: 3D Gaussians of the same person to start from (.ply, .spz, .sog, .glb, .safetensors, or a run
+            folder): made from the same images, or by any other program in any pose; then --body is implied.
+            All of them are taken, whatever --points says.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         seed: Random seed. The same seed gives the same avatar on the same machine.
         resume: Continue the run in DIR from its last checkpoint.
@@ -224,6 +241,7 @@ def fit(
                     seed=seed,
                     resume=resume,
                     overwrite=overwrite,
+                    init=init,
                     progress=progress,
                     live=live,
                 )

@@ -24,13 +24,14 @@ MAX_PHOTOS = 8
 class Inputs:
     """text: on one line, without surplus white space. photos: 1 to MAX_PHOTOS of one person, in the user's
     order. identity: the one of them that the person is recognised by. out: may not exist yet. notes: lines
-    for the user, such as the number of faces."""
+    for the user, such as the number of faces. init: a file to start from, or None."""
 
     text: str
     photos: tuple[Photo, ...]
     identity: Photo
     out: Path
     notes: tuple[str, ...]
+    init: Path | None = None
 
 
 def check_inputs(
@@ -40,6 +41,7 @@ def check_inputs(
     resume: bool = False,
     overwrite: bool = False,
     look_for_face: bool = True,
+    init: str | Path | None = None,
     prior: str = "compact",
     force: bool = False,
 ) -> Inputs:
@@ -60,6 +62,7 @@ def check_inputs(
     if not 1 <= len(paths) <= MAX_PHOTOS:
         raise UserError(f"{len(paths)} photos given: give 1 to {MAX_PHOTOS} of one person with --image")
     folder = RunFolder.check(out, resume, overwrite)  # the cheapest checks first
+    start = None if init is None else _file_to_start_from(Path(init))
     files: dict[tuple[int, ...], Path] = {}
     for path in paths:
         version = _file_version(path)
@@ -71,7 +74,15 @@ def check_inputs(
     notes = [note for photo in photos for note in photo.notes]
     if identity is not photos[0]:
         notes.append(f"the face is read from {identity.path}: it shows more of it than {photos[0].path}")
-    return Inputs(text, photos, identity, folder, tuple(notes))
+    return Inputs(text, photos, identity, folder, tuple(notes), start)
+
+
+def _file_to_start_from(path: Path) -> Path:
+    """The avatar's file, of a run folder that in it. Raises UserError if there is none."""
+    file = path / "avatar.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"--init {path}: no avatar there: give a .ply or other avatar file, or a run folder")
+    return file
 
 
 def _check_words(text: str, prior: str) -> None:

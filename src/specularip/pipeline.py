@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from specularip import raster, specular
-from specularip.avatar import Avatar
+from specularip.avatar import Avatar, load
 from specularip.body import Body, anny_body, phenotype_from_text, smplx_body
 from specularip.diffusion.fast.accelerate import accelerate, supports
 from specularip.diffusion.loading import folder as prior_folder
@@ -43,8 +44,10 @@ from specularip.machine import check_gpu, check_memory
 from specularip.presentation import preview, turntable
 from specularip.presets import preset_config, with_low_memory
 from specularip.progress import Progress
+from specularip.registration.splats import RegisteredSplats, register_splats
 from specularip.run_folder import RunFolder
 from specularip.sentences import denied, normalized, symbols, without_denials
+from specularip.stages.given_start import start_from_splats
 from specularip.stages.guide import EncodedFace, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
 from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
@@ -80,6 +83,7 @@ def generate(
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    init: str | Path | None = None,
     force: bool = False,
     photo_weight: float | None = None,
     low_memory: bool = False,
@@ -89,12 +93,13 @@ def generate(
 ) -> Avatar:
     """Text and photos of a face to a full-body avatar, written to the folder `out` and returned, on the CPU.
 
-    image: one photo, or up to eight of the same person. config replaces the preset; seed still comes from the
-    arguments, and so do photo_weight and low_memory if given. force: go on with a text of which no word is
-    understood. live: a page that shows the run. Under
-    torchrun, the processes share each step's views (`training.parallel`). Raises UserError for input that the
-    user can correct (see `inputs.check_inputs`) and for a machine without the memory or GPU needed,
-    KeyboardInterrupt after saving a checkpoint when stopped by Ctrl-C or SIGTERM.
+    image: one photo, or up to eight of the same person. init: a person as 3D Gaussians to start from, any
+    file that `sip.load` reads, instead of from views that the prior draws. config replaces the preset; seed
+    still comes from the arguments, and so do photo_weight and low_memory if given. force: go on with a text
+    of which no word is understood. live: a page that shows the run. Under torchrun, the processes share each
+    step's views (`training.parallel`). Raises UserError for input that the user can correct (see
+    `inputs.check_inputs`) and for a machine without the memory or GPU needed, KeyboardInterrupt after saving
+    a checkpoint when stopped by Ctrl-C or SIGTERM.
     """
     config = replace(config or preset_config(preset), seed=seed)
     if photo_weight is not None:
@@ -102,7 +107,15 @@ def generate(
     if low_memory:
         config = with_low_memory(config)
     inputs = check_inputs(
-        text, image, out, resume, overwrite, config.detects_face, prior=config.prior.path, force=force
+        text,
+        image,
+        out,
+        resume,
+        overwrite,
+        config.detects_face,
+        init=init,
+        prior=config.prior.path,
+        force=force,
     )
     if not 0 <= config.photo_weight <= 1:
         raise UserError(f"--photo-weight is {config.photo_weight}: it must lie between 0 and 1")
@@ -154,19 +167,21 @@ def _run_inputs(inputs: Inputs, config: Config) -> dict[str, Any]:
         "text": inputs.text,
         "seed": settings.pop("seed"),
         "photo weight": settings.pop("photo_weight"),
+        "file to start from": inputs.init and hashlib.sha256(inputs.init.read_bytes()).hexdigest(),
         "settings": settings,
     }
 
 
 @dataclass
 class RunContext:
-    """What a run loads or computes before its first step. notes: lines for the report. kernels: their
-    compilation."""
+    """What a run loads or computes before its first step. splats: the person to start from. notes: lines for
+    the report. kernels: their compilation."""
 
     inputs: Inputs
     guide: Guide
     perceptual: Perceptual | None
     head: PhotoHead | None
+    splats: RegisteredSplats | None
     notes: list[str]
     kernels: Future[None]
 
@@ -197,7 +212,8 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     prior = load_prior(config, device)
     if prior.wants_face_embedding and not sd15:
         faces = find_insightface(config, device, note)
-    body, head = read_head(inputs, config, note)
+    splats = None if inputs.init is None else read_splats(inputs.init, config, progress, note)
+    body, head = read_head(inputs, config, note) if splats is None else (splats.fitted.body, None)
     told = inputs.text
     if head is not None and head.hair is not None:
         note(f"the text names no hair; as in the photo: {head.hair.words}")
@@ -221,7 +237,7 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
     kernels = in_background(lambda: raster.warm_up(device), lambda: specular.warm_up(device))
     if device.type == "cuda":
         kernels.result()  # nothing else may be launched while CUDA graphs are captured
-    return RunContext(inputs, guide, perceptual, head, notes, kernels)
+    return RunContext(inputs, guide, perceptual, head, splats, notes, kernels)
 
 
 def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
@@ -323,6 +339,17 @@ def read_head(inputs: Inputs, config: Config, note: Callable[[str], None]) -> tu
     return photo_head(inputs.photos, clearest, inputs.text, told, config.photo_weight, open_mouth)
 
 
+def read_splats(
+    path: Path, config: Config, progress: Progress, note: Callable[[str], None]
+) -> RegisteredSplats:
+    """The person in a file of 3D Gaussians, in the body's A-pose. note: receives lines for the user and the
+    report. Raises UserError for a body other than Anny, and for files without a person."""
+    if config.body != "anny":
+        raise UserError("--init registers a person to the body 'anny' only: omit --set body")
+    progress.log(f"registering {path} to the body")
+    return register_splats(load(path), path.name, note)
+
+
 def _run_stages(session: Session, context: RunContext, live: LiveView | None) -> Avatar:
     """SEID, the refinement and the fit of SCR, from the last checkpoint if there is one; then the files."""
     guide, config, ranks = context.guide, context.config, session.ranks
@@ -330,13 +357,19 @@ def _run_stages(session: Session, context: RunContext, live: LiveView | None) ->
     phase, step = ("seid", 0) if checkpoint is None else (checkpoint.name, int(checkpoint.meta["step"]))
     targets: Targets | None = None
     views: Tensor | None = None
-    if checkpoint is None and guide.prior.shows_depth:
+    splats = context.splats
+    if checkpoint is None and guide.prior.shows_depth and (splats is None or splats.avatar.colors is None):
         views = _sample_views(session, guide)
     elif phase == "start":
         assert checkpoint is not None
         views, phase, step = checkpoint.state["views"], "seid", 0
     context.kernels.result()
-    if views is not None:
+    if splats is not None and (views is not None or checkpoint is None):
+        session.progress.log("light and materials")
+        with session.timed("start"):
+            state = start_from_splats(splats, guide, views, session.device, ranks)
+        phase = "refine"
+    elif views is not None:
         state = _start(session, guide, views)
     elif checkpoint is None:
         state = initial_state(guide.body, config.seid, config.seed, session.device)
@@ -476,6 +509,11 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
             "perceptual_note": OWN_FEATURES
             if perceptual is not None and perceptual.name != "lpips-vgg"
             else "",
+            "init": context.splats
+            and {
+                "file": str(context.inputs.init),
+                "silhouette_iou": context.splats.fitted.silhouette_iou,
+            },
             "gaussians": len(avatar.gaussians),
             "dtype": str(guide.prior.dtype).removeprefix("torch."),
         }

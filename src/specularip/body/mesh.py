@@ -89,6 +89,12 @@ class Body:
         moved = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor | HeadEllipsoid)}
         return Body(**{**values, **moved})
 
+    def nearest_regions(self, points: Tensor) -> Tensor:
+        """The region [N] of the skin nearest to each of points [N,3]. On the CPU."""
+        triangles, barycentric, _ = nearest_places(points.detach(), self.vertices, self.faces)
+        corners = self.faces[triangles]
+        return self.regions[corners[torch.arange(len(points)), barycentric.argmax(1)]]
+
     def sample_surface(
         self,
         n: int,

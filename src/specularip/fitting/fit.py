@@ -25,6 +25,7 @@ from specularip.errors import UserError, escaped
 from specularip.fitting import silhouettes
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
 from specularip.fitting.exposure import differ, estimated_gains, exposure_note, followed
+from specularip.fitting.given_points import Given
 from specularip.fitting.observations import observe
 from specularip.fitting.point_init import PointInit, init_points, neighbours
 from specularip.fitting.rigging import bound
@@ -38,6 +39,7 @@ from specularip.progress import Progress, Report, part, unheard
 from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device
 from specularip.registration.fit_body import FittedBody, fit_body
+from specularip.registration.outlines import outlines_of
 from specularip.run_folder import Checkpoint, RunFolder
 from specularip.specular import SpecularConfig, SpecularHead
 from specularip.stopping import stop_on_signal
@@ -75,6 +77,7 @@ def fit(
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    init: str | Path | None = None,
     progress: Progress | None = None,
     live: LiveView | None = None,
 ) -> Avatar:
@@ -82,7 +85,8 @@ def fit(
     write it to the run folder `out` and return it, on the CPU.
 
     device: "cpu" or "cuda"; None: the GPU if CUDA and gsplat are installed. If there is a test split, the
-    avatar is evaluated on it at the end, and report.json holds the metrics. live: a page that shows the run.
+    avatar is evaluated on it at the end, and report.json holds the metrics. init: 3D Gaussians of the person
+    to start from, any file that `sip.load` reads; all of them are taken. live: a page that shows the run.
 
     Raises UserError for data or folders that the user can correct, KeyboardInterrupt after saving a
     checkpoint when stopped by Ctrl-C or SIGTERM.
@@ -93,9 +97,19 @@ def fit(
     test = load_posed_images(data, "test")
     config = resolved(config or FitConfig(), place)
     mesh, cloud = load_body_mesh(data), load_points(data)  # all is checked before an old run is replaced
+    if config.body:
+        outlines_of(train)
     lpips = find_lpips(place) if len(test) else None
     folder = RunFolder.open(folder_path, resume, overwrite)
-    inputs = {"data": _fingerprint(train), "seed": seed, "settings": asdict(config)}
+    given = None if init is None else Given.read(init, train)
+    if given is not None and not given.in_place:
+        config = replace(config, body=True)  # it is brought to the images by way of the body
+    inputs = {
+        "data": _fingerprint(train),
+        "seed": seed,
+        "settings": asdict(config),
+        "file to start from": None if given is None else given.digest(),
+    }
     with (
         Progress() if progress is None else nullcontext(progress) as shown,
         stop_on_signal() as stop,
@@ -118,7 +132,7 @@ def fit(
             raster.warm_up()
             specular.warm_up()
             silhouettes.warm_up()
-        fitting = _start(Path(data), train, config, seed, session, checkpoint, body)
+        fitting = _start(Path(data), train, config, seed, session, checkpoint, body, given)
         _optimise(fitting, train, config, session, live)
         avatar = _finished_avatar(fitting, Path(data), seed, train.placement)
         if body is not None:
@@ -181,8 +195,7 @@ class Fitting:
 
     near [N,8]: indices of neighbours, for the penalty on differences between them. gains [V,3]: logarithms of
     the images' exposures; None: all alike. order: the remaining views of this epoch. spacing: typical
-    distance of the initial points in metres. source: see `PointInit`.
-    body: in the images, if it was fitted.
+    distance of the initial points in metres. source: see `PointInit`. body: in the images, if it was fitted.
     """
 
     state: TrainState[Any]
@@ -207,11 +220,10 @@ class Fitting:
         """The inverse of `pack`. appearance: a new one, constructed as the packed one was."""
         rest = dict(packed)
         state = TrainState.unpack(rest.pop("state"), appearance.shared, device)
-        body = rest.pop("body")
-        rest["body"] = None if body is None else FittedBody.unpack(body)
-        return Fitting(state, appearance, rest.pop("near").to(device), **rest)
         for name in ("near", "gains"):
             rest[name] = None if rest[name] is None else rest[name].to(device)
+        body = rest.pop("body")
+        rest["body"] = None if body is None else FittedBody.unpack(body)
         return Fitting(state, appearance, **rest)
 
 
@@ -228,7 +240,9 @@ def begin(
     init, train = init.to(device), train.to(device, pixels=False)
     params = init.params()
     observations = observe(params, init.spacing, train.views, part(report, 0.0, 0.2))
-    gains = None if exposure == "off" else estimated_gains(observations)
+    # Random points lie within the person: two sides of different colours look like two exposures there.
+    wanted = exposure == "on" or (exposure == "auto" and init.source != "random")
+    gains = estimated_gains(observations) if wanted else None
     if gains is not None and exposure == "auto" and not differ(gains):
         gains = None
     if gains is not None:
@@ -348,6 +362,7 @@ def _start(
     session: Session,
     checkpoint: Checkpoint | None,
     body: FittedBody | None,
+    given: Given | None,
 ) -> Fitting:
     """The fit to continue, or a fresh one."""
     head = SpecularHead(SpecularConfig(lights=config.lights, attention=config.attention), seed)
@@ -359,9 +374,13 @@ def _start(
     with session.timed("start"):
         report = _shown_stage("start", session)
         generator = torch.Generator().manual_seed(seed)
-        standing = None if body is None else body.standing()
-        mesh = None if standing is None else (standing.vertices, standing.faces)
-        init = init_points(data, train, config.points or 0, generator, part(report, 0.0, 0.4), mesh)
+        first = part(report, 0.0, 0.4)
+        if given is not None:
+            init = given.points(train, body, session.note, first)
+        else:
+            standing = None if body is None else body.standing()
+            mesh = None if standing is None else (standing.vertices, standing.faces)
+            init = init_points(data, train, config.points or 0, generator, first, mesh)
         if init.source == "random":
             session.note(f"{data} has no body.npz and no point cloud: starting from random points")
         rest = part(report, 0.4, 1.0)

@@ -37,7 +37,7 @@ class PointInit:
 
     points [N,3]; normals [N,3] unit, or None where unknown; spacing: typical distance of neighbours in
     metres; quats [N,4] wxyz, the third axis along the normal; log_scales [N,3]; opacity_logits [N]; source:
-    "mesh", "points" or "random".
+    "mesh", "points", "random", or "init" for Gaussians of another program.
     """
 
     points: Tensor

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from specularip.avatar import Avatar
 from specularip.body.binding import smooth_bindings
-from specularip.body.mesh import Body, nearest_places
 from specularip.body.uncovered import with_expressions
 from specularip.gaussians import Binding, Expressions, Gaussians
 from specularip.motion.quaternions import from_matrices, multiply
@@ -28,19 +26,12 @@ def bound(avatar: Avatar, body: FittedBody) -> Avatar:
     cloud = avatar.gaussians
     joints, weights = smooth_bindings(cloud.means, cloud.diffuse, standing)
     cloud = replace(
-        cloud, bind_joints=joints, bind_weights=weights, regions=nearest_regions(cloud.means, standing)
+        cloud, bind_joints=joints, bind_weights=weights, regions=standing.nearest_regions(cloud.means)
     )
     expressions = None
     if body.faces >= LEAST_FACES:
         cloud, expressions = _with_expressions(cloud, body)
     return replace(avatar, gaussians=cloud, binding=body.binding, expressions=expressions)
-
-
-def nearest_regions(means: Tensor, body: Body) -> Tensor:
-    """The region [N] of the skin nearest to each of means [N,3]."""
-    triangles, barycentric, _ = nearest_places(means.detach(), body.vertices, body.faces)
-    corners = body.faces[triangles]
-    return body.regions[corners[torch.arange(len(means)), barycentric.argmax(1)]]
 
 
 def _with_expressions(cloud: Gaussians, body: FittedBody) -> tuple[Gaussians, Expressions]:

@@ -26,7 +26,7 @@ class FitConfig:
     """Weight of the smoothness of materials over neighbouring Gaussians."""
     exposure: Exposure = "auto"
     """Whether differences of exposure and white balance between the images are compensated; auto: where the
-    images differ by more than highlights explain."""
+    images differ by more than highlights explain, and initial points lie on a surface, not at random."""
     ssim_weight: float = 0.2
     """Weight of 1 - SSIM in the loss; L1 has the rest."""
     body: bool = False

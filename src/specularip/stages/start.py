@@ -75,7 +75,7 @@ def start_from(
     gaussians = gaussians_from_views(decoded, guide.body, config.seid.points, seed, fusion, photo)
     generator = torch.Generator().manual_seed(seed)
     state = state_of(gaussians, replace(config.seid, rates=config.start.fit.rates), seed, generator, device)
-    _split_colors(state, decoded, config, ranks)
+    split_colors(state, decoded, config, ranks)
     if photo is not None:
         fix_face(state, photo)
     targets = view_targets(images, decoded, device)
@@ -86,7 +86,7 @@ def start_from(
     return state
 
 
-def _split_colors(state: AvatarState, views: DepthViews, config: Config, ranks: Ranks) -> None:
+def split_colors(state: AvatarState, views: DepthViews, config: Config, ranks: Ranks) -> None:
     """Split the colours of the views into diffuse colours, materials and the light of `state`."""
     params, fusion = state.params, config.start.fusion
     positions = params["means"].detach()

@@ -1,0 +1,90 @@
+"""The state before SCR from a person who is given, instead of one whom the prior's sampled views show.
+
+Where the file's colours depend on the view, they are split into diffuse colours, materials and a light. Where
+they do not, light and materials are those in which the prior, which reads the text, shows the same body: what
+they add on average is taken off the file's colours, so that these stay as they are and get highlights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from specularip.body.regions import HEAD
+from specularip.fitting.initial_shading import fit_initial_shading
+from specularip.fitting.observations import observe
+from specularip.fitting.point_init import neighbour_distances
+from specularip.registration.splats import RegisteredSplats, views_of
+from specularip.specular import LATENTS, shading_normals
+from specularip.stages.fusion import depth_views
+from specularip.stages.guide import Guide
+from specularip.stages.initial_state import AvatarState, state_of
+from specularip.stages.start import split_colors
+from specularip.stages.view_start import start_views
+from specularip.training.parallel import SINGLE_RANK, Ranks
+from specularip.training.step import FIXED
+
+
+def start_from_splats(
+    splats: RegisteredSplats,
+    guide: Guide,
+    images: Tensor | None,
+    device: torch.device | str = "cpu",
+    ranks: Ranks = SINGLE_RANK,
+) -> AvatarState:
+    """The given Gaussians as the state before the first step, on `device`. images: as for `start_from`, views
+    of the same body; None: the file's colours alone tell light and materials.
+
+    The head stays as it is given: a prior of few pixels would blur a face that is sharp.
+    """
+    config, cloud = guide.config, splats.avatar.gaussians
+    cloud = replace(cloud, latents=cloud.means.new_zeros(len(cloud), LATENTS))
+    given = cloud.diffuse.to(device)  # the state's colours share memory with the file's, and change
+    generator = torch.Generator().manual_seed(config.seed)
+    state = state_of(cloud, config.seid, config.seed, generator, device)
+    if splats.avatar.colors is not None:
+        _split_own_colors(state, splats, guide)
+    elif images is not None:
+        views = start_views(guide.body.height, images.shape[-1])
+        images, fusion = images.cpu().contiguous(), config.start.fusion
+        decoded = depth_views(images, views.cameras, views.targets, config.background, fusion)
+        split_colors(state, decoded, config, ranks)
+        _take_off(state, splats, given)
+    state.ties[FIXED] = (state.ties["regions"] == HEAD).to(state.params["means"])
+    return state
+
+
+def _split_own_colors(state: AvatarState, splats: RegisteredSplats, guide: Guide) -> None:
+    params, config = state.params, guide.config
+    views = views_of(splats.avatar).to(state.device, pixels=False)
+    spacing = float(torch.from_numpy(neighbour_distances(splats.avatar.gaussians.means.numpy())).median())
+    color_logits = params["color_logits"].detach().clone()
+    latents = fit_initial_shading(
+        state.shared,
+        params["means"].detach(),
+        shading_normals(state.gaussians).detach(),
+        observe(params, spacing, views.views),
+        views.positions,
+        color_logits,
+        config.start.shading_steps,
+        torch.Generator().manual_seed(config.seed),
+    )
+    with torch.no_grad():
+        params["color_logits"].copy_(color_logits)
+        params["latents"].copy_(latents)
+
+
+@torch.no_grad()
+def _take_off(state: AvatarState, splats: RegisteredSplats, colors: Tensor) -> None:
+    """Give the Gaussians the colours [N,3], less what their highlights add in the mean over the views that
+    face them."""
+    gaussians = state.gaussians
+    normals, positions = shading_normals(gaussians), views_of(splats.avatar, size=16).positions
+    prepared = state.shared.prepare(gaussians.latents, colors)
+    added = state.shared.shade(prepared, normals, gaussians.means, positions.to(colors))
+    towards = positions.to(colors)[:, None] - gaussians.means
+    facing = ((towards * normals).sum(-1, keepdim=True) > 0).to(added)
+    mean = (facing * added).sum(0) / facing.sum(0).clamp_min(1)
+    state.params["color_logits"].copy_(torch.logit((colors - mean).clamp(0.002, 0.998)))
