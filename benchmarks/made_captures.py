@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,18 +32,19 @@ from specularip.placement import Placement
 from specularip.specular import LATENTS
 
 SIZE, FOCAL = 96, 110.0
+PORTRAIT = Lens("pinhole", 72, SIZE, FOCAL, FOCAL, 36, SIZE / 2)
 PINHOLE = Lens("pinhole", SIZE, SIZE, FOCAL, FOCAL, SIZE / 2, SIZE / 2)
 OPENCV = Lens(
     "opencv", SIZE, SIZE, FOCAL, 1.02 * FOCAL, SIZE / 2 + 1.5, SIZE / 2 - 1, (-0.2, 0.05, 2e-3, -1e-3)
 )
-FISHEYE = Lens("fisheye", SIZE, SIZE, FOCAL, FOCAL, SIZE / 2, SIZE / 2, (0.05, -0.02, 0.01, -0.005))
+FISHEYE = Lens("fisheye", SIZE, SIZE, 90.0, 90.0, SIZE / 2, SIZE / 2, (0.05, -0.02, 0.01, -0.005))
 HERE = Placement.identity()
 ELSEWHERE = Placement(
     100.0,
     torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]]),
     torch.tensor([300.0, -120.0, 50.0]),
 )
-"""y down, centimetres, and more than a person's height from the origin."""
+"""y down (minus y of the file is up), centimetres, and more than a person's height from the origin."""
 GAUSSIANS = 6000
 
 
@@ -230,16 +231,20 @@ def nerfstudio(
     name: str = "images/frame_{:05d}.png",
     save: Callable[[Path, np.ndarray], None] = save_png,
     world: Placement = HERE,
+    told: Callable[[str], str] = str,
+    each: Mapping[str, Sequence[Any]] | None = None,
     **keys: Any,
 ) -> dict[str, Any]:
-    """transforms.json and its images. lens: for all frames; None: `keys` say it. Returns the table."""
+    """transforms.json and its images. lens: for all frames; None: `keys` or `each` say it. told: how the file
+    writes an image's name. each: keys of frames and their values. Returns the table."""
     frames = []
     for index, shot in enumerate(taken):
         path = folder / name.format(index)
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, shot.pixels)
         pose = moved(shot.pose, world).tolist()
-        frames.append({"file_path": name.format(index), "transform_matrix": pose})
+        frame = {key: values[index] for key, values in (each or {}).items()}
+        frames.append({"file_path": told(name.format(index)), "transform_matrix": pose, **frame})
     table = {**(lens_keys(lens) if lens else {}), **keys, "frames": frames}
     write_table(folder, table)
     return table
