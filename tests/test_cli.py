@@ -93,6 +93,51 @@ def test_input_errors_are_one_line(tmp_path):
     assert "--resume" in _one_line_error("generate", "a man", "--image", PORTRAIT, "--out", out, "--resume")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "seid.steps=0"], "seid.steps must lie between 1 and 1000000, got 0"),
+        (["--set", "turntable_frames=0"], "turntable_frames must lie between 1 and 100000, got 0"),
+        (["--set", "scr.orbit_views=2"], "scr.orbit_views must lie between 4 and 256, got 2"),
+        (["--set", "seid.sds_weight=nan"], "seid.sds_weight must lie between 0 and 1e+06, got nan"),
+        (["--seed", "-1"], "--seed must lie between 0 and"),
+        (["--seed", str(2**64)], "--seed must lie between 0 and"),
+        (["--photo-weight", "inf"], "--photo-weight must lie between 0 and 1, got inf"),
+    ],
+)
+def test_numbers_out_of_range_leave_the_old_run_alone(tmp_path, capsys, arguments, words):
+    from specularip.cli import main
+
+    (tmp_path / "avatar.safetensors").write_text("the work of a night")
+    command = ["generate", "a man", "--image", str(PORTRAIT), "--out", str(tmp_path), "--overwrite"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, *arguments])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and words in error and error.count("\n") == 1, error
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the work of a night"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("render", "run", "--out", "x.png", "--azimuth-deg", "nan"), "--azimuth-deg must lie between"),
+        (("render", "run", "--out", "x.mp4", "--fps", "0"), "--fps must lie between 0.1 and 1000, got 0"),
+        (("render", "run", "--out", "x.mp4", "--frames", "-3"), "--frames must lie between 1"),
+        (("render", "run", "--out", "x.png", "--distance", "inf"), "--distance must lie between"),
+        (("animate", "run", "--out", "x.mp4", "--seconds", "1e9"), "--seconds must lie between"),
+        (("animate", "run", "--out", "x.mp4", "--file-fps", "nan"), "--file-fps must lie between"),
+        (("view", "run", "--port", "-1"), "--port must lie between 0 and 65535, got -1"),
+    ],
+)
+def test_numbers_out_of_range_in_other_commands(capsys, arguments, words):
+    from specularip.cli import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and words in error and error.count("\n") == 1, error
+
+
 def test_stopped_and_failed_runs(tmp_path, monkeypatch, capsys):
     """How the command handles exceptions of `generate`, which is mocked."""
     from specularip.cli import main
@@ -114,10 +159,10 @@ def test_stopped_and_failed_runs(tmp_path, monkeypatch, capsys):
     signal_before = signal.getsignal(signal.SIGTERM)
     out = str(tmp_path / "my run")
     cases = [
-        ("early stop", [], 130, "stopped before the first checkpoint"),
+        ("a man, early stop", [], 130, "stopped before the first checkpoint"),
         ("a man's suit", ["--overwrite"], 130, "specularip generate 'a man'\"'\"'s suit'"),
         ("a man's suit", ["--resume", "--seed", "4"], 130, "--seed 4 --resume\n"),
-        ("broken", [], 2, "specularip: error: the loss is not finite"),
+        ("a man, broken", [], 2, "specularip: error: the loss is not finite"),
     ]
     second, third = str(tmp_path / "second.png"), str(tmp_path / "third.png")
     for degrees, path in ((5, second), (10, third)):

@@ -2,22 +2,14 @@
 
 import sys
 import types
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from specularip.cli import main
 from specularip.errors import UserError
+from specularip.fitting.settings import FitConfig
 from specularip.run_folder import RunFolder
-
-
-@dataclass(frozen=True)
-class Config:
-    """The fields of `FitConfig` that the command sets."""
-
-    iterations: int = 7
-    points: int = 8
 
 
 @pytest.fixture
@@ -35,14 +27,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
             raise KeyboardInterrupt
 
     monkeypatch.setitem(sys.modules, "specularip.fitting.fit", types.SimpleNamespace(fit=fit))
-    monkeypatch.setattr("specularip.fitting.settings.FitConfig", Config, raising=False)
     return made
 
 
 def test_arguments_are_passed_on(calls, tmp_path, capsys):
     main(["fit", "scene", "--out", str(tmp_path / "a")])
     [call] = calls
-    assert call["data"] == Path("scene") and call["out"] == tmp_path / "a" and call["config"] == Config()
+    assert call["data"] == Path("scene") and call["out"] == tmp_path / "a" and call["config"] == FitConfig()
     assert call["device"] is None and call["seed"] == 0 and not call["resume"] and not call["overwrite"]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("fit to scene") and lines[-1].startswith(f"done: {tmp_path / 'a'}")
@@ -50,7 +41,7 @@ def test_arguments_are_passed_on(calls, tmp_path, capsys):
     options = "--iterations 300 --points 2000 --device cpu --seed 5 --overwrite".split()
     main(["fit", "scene", "--out", str(tmp_path / "a"), *options])
     call = calls[1]
-    assert call["config"] == Config(iterations=300, points=2000) and call["device"] == "cpu"
+    assert call["config"] == FitConfig(iterations=300, points=2000) and call["device"] == "cpu"
     assert call["seed"] == 5 and call["overwrite"] and not call["resume"]
 
 
@@ -63,6 +54,7 @@ def test_the_folder_and_numbers_are_checked_first(calls, tmp_path, capsys):
         (["--out", str(tmp_path / "new"), "--iterations", "0"], "--iterations must lie between 1"),
         (["--out", str(tmp_path / "new"), "--points", "5"], "--points must lie between 100"),
         (["--out", str(tmp_path / "new"), "--points", "99999999999"], "--points must lie between 100"),
+        (["--out", str(tmp_path / "new"), "--seed", "-1"], "--seed must lie between 0"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(["fit", "scene", *options])

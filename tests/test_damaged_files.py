@@ -26,6 +26,7 @@ import torch
 from avatars import random_avatar
 from mutations import mutate
 from PIL import Image
+from splat_files import columns_of, write
 from torch.nn import functional as F
 
 from specularip.avatar import Avatar, load
@@ -107,6 +108,9 @@ FORMS: dict[str, tuple[str, Callable[[bytes, int], bytes]]] = {
     "ply": (".ply", _plain),
     "ply with lobes": (".ply", _plain),
     "compressed ply": (".ply", _plain),
+    "ply in text": (".ply", _plain),
+    "ply with other elements": (".ply", _plain),
+    "ply of cloudcompare": (".ply", _plain),
     "spz 3": (".spz", _plain),
     "spz 3 unpacked": (".spz", _in_gzip),
     "spz 4": (".spz", _plain),
@@ -134,6 +138,19 @@ def sound(form: str, folder: Path) -> bytes:
         write_ply(path, cloud, SphericalBetas(0.2 * torch.randn(count, 1, 3), torch.randn(count, 2, 6)))
     elif form == "compressed ply":
         path.write_bytes(_compressed_ply())
+    elif form == "ply in text":
+        write(path, columns_of(40, 0, 1), "")
+    elif form == "ply with other elements":
+        before = "element face 3\nproperty list uchar int corners\nproperty uchar flags\n"
+        uneven = b"".join(bytes([n]) + bytes(4 * n + 1) for n in (3, 0, 4))
+        write(path, columns_of(40, 0, 4), ">", before=(before, uneven))
+    elif form == "ply of cloudcompare":  # of 2DGS, with infinite numbers and plain colours
+        columns = {name: c for name, c in columns_of(40, 0).items() if name[:4] not in ("f_dc", "scale_2")}
+        columns["opacity"][::3], columns["scale_0"][::5] = np.inf, -np.inf
+        columns = {name if name in "xyz" else f"scalar_{name}": column for name, column in columns.items()}
+        write(
+            path, columns | {name: np.full(40, 99, np.uint8) for name in ("red", "green", "blue")}, kind="f8"
+        )
     elif form.startswith("spz"):
         if "4" in form:
             pytest.importorskip("zstandard", reason="SPZ version 4 needs the zstandard package")

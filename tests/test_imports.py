@@ -14,9 +14,9 @@ SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "specularip"
 
 FLOORS = """
-errors version streams guard files image_reading progress stopping cameras gaussians placement run_folder
-sentences
-kernels
+errors version streams guard files image_reading progress stopping cameras gaussians placement sentences
+bounds ffmpeg resources run_lock
+kernels options run_folder
 raster
 body specular
 colors
@@ -49,8 +49,8 @@ cli
 other, except on the ground floor."""
 
 WITHOUT_TORCH = """
-cli inputs lpips models.check overrides presets diffusion.settings diffusion.loading.settings
-diffusion.loading.sources fitting.settings stages.settings
+bounds cli ffmpeg inputs lpips models.check options overrides presets resources run_folder
+diffusion.settings diffusion.loading.settings diffusion.loading.sources fitting.settings stages.settings
 """.split()
 
 

@@ -1,5 +1,6 @@
 """Faces and their landmarks, against MediaPipe's own output (tools/face_landmarks/reference.py)."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,17 @@ from specularip.errors import UserError
 from specularip.faces import landmarks
 from specularip.faces.detection import MESH_PER_BOX, Square, detect
 from specularip.faces.image_file import read_image
-from specularip.faces.landmarks import SURE, Landmarks, face_box, find_face, find_faces, read_landmarks
+from specularip.faces.landmarks import (
+    DOUBTFUL,
+    SURE,
+    Landmarks,
+    face_box,
+    find_face,
+    find_faces,
+    read_landmarks,
+)
 from specularip.faces.networks import MESH_SIZE, Detector, load
+from specularip.faces.photo import read_photo
 
 REFERENCE = load_file(Path(__file__).parent / "data" / "face_landmarks.safetensors")
 PHOTOS = variants()
@@ -97,6 +107,71 @@ def test_glasses(dark_glasses):
     draw.line((222, 100, 228, 100), (20, 20, 20), 3)
     face, plain = find_face(np.asarray(photo)), find_face(np.asarray(portrait()))
     assert np.abs(np.array(face.eyes) - plain.eyes).max() < 0.05 * WIDTH
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_faces_reflected_in_glasses_are_not_taken(dark):
+    photo = portrait().resize((2048, 2048), Image.Resampling.BICUBIC)
+    head = portrait().crop((150, 40, 300, 180)).transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((75, 70))
+    draw = ImageDraw.Draw(photo)
+    for x in (812, 988):
+        if dark:
+            draw.ellipse((x - 76, 350, x + 76, 468), (15, 15, 15))
+        draw.ellipse((x - 76, 350, x + 76, 468), None, (20, 20, 20), 18)
+        photo.paste(head, (x - 37, 372))
+    faces = find_faces(np.asarray(photo))
+    assert len(faces) == 1 and face_box(faces[0]).side == pytest.approx(4 * WIDTH, rel=0.06)
+
+
+def test_a_reflection_beside_a_hidden_face_is_not_taken_for_it(tmp_path):
+    """Which of them a helmet shows cannot be known: the user is told."""
+    photo = portrait().resize((1024, 1024), Image.Resampling.BICUBIC)
+    ImageDraw.Draw(photo).rectangle((330, 225, 560, 440), (60, 60, 60))
+    (hidden,) = find_faces(np.asarray(photo))
+    head = portrait().crop((130, 0, 320, 210)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert hidden.doubtful and hidden.score < DOUBTFUL
+    photo.paste(head.resize((67, 74)), (700, 800))  # too small to use
+    (again,) = find_faces(np.asarray(photo))
+    assert again.radius == pytest.approx(hidden.radius, rel=0.05)
+    photo.save(tmp_path / "a.png")
+    assert "is hard to recognise" in read_photo(tmp_path / "a.png").notes[0]
+    photo.paste(head.resize((124, 137)), (700, 800))
+    taken, larger = find_faces(np.asarray(photo))
+    assert taken.score > SURE and not taken.doubtful and larger.doubtful
+    photo.save(tmp_path / "a.png")
+    assert any("this may be its reflection" in note for note in read_photo(tmp_path / "a.png").notes)
+
+
+@pytest.mark.parametrize(
+    ("width", "places"),
+    [(50, [(0, 0)]), (75, [(3890, 1500)]), (60, [(1990, 2906)]), (98, [(500, 700), (3200, 99)])],
+)
+def test_small_faces_in_twelve_megapixels(width, places, tmp_path):
+    scale = width / WIDTH
+    head = portrait().crop((130, 0, 320, 210))
+    head = head.resize((round(190 * scale), round(210 * scale)), Image.Resampling.LANCZOS)
+    photo = Image.new("RGB", (4000, 3000), head.getpixel((2, 2)))
+    for place in places:
+        photo.paste(head, place)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    start = time.process_time()
+    faces = find_faces(read_image(tmp_path / "a.jpg"))
+    assert time.process_time() - start < 10, "on an idle core it takes a second"
+    assert len(faces) == len(places)
+    for face in faces:
+        assert face_box(face).side == pytest.approx(width, rel=0.06)
+        middle = np.array(face_box(face).center) - scale * np.array([92, 117])
+        assert min(np.hypot(*(middle - place)) for place in places) < 0.1 * width
+
+
+def test_faces_too_small_are_refused_with_their_size():
+    head = portrait().crop((130, 0, 320, 210)).resize((57, 63), Image.Resampling.LANCZOS)
+    photo = Image.new("RGB", (4000, 3000), head.getpixel((2, 2)))
+    photo.paste(head, (2911, 1407))
+    with pytest.raises(UserError, match=r"only (29|30|31) pixels wide, 48 are needed"):
+        find_face(np.asarray(photo))
 
 
 def test_two_faces_the_largest_first():

@@ -9,8 +9,15 @@ import torch
 from tiny_prior import latent_prior, pixel_prior
 from torch import Tensor
 
+from specularip.diffusion.conv_autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from specularip.diffusion.denoiser import DenoiserInputs
-from specularip.stages.perceptual import UNET_BLOCKS, UNET_TIMESTEP, UnetFeatures, perceptual_loss
+from specularip.stages.perceptual import (
+    UNET_BLOCKS,
+    UNET_TIMESTEP,
+    EncoderFeatures,
+    UnetFeatures,
+    perceptual_loss,
+)
 
 SEED = 0  # the fixture `seed` sets it
 pytestmark = pytest.mark.usefixtures("seed", "no_installed_lpips")
@@ -73,3 +80,13 @@ def test_features_of_latent_priors(generator: torch.Generator, tmp_path: Path) -
 def test_unet_features_need_alpha_if_the_prior_has_it() -> None:
     with pytest.raises(ValueError, match="4"):
         perceptual_loss(pixel_prior()).features(torch.rand(1, 3, 16, 16))
+
+
+def test_encoder_features_take_cropped_images(generator: torch.Generator) -> None:
+    """Of any size: the encoder folds blocks of pixels, which the last row and column complete."""
+    perceptual = EncoderFeatures(ConvAutoencoder(ConvAutoencoderConfig()))
+    images = torch.rand(2, 4, 38, 41, generator=generator)
+    repeated = torch.cat([images, images[..., -1:].expand(-1, -1, -1, 3)], -1)
+    whole = torch.cat([repeated, repeated[:, :, -1:].expand(-1, -1, 2, -1)], 2)
+    for feature, expected in zip(perceptual.features(images), perceptual.features(whole)):
+        assert feature.shape[2:] == (10, 11) and torch.equal(feature, expected)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from avatars import random_avatar
 from PIL import Image
+from splat_files import columns_of, write
 
 from specularip.avatar import Avatar
 from specularip.body import anny_body
@@ -18,7 +19,8 @@ from specularip.cli import main
 from specularip.errors import UserError
 from specularip.framing import frame_subject, part_of
 from specularip.gaussians import Gaussians, turned_to
-from specularip.pictures import draw, grid, parse_background, parse_size
+from specularip.options import parse_background, parse_size
+from specularip.pictures import draw, grid
 
 
 def person(shift: tuple[float, float, float] = (0.0, 0.0, 0.0), count: int = 3000) -> Avatar:
@@ -218,3 +220,86 @@ def test_command_checks_its_options(tmp_path, capsys, out, options, message):
         main(["render", str(tmp_path), "--out", str(tmp_path / out), *options])
     said = capsys.readouterr().err.strip()
     assert stop.value.code == 2 and message in said and "\n" not in said
+
+
+def _odd(name: str) -> dict[str, np.ndarray]:
+    """Columns of a PLY in which something is out of the ordinary."""
+    columns = columns_of(2 if name == "two" else 1 if name.startswith("one") else 300, 0)
+    columns["opacity"][:] = 4.0
+    if name.startswith("plane"):
+        columns[name[-1]][:] = 0.3
+    elif name == "all at a point":
+        for axis in "xyz":
+            columns[axis][:] = 5.0
+    elif name == "one of no size":
+        for axis in range(3):
+            columns[f"scale_{axis}"][:] = -np.inf
+    elif name == "flat":
+        columns["scale_1"][:] = -np.inf
+    elif name == "far strays":
+        columns["x"][::150] = 1e6
+    elif name == "faint strays":
+        columns["y"][:60], columns["opacity"][:60] = 500.0, -np.inf
+    elif name.startswith("of"):
+        size = float(name.split()[-1])
+        columns |= {axis: size * (columns[axis] + 3) for axis in "xyz"}
+        columns |= {f"scale_{k}": columns[f"scale_{k}"] + np.log(size) for k in range(3)}
+    elif name.startswith("at"):
+        columns["y"] += float(name.split()[-1])
+    return columns
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("one", "one of no size", "two", "all at a point", "plane x", "plane y", "plane z", "flat"),
+        *("far strays", "faint strays", "of size 1e-6", "of size 1e-3", "of size 1e3", "of size 1e6"),
+        *("at 100", "at 1e6"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*is shown about the origin")
+def test_odd_subjects_are_drawn_exported_and_packed(tmp_path, name):
+    file = write(tmp_path / "a.ply", _odd(name), kind="f8")
+    main(["render", str(file), "--out", str(tmp_path / "a.png"), "--size", "64", "--device", "cpu"])
+    picture = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
+    drawn = (np.abs(picture - picture[0, 0]).max(-1) > 8).mean()
+    assert drawn > (0 if name == "one of no size" else 0.02), name
+    for suffix in (".ply", ".glb", ".sog", ".html"):
+        main(["export", str(file), str(tmp_path / f"b{suffix}")])
+        if suffix != ".html":
+            again = tmp_path / "b.png"
+            main(
+                [
+                    "render",
+                    str(tmp_path / f"b{suffix}"),
+                    "--out",
+                    str(again),
+                    "--size",
+                    "64",
+                    "--device",
+                    "cpu",
+                ]
+            )
+            difference = np.abs(np.asarray(Image.open(again)).astype(int) - picture).mean()
+            assert difference < 1, (name, suffix)
+
+
+def test_pictures_that_show_nothing_say_so(tmp_path, capsys):
+    file = write(tmp_path / "a.ply", _odd("one"))
+    look_away = tmp_path / "path.json"
+    look_away.write_text(json.dumps({"keyframes": [{"time": t, "target": [0, 90, 0]} for t in (0, 0.1)]}))
+    common = ["render", str(file), "--size", "32", "--device", "cpu"]
+    for name, options in (
+        ("a.png", ["--distance", "0.005"]),
+        ("b.png", ["--views", "2", "--distance", "0.005", "--background", "transparent"]),
+        ("a.mp4", ["--path", str(look_away)]),
+    ):
+        main([*common, "--out", str(tmp_path / name), *options])
+        assert f"{tmp_path / name}: not one pixel shows the avatar" in capsys.readouterr().err
+        assert (tmp_path / name).is_file()
+    columns = _odd("")
+    columns["opacity"][:] = -np.inf
+    write(file, columns)
+    main([*common, "--out", str(tmp_path / "c.png")])
+    first, second = capsys.readouterr().err.strip().splitlines()
+    assert "every Gaussian is transparent" in first and "not one pixel shows the avatar" in second

@@ -3,12 +3,13 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from specularip.errors import UserError
-from specularip.run_folder import RunFolder
+from specularip.run_folder import FILES, RunFolder
 
 
 def _files(path):
@@ -36,10 +37,136 @@ def test_existing_run_needs_resume_or_overwrite(tmp_path):
     RunFolder.check(run.path, overwrite=True)
     RunFolder.open(run.path, resume=True)
     assert _files(run.path) == before
-    (run.path / "notes.txt").write_text("mine")
-    (run.path / "checkpoints" / "mine.txt").write_text("mine too")
-    RunFolder.open(run.path, overwrite=True)
-    assert _files(run.path) == ["checkpoints/mine.txt", "notes.txt"]
+
+
+def finished_run(path: Path, text: str, turntable: bool = True) -> RunFolder:
+    """A run folder as a finished run leaves it; the files say which run they are of."""
+    run = RunFolder.open(path)
+    fill(run, text, turntable)
+    return run
+
+
+def fill(run: RunFolder, text: str, turntable: bool = True) -> None:
+    run.save_checkpoint("fit", {"text": text}, {"text": text})
+    for name in ("avatar.safetensors", "avatar.ply", "preview.png"):
+        (run.path / name).write_text(text)
+    if turntable:
+        (run.path / "turntable.mp4").write_text(text)
+    run.add_metrics({"text": text})
+    run.write_json("report.json", {"text": text})
+
+
+def texts(path: Path) -> dict[str, str]:
+    """The runs that the files of a folder are of, by name."""
+    found = {p.name: p.read_text() for p in path.iterdir() if p.is_file() and p.name in FILES}
+    found |= {name: json.loads(found[name])["text"] for name in found if "json" in name}
+    return found
+
+
+def test_a_run_is_replaced_when_the_new_one_is_complete(tmp_path):
+    home = finished_run(tmp_path / "run", "old").path
+    for name in ("notes.txt", "checkpoints/mine.txt", "baked.safetensors", "snapshot.pack"):
+        (home / name).write_text("mine")
+    before = {name: (home / name).read_bytes() for name in _files(home)}
+    run = RunFolder.open(home, overwrite=True)
+    assert run.replaces == home and run.load_checkpoint() is None
+    assert RunFolder.current(home) == run
+    assert {name: (home / name).read_bytes() for name in _files(home)} == before
+    fill(run, "new", turntable=False)
+    assert set(texts(home).values()) == {"old"} and set(texts(run.path).values()) == {"new"}
+    run.publish()
+    assert texts(home) == {name: "new" for name in FILES if name != "turntable.mp4"}
+    assert _files(home) == sorted(
+        ["checkpoints/0001-fit.safetensors", "checkpoints/mine.txt", "notes.txt", *texts(home)]
+    )
+    assert [entry.name for entry in home.iterdir() if entry.is_dir()] == ["checkpoints"]
+    loaded = RunFolder.open(home, resume=True).load_checkpoint()
+    assert loaded is not None and loaded.meta == {"text": "new"}
+
+
+def test_the_run_to_resume_is_the_newest_with_a_checkpoint(tmp_path):
+    home = finished_run(tmp_path / "run", "old").path
+    first = RunFolder.open(home, overwrite=True)
+    first.add_metrics({"step": 1})
+    # Killed before its first checkpoint: the old run goes on.
+    resumed = RunFolder.open(home, resume=True)
+    assert resumed.path == home and not first.path.exists()
+    assert set(texts(home).values()) == {"old"}
+    # Killed after it: the new one goes on, also if another was to replace that one.
+    second = RunFolder.open(home, overwrite=True)
+    second.save_checkpoint("seid", {}, {"text": "second"})
+    third = RunFolder.open(home, overwrite=True)
+    assert third.path != second.path and third.replaces == home
+    resumed = RunFolder.open(home, resume=True)
+    assert resumed == second and not third.path.exists()
+    loaded = resumed.load_checkpoint()
+    assert loaded is not None and loaded.meta == {"text": "second"}
+    assert set(texts(home).values()) == {"old"}
+    fourth = RunFolder.open(home, overwrite=True)
+    fill(fourth, "fourth")
+    fourth.publish()
+    assert not second.path.exists() and set(texts(home).values()) == {"fourth"}
+
+
+def test_an_unfinished_folder_without_anything_is_used_itself(tmp_path):
+    run = RunFolder.open(tmp_path / "run")
+    assert RunFolder.open(run.path, overwrite=True) == run
+
+
+class Killed(BaseException):
+    """What ends `publish` where SIGKILL would."""
+
+
+@pytest.mark.parametrize("at", range(1, 60))
+def test_a_kill_while_publishing_loses_neither_run(tmp_path, monkeypatch, at):
+    """At every change that `publish` makes to the disk."""
+    home = finished_run(tmp_path / "run", "old").path
+    RunFolder.open(home, overwrite=True).save_checkpoint("seid", {}, {"text": "stopped"})
+    run = RunFolder.open(home, overwrite=True)
+    fill(run, "new", turntable=False)
+    calls = [0]
+
+    def killing(function):
+        def call(*arguments, **options):
+            calls[0] += 1
+            if calls[0] == at:
+                raise Killed
+            return function(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for owner, name in (
+            (os, "replace"), (os, "rename"), (os, "link"), (Path, "unlink"), (Path, "rmdir"), (Path, "mkdir")
+        ):  # fmt: skip
+            patched.setattr(owner, name, killing(getattr(owner, name)))
+        try:
+            run.publish()
+        except Killed:
+            pass
+    avatar = (home / "avatar.safetensors").read_text()
+    assert avatar in ("old", "new")
+    if avatar == "old":
+        assert texts(run.path)["report.json"] == "new", "the new run is whole"
+    resumed = RunFolder.open(home, resume=True)
+    assert resumed.path == home and (at < 59 or calls[0] < at), "every change was tried"
+    assert texts(home) == {name: "new" for name in FILES if name != "turntable.mp4"}
+    loaded = resumed.load_checkpoint()
+    assert loaded is not None and loaded.meta == {"text": "new"}
+    assert not list(home.glob("unfinished-*")) and not list(home.glob(".*"))
+
+
+def test_file_systems_without_links_are_served_too(tmp_path, monkeypatch):
+    home = finished_run(tmp_path / "run", "old").path
+    run = RunFolder.open(home, overwrite=True)
+    fill(run, "new")
+
+    def link(source, target):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    run.publish()
+    assert texts(home) == dict.fromkeys(FILES, "new")
 
 
 def test_folders_without_a_run_are_never_changed(tmp_path):
@@ -50,6 +177,21 @@ def test_folders_without_a_run_are_never_changed(tmp_path):
     assert _files(tmp_path) == ["thesis.tex"]
 
 
+def test_a_folder_of_that_name_that_is_no_run_is_left_alone(tmp_path):
+    home = finished_run(tmp_path / "run", "old").path
+    (home / "unfinished-1").mkdir()
+    (home / "unfinished-1" / "report.json").write_text("mine")
+    run = RunFolder.open(home, overwrite=True)
+    assert run.path.name == "unfinished-2"
+    fill(run, "new")
+    run.publish()
+    assert (home / "unfinished-1" / "report.json").read_text() == "mine"
+    assert set(texts(home).values()) == {"new"}
+    with pytest.raises(UserError, match="holds other files"):
+        (tmp_path / "other" / "unfinished-1").mkdir(parents=True)
+        RunFolder.open(tmp_path / "other", overwrite=True)
+
+
 def test_overwrite_does_not_follow_links(tmp_path):
     precious = tmp_path / "precious"
     precious.mkdir()
@@ -58,7 +200,10 @@ def test_overwrite_does_not_follow_links(tmp_path):
     run.mkdir()
     (run / "report.json").write_text("{}")
     (run / "checkpoints").symlink_to(precious)
-    RunFolder.open(run, overwrite=True)
+    new = RunFolder.open(run, overwrite=True)
+    fill(new, "new")
+    new.publish()
+    assert not (run / "checkpoints").is_symlink() and set(texts(run).values()) == {"new"}
     assert _files(precious) == ["0001-seid.safetensors"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from specularip.sentences import affirmed, denied, normalized, symbols, without_denials, words
+from specularip.sentences import affirmed, denied, normalized, symbols, without_denials, without_names, words
 
 KNOWN = ("no hair", "no shoes")
 
@@ -62,6 +62,13 @@ def test_what_is_denied_is_named_without_articles() -> None:
 def test_names(text: str, names: list[str]) -> None:
     assert [word.text for word in words(text) if word.name] == names
     assert not set(names) & set(affirmed(text).replace(",", " ").split())
+
+
+def test_names_that_mean_something_else_are_taken_out() -> None:
+    assert without_names("a man named Brown, in red") == ("a man, in red", ["Brown"])
+    assert without_names("Mr. Young in a coat") == ("Mr. in a coat", ["Young"])
+    assert without_names("a woman named Anika in amber") == ("a woman named Anika in amber", [])
+    assert without_names("A woman called Amber King in red") == ("A woman in red", ["Amber", "King"])
 
 
 def test_letters_of_other_forms_are_the_same() -> None:

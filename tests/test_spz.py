@@ -122,7 +122,7 @@ def test_damaged_files_are_one_line(tmp_path, version):
         (edited(4, b"\x09"), "has version 9"),
         (edited(8, b"\xff\xff\xff\xff"), "too small for them|table of contents"),
         (edited(8, b"\0\0\0\0"), "no Gaussians|cut short"),
-        (edited(12, b"\4"), "degree 4"),
+        (edited(12, b"\5"), "degree 5"),
         (edited(13, b"\x60"), "no valid scale"),
     ]
     for data, message in cases:

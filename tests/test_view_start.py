@@ -11,10 +11,11 @@ from scipy.spatial import cKDTree
 from specularip.body import Body, anny_body
 from specularip.body.regions import NAMES
 from specularip.cameras import Views
+from specularip.errors import UserError
 from specularip.gaussians import Gaussians, turned_to
 from specularip.metrics import psnr
 from specularip.raster import Raster, rasterize
-from specularip.stages.fusion import DEPTH_GAIN, SurfacePoints, depth_views, thinned, unproject
+from specularip.stages.fusion import DEPTH_GAIN, SurfacePoints, depth_views, fuse, thinned, unproject
 from specularip.stages.guide import as_images
 from specularip.stages.initial_state import state_of
 from specularip.stages.settings import FusionConfig, SeidConfig, ViewFitConfig
@@ -24,6 +25,7 @@ from specularip.stages.view_start import (
     gaussians_from_views,
     start_views,
     weighted_median,
+    within_budget,
 )
 
 SIZE, GREY = 96, 0.6
@@ -142,6 +144,25 @@ def test_weighted_median_ignores_an_outlier() -> None:
 def test_every_view_is_drawn_equally_often() -> None:
     drawn = torch.cat([step_rows(step, 3, 16) for step in range(16)])
     assert torch.equal(drawn.bincount(), torch.full((16,), 3))
+
+
+@pytest.mark.parametrize("budget", [1, 50, 400])
+def test_the_smallest_budget_is_kept(budget: int) -> None:
+    """Fewer points than there are sides of parts, which no grid merges."""
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.randn(4000, 3, generator=generator)
+    normals = torch.nn.functional.normalize(torch.randn(4000, 3, generator=generator), dim=-1)
+    points = SurfacePoints(positions, normals, torch.full((4000,), 0.004), torch.ones(4000))
+    fineness = 0.4 + 0.2 * (torch.arange(4000) % 4)
+    left = within_budget(points, fineness, 0.006, budget)
+    assert budget / 8 <= len(left) <= budget
+
+
+def test_views_that_agree_on_nothing_are_told(views: Views, images: torch.Tensor) -> None:
+    strict = replace(FUSION, fine_voxel=1.0, merge_radius=1e-4)
+    decoded = depth_views(images, views.cameras, views.targets, GREY, strict)
+    with pytest.raises(UserError, match="the sampled views agree on no surface: use another --seed"):
+        fuse(decoded, strict)
 
 
 def test_the_fit_improves_on_the_fusion(fused: Gaussians, views: Views, images: torch.Tensor) -> None:

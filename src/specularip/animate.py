@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,8 @@ from specularip.framing import extremes
 from specularip.motion.clip import Clip
 from specularip.motion.load import load_clip
 from specularip.motion.skinning import skin_points
-from specularip.pictures import draw, grid, parse_background, parse_size
+from specularip.options import AnimateOptions, check_animate, check_output, parse_background, parse_size
+from specularip.pictures import draw, grid
 from specularip.posable import Posable
 from specularip.progress import Progress
 from specularip.raster.cuda import pick_device
@@ -42,21 +42,6 @@ LONGEST = 100_000
 """Frames of a video at most."""
 
 
-@dataclass(frozen=True)
-class AnimateOptions:
-    """What to draw; `cli.animate` documents the fields."""
-
-    motion: str = "walk"
-    seconds: float | None = None
-    fps: float = 30.0
-    file_fps: float | None = None
-    azimuth_deg: float = 25.0
-    elevation_deg: float = 6.0
-    size: str = "512"
-    background: str = "0.6"
-    follow: bool = False
-
-
 class Framing(NamedTuple):
     """A camera's distance in metres, and the points that it looks at, [T,3]."""
 
@@ -64,29 +49,10 @@ class Framing(NamedTuple):
     targets: Tensor
 
 
-def check_options(out: Path, options: AnimateOptions) -> None:
-    """Raises UserError for options out of range, before anything is loaded."""
-    suffix = out.suffix.lower()
-    if suffix not in (".mp4", ".png", ".glb"):
-        raise UserError(f"cannot animate to {out}: end the name in .mp4, .png (a contact sheet) or .glb")
-    if options.seconds is not None and not 0 < options.seconds <= 3600:
-        raise UserError(f"--seconds must lie between 0 and 3600, got {options.seconds:g}")
-    for name, rate in (("--fps", options.fps), ("--file-fps", options.file_fps)):
-        if rate is not None and not 0 < rate <= 1000:
-            raise UserError(f"{name} must lie between 0 and 1000, got {rate:g}")
-    if not -89 <= options.elevation_deg <= 89:
-        raise UserError(f"--elevation-deg must lie between -89 and 89, got {options.elevation_deg:g}")
-    if not -1e5 <= options.azimuth_deg <= 1e5:
-        raise UserError(f"--azimuth-deg must be an angle, got {options.azimuth_deg:g}")
-    parse_size(options.size)
-    if parse_background(options.background) is None and suffix == ".mp4":
-        raise UserError("an mp4 has no transparency: make a .png, or choose another --background")
-
-
 def animate(avatar: Path, out: Path, options: AnimateOptions, device: str | None, progress: Progress) -> None:
-    """Animate a file or run folder to `out`. Raises UserError for options that `check_options` refuses, for
+    """Animate a file or run folder to `out`. Raises UserError for options that `check_animate` refuses, for
     an avatar without skeleton, and where a file cannot be read or written."""
-    check_options(out, options)
+    check_animate(out, options)
     loaded = load(avatar)
     clip = load_clip(options.motion, loaded.skeleton(), fps=options.file_fps, log=progress.log)
     suffix = out.suffix.lower()
@@ -100,6 +66,8 @@ def animate(avatar: Path, out: Path, options: AnimateOptions, device: str | None
         times = torch.arange(max(1, round(seconds * options.fps))) / options.fps
     if len(times) > LONGEST:
         raise UserError(f"{len(times)} frames are too many for one video: use --seconds or a lower --fps")
+    width, height = parse_size(options.size)
+    check_output(out, len(times) * width * height)  # now that the length is known
     posable = Posable(loaded.to(pick_device(device)))
     frames = pictures(posable, clip.at(times.double()), options, progress)
     if suffix == ".png":

@@ -405,8 +405,9 @@ def load(path: str | os.PathLike[str]) -> Avatar:
     """Read an avatar: a run folder (its avatar.safetensors), a .safetensors file, or a file of 3D Gaussians
     that this or another program wrote (.ply, .spz, .sog, .glb), which has explicit colours instead of a head.
 
-    What had to be left out of a file of another program is said in a warning. Raises UserError with one line
-    when the file is missing, damaged, of another kind, or contradicts itself.
+    What had to be left out of a file of another program is said in a warning, as is where its subject lies if
+    that is far from the origin or of another size than people: see `placement`. Raises UserError with one
+    line when the file is missing, damaged, of another kind, or contradicts itself.
     """
     path = Path(path)
     if path.is_dir():
@@ -431,6 +432,7 @@ def load(path: str | os.PathLike[str]) -> Avatar:
         binding=splats.binding,
         antialiased=splats.antialiased,
         colors=splats.colors,
+        placement=splats.placement,
     )
 
 

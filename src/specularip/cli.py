@@ -86,7 +86,8 @@ def generate(
             1; at 0 the diffusion prior, which is conditioned on the photo, draws it alone.
         low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
         resume: Continue the run in DIR from its last checkpoint.
-        overwrite: Replace the run in DIR. Deletes only files that a run writes.
+        overwrite: Replace the run in DIR when the new one is complete; until then DIR keeps it whole, and the
+            new one is in DIR/unfinished-1. Deletes only files that a run writes.
         force: Go on with a text of which no word is understood.
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
@@ -105,15 +106,17 @@ def generate(
         )
     from dataclasses import replace
 
-    from specularip.inputs import check_inputs
+    from specularip.inputs import check_inputs, check_run
     from specularip.overrides import with_settings
     from specularip.presets import preset_config
     from specularip.progress import Progress
+    from specularip.run_folder import RunFolder
 
-    config = with_settings(preset_config(preset), tuple(chain(*settings)))
+    config = replace(with_settings(preset_config(preset), tuple(chain(*settings))), seed=seed)
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
+    check_run(config, out)
     check_inputs(
         text,
         photos,
@@ -125,6 +128,7 @@ def generate(
         prior=config.prior.path,
         force=force,
     )
+    before = RunFolder.current(out).newest_checkpoint()
     with ExitStack() as page:
         try:
             with open(os.devnull, "w") as devnull, Progress(None if is_main else devnull) as progress:
@@ -150,12 +154,12 @@ def generate(
                 )
         except KeyboardInterrupt:
             if is_main:
-                _print_resume_command(out)
+                _print_resume_command(out, resume, before)
             raise SystemExit(STOPPED) from None
         if is_main:
             print(escaped(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply"))
         if live is not None:
-            live.stay()
+            live.stay(out)
 
 
 def fit(
@@ -209,34 +213,35 @@ def fit(
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
         seed: Random seed. The same seed gives the same avatar on the same machine.
         resume: Continue the run in DIR from its last checkpoint.
-        overwrite: Replace the run in DIR. Deletes only files that a run writes.
+        overwrite: Replace the run in DIR when the new one is complete; until then DIR keeps it whole, and the
+            new one is in DIR/unfinished-1. Deletes only files that a run writes.
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
     """
     print(escaped(f"specularip {__version__}: fit to {data}"), flush=True)
-    if not 0 <= seed < 2**63:
-        raise UserError(f"--seed must lie between 0 and 2^63 - 1, got {seed}")
-    for name, value, least in (("--iterations", iterations, 1), ("--points", points, 100)):
-        if value is not None and not least <= value <= 10_000_000:
-            raise UserError(f"{name} must lie between {least} and 10000000, got {value}")
+    from specularip.bounds import Seed, as_option, check_settings, check_value
+    from specularip.fitting.settings import FitConfig
     from specularip.progress import Progress
     from specularip.run_folder import RunFolder
 
+    given: dict[str, Any] = {"iterations": iterations, "points": points}
+    given |= {"exposure": exposure, "body": body}
+    config = FitConfig(**{name: value for name, value in given.items() if value is not None})
+    check_settings(config, as_option)
+    check_value("--seed", seed, Seed)
     RunFolder.check(out, resume, overwrite)  # before torch loads, so that errors appear at once
+    before = RunFolder.current(out).newest_checkpoint()
     with ExitStack() as page:
         try:
             with Progress() as progress:
                 progress.log("loading libraries")
                 live = _open_page(page, progress) if view else None
                 from specularip.fitting.fit import fit as run
-                from specularip.fitting.settings import FitConfig
 
-                given: dict[str, Any] = {"iterations": iterations, "points": points}
-                given |= {"exposure": exposure, "body": body}
                 run(
                     data,
                     out,
-                    config=FitConfig(**{name: value for name, value in given.items() if value is not None}),
+                    config=config,
                     device=None if device == "auto" else device,
                     seed=seed,
                     resume=resume,
@@ -246,11 +251,11 @@ def fit(
                     live=live,
                 )
         except KeyboardInterrupt:
-            _print_resume_command(out)
+            _print_resume_command(out, resume, before)
             raise SystemExit(STOPPED) from None
         print(escaped(f"done: {out}/avatar.safetensors, {out}/preview.png, {out}/report.json"))
         if live is not None:
-            live.stay()
+            live.stay(out)
 
 
 def _open_page(page: ExitStack, progress: Progress) -> LiveView:
@@ -262,10 +267,12 @@ def _open_page(page: ExitStack, progress: Progress) -> LiveView:
     return live
 
 
-def _print_resume_command(out: Path) -> None:
+def _print_resume_command(out: Path, resume: bool, before: Path | None) -> None:
+    """before: the newest checkpoint in `out` before the run, which may be of one that it was to replace."""
     from specularip.run_folder import RunFolder
 
-    if RunFolder(out).has_checkpoint():
+    newest = RunFolder.current(out).newest_checkpoint()
+    if newest is not None and (resume or newest != before):
         again = [argument for argument in sys.argv[1:] if argument not in ("--overwrite", "--resume")]
         command = " ".join(map(_shell_word, ["specularip", *again, "--resume"]))
         print(f"stopped; continue with: {command}", file=sys.stderr)
@@ -306,6 +313,10 @@ def evaluate(
     """
     if out is not None and str(out) != "-" and out.suffix.lower() != ".json":
         raise UserError(f"cannot write metrics to {out}: end the name in .json, or use - to print them")
+    from specularip.files import check_writable
+
+    if out is not None and str(out) != "-":
+        check_writable(out)
     from specularip.avatar import load
     from specularip.captures.load import load_posed_images
     from specularip.files import to_json, write_json
@@ -400,15 +411,16 @@ def render(
         fps: Frames per second of a video.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
     """
+    from specularip.options import RenderOptions, check_render
     from specularip.progress import Progress
-    from specularip.rendering import RenderOptions, check_options
-    from specularip.rendering import render as run
 
     options = RenderOptions(
         framing, azimuth_deg, elevation_deg, distance, fov_y_deg, size, background, layer, compare, views,
         path, frames, fps,
     )  # fmt: skip
-    check_options(out, options)
+    check_render(out, options)  # before torch loads
+    from specularip.rendering import render as run
+
     with Progress() as progress:
         run(avatar, out, options, None if device == "auto" else device, progress)
     print(escaped(str(out)))
@@ -451,14 +463,15 @@ def animate(
         follow: The camera moves along with the body. Otherwise it stands where it sees the whole motion.
         device: auto selects the GPU if CUDA and gsplat are available, else the CPU.
     """
-    from specularip.animate import AnimateOptions, check_options
-    from specularip.animate import animate as run
+    from specularip.options import AnimateOptions, check_animate
     from specularip.progress import Progress
 
     options = AnimateOptions(
         _expanded(motion), seconds, fps, file_fps, azimuth_deg, elevation_deg, size, background, follow
     )
-    check_options(out, options)
+    check_animate(out, options)  # before torch loads
+    from specularip.animate import animate as run
+
     with Progress() as progress:
         run(avatar, out, options, None if device == "auto" else device, progress)
     print(escaped(str(out)))
@@ -490,9 +503,12 @@ def bake(
     from specularip.avatar import load
     from specularip.avatar_file import FILE_NAME
     from specularip.captures.load import load_posed_images
+    from specularip.files import check_writable
     from specularip.metrics import agreement, combined_psnr, mean_psnr
     from specularip.progress import Progress
     from specularip.raster.cuda import pick_device
+    from specularip.resources import check_space
+    from specularip.run_folder import AVATAR_BYTES
 
     suffix = ".safetensors" if to == "asg" else ".ply"
     file = out / f"baked{suffix}" if out.is_dir() or not out.suffix else out
@@ -500,10 +516,12 @@ def bake(
         raise UserError(f"cannot write {to} to {file}: use a folder or a name that ends in {suffix}")
     if file.resolve() == (avatar / FILE_NAME if avatar.is_dir() else avatar).resolve():
         raise UserError(f"{file} is the avatar itself: give --out another name")
+    check_writable(file)
     loaded = load(avatar)
     posed = None if data is None else load_posed_images(data, "test")
     if posed is not None and len(posed) == 0:
         raise UserError(f"{posed.notes[0]}; omit --data to compare with the head only")
+    check_space(file.parent, AVATAR_BYTES * len(loaded.gaussians), str(file))
     loaded = loaded.to(pick_device(None if device == "auto" else device))
     with Progress() as progress:
         baked = loaded.baked(to, progress=progress)
@@ -627,8 +645,9 @@ def view(
         port: Port to serve at; 0 takes an unused one.
         no_open: Print the address only, and open no browser.
     """
-    if not 0 <= port <= 65535:
-        raise UserError(f"--port must lie between 0 and 65535, got {port}")
+    from specularip.bounds import Port, check_value
+
+    check_value("--port", port, Port)
     from specularip.viewing.finished import view as run
 
     run(avatar, tuple(map(_expanded, motion)), host, port, open_browser=not no_open)

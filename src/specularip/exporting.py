@@ -9,8 +9,11 @@ from typing import Literal
 from specularip.avatar import SUFFIXES, load
 from specularip.avatar_file import FILE_NAME
 from specularip.errors import UserError
+from specularip.files import check_writable
 from specularip.progress import Progress
 from specularip.raster.cuda import pick_device
+from specularip.resources import check_space
+from specularip.run_folder import AVATAR_BYTES
 from specularip.viewing.bake_cache import bake_and_keep, file_for, fingerprint, kept
 from specularip.viewing.clips import clips_for
 
@@ -42,7 +45,9 @@ def export(
         raise UserError(f"cannot write motions to {out}: only .glb and .html hold them")
     if betas and suffix != ".ply":
         raise UserError(f"cannot write Spherical Betas to {out}: only .ply holds them")
+    check_writable(out)
     avatar = load(source)
+    check_space(out.parent, AVATAR_BYTES * len(avatar.gaussians), str(out))
     clips = clips_for(avatar.binding, motions) if moves else []
     if bake and moves and avatar.head is not None:
         mark = fingerprint(avatar)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -29,7 +30,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     OSError (disk full, no permission) becomes a UserError.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The permissions that `open` sets. Not from os.umask, whose change other threads would see.
@@ -46,6 +47,37 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         except OSError:
             pass  # the folder may be missing or read-only: the first error has been raised
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Try now what `atomic_path` will do later, and leave nothing behind: create a file beside `path`, or in
+    the nearest folder above it that exists. Raises UserError if that fails or `path` is a folder."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder")
+        folder = existing_folder(path.parent)
+        trial = _temporary(folder / path.name)  # its name is longer than the file's
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def existing_folder(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists. Raises NotADirectoryError if a file is there, and
+    FileNotFoundError for names in a current folder that has been deleted."""
+    while not path.exists():
+        if path == path.parent:
+            raise FileNotFoundError(errno.ENOENT, "the current folder has been deleted")
+        path = path.parent
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{path} is a file")
+    return path
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +11,8 @@ from specularip.body.regions import HAND, HEAD, NECK, TORSO
 from specularip.cameras import FULL
 from specularip.errors import UserError
 from specularip.gaussians import Gaussians
+from specularip.options import FramingName
 
-FramingName = Literal["full", "upper", "head", "hands"]
 PARTS: dict[FramingName, tuple[int, ...]] = {"upper": (HEAD, NECK, TORSO), "head": (HEAD,), "hands": (HAND,)}
 """Body regions that a framing shows."""
 SHARES: dict[FramingName, float] = {"upper": 0.5, "head": 0.15}
@@ -24,6 +23,15 @@ MAX_SAMPLES = 100_000
 """Gaussians whose positions are sorted."""
 STRAY = 0.002
 """Share of the outermost Gaussians on each side that framing ignores."""
+MOST, FENCE = 0.05, 3.0
+"""Strays, too, are Gaussians that lie further outside of where most are (all but this share on each side)
+than FENCE times the size of that."""
+FAINT = 0.02
+"""Gaussians more transparent than this do not count, unless all are."""
+SMALLEST = 6.0
+"""Size of a subject at least, in standard deviations of its usual Gaussian: it may be a single one."""
+NEAREST = 0.05
+"""Metres from the subject at least: rasterisers leave out what is nearer than 0.01."""
 MARGIN = 2 * FULL.distance * math.tan(math.radians(FULL.fov_y_deg / 2))
 """Height of the picture relative to the subject's, at the subject's distance."""
 
@@ -41,19 +49,22 @@ def frame_subject(
     Where the file does not say which Gaussians are the head (other programs' files), a person who stands
     upright is assumed. Raises UserError for hands in such a file.
     """
-    points = part_of(gaussians, framing)
-    low, high = extremes(points)
+    low, high = extremes(part_of(gaussians, framing))
     size = high - low
     width = 1.0 if framing == "full" else 0.8  # a close-up may cut off shoulders and hair
-    extent = max(float(size[2]), width * float(size[:2].max()) / aspect, 1e-3)
+    usual = float(gaussians.log_scales.detach().amax(1).median().exp())
+    extent = max(float(size[2]), width * float(size[:2].max()) / aspect, SMALLEST * usual / min(aspect, 1.0))
     distance = 0.5 * MARGIN * extent / math.tan(math.radians(fov_y_deg / 2))
     x, y, z = ((low + high) / 2).tolist()
-    return distance, (x, y, z)
+    return max(distance, NEAREST), (x, y, z)
 
 
 def part_of(gaussians: Gaussians, framing: FramingName) -> Tensor:
     """Positions [n,3] of the Gaussians that a framing shows; see `frame_subject`."""
     means, regions = gaussians.means.detach().cpu(), gaussians.regions.cpu()
+    visible = gaussians.opacities.detach().cpu() > FAINT
+    if bool(visible.any()):
+        means, regions = means[visible], regions[visible]
     if framing == "full":
         return means
     if bool((regions != regions[0]).any()):
@@ -71,5 +82,8 @@ def part_of(gaussians: Gaussians, framing: FramingName) -> Tensor:
 def extremes(points: Tensor) -> tuple[Tensor, Tensor]:
     """The lowest and highest coordinates [3] of points [n,3], stray ones aside."""
     some = points[:: max(1, len(points) // MAX_SAMPLES)]
-    low, high = torch.quantile(some, torch.tensor([STRAY, 1 - STRAY]), dim=0)
+    first, last = torch.quantile(some, torch.tensor([MOST, 1 - MOST]), dim=0)
+    reach = FENCE * (last - first)
+    inside = ((some >= first - reach) & (some <= last + reach)).all(1)
+    low, high = torch.quantile(some[inside], torch.tensor([STRAY, 1 - STRAY]), dim=0)
     return low, high

@@ -10,14 +10,23 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
+from specularip.bounds import as_option, check_settings
 from specularip.diffusion.vocabulary import Vocabulary
 from specularip.errors import UserError
 from specularip.faces.hair import names_hair
 from specularip.faces.photo import Photo, clearest, read_photo
-from specularip.run_folder import RunFolder
+from specularip.ffmpeg import find_ffmpeg
+from specularip.options import VIDEO_BYTES
+from specularip.resources import check_memory, check_space
+from specularip.run_folder import TRAINING_BYTES, RunFolder, run_bytes
 from specularip.sentences import normalized, words
+from specularip.stages.settings import Config
 
 MAX_PHOTOS = 8
+OPTIONS = ("seed", "photo_weight")
+"""Settings that are options of the command."""
+PIXEL_BYTES = 50
+"""Of memory that a rendered pixel takes, at least: the layers of the image, and their gradients."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,37 @@ class Inputs:
     out: Path
     notes: tuple[str, ...]
     init: Path | None = None
+
+
+def check_run(config: Config, out: str | Path) -> None:
+    """Check, in a second, the settings of a run and what it will need at its end; changes nothing.
+
+    Raises UserError for settings out of bounds, for views that do not divide among torchrun's processes, for
+    an ffmpeg that does not run, and for a disk with too little room for the run's files.
+    """
+    check_settings(config, lambda name: as_option(name) if name in OPTIONS else name)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    for part, views in (
+        ("seid", config.seid.views_per_step),
+        ("start.fit", config.start.fit.views_per_step),
+        ("scr", config.scr.views_per_step),
+    ):
+        if views % processes:
+            raise UserError(
+                f"{part}.views_per_step must be a multiple of the {processes} processes, got {views}: "
+                f"add --set {part}.views_per_step={processes * -(-views // processes)}"
+            )
+    find_ffmpeg()
+    points = config.seid.points
+    if config.device == "cpu":
+        check_memory(TRAINING_BYTES * points, f"seid.points={points}")
+        pixels = config.seid.views_per_step * config.seid.render_size**2
+        check_memory(PIXEL_BYTES * pixels, f"seid.render_size={config.seid.render_size}")
+        check_memory(PIXEL_BYTES * config.turntable_size**2, f"turntable_size={config.turntable_size}")
+    video = config.turntable_frames * config.turntable_size**2 * VIDEO_BYTES
+    check_space(
+        out, run_bytes(max(points, config.seid.max_points), config.scr.target_pixels) + video, "the run"
+    )
 
 
 def check_inputs(

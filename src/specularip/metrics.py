@@ -27,6 +27,7 @@ from specularip.cameras import Cameras
 from specularip.captures.exposure import exposed, matching_gains
 from specularip.captures.views import PosedImages
 from specularip.lpips import Lpips
+from specularip.pictures import FAINTEST
 from specularip.specular import fibonacci_directions
 
 HIGHLIGHT = 0.55
@@ -44,8 +45,6 @@ INTERIOR, DEPTH_TOLERANCE = 0.95, 0.01
 """`coherence` skips pixels with less alpha than this, and those whose depths differ by more than this
 share."""
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
-FAINTEST = 1 / 255
-"""A picture whose alpha is nowhere this much shows nothing."""
 MATCHED = "matched"
 """The provenance \"exposure\" of avatars that were fitted to images of different exposures."""
 

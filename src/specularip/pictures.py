@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,42 +12,11 @@ from torch import Tensor
 
 from specularip.avatar import Frame, Prepared
 from specularip.cameras import Cameras
-from specularip.errors import UserError
 from specularip.files import to_uint8
+from specularip.options import Layer
 
-Layer = Literal["final", "diffuse", "specular", "normal", "alpha", "depth"]
-SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "4k": (3840, 2160)}
-LARGEST = 8192
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Width and height of "512", "1280x720", "720p", "1080p" or "4k". Raises UserError for others."""
-    if text.lower() in SIZES:
-        return SIZES[text.lower()]
-    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text.lower())
-    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not all(16 <= side <= LARGEST for side in size):
-        raise UserError(
-            f"--size must be a number, WIDTHxHEIGHT (16 to {LARGEST}) or {', '.join(SIZES)}, got {text}"
-        )
-    return size
-
-
-def parse_background(text: str) -> tuple[float, float, float] | None:
-    """RGB in 0..1 of a grey level ("0.6") or "#rrggbb"; None for "transparent". Raises UserError for
-    others."""
-    if text == "transparent":
-        return None
-    if re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        red, green, blue = bytes.fromhex(text[1:])
-        return red / 255, green / 255, blue / 255
-    try:
-        grey = float(text)
-    except ValueError:
-        grey = math.nan
-    if not 0 <= grey <= 1:
-        raise UserError(f"--background must be a grey level from 0 to 1, #rrggbb or transparent, got {text}")
-    return grey, grey, grey
+FAINTEST = 1 / 255
+"""A picture whose alpha is nowhere this much shows nothing."""
 
 
 def without_highlights(prepared: Prepared) -> Prepared:
@@ -78,6 +45,11 @@ def draw(
     else:
         shown = colors + (1 - alpha) * colors.new_tensor(background)
     return to_uint8(shown)
+
+
+def shows_something(prepared: Prepared, camera: Cameras) -> bool:
+    """Whether any pixel of a picture shows the avatar."""
+    return float(without_highlights(prepared).render(camera, 0.0).alpha.max()) >= FAINTEST
 
 
 def grid(pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -36,7 +36,7 @@ from specularip.faces.image_file import read_image
 from specularip.faces.insightface import CLIP_SIZE, FaceDetection, InsightFace, align
 from specularip.faces.landmarks import find_face, usable_faces
 from specularip.gaussians import Binding
-from specularip.inputs import Inputs, check_inputs
+from specularip.inputs import Inputs, check_inputs, check_run
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.compiling import in_background
 from specularip.lpips import NO_LPIPS, find_lpips
@@ -46,7 +46,8 @@ from specularip.presets import preset_config, with_low_memory
 from specularip.progress import Progress
 from specularip.registration.splats import RegisteredSplats, register_splats
 from specularip.run_folder import RunFolder
-from specularip.sentences import denied, normalized, symbols, without_denials
+from specularip.run_lock import locked
+from specularip.sentences import denied, normalized, symbols, without_denials, without_names
 from specularip.stages.given_start import start_from_splats
 from specularip.stages.guide import EncodedFace, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
@@ -106,6 +107,7 @@ def generate(
         config = replace(config, photo_weight=photo_weight)
     if low_memory:
         config = with_low_memory(config)
+    check_run(config, out)
     inputs = check_inputs(
         text,
         image,
@@ -117,14 +119,12 @@ def generate(
         prior=config.prior.path,
         force=force,
     )
-    if not 0 <= config.photo_weight <= 1:
-        raise UserError(f"--photo-weight is {config.photo_weight}: it must lie between 0 and 1")
     check_gpu(config)
     ranks, device = init_ranks(config.device)
     check_memory(config, device)
-    for views in (config.seid.views_per_step, config.scr.views_per_step):
-        ranks.local_slice(views)
+    ranks.barrier()  # all have checked the folder before it is locked
     with ExitStack() as stack:
+        warning = stack.enter_context(locked(Path(out))) if ranks.is_main else ""
         if progress is None:
             nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             progress = stack.enter_context(Progress(None if ranks.is_main else nowhere))
@@ -133,18 +133,26 @@ def generate(
         advice = "no run was changed: end other programs on the GPU, or add --low-memory"
         with _memory_errors(advice):
             context = _prepare(inputs, config, device, progress)
-        # All input has been checked before an old run is replaced.
-        folder = RunFolder.open(out, resume, overwrite) if ranks.is_main else RunFolder(Path(out))
+        if ranks.is_main:
+            folder = RunFolder.open(out, resume, overwrite)
         ranks.barrier()
+        if not ranks.is_main:
+            folder = RunFolder.current(out)
         session = stack.enter_context(
             Session(folder, progress, stop, device, _run_inputs(inputs, config), context.notes, ranks)
         )
+        if warning:
+            session.note(warning)
+        if folder.replaces is not None:
+            progress.log(folder.replacing)
         session.seconds["load"] = time.perf_counter() - began
         if live is not None and ranks.is_main:
             live.begin(folder.path, progress, inputs.text, inputs.identity.pixels)
         advice = f"{out} keeps the last checkpoint: end other programs on the GPU, or continue with"
         with _memory_errors(f"{advice} --resume --low-memory"):
             avatar = _run_stages(session, context, live)
+        if ranks.is_main:
+            folder.publish()
     ranks.barrier()
     return avatar
 
@@ -243,7 +251,10 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
 def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
     """The part of a text that the prior reads. note: receives lines for the user about the rest."""
     told = normalized(text)
-    text, left_out = without_denials(told, () if prior.vocabulary is None else prior.vocabulary.denials)
+    named, names = without_names(told)
+    if names:
+        note(f"read as names, which say nothing of the look: {', '.join(names)}")
+    text, left_out = without_denials(named, () if prior.vocabulary is None else prior.vocabulary.denials)
     text = text or told
     if left_out and text != told:
         quoted = ", ".join(f"'{phrase}'" for phrase in left_out)

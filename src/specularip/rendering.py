@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,66 +11,19 @@ import numpy as np
 from specularip.avatar import load
 from specularip.camera_path import CameraPath, read_path
 from specularip.cameras import Cameras
-from specularip.errors import UserError
 from specularip.export.video import write_video
 from specularip.files import write_png
-from specularip.framing import FOV_Y_DEG, FramingName, frame_subject
-from specularip.pictures import Layer, draw, grid, parse_background, parse_size, without_highlights
+from specularip.framing import FOV_Y_DEG, frame_subject
+from specularip.options import RenderOptions, check_render, parse_background, parse_size
+from specularip.pictures import draw, grid, shows_something, without_highlights
 from specularip.progress import Progress
 from specularip.raster.cuda import pick_device
 
 
-@dataclass(frozen=True)
-class RenderOptions:
-    """What to draw; `cli.render` documents the fields."""
-
-    framing: FramingName = "full"
-    azimuth_deg: float = 0.0
-    elevation_deg: float = 8.0
-    distance: float | None = None
-    fov_y_deg: float | None = None
-    size: str = "512"
-    background: str = "0.6"
-    layer: Layer = "final"
-    compare: bool = False
-    views: int = 1
-    path: Path | None = None
-    frames: int = 120
-    fps: float = 30.0
-
-
-def check_options(out: Path, options: RenderOptions) -> None:
-    """Raises UserError for options out of range, before anything is loaded."""
-    suffix = out.suffix.lower()
-    if suffix not in (".png", ".mp4"):
-        raise UserError(f"cannot render to {out}: end the name in .png for an image or .mp4 for a video")
-    if not -89 <= options.elevation_deg <= 89:
-        raise UserError(f"--elevation-deg must lie between -89 and 89, got {options.elevation_deg:g}")
-    if not -1e5 <= options.azimuth_deg <= 1e5:
-        raise UserError(f"--azimuth-deg must be an angle, got {options.azimuth_deg:g}")
-    if options.distance is not None and not 0 < options.distance < 1000:
-        raise UserError(f"--distance must be positive, in metres, got {options.distance:g}")
-    if options.fov_y_deg is not None and not 1 <= options.fov_y_deg <= 170:
-        raise UserError(f"--fov-y-deg must lie between 1 and 170, got {options.fov_y_deg:g}")
-    if not 1 <= options.frames <= 100_000 or not 0 < options.fps <= 1000:
-        raise UserError(f"--frames and --fps must be positive, got {options.frames} and {options.fps:g}")
-    if not 1 <= options.views <= 64:
-        raise UserError(f"--views must lie between 1 and 64, got {options.views}")
-    width, height = parse_size(options.size)
-    if parse_background(options.background) is None and suffix == ".mp4":
-        raise UserError("an mp4 has no transparency: render a .png, or choose another --background")
-    if suffix == ".mp4" and options.views > 1:
-        raise UserError("--views makes a contact sheet: end the name in .png")
-    if suffix == ".png" and options.path is not None:
-        raise UserError("--path makes a video: end the name in .mp4")
-    if options.views * width * height * (2 if options.compare else 1) > 64 * 3840 * 2160 // 4:
-        raise UserError(f"{options.views} views of {width}x{height} are too large for one picture")
-
-
 def render(avatar: Path, out: Path, options: RenderOptions, device: str | None, progress: Progress) -> None:
-    """Render a file or run folder to `out`. Raises UserError for options that `check_options` refuses, or
-    where a file cannot be read or written."""
-    check_options(out, options)
+    """Render a file or run folder to `out`. Warns if no picture shows the avatar. Raises UserError for
+    options that `check_render` refuses, or where a file cannot be read or written."""
+    check_render(out, options)
     width, height = parse_size(options.size)
     background = parse_background(options.background)
     loaded = load(avatar)
@@ -110,9 +63,19 @@ def render(avatar: Path, out: Path, options: RenderOptions, device: str | None, 
 
     def pictures():
         progress.start("render", count)
+        empty = True
         for index in range(count):
-            yield picture(camera(index))
+            view = camera(index)
+            empty = empty and not shows_something(prepared, view)
+            yield picture(view)
             progress.step(index + 1)
+        if empty:
+            at = ", ".join(f"{value:.3g}" for value in target)
+            warnings.warn(
+                f"{out}: not one pixel shows the avatar. It is about ({at}) and fills a picture from "
+                f"{fitting:.3g} m away: check --distance and --path",
+                stacklevel=2,
+            )
 
     if out.suffix.lower() == ".png":
         write_png(out, grid(list(pictures())))

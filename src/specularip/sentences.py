@@ -63,7 +63,7 @@ THINGS = frozenset(
 )
 """Garments and other objects, and what garments consist of, in the singular."""
 COMPOUND_THING = re.compile(
-    r"\w+(?:shirt|coat|wear|suit|skirt|pants|shoes?|boots?|hats?|jackets?|gown|belt|bag|cloth)s?"
+    r"[\w-]+(?:shirt|coat|wear|suit|skirt|pants|shoes?|boots?|hats?|jackets?|gown|belt|bag|cloth)s?"
 )
 OF_PARTS = re.compile(
     r".*(?:haired|sleeved|sighted|lipped|willed|minded|fashioned|tempered|nosed|legged|armed|footed|faced|"
@@ -73,7 +73,8 @@ OF_PARTS = re.compile(
 TITLES = frozenset("mr mrs ms miss dr mister sir prof professor".split())
 NAMES = frozenset(
     """young old short strong stout little long brown black white grey gray green king prince queen monk boy
-    guy child elder senior lean small bob ginger rose olive violet ruby lad major page cooper""".split()
+    guy child elder senior lean small bob ginger rose olive violet ruby lad major page cooper amber hazel
+    coral jade pearl scarlet sienna ebony ivory silver gold sage heather""".split()
 )
 """Words that are names of people, too."""
 JOINED = {
@@ -87,7 +88,7 @@ JOINED = {
 """Several words of one meaning, which is not that of its parts."""
 
 NEGATORS = frozenset(
-    """no not without never neither nor hardly barely scarcely sans minus lacking lacks cannot isnt
+    """no not less without never neither nor hardly barely scarcely sans minus lacking lacks cannot isnt
     wasnt arent doesnt dont didnt hasnt wont cant""".split()
 )
 NEGATOR_PAIRS = frozenset(
@@ -96,7 +97,7 @@ NEGATOR_PAIRS = frozenset(
 )
 ADVERBS_ONLY = frozenset("only just merely simply doubt less".split())
 """After "not" and "no", these deny nothing: "not only red"."""
-DENY_ADJECTIVES = frozenset("not never hardly barely scarcely neither nor".split())
+DENY_ADJECTIVES = frozenset("not less never hardly barely scarcely neither nor".split())
 """Before adjectives, these leave the noun: "a not very old man" is a man."""
 MARK = re.compile(r"[,;.:/()!?|\u2026\u2014\u2013]|\s-\s")
 
@@ -350,6 +351,19 @@ def without_denials(text: str, known: Collection[str] = ()) -> tuple[str, list[s
     rest = re.sub(r"\s+([,.;])", r"\1", " ".join(rest.split()))
     rest = re.sub(r"([,;.])(?:\s*[,;.])+", r"\1", rest).strip(" ,;")
     return rest, cut
+
+
+def without_names(text: str) -> tuple[str, list[str]]:
+    """The normalized text without names that are words for something else, and those: "a man named Brown"."""
+    text = normalized(text)
+    found = words(text)
+    cut = [i for i, word in enumerate(found) if word.name and (word.text in NAMES or word.thing)]
+    pieces, end = [], 0
+    for i in cut:
+        named = i > 0 and found[i - 1].text in ("named", "called") and found[i - 1].start >= end
+        pieces.append(text[end : found[i - 1 if named else i].start].rstrip())
+        end = found[i].end
+    return "".join([*pieces, text[end:]]).strip(), [text[found[i].start : found[i].end] for i in cut]
 
 
 def _content(found: list[Word], denial: Denial) -> str:

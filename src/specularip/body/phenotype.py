@@ -144,7 +144,10 @@ _NUMBERS |= {
 _NUMBER = rf"(\d{{1,3}}|{'|'.join(sorted(_NUMBERS, key=len, reverse=True))})"
 _AGES = (
     re.compile(rf"\b{_NUMBER}[ -]*(years?|yrs?|months?|yo\b|y/o)(?:[ -]*(?:old|of age))?(s?)\b"),
-    re.compile(rf"\b(?:aged?|at the age of|is|she's|he's)[ -]{_NUMBER}\b(?! *[^\W\d])"),
+    re.compile(
+        r"\b(?:aged?|at the age of|is|she's|he's|(?:man|woman|person|lady|boy|girl),?(?: aged| of| over)?)"
+        rf"(?:[ -](?:about|around|nearly|almost|over))?[ -]\(?{_NUMBER}\b(?! *[^\W\d])"
+    ),
     re.compile(rf"\b(?:aged|at the age of)[ -]{_NUMBER}\b"),
 )
 _DECADES = re.compile(
@@ -253,6 +256,11 @@ def _people(read: list[Word]) -> dict[int, bool]:
             continue
         else:
             other = determiner in ("my", "his", "her", "their", "your") or opener in _LIKENESS
+            if opener == "of":  # "a man with the face of a boy", but "a model of a man"
+                other |= any(
+                    strong and read[k].text in _RELATED and "of" in [word.text for word in read[k:i]]
+                    for k, strong in found.items()
+                )
             found[i] = not other
     return found
 
@@ -365,7 +373,8 @@ def _years(text: str, read: list[Word]) -> tuple[int, str, float] | None:
             years = float(match[1]) if match[1].isdigit() else _NUMBERS[match[1]]
             if pattern is _AGES[0] and match[2].startswith("month"):
                 years /= 12
-        return match.start(), match[0], _age(years)
+        start = match.start() if pattern is _DECADES else match.start(1)
+        return start, lowered[start : match.end()], _age(years)
     return None
 
 

@@ -35,7 +35,7 @@ from specularip.export.glb_skeleton import (
     read_skinning,
 )
 from specularip.export.gltf import Builder, Document, Json
-from specularip.export.splats import Splats, sound_rows, splats_from
+from specularip.export.splats import ABOVE_3, Splats, sound_rows, splats_from
 from specularip.gaussians import Binding, Gaussians, rotation_matrices
 from specularip.motion.clip import Clip
 from specularip.motion.quaternions import from_matrices, multiply
@@ -49,6 +49,8 @@ SMALLEST, FAINTEST, DARKEST = 1e-12, 1e-10, 1e-6
 """Scales, opacities and diffuse colours are at least this, so that their logarithms are finite."""
 LOBE = ("light", "shape", "amplitude")
 """What a lobe of our extension consists of."""
+DEGREES = 4
+"""Of harmonics, from 0: higher ones are not read."""
 MAX_LOBES = 4
 MAX_REPEATED = 200_000
 """Gaussians that may be there again because several nodes show the same mesh: a small file could fill the
@@ -187,7 +189,7 @@ def _add_splats(builder: Builder, gaussians: Gaussians, harmonics: HarmonicColor
         f"{KHR}:SCALE": gaussians.scales.detach().cpu(),
         f"{KHR}:OPACITY": opacities,
     }
-    for degree in range(4 if harmonics is not None else 1):
+    for degree in range(DEGREES if harmonics is not None else 1):
         for order in range(2 * degree + 1):
             columns[f"{KHR}:SH_DEGREE_{degree}_COEF_{order}"] = coefficients[:, degree**2 + order]
     attributes = {
@@ -258,7 +260,7 @@ def _read_part(document: Document, primitive: _Primitive) -> _Part:
         notes.append(f"the colour space {khr.get('colorSpace')!r:.40} is drawn as if it were sRGB")
     linear = primitive.transform[:3, :3]
     shift = torch.from_numpy(primitive.transform[:3, 3])
-    if not 1e-18 < abs(np.linalg.det(linear)) < 1e18:
+    if not 1e-30 < abs(np.linalg.det(linear)) < 1e30:
         raise document.error("a node scales its Gaussians to nothing, or without bounds")
     to_z_up = Y_UP.T @ torch.from_numpy(linear)
     u, _, vt = torch.linalg.svd(to_z_up)
@@ -267,6 +269,8 @@ def _read_part(document: Document, primitive: _Primitive) -> _Part:
     scales = column(attributes, f"{KHR}:SCALE", "VEC3").abs()
     quats, scales = _placed(quats, scales, to_z_up)
     names = _harmonics(document, attributes)
+    if f"{KHR}:SH_DEGREE_{DEGREES}_COEF_0" in attributes:
+        notes.append(ABOVE_3)
     coefficients = torch.empty(count, len(names), 3)
     for k, name in enumerate(names):
         coefficients[:, k] = column(attributes, name, "VEC3")
@@ -299,17 +303,17 @@ def _read_part(document: Document, primitive: _Primitive) -> _Part:
 
 
 def _harmonics(document: Document, attributes: Json) -> list[str]:
-    """The names of the harmonics' attributes, of complete degrees from 0."""
+    """The names of the harmonics' attributes, of complete degrees from 0 to at most 3."""
     pattern = re.compile(rf"{KHR}:SH_DEGREE_(\d)_COEF_(\d)")
-    found = {name for name in attributes if pattern.fullmatch(name)}
+    found = {name for name in attributes if (match := pattern.fullmatch(name)) and int(match[1]) < DEGREES}
     names: list[str] = []
-    for degree in range(4):
+    for degree in range(DEGREES):
         of_degree = [f"{KHR}:SH_DEGREE_{degree}_COEF_{order}" for order in range(2 * degree + 1)]
         if not found & set(of_degree):
             break
         names += of_degree
     if not names or found != set(names):
-        raise document.error("its spherical harmonics are incomplete, or of a degree above 3")
+        raise document.error("its spherical harmonics are incomplete")
     return names
 
 
@@ -366,7 +370,7 @@ def _joined(document: Document, parts: list[_Part], binding: Binding | None, not
         if int(columns["joints"].max()) >= len(binding.joint_names):
             raise document.error("its Gaussians are bound to joints that it does not have")
     try:
-        sound, dropped = sound_rows(columns["quats"], *columns.values())
+        sound, dropped = sound_rows(columns["quats"], columns["log_scales"], *columns.values())
     except UserError as error:
         raise UserError(f"{document.path}: {error}") from None
     if dropped:
@@ -374,6 +378,7 @@ def _joined(document: Document, parts: list[_Part], binding: Binding | None, not
     splats = splats_from(
         *(columns[name] for name in ("means", "quats", "log_scales", "opacity_logits", "coefficients")),
         antialiased=any(part.antialiased for part in parts),
+        movable=binding is None,
     )
     cloud, colors = splats.gaussians, splats.colors
     if "diffuse" in columns:

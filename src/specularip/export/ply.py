@@ -10,7 +10,7 @@ authors' code does: r of all lobes, then g, b, θ, φ and β. Axes are those of 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,14 @@ REST = 45
 LOBE = 6
 """Numbers of a Spherical Beta."""
 MAX_LOBES = 16
-REQUIRED = tuple(name for name in FIELDS if name not in ("nx", "ny", "nz"))
+REQUIRED = ("x", "y", "z", "opacity", "scale_0", "scale_1", "rot_0", "rot_1", "rot_2", "rot_3")
+BASE = ("f_dc_0", "f_dc_1", "f_dc_2")
+RGB = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
+"""Names of a plain colour."""
+WHITE = {"u1": 255, "i2": 255, "i4": 255, "u4": 255, "u2": 65535}
+"""The largest value of a plain colour by its type; 1 for the others."""
+PREFIX = "scalar_"
+"""What CloudCompare writes before the names of columns that it does not know."""
 
 
 @torch.no_grad()
@@ -80,13 +87,15 @@ def write_ply(
 
 @torch.no_grad()
 def read_ply(path: str | os.PathLike[str]) -> Splats:
-    """Read a 3DGS PLY, or a compressed one of SuperSplat. Properties of other kinds are ignored.
+    """Read a 3DGS PLY, or a compressed one of SuperSplat, in binary or text. Other tables and columns are
+    ignored, as are CloudCompare's prefixes of names.
 
-    Raises UserError if the file is missing, not a PLY of such a layout or truncated, if the number of
-    f_rest_* or sb_params_* matches no degree up to 3 or number of lobes, or if no Gaussian is finite.
+    Colours may be red, green, blue instead of f_dc_*. Without scale_2, as 2DGS writes them, Gaussians are
+    flat. Raises UserError if the file is missing, damaged or not a PLY of such a layout, if the number of
+    f_rest_* or sb_params_* matches no degree up to 4 or number of lobes, or if no Gaussian is finite.
     """
     path = Path(path)
-    elements = read_elements(path)
+    elements = read_elements(path, ("vertex", "chunk", "sh"))
     try:
         return read_compressed(elements) if is_compressed(elements) else _read_splats(elements)
     except UserError as error:
@@ -95,73 +104,110 @@ def read_ply(path: str | os.PathLike[str]) -> Splats:
 
 @torch.no_grad()
 def read_points(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None]:
-    """Points [N,3] float64 and colours [N,3] in 0..1 of any binary PLY with x, y, z; colours from red, green,
-    blue (0..255 if they are integers) or from f_dc_0..2, else None.
+    """Points [N,3] float64 and colours [N,3] in 0..1 of any PLY with x, y, z; colours from red, green, blue
+    or from f_dc_0..2, else None.
 
-    Raises UserError if the file is missing, not such a PLY, truncated, or contains NaN or infinity.
+    Points with NaN or infinite numbers are left out, and a warning counts them. Raises UserError if the file
+    is missing, damaged or not such a PLY, or if no point is finite.
     """
     path = Path(path)
+    elements = read_elements(path, ("vertex",))
     try:
-        vertices = _vertices(read_elements(path), ("x", "y", "z"), "a point cloud")
+        vertices = _Vertices(elements, ("x", "y", "z"), "a point cloud")
     except UserError as error:
-        raise UserError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
-    columns, names = _columns(vertices), vertices.dtype.names or ()
-    points = torch.from_numpy(np.stack([vertices[name].astype(np.float64) for name in "xyz"], 1))
-    colors = None
-    if {"red", "green", "blue"} <= set(names):
-        colors = columns("red", "green", "blue") / (255 if vertices.dtype["red"].kind in "iu" else 1)
-    elif {"f_dc_0", "f_dc_1", "f_dc_2"} <= set(names):
-        colors = columns("f_dc_0", "f_dc_1", "f_dc_2") * SH_0 + 0.5
-    if not bool(points.isfinite().all()) or (colors is not None and not bool(colors.isfinite().all())):
-        raise UserError(f"{path} holds NaN or infinite values: export it again")
+        raise UserError(f"{path}: {error}") from None
+    points, colors = vertices.exactly("x", "y", "z"), vertices.rgb()
+    sound = points.abs().amax(1) < torch.inf
+    if colors is not None:
+        sound &= colors.isfinite().all(1)
+    left = int(sound.sum())
+    if left == 0:
+        raise UserError(f"{path}: every point has NaN or infinite values: export it again")
+    if left < len(points):
+        warnings.warn(
+            f"{path}: {len(points) - left} of {len(points)} points left out: NaN or infinite", stacklevel=2
+        )
+        points, colors = points[sound], None if colors is None else colors[sound]
     return points, None if colors is None else colors.clamp(0, 1)
 
 
 def _read_splats(elements: dict[str, np.ndarray]) -> Splats:
-    vertices = _vertices(elements, REQUIRED, "a 3DGS point cloud")
-    columns, names = _columns(vertices), vertices.dtype.names or ()
-    rest, lobes = (_numbered(names, prefix) for prefix in ("f_rest_", "sb_params_"))
-    if rest is None or len(rest) not in (0, 9, 24, REST):
-        raise UserError("its f_rest_* are harmonics of no degree up to 3")
+    vertices = _Vertices(elements, REQUIRED, "a 3DGS point cloud")
+    rest, lobes = vertices.numbered("f_rest_"), vertices.numbered("sb_params_")
+    if rest is None or len(rest) not in (0, 9, 24, REST, 72):
+        raise UserError("its f_rest_* are harmonics of no degree up to 4")
     if lobes is None or len(lobes) % LOBE or len(lobes) > LOBE * MAX_LOBES:
         raise UserError(f"its sb_params_* are not {LOBE} for each of up to {MAX_LOBES} lobes")
-    coefficients = columns("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
+    rgb = vertices.rgb()
+    if rgb is None:
+        raise UserError(f"it is not a 3DGS point cloud: it has no {', '.join(BASE)}")
+    coefficients = ((rgb - 0.5) / SH_0)[:, None]
+    if all(name in vertices for name in BASE):
+        coefficients = vertices(*BASE)[:, None]
     if rest:
-        coefficients = torch.cat([coefficients, columns(*rest).unflatten(1, (3, -1)).mT], 1)
+        coefficients = torch.cat([coefficients, vertices(*rest).unflatten(1, (3, -1)).mT], 1)
+    log_scales = torch.full((len(rgb), 3), -torch.inf)
+    axes = [name for name in ("scale_0", "scale_1", "scale_2") if name in vertices]
+    log_scales[:, : len(axes)] = vertices(*axes)
     return splats_from(
-        columns("x", "y", "z"),
-        columns("rot_0", "rot_1", "rot_2", "rot_3"),
-        columns("scale_0", "scale_1", "scale_2"),
-        columns("opacity")[:, 0],
+        vertices.exactly("x", "y", "z"),
+        vertices("rot_0", "rot_1", "rot_2", "rot_3"),
+        log_scales,
+        vertices("opacity")[:, 0],
         coefficients,
-        columns(*lobes).unflatten(1, (LOBE, -1)).mT if lobes else None,
+        vertices(*lobes).unflatten(1, (LOBE, -1)).mT if lobes else None,
     )
 
 
-def _vertices(elements: dict[str, np.ndarray], required: tuple[str, ...], what: str) -> np.ndarray:
-    """The vertex records, which have at least the `required` properties. Raises UserError otherwise."""
-    vertices = elements.get("vertex")
-    if vertices is None or len(vertices) == 0:
-        raise UserError("it has no vertices, or lists before them")
-    if missing := [name for name in required if name not in (vertices.dtype.names or ())]:
-        raise UserError(f"it is not {what}: it has no {', '.join(missing)}")
-    return vertices
+class _Vertices:
+    """The columns of a PLY's vertices by name, without CloudCompare's prefixes."""
 
+    def __init__(self, elements: dict[str, np.ndarray], required: tuple[str, ...], what: str) -> None:
+        """Raises UserError without vertices, or without a `required` column."""
+        self.rows = elements.get("vertex", np.empty(0))
+        if len(self.rows) == 0:
+            raise UserError("it has no vertices")
+        names = self.rows.dtype.names or ()
+        self.columns = {_without_prefix(name): name for name in reversed(names)}
+        self.columns |= {name: name for name in names}
+        if missing := [name for name in required if name not in self.columns]:
+            raise UserError(f"it is not {what}: it has no {', '.join(missing)}")
 
-def _columns(vertices: np.ndarray) -> Callable[..., Tensor]:
-    """A function that gives the properties of these names as float32 [N,K]."""
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
 
-    def columns(*names: str) -> Tensor:
-        found = np.empty((len(vertices), len(names)), np.float32)
+    def __call__(self, *names: str) -> Tensor:
+        """The columns of these names, float32 [N,K]."""
+        return self._stacked(names, np.float32)
+
+    def exactly(self, *names: str) -> Tensor:
+        """The same in float64."""
+        return self._stacked(names, np.float64)
+
+    def rgb(self) -> Tensor | None:
+        """Colours [N,3], 0..1 where they are valid; None if there are none."""
+        if all(name in self.columns for name in BASE):
+            return self(*BASE) * SH_0 + 0.5
+        for names in RGB:
+            if all(name in self.columns for name in names):
+                white = WHITE.get(self.rows.dtype[self.columns[names[0]]].str[1:], 1)
+                return self(*names) / white
+        return None
+
+    def numbered(self, prefix: str) -> list[str] | None:
+        """The names with this prefix, by number from 0; None if one is left out."""
+        expected = [f"{prefix}{k}" for k in range(sum(name.startswith(prefix) for name in self.columns))]
+        return expected if set(expected) <= set(self.columns) else None
+
+    def _stacked(self, names: tuple[str, ...], dtype: type[np.floating]) -> Tensor:
+        found = np.empty((len(self.rows), len(names)), dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             for index, name in enumerate(names):
-                found[:, index] = vertices[name]
+                found[:, index] = self.rows[self.columns[name]]
         return torch.from_numpy(found)
 
-    return columns
 
-
-def _numbered(names: tuple[str, ...], prefix: str) -> list[str] | None:
-    """The names with this prefix, by number from 0; None if one is left out."""
-    expected = [f"{prefix}{k}" for k in range(sum(name.startswith(prefix) for name in names))]
-    return expected if set(expected) <= set(names) else None
+def _without_prefix(name: str) -> str:
+    while name.startswith(PREFIX):
+        name = name.removeprefix(PREFIX)
+    return name

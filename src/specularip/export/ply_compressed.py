@@ -102,8 +102,8 @@ def _quats(packed: np.ndarray) -> Tensor:
 def _harmonics(table: np.ndarray, count: int) -> Tensor:
     """Coefficients above degree 0, [N,K,3]."""
     names = [f"f_rest_{k}" for k in range(len(table.dtype.names or ()))]
-    if len(names) not in (9, 24, 45) or set(names) != set(table.dtype.names or ()) or len(table) != count:
-        raise UserError("its harmonics are of no degree up to 3, or not of every Gaussian")
+    if len(names) not in (9, 24, 45, 72) or set(names) != set(table.dtype.names or ()) or len(table) != count:
+        raise UserError("its harmonics are of no degree up to 4, or not of every Gaussian")
     bytes_ = np.stack([table[name] for name in names], -1).astype(np.float32)
     # The ends of the interval are exact; other bytes stand for the middles of its 256 parts.
     values = np.where(bytes_ == 0, 0, np.where(bytes_ == 255, 1, (bytes_ + 0.5) / 256)).astype(np.float32)

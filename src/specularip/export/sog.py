@@ -15,6 +15,7 @@ import os
 import struct
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,11 +212,11 @@ def _parse(bundle: _Bundle, size: int) -> Splats:
     def image(name: str, index: int = 0) -> np.ndarray:
         return bundle.image(_file(meta, name, index), count, 2 * count + 4096)[:count]
 
-    low, high = (image("means", index)[:, :3].astype(np.float32) for index in (0, 1))
+    low, high = (image("means", index)[:, :3].astype(np.float64) for index in (0, 1))
     lowest, highest = _numbers(meta, "means", "mins", 3), _numbers(meta, "means", "maxs", 3)
     if max(np.abs(lowest).max(), np.abs(highest).max()) > LARGEST_LOG:
         raise DamagedFile("its positions are out of range")
-    logs = lowest + (low + 256 * high) / np.float32(65535) * (highest - lowest)
+    logs = lowest + (low + 256 * high) / 65535 * (highest - lowest)
     means = torch.from_numpy(np.copysign(np.expm1(np.abs(logs)), logs))
     sh0 = image("sh0")
     coefficients = torch.zeros(count, 1 + BANDS[bands], 3)
@@ -242,7 +243,7 @@ def _parse(bundle: _Bundle, size: int) -> Splats:
     if model in ("default", "antialiased"):
         return splats
     note = f"the kind {model!r:.40} of Gaussians is drawn as ordinary ones"
-    return Splats(splats.gaussians, splats.colors, notes=(*splats.notes, note))
+    return replace(splats, antialiased=False, notes=(*splats.notes, note))
 
 
 def _section(meta: dict[str, Any], name: str) -> dict[str, Any]:
@@ -260,12 +261,12 @@ def _file(meta: dict[str, Any], name: str, index: int) -> str:
 
 
 def _numbers(meta: dict[str, Any], name: str, key: str, count: int | None = None) -> np.ndarray:
-    """float32, `count` of them, or 1 to CODES."""
+    """float64, `count` of them, or 1 to CODES."""
     values = _section(meta, name).get(key)
     if isinstance(values, list) and all(type(value) in (int, float) for value in values):
         sizes = (count,) if count else range(1, CODES + 1)
         if len(values) in sizes and all(abs(value) < LARGEST for value in values):
-            return np.array(values, np.float32)
+            return np.array(values, np.float64)
     raise DamagedFile(f"its meta.json has no valid {key} of {name}")
 
 

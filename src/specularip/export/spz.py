@@ -14,6 +14,7 @@ import math
 import os
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from specularip.colors.harmonics import SH_0, HarmonicColors
 from specularip.errors import DamagedFile, UserError
 from specularip.export.axes import Y_UP, turned
-from specularip.export.splats import Splats, splats_from
+from specularip.export.splats import ABOVE_3, TERMS, Splats, splats_from
 from specularip.files import write_bytes
 from specularip.gaussians import Gaussians
 
@@ -35,10 +36,15 @@ ANTIALIASED = 1
 """The flag for Gaussians that are rendered antialiased."""
 COLOR_SCALE = 0.15
 """f_dc times this, plus 0.5, is what the colour's byte holds."""
-FRACTIONAL_BITS = 14
-"""Bits behind the point of a position: 0.06 mm. Fewer where positions beyond 512 m need it."""
-COEFFICIENTS = (1, 4, 9, 16)
-"""Number of harmonics by degree, the constant one included."""
+FRACTIONAL_BITS, MOST_BITS = 14, 24
+"""Bits behind the point of a position: 0.06 mm. Fewer where positions beyond 256 m need it, more for subjects
+smaller than a metre."""
+LEAST_STEPS = 256
+"""A subject that is smaller than this many steps of its positions is not written: it would be lumps."""
+LOG_SCALES = (-10.0, 255 / 16 - 10)
+"""What a byte holds of the logarithms of scales."""
+COEFFICIENTS = (1, 4, 9, 16, 25)
+"""Number of harmonics by degree, the constant one included. Those of degree 4 are left out on reading."""
 GROWTH, SMALL = 16, 2**24
 """A file that claims to hold more than this many times its own bytes, and more than SMALL, is refused: real
 ones compress two- to threefold."""
@@ -62,15 +68,14 @@ def write_spz(
         raise ValueError(f"version must be 3 or 4, got {version}")
     coefficients = (gaussians.diffuse[:, None] - 0.5) / SH_0 if colors is None else colors.coefficients
     means, quats, coefficients = turned(gaussians.means, gaussians.quats, coefficients, Y_UP)
-    reach = max(float(means.abs().max()), 1e-9)
-    bits = max(0, min(FRACTIONAL_BITS, 22 - math.ceil(math.log2(reach))))
+    bits = _fractional_bits(path, means, gaussians.log_scales.detach().cpu())
     fixed = (means * 2.0**bits).round().clamp(-(2**23), 2**23 - 1).numpy().astype("<i4")
     rest = coefficients[:, 1:].flatten(1)
     streams = [
         np.ascontiguousarray(fixed).view(np.uint8).reshape(len(means), 3, 4)[..., :3].tobytes(),
         _bytes(255 * gaussians.opacities),
         _bytes(255 * (COLOR_SCALE * coefficients[:, 0] + 0.5)),
-        _bytes(16 * (gaussians.log_scales + 10)),
+        _bytes(16 * (gaussians.log_scales - LOG_SCALES[0])),
         _packed_quats(quats).tobytes(),
         _bytes(128 * rest + 128),
     ]
@@ -88,8 +93,34 @@ def write_spz(
     write_bytes(path, header + table + b"".join(packed))
 
 
+def _fractional_bits(path: str | os.PathLike[str], means: Tensor, log_scales: Tensor) -> int:
+    """For positions of these means [N,3] on the CPU; log_scales [N,3]. Raises UserError where the format is
+    too coarse for the subject, or holds no Gaussians of such a size."""
+    some = means[:: max(1, len(means) // 100_000)]
+    first, last = torch.quantile(some, torch.tensor([0.05, 0.95]), dim=0)
+    usual = float(log_scales.amax(1).median())
+    size = max(float((last - first).max()), math.exp(usual))
+    fitting = 22 - math.ceil(math.log2(max(float(means.abs().max()), 1e-9)))
+    bits = max(
+        0, min(max(FRACTIONAL_BITS, FRACTIONAL_BITS - math.floor(math.log2(size))), fitting, MOST_BITS)
+    )
+    advice = "use .ply, .sog or .glb, or move and scale the avatar"
+    if size * 2.0**bits < LEAST_STEPS:
+        raise UserError(
+            f"cannot write {path}: SPZ has positions in steps of {2.0**-bits:.2g} here, too coarse for an "
+            f"avatar {size:.2g} wide that lies {float(means.abs().max()):.2g} from the origin: {advice}"
+        )
+    if not LOG_SCALES[0] <= usual <= LOG_SCALES[1]:
+        low, high = map(math.exp, LOG_SCALES)
+        raise UserError(
+            f"cannot write {path}: SPZ has Gaussians of sizes from {low:.1g} to {high:.0f}, and the avatar's "
+            f"are about {math.exp(usual):.2g}: {advice}"
+        )
+    return bits
+
+
 def read_spz(path: str | os.PathLike[str]) -> Splats:
-    """Read SPZ of versions 1 to 4, harmonics to degree 3.
+    """Read SPZ of versions 1 to 4, harmonics of degrees 0 to 4, of which 4 is left out.
 
     Raises UserError if the file is missing, damaged or another kind of file, or for version 4 without the
     zstandard package.
@@ -116,7 +147,7 @@ def _parse(data: bytes) -> Splats:
     if not 1 <= version <= 4:
         raise DamagedFile(f"it has version {version}; versions 1 to 4 are known")
     if degree >= len(COEFFICIENTS):
-        raise DamagedFile(f"it has harmonics of degree {degree}, and 3 is the highest that is supported")
+        raise DamagedFile(f"it has harmonics of degree {degree}, and 4 is the highest that is known")
     if count < 1 or bits > 24:
         raise DamagedFile("it contains no Gaussians" if count < 1 else "its positions have no valid scale")
     rest = COEFFICIENTS[degree] - 1
@@ -135,8 +166,8 @@ def _parse(data: bytes) -> Splats:
     coefficients = torch.empty(count, 1 + rest, 3)
     coefficients[:, 0] = torch.from_numpy((base / np.float32(255) - 0.5) / COLOR_SCALE)
     coefficients[:, 1:] = torch.from_numpy((harmonics.reshape(count, rest, 3) - np.float32(128)) / 128)
-    back = turned(torch.from_numpy(means), turns, coefficients, Y_UP.T)
-    return splats_from(
+    back = turned(torch.from_numpy(means), turns, coefficients[:, :TERMS], Y_UP.T)
+    splats = splats_from(
         back[0],
         back[1],
         torch.from_numpy(scales / np.float32(16) - 10),
@@ -144,6 +175,7 @@ def _parse(data: bytes) -> Splats:
         back[2],
         antialiased=bool(flags & ANTIALIASED),
     )
+    return splats if 1 + rest <= TERMS else replace(splats, notes=(ABOVE_3, *splats.notes))
 
 
 def _streams(data: bytes, sizes: list[int], version: int, degree: int) -> list[bytes]:

@@ -7,39 +7,32 @@ import subprocess
 import tempfile
 from collections.abc import Iterable
 
-import imageio_ffmpeg
 import numpy as np
 
 from specularip.errors import UserError
+from specularip.ffmpeg import encoding, find_ffmpeg
 from specularip.files import atomic_path
 
 
 def write_video(frames: Iterable[np.ndarray], path: str | os.PathLike[str], fps: float = 30.0) -> int:
     """Encode uint8 [H,W,3] RGB frames as H.264 (yuv420p) in MP4, atomically, and return their number.
 
-    Odd sizes are padded by repeating the last row or column. The index comes first (+faststart), so that a
-    browser starts playing before the download ends. `frames` may be a generator: only one frame is in memory
-    at a time. Raises ValueError for no frames, or frames of another type or of different sizes; UserError if
-    the file cannot be written.
+    Odd sizes are padded by repeating the last row or column. `frames` may be a generator: only one frame is
+    in memory at a time. Raises ValueError for no frames, or frames of another type or of different sizes;
+    UserError if there is no ffmpeg, before the first frame is asked for, or if the file cannot be written.
     """
+    program = find_ffmpeg()
     iterator = iter(frames)
     first = next(iterator, None)
     if first is None:
         raise ValueError("frames must hold at least one frame")
     _check(first, first.shape)
     height, width = (side + side % 2 for side in first.shape[:2])
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-nostdin", "-loglevel", "error"]
-    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
-    command += ["-an", "-c:v", "libx264", "-preset", "medium", "-crf", "18", "-pix_fmt", "yuv420p"]
-    # Tag the YUV matrix: otherwise players guess, and colours shift.
-    command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
-    command += ["-colorspace", "bt709", "-color_primaries", "bt709"]
-    command += ["-color_trc", "bt709", "-color_range", "tv"]
-    command += ["-movflags", "+faststart"]
     count = 0
     # stderr goes to a file: a full pipe that is not read would block ffmpeg.
     with atomic_path(path) as temporary, tempfile.TemporaryFile() as log:
-        process = subprocess.Popen([*command, str(temporary)], stdin=subprocess.PIPE, stderr=log)
+        command = encoding(program, width, height, fps, temporary)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log)
         assert process.stdin is not None
         try:
             frame: np.ndarray | None = first

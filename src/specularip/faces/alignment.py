@@ -94,14 +94,29 @@ def sample_square(
 
     side = float(np.hypot(*edge))
     shrink = max(1, int(side / size / 2))  # average whole blocks first, which is cheap; then supersample
-    small = np.asarray(Image.fromarray(image).reduce(shrink)) if shrink > 1 else image
+    ends = np.array([[0.0, 0.0], edge, [-edge[1], edge[0]], [edge[0] - edge[1], edge[0] + edge[1]]]) + corner
+    left, right = _needed(ends[:, 0], image.shape[1], shrink)
+    top, bottom = _needed(ends[:, 1], image.shape[0], shrink)
+    near = image[top:bottom, left:right]
+    small = np.asarray(Image.fromarray(near).reduce(shrink)) if shrink > 1 else near
     per_pixel = max(1, round(side / shrink / size + 0.4))
     at = (np.arange(size * per_pixel) + 0.5) / (size * per_pixel)
-    x = corner[0] + edge[0] * at[None, :] - edge[1] * at[:, None]
-    y = corner[1] + edge[1] * at[None, :] + edge[0] * at[:, None]
+    x = corner[0] - left + edge[0] * at[None, :] - edge[1] * at[:, None]
+    y = corner[1] - top + edge[1] * at[None, :] + edge[0] * at[:, None]
     where = np.stack([y, x]) / shrink - 0.5
     channels = [
         map_coordinates(small[..., c].astype(np.float32), where, order=1, mode="reflect") for c in range(3)
     ]
     blocks = np.stack(channels, -1).reshape(size, per_pixel, size, per_pixel, 3)
     return blocks.mean((1, 3)) / 255.0
+
+
+def _needed(ends: np.ndarray, extent: int, shrink: int) -> tuple[int, int]:
+    """Which pixels, out of `extent`, a square needs that lies between these coordinates: with what is
+    mirrored beyond the borders, and in whole blocks of `shrink` from the first one."""
+    low, high = float(ends.min()) - 2 * shrink, float(ends.max()) + 2 * shrink
+    first = min(low, 2 * extent - high) if high > extent else low
+    last = max(high, -low) if low < 0 else high
+    if last <= 0 or first >= extent:
+        return 0, extent
+    return max(0, int(first) // shrink * shrink), min(extent, -(-int(last + 1) // shrink) * shrink)

@@ -7,7 +7,7 @@ on how good the detector's square was.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,10 +29,13 @@ Nor are parts of less than a sixteenth of its side: in a photo of 100 megapixels
 CANDIDATES = 16
 """Squares of one search that the mesh looks at, the surest first."""
 MAX_OVERLAP = 0.3
+LARGER, MUCH_LARGER = 1.5, 2.5
+"""Doubtful faces count beside clear ones if they are so much larger: the clear one may be a reflection of who
+is half hidden. What lies within a clear face so much larger is a reflection in glasses, or painted on it."""
 REFINEMENTS, STILL = 5, 0.015
 """How often at most the mesh looks again; it stops when the landmarks move by less than this part of their
 radius. Undoes errors of the detector of 40 degrees."""
-HOPELESS, MIN_SCORE, DOUBTFUL, SURE = -4.0, 1.0, 4.0, 12.0
+HOPELESS, MIN_SCORE, DOUBTFUL, LIKELY, SURE = -4.0, 1.0, 4.0, 8.0, 12.0
 """Scores of the mesh. Clear faces have 20 to 28, faces half covered or turned by 55 degrees about 5, things
 that are no faces up to 6, faces read upside down up to 10."""
 DETECTOR_SURE = 1.0
@@ -51,10 +54,11 @@ SIDE_PER_RADIUS = 2.92
 class Landmarks:
     """A face. points: float32 [468,3], numbered as in MediaPipe's face mesh: x to the right and y down in
     pixels of the photo (0.5 is the middle of the first pixel), z in the same unit, smaller towards the
-    camera. score: log odds of its being a face, see `SURE`."""
+    camera. score: log odds of its being a face, see `SURE`. doubtful: it may be something else."""
 
     points: np.ndarray
     score: float
+    doubtful: bool = False
 
     @property
     def eyes(self) -> np.ndarray:
@@ -124,7 +128,8 @@ def find_faces(image: np.ndarray) -> list[Landmarks]:
     """The faces of a photo, uint8 [H,W,3], the largest first.
 
     Faces wider than a tenth of the photo are all found. Smaller ones and some upside down or lying are looked
-    for only while none is found, down to MIN_FACE pixels and an 80th of the photo.
+    for only while none is found that is likely one, down to MIN_FACE pixels and an 80th of the photo.
+    Doubtful faces come last, and beside others only if they are larger than all of these.
     """
     from specularip.faces.detection import detect
 
@@ -132,11 +137,25 @@ def find_faces(image: np.ndarray) -> list[Landmarks]:
     halvings = min(MAX_HALVINGS, int(np.log2(max(photo.size) / SMALLEST_TILE)))
     searches = [(0.0, (1, 2)), *((0.0, (2**count,)) for count in range(2, halvings + 1))]
     searches += [(turn, (1, 2)) for turn in TURNS_DEG]
+    unlikely: list[Landmarks] = []
     for turn, divisions in searches:
         squares = [one for parts in divisions for one in detect(photo, parts, turn)]
-        if faces := _confirmed(image, squares, SURE if turn else MIN_SCORE):
-            return sorted(faces, key=lambda face: -face.radius)
-    return []
+        faces = _confirmed(image, squares, SURE if turn or unlikely else MIN_SCORE)
+        usable = [face for face in faces if face_box(face).side >= MIN_FACE]
+        if usable or unlikely:  # better than clear ones that are too small to use
+            faces = usable
+        if any(face.score > DOUBTFUL for face in faces):
+            return _ordered(faces + unlikely)
+        unlikely = unlikely or faces
+    return _ordered(unlikely)
+
+
+def _ordered(faces: list[Landmarks]) -> list[Landmarks]:
+    """The clear ones before the doubtful ones, see `find_faces`."""
+    by_size = sorted(faces, key=lambda face: -face.radius)
+    clear = [face for face in by_size if not face.doubtful]
+    least = LARGER * clear[0].radius if clear else 0.0
+    return clear + [face for face in by_size if face.doubtful and face.radius > least]
 
 
 def read_landmarks(image: np.ndarray, square: Square) -> Landmarks:
@@ -157,22 +176,33 @@ def read_landmarks(image: np.ndarray, square: Square) -> Landmarks:
 
 
 def _confirmed(image: np.ndarray, squares: list[tuple[Square, float]], min_score: float) -> list[Landmarks]:
-    """The faces that the mesh sees in the detector's squares, each once; doubtful ones if no others."""
+    """The faces that the mesh sees in the detector's squares, each once, the surest first."""
     best = _distinct([square.box for square, _ in squares], [logit for _, logit in squares], nested=False)
     found: list[Landmarks] = []
-    clear: list[Landmarks] = []
     for i in best[:CANDIDATES]:
         face = _settled(image, squares[i][0])
         if HOPELESS < face.score < SURE:  # perhaps it lies or is upside down
             turned = [_settled(image, _around(face).turned(quarters)) for quarters in (1, 2, 3)]
             face = max([face, *(other for other in turned if other.score > SURE)], key=lambda one: one.score)
         if face.score > min_score:
-            found.append(face)
-            if face.score > SURE or (face.score > DOUBTFUL and squares[i][1] > DETECTOR_SURE):
-                clear.append(face)
-    faces = clear or found
-    boxes = [_box(face.points[:, :2]) for face in faces]
-    return [faces[i] for i in _distinct(boxes, [face.score for face in faces], nested=True)]
+            enough = DOUBTFUL if squares[i][1] > DETECTOR_SURE else LIKELY
+            found.append(replace(face, doubtful=face.score <= enough))
+    own = [face for face in found if not any(_is_on(face, other) for other in found)]
+    clear, doubtful = ([face for face in own if face.doubtful == which] for which in (False, True))
+    ranked = clear + doubtful
+    boxes = [_box(face.points[:, :2]) for face in ranked]
+    # Clear ones have any score above that of doubtful ones, so that these do not hide them.
+    ranks = [face.score - (1000.0 if face.doubtful else 0.0) for face in ranked]
+    return [ranked[i] for i in _distinct(boxes, ranks, nested=True)]
+
+
+def _is_on(face: Landmarks, other: Landmarks) -> bool:
+    """Whether a face is within a clear and much larger one."""
+    if other.doubtful or other.radius < MUCH_LARGER * face.radius:
+        return False
+    low, high = other.points[:, :2].min(0), other.points[:, :2].max(0)
+    middle = face.points[:, :2].mean(0)
+    return bool((low < middle).all() and (middle < high).all())
 
 
 def _settled(image: np.ndarray, square: Square) -> Landmarks:

@@ -53,8 +53,17 @@ def read_photo(path: Path, look_for_face: bool = True) -> Photo:
     if not look_for_face:
         return Photo(path, pixels, notes=tuple(notes))
     faces = usable_faces(pixels, str(path))
-    if len(faces) > 1:
-        notes.append(f"{len(faces)} faces in {path}: taking the largest")
+    certain = [face for face in faces if not face.doubtful]
+    side = round(face_box(faces[0]).side)
+    if not certain:
+        notes.append(f"{path}: what is taken for the face, {side} pixels wide, is hard to recognise as one")
+    elif len(certain) < len(faces):
+        notes.append(
+            f"{path}: something larger than the face that is taken, {side} pixels wide, may be a face partly "
+            "hidden: if it is, use a photo that shows it, as this may be its reflection"
+        )
+    if len(certain) > 1:
+        notes.append(f"{len(certain)} faces in {path}: taking the largest")
     grey = is_grey(pixels, faces[0])
     if grey:
         notes.append(f"{path} is black and white: the tones of skin and hair are guessed")

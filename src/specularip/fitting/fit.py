@@ -15,13 +15,14 @@ from torch import Tensor
 
 from specularip import raster, specular
 from specularip.avatar import Avatar
+from specularip.bounds import Seed, check_settings, check_value
 from specularip.cameras import Cameras
 from specularip.captures.exposure import exposed
 from specularip.captures.load import load_posed_images
 from specularip.captures.mesh import load_body_mesh, load_points
 from specularip.captures.scene import settled
 from specularip.captures.views import PosedImages
-from specularip.errors import UserError, escaped
+from specularip.errors import escaped
 from specularip.fitting import silhouettes
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
 from specularip.fitting.exposure import differ, estimated_gains, exposure_note, followed
@@ -33,14 +34,17 @@ from specularip.fitting.settings import Exposure, FitConfig
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.lpips import NO_LPIPS, find_lpips
-from specularip.metrics import FAINTEST, MATCHED, SSIM_WINDOW, evaluate, nothing_shown, ssim_map
+from specularip.metrics import MATCHED, SSIM_WINDOW, evaluate, nothing_shown, ssim_map
+from specularip.pictures import FAINTEST
 from specularip.placement import Placement
 from specularip.progress import Progress, Report, part, unheard
 from specularip.raster import Raster, rasterize
 from specularip.raster.cuda import pick_device
 from specularip.registration.fit_body import FittedBody, fit_body
 from specularip.registration.outlines import outlines_of
-from specularip.run_folder import Checkpoint, RunFolder
+from specularip.resources import check_memory, check_space
+from specularip.run_folder import TRAINING_BYTES, Checkpoint, RunFolder, run_bytes
+from specularip.run_lock import locked
 from specularip.specular import SpecularConfig, SpecularHead
 from specularip.stopping import stop_on_signal
 from specularip.training.optimizer import set_rates
@@ -91,16 +95,39 @@ def fit(
     Raises UserError for data or folders that the user can correct, KeyboardInterrupt after saving a
     checkpoint when stopped by Ctrl-C or SIGTERM.
     """
+    check_value("seed", seed, Seed)
     place = pick_device(device)
+    config = resolved(config or FitConfig(), place)
     folder_path = RunFolder.check(out, resume, overwrite)
+    points = config.points or 0
+    check_space(out, run_bytes(points), "the run")
+    if place.type == "cpu":
+        check_memory(TRAINING_BYTES * points, f"a fit of {points} points")
+    with locked(folder_path) as warning:
+        return _fit(data, folder_path, config, place, seed, resume, overwrite, init, warning, progress, live)
+
+
+def _fit(
+    data: str | Path,
+    out: Path,
+    config: FitConfig,
+    place: torch.device,
+    seed: int,
+    resume: bool,
+    overwrite: bool,
+    init: str | Path | None,
+    warning: str,
+    progress: Progress | None,
+    live: LiveView | None,
+) -> Avatar:
+    """`fit`, its options checked and the folder `out` locked. warning: a line for the report, or ""."""
     train = load_posed_images(data, "train")
     test = load_posed_images(data, "test")
-    config = resolved(config or FitConfig(), place)
     mesh, cloud = load_body_mesh(data), load_points(data)  # all is checked before an old run is replaced
     if config.body:
         outlines_of(train)
     lpips = find_lpips(place) if len(test) else None
-    folder = RunFolder.open(folder_path, resume, overwrite)
+    folder = RunFolder.open(out, resume, overwrite)
     given = None if init is None else Given.read(init, train)
     if given is not None and not given.in_place:
         config = replace(config, body=True)  # it is brought to the images by way of the body
@@ -115,8 +142,10 @@ def fit(
         stop_on_signal() as stop,
         Session(folder, shown, stop, place, inputs) as session,
     ):
-        for line in dict.fromkeys((*train.notes, *test.notes)):
+        for line in dict.fromkeys(filter(None, (*train.notes, *test.notes, warning))):
             session.note(line)
+        if folder.replaces is not None:
+            shown.log(folder.replacing)
         checkpoint = session.resume()
         body = _registered(train, config, checkpoint, session)
         if body is not None:
@@ -170,23 +199,15 @@ def fit(
         )
         if live is not None:
             live.finish(avatar)
+        folder.publish()
     return avatar
 
 
 def resolved(config: FitConfig, device: torch.device) -> FitConfig:
     """`config` with defaults for the device in place of None. Raises UserError for numbers out of range."""
+    check_settings(config)
     iterations, points = GPU_DEFAULTS if device.type == "cuda" else CPU_DEFAULTS
-    config = replace(config, iterations=config.iterations or iterations, points=config.points or points)
-    limits = (
-        ("iterations", 1, 10**7),
-        ("points", 100, 10**7),
-        ("lights", 1, 1024),
-        ("relocate_every", 1, 10**7),
-    )
-    for name, low, high in limits:
-        if not low <= getattr(config, name) <= high:
-            raise UserError(f"{name} must lie between {low} and {high}, got {getattr(config, name)}")
-    return config
+    return replace(config, iterations=config.iterations or iterations, points=config.points or points)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.cameras import Cameras
+from specularip.errors import UserError
 from specularip.stages.settings import FusionConfig
 
 DEPTH_GAIN = 1.25
@@ -27,6 +28,8 @@ CLIPPED = 0.01
 """Depth codes this close to 0 or 1 may have been clipped."""
 SOLID = 0.5
 """Alpha above which a pixel belongs to the person."""
+FEWEST = 16
+"""Points of a surface at least: fewer have no neighbourhoods."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,7 @@ def look_up(views: DepthViews, points: Tensor, outline_tolerance: int) -> Seen:
 
 
 def fuse(views: DepthViews, config: FusionConfig) -> SurfacePoints:
-    """The surface that the views agree on, one layer of oriented points."""
+    """The surface that the views agree on, one layer of oriented points. Raises UserError for none."""
     rows = views.surface.nonzero()
     view, y, x = rows.unbind(-1)
     positions = unproject(views.depths, views.cameras)[view, y, x]
@@ -209,10 +212,20 @@ def fuse(views: DepthViews, config: FusionConfig) -> SurfacePoints:
     sizes = views.pixel_sizes[view]
     weights = cosine.square() / sizes
     keep = (cosine > config.least_cosine) & agreed(views, positions, view, config)
-    points = SurfacePoints(positions, normals, sizes, weights).select(keep)
+    points = _enough(SurfacePoints(positions, normals, sizes, weights).select(keep))
     points = thinned(points, config.fine_voxel)
     for _ in range(config.passes):
-        points = _consolidated(points, config)
+        points = _enough(_consolidated(points, config))
+    return points
+
+
+def _enough(points: SurfacePoints) -> SurfacePoints:
+    """The points. Raises UserError if they are too few for a surface."""
+    if len(points) < FEWEST:
+        raise UserError(
+            "the sampled views agree on no surface: use another --seed or text, or wider tolerances "
+            "(start.fusion.depth_tolerance, start.fusion.least_tolerance, start.fusion.merge_radius)"
+        )
     return points
 
 

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from specularip.diffusion.conv_autoencoder import ConvAutoencoder
+from specularip.diffusion.conv_autoencoder import BLOCK, ConvAutoencoder
 from specularip.diffusion.prior import Prior
 from specularip.lpips import feature_distance, find_lpips, unit_channels
 
@@ -57,10 +58,13 @@ class EncoderFeatures:
         self._dtype = autoencoder.shift.dtype
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Features [B,C,S/4,S/4] float32 of images [B,4,S,S] (RGB over the background, and alpha), one tensor
+        """Features [B,C,H/4,W/4] float32 of images [B,4,H,W] (RGB over the background, and alpha), one tensor
         a residual block, of unit length over the channels. Depth counts as unknown. Differentiable."""
         flat = images.new_full((len(images), 1, *images.shape[2:]), 0.5)
         x = (torch.cat([images[:, :4], flat], 1) * 2 - 1).to(self._dtype)
+        bottom, right = (-size % BLOCK for size in x.shape[2:])
+        if bottom or right:  # cropped images
+            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
         found = []
         for index, layer in enumerate(self._layers):
             x = layer(x)

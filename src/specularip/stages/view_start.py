@@ -44,6 +44,8 @@ SAMPLES_PER_AREA = {"head": 2.2, "neck": 1.4, "hand": 4.0, "foot": 1.25}
 Gaussians lie; on hands, which are covered with the samples themselves, enough to be thinned evenly."""
 SPACING = 1 / 260
 """Spacing of the Gaussians in body heights, 6.5 mm, if their number allows it."""
+COARSEST = 1.0
+"""Spacing in metres above which a coarser grid leaves no fewer points."""
 COVER_WIDTH, COVER_NEIGHBOURS = 2.0, 12
 """How far sideways a point of the surface covers the body, in spacings of the body's samples, and how many of
 the nearest points are considered."""
@@ -209,12 +211,15 @@ def with_skin(
 
 
 def within_budget(points: SurfacePoints, fineness: Tensor, spacing: float, max_points: int) -> SurfacePoints:
-    """Points thinned to `spacing` metres times their `fineness` [P], or more where too many would remain."""
+    """Points thinned to `spacing` metres times their `fineness` [P], or more where too many would remain. Of
+    the sides of parts, which no grid merges, those with the largest weights are kept."""
     groups = [(float(f), points.select(fineness == f)) for f in fineness.unique()]
     while True:
         even = joined([thinned(group, spacing * f) for f, group in groups])
         if len(even) <= max_points:
             return even
+        if spacing > COARSEST:
+            return even.select(even.weights.topk(max_points).indices.sort().values)
         spacing *= max(1.01, (len(even) / max_points) ** 0.5)
 
 

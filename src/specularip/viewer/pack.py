@@ -31,6 +31,8 @@ MAGIC = b"SIPV"
 VERSION = 1
 LOBES = 4
 """ASGs of a Gaussian."""
+MEANS_BITS, USUAL_REACH = 20, 16
+"""Bits of positions, where all lie within so many times the size of where most are."""
 WARPS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "linear": (lambda value: value, lambda warped: warped),
     "root": (lambda value: np.sign(value) * np.sqrt(np.abs(value)), lambda warped: warped * np.abs(warped)),
@@ -177,12 +179,23 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _gaussian_columns(gaussians: Gaussians) -> dict[str, Columns]:
     return {
-        "means": Columns.of(gaussians.means, 20),
+        "means": Columns.of(gaussians.means, _bits_of_means(gaussians.means)),
         **_rotations("quats", gaussians.quats, 10),
         "log_scales": Columns.of(gaussians.log_scales, 10),
         "opacities": Columns.of(gaussians.opacities, 8),
         "diffuse": Columns.of(gaussians.diffuse, 8),
     }
+
+
+def _bits_of_means(means: Tensor) -> int:
+    """20, and more where a few stray Gaussians lie so far out that the subject would get few of the steps."""
+    points = means.detach().cpu().numpy()
+    if not len(points) or not np.isfinite(points).all():  # `Columns.of` says so
+        return MEANS_BITS
+    low, first, last, high = np.quantile(points, [0, 0.05, 0.95, 1], axis=0)
+    within = max(float((last - first).max()), 1e-6)
+    beyond = float((high - low).max()) / (USUAL_REACH * within)
+    return min(32, MEANS_BITS + math.ceil(math.log2(max(beyond, 1))))
 
 
 def _asg_columns(colors: Asgs, order: Tensor) -> dict[str, Columns]:

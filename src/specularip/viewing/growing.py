@@ -112,12 +112,13 @@ class LiveView(Shown):
                 (self._folder / SNAPSHOT).unlink(missing_ok=True)
             self._status = "finished"
 
-    def stay(self) -> None:
-        """After `finish`: bake the avatar meanwhile, and serve its page until Ctrl-C."""
-        if self._finished is None or self._folder is None:
+    def stay(self, folder: Path) -> None:
+        """After `finish`: bake the avatar meanwhile, keep the result in the run's folder, and serve the page
+        until Ctrl-C."""
+        if self._finished is None:
             return
         print(f"{self.url} shows it until Ctrl-C", flush=True)
-        serve(self.server, self, self._finished, self._folder, clips_for(self._finished.binding))
+        serve(self.server, self, self._finished, folder, clips_for(self._finished.binding))
 
     def state(self) -> dict[str, Any]:
         state = super().state()

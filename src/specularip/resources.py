@@ -1,0 +1,51 @@
+"""Disk and memory of this machine: whether what a command will need is there. Free of torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from specularip.errors import UserError
+from specularip.files import existing_folder
+
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Where a container's limit is, in bytes, or "max"."""
+
+
+def check_space(path: str | os.PathLike[str], needed: float, what: str) -> None:
+    """Raise UserError if the disk of `path`, which need not exist yet, has less than `needed` bytes free."""
+    try:
+        usage = shutil.disk_usage(existing_folder(Path(path)))
+    except OSError:
+        return  # some network file systems do not say
+    if usage.total and usage.free < needed:
+        raise UserError(
+            f"{what} may take {size_words(needed)} and the disk of {path} has {size_words(usage.free)} free: "
+            "make room, or use another --out"
+        )
+
+
+def check_memory(needed: float, what: str) -> None:
+    """Raise UserError if `needed` bytes are more than all the memory of this machine."""
+    total = total_memory()
+    if total is not None and needed > total:
+        raise UserError(
+            f"{what} takes at least {size_words(needed)} of memory, and this machine has {size_words(total)}"
+        )
+
+
+def total_memory() -> float | None:
+    """Bytes of memory that this process may use at most; None where the system does not say."""
+    found: list[float] = []
+    with suppress(OSError, ValueError, AttributeError):  # Windows has no sysconf
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):  # "max": no limit
+        found.append(float(MEMORY_LIMIT.read_text()))
+    return min(found, default=None)
+
+
+def size_words(count: float) -> str:
+    """A number of bytes as GB or MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
