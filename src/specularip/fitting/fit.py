@@ -127,10 +127,10 @@ def _fit(
     if config.body:
         outlines_of(train)
     lpips = find_lpips(place) if len(test) else None
-    folder = RunFolder.open(out, resume, overwrite)
     given = None if init is None else Given.read(init, train)
     if given is not None and not given.in_place:
         config = replace(config, body=True)  # it is brought to the images by way of the body
+    folder = RunFolder.open(out, resume, overwrite)
     inputs = {
         "data": _fingerprint(train),
         "seed": seed,
