@@ -7,7 +7,7 @@ transforms.json in which test_filenames names the test views.
 
 Both fits are judged on the same pixels: the clean test images. For the second avatar their cameras stand in
 its capture's world. Its PSNR on its own test images, as `fit` reports it, is printed beside: they are
-resampled, have edges that the wall's colour bleeds into, and other borders.
+resampled, have edges that the wall's colour bleeds into, and show a little less.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,9 @@ import torch
 from PIL import Image
 
 from specularip.avatar import load
-from specularip.cameras import Cameras
 from specularip.captures.frames import Lens
 from specularip.captures.load import load_posed_images
-from specularip.captures.views import PosedImages, View
+from specularip.captures.views import View
 from specularip.metrics import evaluate
 from specularip.placement import Placement
 
@@ -48,9 +48,8 @@ def wild(scene: Path, folder: Path) -> None:
     for split in ("train", "test"):
         for view in load_posed_images(scene, split):  # type: ignore[arg-type]
             name = f"{split}_{view.name.rpartition('/')[2].rpartition('.')[0]}"
-            lens = distorting(view)
-            pixels = made.straight(through(view, lens))
-            _save(folder, name, pixels)
+            pixels, lens = through(view)
+            _save(folder, name, made.straight(pixels))
             pose = np.linalg.inv(view.camera.viewmats[0].double().numpy())
             pose[:3, 1:3] *= -1
             frames.append(
@@ -71,16 +70,32 @@ def wild(scene: Path, folder: Path) -> None:
     made.write_table(folder, {**made.lens_keys(lens), **splits, "frames": frames})
 
 
-def distorting(view: View) -> Lens:
-    """A lens of the view's focal length and size."""
+@cache
+def distorting(view: Lens) -> Lens:
+    """A lens of a pinhole camera's focal length whose image, in the same place, is the largest that shows nothing
+    beyond the pinhole's."""
+    lens = replace(view, model="opencv", distortion=DISTORTION)
+    u, v = np.moveaxis(made.rays_of(lens) * (view.fx, view.fy) + (view.cx, view.cy), -1, 0)
+    inside = (u > 0) & (u < view.width) & (v > 0) & (v < view.height)
+    border = 0
+    while not inside[border : view.height - border, border : view.width - border].all():
+        border += 1
+    return replace(
+        lens,
+        width=view.width - 2 * border,
+        height=view.height - 2 * border,
+        cx=view.cx - border,
+        cy=view.cy - border,
+    )
+
+
+def through(view: View) -> tuple[torch.Tensor, Lens]:
+    """The view as a lens that distorts takes it, premultiplied [H,W,4]."""
     (fx, _, cx), (_, fy, cy), _ = view.camera.Ks[0].tolist()
-    return Lens("opencv", view.camera.width, view.camera.height, fx, fy, cx, cy, DISTORTION)
-
-
-def through(view: View, lens: Lens) -> torch.Tensor:
-    """The view as the lens takes it, premultiplied [H,W,4]; nothing is beyond the view's borders."""
+    pinhole = Lens("pinhole", view.camera.width, view.camera.height, fx, fy, cx, cy)
+    lens = distorting(pinhole)
     pixels = torch.cat([view.image, view.alpha], -1)
-    return made.resampled(pixels, made.rays_of(lens) * (lens.fx, lens.fy) + (lens.cx, lens.cy))
+    return made.resampled(pixels, made.rays_of(lens) * (fx, fy) + (cx, cy)), lens
 
 
 def _save(folder: Path, name: str, pixels: np.ndarray) -> None:
@@ -88,14 +103,6 @@ def _save(folder: Path, name: str, pixels: np.ndarray) -> None:
         (folder / kind).mkdir(parents=True, exist_ok=True)
     made.save_opaque(WALL, quality=98, subsampling=0)(folder / "images" / f"{name}.jpg", pixels)
     Image.fromarray(np.ascontiguousarray(pixels[..., 3])).save(folder / "masks" / f"{name}.png")
-
-
-def moved(views: PosedImages, world: Placement) -> PosedImages:
-    """The same views, with cameras in another world."""
-    cameras: list[Cameras] = [world.cameras(view.camera) for view in views]
-    return replace(
-        views, views=tuple(replace(view, camera=camera) for view, camera in zip(views, cameras))
-    )
 
 
 def compare(scene: Path, out: Path, iterations: int, points: int) -> bool:
@@ -109,14 +116,15 @@ def compare(scene: Path, out: Path, iterations: int, points: int) -> bool:
         report = _fit(data, out / name, iterations, points)
         own[name] = report["metrics"]["psnr"]
         avatar = load(out / name)
-        cameras = test if name == "clean" else moved(test, WORLD)
-        reached[name] = evaluate(avatar, cameras)["psnr"]
+        views = test if name == "clean" else replace(test, placement=WORLD @ test.placement)
+        reached[name] = evaluate(avatar, views)["psnr"]
     print(f"\n{'':8}{'clean test images':>20}{'own test images':>20}")
     for name in reached:
         print(f"{name:8}{reached[name]:17.2f} dB{own[name]:17.2f} dB")
     difference = reached["wild"] - reached["clean"]
     good = math.isfinite(difference) and difference >= -GOAL
-    print(f"difference on the clean test images {difference:+.2f} dB, expected at least -{GOAL}: {'ok' if good else 'NO'}")
+    verdict = "ok" if good else "NO"
+    print(f"difference on the clean test images {difference:+.2f} dB, at least -{GOAL} expected: {verdict}")
     return good
 
 

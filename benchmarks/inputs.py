@@ -398,7 +398,10 @@ def captures() -> list[Row]:
 
 
 COUNT = 300
-FACES = "element face 2\nproperty list uchar int vertex_indices\n", struct.pack("<B3iB4i", 3, 0, 1, 2, 4, *range(4))
+FACES = (
+    "element face 2\nproperty list uchar int vertex_indices\n",
+    struct.pack("<B3iB4i", 3, 0, 1, 2, 4, *range(4)),
+)
 
 
 @cache
@@ -415,7 +418,11 @@ def looks(avatar: Avatar) -> torch.Tensor:
 
 
 def like(
-    given: str, write: Callable[[Path], Path], columns: Mapping[str, np.ndarray], *said: str, least: float = 50.0
+    given: str,
+    write: Callable[[Path], Path],
+    columns: Mapping[str, np.ndarray],
+    *said: str,
+    least: float = 50.0,
 ) -> Row:
     """A file that shows the same as a plain 3DGS file of `columns`. said: words of warnings; none may come
     otherwise."""
@@ -460,7 +467,9 @@ def supersplat(path: Path) -> Path:
         for name, column in zip(stored, values):
             for side, pick in (("min", np.min), ("max", np.max)):
                 limits[f"{side}_{name}"] = np.array([pick(column[chunk == k]) for k in range(chunks)])
-        low, high = (np.stack([limits[f"{side}_{name}"] for name in stored])[:, chunk] for side in ("min", "max"))
+        low, high = (
+            np.stack([limits[f"{side}_{name}"] for name in stored])[:, chunk] for side in ("min", "max")
+        )
         return (values - low) / (high - low)
 
     def packed(values: np.ndarray, bits: Sequence[int]) -> np.ndarray:
@@ -482,7 +491,8 @@ def supersplat(path: Path) -> Path:
     others = np.stack([np.delete(quat, k) for quat, k in zip(quats, largest)]).T
     vertices = {
         "packed_position": packed(position, (11, 10, 11)),
-        "packed_rotation": largest.astype(np.uint32) << np.uint32(30) | packed(others / 2**0.5 + 0.5, (10,) * 3),
+        "packed_rotation": largest.astype(np.uint32) << np.uint32(30)
+        | packed(others / 2**0.5 + 0.5, (10,) * 3),
         "packed_scale": packed(scale, (11, 10, 11)),
         "packed_color": packed([*color, opacity], (8,) * 4),
     }
@@ -505,7 +515,9 @@ def splats() -> list[Row]:
     no_turn = changed(base, **{f"rot_{k}": (5, 0.0) for k in range(4)})
     left = "Gaussians left out"
 
-    def written(columns: Mapping[str, np.ndarray], name: str = "a.ply", **options: Any) -> Callable[[Path], Path]:
+    def written(
+        columns: Mapping[str, np.ndarray], name: str = "a.ply", **options: Any
+    ) -> Callable[[Path], Path]:
         return lambda folder: write_ply(folder / name, columns, **options)
 
     def shown(given: str, columns: Mapping[str, np.ndarray], *options: str) -> Row:
@@ -670,7 +682,9 @@ def in_glasses(scale: int, dark: bool) -> Image.Image:
     for x, y in places:
         box = (x - 0.4 * apart, y - 0.3 * apart, x + 0.4 * apart, y + 0.3 * apart)
         draw.ellipse(box, (20, 20, 25) if dark else None, (15, 15, 15), max(2, round(0.07 * apart)))
-    draw.line([tuple(places[0]), tuple(places[1])], (15, 15, 15), max(2, round(0.05 * apart))) if dark else None
+    draw.line(
+        [tuple(places[0]), tuple(places[1])], (15, 15, 15), max(2, round(0.05 * apart))
+    ) if dark else None
     return image
 
 
@@ -728,7 +742,9 @@ def photos() -> list[Row]:
         """The face is grey: what else looks like one, such as a reflection, must not be taken for it."""
         image, (x, y) = portrait().copy(), eyes().mean(0)
         apart = float(np.linalg.norm(eyes()[1] - eyes()[0]))
-        ImageDraw.Draw(image).ellipse((x - 1.4 * apart, y - 1.2 * apart, x + 1.4 * apart, y + 2.2 * apart), (96,) * 3)
+        ImageDraw.Draw(image).ellipse(
+            (x - 1.4 * apart, y - 1.2 * apart, x + 1.4 * apart, y + 2.2 * apart), (96,) * 3
+        )
         image.resize((1024, 1024), Image.Resampling.LANCZOS).save(folder / "photo.png")
         return folder / "photo.png", 2 * eyes().mean(0)
 
@@ -772,7 +788,12 @@ def fits() -> list[Row]:
     def exposed(folder: Path) -> str:
         gains = np.random.default_rng(0).uniform(0.6, 1.0, (10, 1, 1, 3))
         darker = [
-            replace(shot, pixels=np.concatenate([shot.pixels[..., :3] * gain, shot.pixels[..., 3:]], -1).astype(np.uint8))
+            replace(
+                shot,
+                pixels=np.concatenate([shot.pixels[..., :3] * gain, shot.pixels[..., 3:]], -1).astype(
+                    np.uint8
+                ),
+            )
             for shot, gain in zip(shots(), gains[:, 0])
         ]
         nerfstudio(folder, darker)
@@ -953,7 +974,9 @@ def world() -> list[Row]:
     def no_utf8(folder: Path, **changes: str | None) -> str:
         name = os.fsencode(folder) + b"/caf\xe9"
         made.subject().save(os.fsdecode(name + b".safetensors"))
-        result = specularip("render", name + b".safetensors", "--out", name + b".png", "--size", "64", **changes)
+        result = specularip(
+            "render", name + b".safetensors", "--out", name + b".png", "--size", "64", **changes
+        )
         success(result)
         if not os.path.exists(name + b".png"):
             raise Unexpected("no picture")
@@ -992,10 +1015,17 @@ def world() -> list[Row]:
             "cli.main(['export', 'a.ply', 'b.ply', *sys.argv[1:]])"
         )
         command = [sys.executable, "-c", code, *(["--debug"] if debug else [])]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment({}), cwd=folder, timeout=120)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment({}), cwd=folder, timeout=120
+        )
         lines = done.stderr.strip().splitlines()
         shown = "Traceback" in done.stderr
-        if done.returncode != 70 or shown != debug or (not debug and len(lines) != 1) or "--debug" not in lines[-1]:
+        if (
+            done.returncode != 70
+            or shown != debug
+            or (not debug and len(lines) != 1)
+            or "--debug" not in lines[-1]
+        ):
             raise Unexpected(f"exit code {done.returncode}: {lines[-1:]}")
         return "a traceback, then the line" if debug else lines[0].removeprefix("specularip: ")
 

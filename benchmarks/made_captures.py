@@ -144,6 +144,7 @@ def resampled(pixels: torch.Tensor, places: np.ndarray) -> torch.Tensor:
     return found[0].movedim(0, -1).clamp(0, 1)
 
 
+@cache
 def rays_of(lens: Lens) -> np.ndarray:
     """Where the rays of the pixels' centres meet the plane at depth 1, [H,W,2]: OpenCV's formulas, inverted by
     fixed-point iteration (as its undistortPoints does) and by Newton's method."""
@@ -220,7 +221,9 @@ def lens_keys(lens: Lens) -> dict[str, Any]:
     if lens.model == "opencv":
         return keys | {"camera_model": "OPENCV"} | dict(zip(("k1", "k2", "p1", "p2"), lens.distortion))
     if lens.model == "fisheye":
-        return keys | {"camera_model": "OPENCV_FISHEYE"} | dict(zip(("k1", "k2", "k3", "k4"), lens.distortion))
+        return (
+            keys | {"camera_model": "OPENCV_FISHEYE"} | dict(zip(("k1", "k2", "k3", "k4"), lens.distortion))
+        )
     return keys
 
 
@@ -298,7 +301,9 @@ def colmap(folder: Path, taken: Sequence[Shot], lens: Lens = PINHOLE, binary: bo
         (model / "cameras.bin").write_bytes(data + struct.pack(f"<{len(parameters)}d", *parameters))
         data = struct.pack("<Q", len(images))
         for number, quat, shift, file in images:
-            data += struct.pack("<I7dI", number, *quat, *shift, 1) + file.encode() + b"\0" + struct.pack("<Q", 0)
+            data += (
+                struct.pack("<I7dI", number, *quat, *shift, 1) + file.encode() + b"\0" + struct.pack("<Q", 0)
+            )
         (model / "images.bin").write_bytes(data)
         data = struct.pack("<Q", len(points))
         for number, point in enumerate(points):
