@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +32,9 @@ from specularip.gaussians import Gaussians
 from specularip.placement import Placement
 from specularip.specular import LATENTS
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from colour_profiles import DISPLAY_P3, PROPHOTO, SRGB, Primaries, profile  # noqa: F401
+
 SIZE, FOCAL = 96, 110.0
 PORTRAIT = Lens("pinhole", 72, SIZE, FOCAL, FOCAL, 36, SIZE / 2)
 PINHOLE = Lens("pinhole", SIZE, SIZE, FOCAL, FOCAL, SIZE / 2, SIZE / 2)
@@ -44,7 +48,7 @@ ELSEWHERE = Placement(
     torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]]),
     torch.tensor([300.0, -120.0, 50.0]),
 )
-"""y down (minus y of the file is up), centimetres, and more than a person's height from the origin."""
+"""y up, centimetres, and farther from the origin than a person is tall."""
 GAUSSIANS = 6000
 
 
@@ -146,8 +150,8 @@ def resampled(pixels: torch.Tensor, places: np.ndarray) -> torch.Tensor:
 
 @cache
 def rays_of(lens: Lens) -> np.ndarray:
-    """Where the rays of the pixels' centres meet the plane at depth 1, [H,W,2]: OpenCV's formulas, inverted by
-    fixed-point iteration (as its undistortPoints does) and by Newton's method."""
+    """Where the rays of the pixels' centres meet the plane at depth 1, [H,W,2]: OpenCV's formulas, inverted
+    by fixed-point iteration (as its undistortPoints does) and by Newton's method."""
     v, u = np.mgrid[: lens.height, : lens.width] + 0.5
     target = np.stack([(u - lens.cx) / lens.fx, (v - lens.cy) / lens.fy], -1)
     if lens.model == "fisheye":
@@ -202,6 +206,15 @@ def agreement(
 
 def save_png(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
+
+
+def in_profile(primaries: Primaries, gamma: float, path: Path, pixels: np.ndarray) -> None:
+    """A PNG in another colour space, whose profile it has."""
+    value = pixels[..., :3] / 255
+    linear = np.where(value < 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    other = (linear @ np.array(SRGB) @ np.linalg.inv(np.array(primaries))).clip(0, 1) ** (1 / gamma)
+    encoded = np.concatenate([np.rint(255 * other).astype(np.uint8), pixels[..., 3:]], -1)
+    Image.fromarray(encoded).save(path, icc_profile=profile(primaries, gamma))
 
 
 def save_opaque(color: tuple[int, int, int], **options: Any) -> Callable[[Path, np.ndarray], None]:

@@ -7,7 +7,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import inputs
-from inputs import Row, Unexpected
+import made_captures as made
+from input_captures import UNDISTORTED, load_posed_images
+from input_rows import Row, Unexpected
 
 
 def test_words_and_captures_are_as_expected(monkeypatch, capsys):
@@ -33,9 +35,9 @@ def test_rows_that_are_not_as_expected_are_told(monkeypatch, capsys):
     assert "1 of 3 as expected" in printed and "blue" in printed and "KeyError: 'red'" in printed
 
 
-@pytest.mark.parametrize("lens", [inputs.OPENCV, inputs.FISHEYE])
+@pytest.mark.parametrize("lens", [made.OPENCV, made.FISHEYE])
 def test_a_lens_that_is_ignored_costs_decibels(tmp_path, lens):
     """So `agreement` would tell."""
-    inputs.nerfstudio(tmp_path, inputs.shots(10, lens), inputs.PINHOLE)
-    found = inputs.load_posed_images(tmp_path, "train")
-    assert inputs.made.agreement(found) < inputs.UNDISTORTED - 5
+    made.nerfstudio(tmp_path, made.shots(10, lens), made.PINHOLE)
+    found = load_posed_images(tmp_path, "train")
+    assert made.agreement(found) < UNDISTORTED - 5
