@@ -580,6 +580,38 @@ def export(
     print(escaped(str(out)))
 
 
+def masks(data: Annotated[Positional[Path], arg(metavar="DATA")]) -> None:
+    """Cut the person out of a capture's images, with the package rembg: writes masks to DATA/masks.
+
+    `fit` and `eval` find them there. Images that have a mask, or alpha below 1, are left alone, so that an
+    interrupted run goes on where it was. Look at the masks: what they miss is missing in the avatar.
+
+    Example: specularip masks capture
+
+    Args:
+        data: Folder with images and cameras in any layout that `fit` reads.
+    """
+    from specularip.captures.cutout import cut_out, frames_without_mask, load_rembg
+    from specularip.progress import Progress
+
+    frames = frames_without_mask(data)
+    if not frames:
+        print(f"all images of {data} have a mask or alpha")
+        return
+    predict = load_rembg()
+    doubtful = []
+    with Progress() as progress:
+        progress.start("masks", len(frames))
+        for done, frame in enumerate(frames, 1):
+            path, share = cut_out(data, frame, predict)
+            if not 0.002 < share < 0.98:
+                doubtful.append(str(path))
+            progress.step(done)
+    print(f"{len(frames)} masks: {data}/masks")
+    if doubtful:
+        print(f"nobody, or nothing else, found in {len(doubtful)} images: look at {', '.join(doubtful[:3])}")
+
+
 def models(
     action: Annotated[Positional[Literal["check", "fetch"]], arg(metavar="{check,fetch}")] = "check",
     preset: Literal["all", "compact", "sd15"] = "all",
@@ -757,6 +789,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 "eval": evaluate,
                 "bake": bake,
                 "export": export,
+                "masks": masks,
                 "models": models,
                 "view": view,
             },

@@ -202,7 +202,7 @@ def _notes(
     if opaque:
         notes.append(
             f"{source}: {_of(opaque, total)} no alpha (or none below 1) and no mask: taken as opaque, so "
-            "their background is fitted too; masks/ is read, and 'rembg p -om images masks' makes it"
+            "their background is fitted too; `specularip masks` cuts the person out"
         )
     if capture.premultiplied is None and any(image.own_alpha for image in decoded):
         notes.append(
