@@ -8,8 +8,8 @@ transforms.json, in which test_filenames names the test views.
 Each fit is judged as `fit` and `eval` report it, on the test images of its own data: those of the second show
 the same, resampled, with edges that the wall's colour bleeds into, and 3 % less at the border. Both are also
 compared on the same pixels, the clean test images, whose cameras then stand in the second capture's world.
-There the wall counts against the second: its images are 39.3 dB from the clean ones, nearly all of it on edges
-(53 dB without them), since masks say how much of a pixel is the subject's and not which colour that has.
+There the wall counts against the second: its images are 39.3 dB from the clean ones (satin), nearly all of
+it on edges (53 dB without them), since masks say how much of a pixel is the subject's, not in which colour.
 """
 
 from __future__ import annotations

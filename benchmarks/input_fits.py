@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import numpy as np
 from input_rows import (
     FACE,
     QUICK,
+    ROOT,
     SHORT,
     Row,
     Unexpected,
     colors_in,
+    refusal,
     shows_something,
     specularip,
     success,
@@ -46,6 +49,14 @@ def fits() -> list[Row]:
         if quality < 15 or off > 0.2:
             raise Unexpected(got)
         return got
+
+    def no_rembg(folder: Path) -> str:
+        nerfstudio(folder, shots(), save=made.save_opaque((120, 96, 80)))
+        package = folder / "shim" / "rembg"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("raise ImportError('no rembg')\n")
+        paths = os.pathsep.join([str(folder / "shim"), str(ROOT / "src")])
+        return refusal(specularip("masks", folder, PYTHONPATH=paths), "pip install")
 
     def exposed(folder: Path) -> str:
         gains = np.random.default_rng(0).uniform(0.6, 1.0, (10, 1, 1, 3))
@@ -98,6 +109,7 @@ def fits() -> list[Row]:
 
     return [
         Row("a subject anywhere", "fit, render, eval, .ply", "shown; .ply in the capture's world", anywhere),
+        Row("no alpha", "masks, rembg is not installed", "refused, names the package", no_rembg),
         Row("exposure", "gains of 0.6 to 1 a channel", "compensated, said", exposed),
         Row("exposure", "the same in all images", "left alone", alike),
         Row("fit --body", "16 views of a person", "an avatar that walks", rigged),
