@@ -7,6 +7,7 @@ import random
 import zlib
 from pathlib import Path
 
+import captures
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,7 @@ from specularip.captures.mesh import load_body_mesh, load_points, points_inside
 from specularip.captures.views import PosedImages
 from specularip.cli import main
 from specularip.errors import UserError
+from specularip.fitting.fit import _shared
 
 SEED = 0  # the fixture `seed` sets it
 pytestmark = pytest.mark.usefixtures("seed")
@@ -560,3 +562,11 @@ def test_the_command_line_prints_one_line(tmp_path, capsys):
         codes.append(stopped.value.code)
         assert message.startswith("specularip: error: ") and message.count("\n") == 1, (SEED, message)
     assert codes == [2] * 8, SEED
+
+
+def test_images_that_are_fitted_and_tested_on_are_said(tmp_path):
+    table = captures.write(tmp_path / "a")
+    assert _shared(load_posed_images(tmp_path / "a"), load_posed_images(tmp_path / "a", "test")) == ""
+    captures.save(tmp_path / "a", table | {"frames": table["frames"][:2]}, "test")
+    line = _shared(load_posed_images(tmp_path / "a"), load_posed_images(tmp_path / "a", "test"))
+    assert line.startswith("2 of 2 test images are also fitted")
