@@ -75,14 +75,19 @@ def register_splats(
     return RegisteredSplats(_with_normals(rest, fitted.body), fitted)
 
 
-def views_of(avatar: Avatar, count: int = VIEWS, size: int = VIEW_SIZE) -> PosedImages:
-    """The avatar from all sides."""
+def cameras_around(avatar: Avatar) -> Cameras:
+    """VIEWS cameras that show the whole avatar from all sides."""
     distance, target = frame_subject(avatar.gaussians)
-    azimuths = [360.0 * k / count for k in range(count)]
-    elevations = [ELEVATIONS_DEG[k % len(ELEVATIONS_DEG)] for k in range(count)]
-    cameras = Cameras.orbit(azimuths, elevations, distance, FULL.fov_y_deg, size, size, target)
+    azimuths = [360.0 * k / VIEWS for k in range(VIEWS)]
+    elevations = [ELEVATIONS_DEG[k % len(ELEVATIONS_DEG)] for k in range(VIEWS)]
+    return Cameras.orbit(azimuths, elevations, distance, FULL.fov_y_deg, VIEW_SIZE, VIEW_SIZE, target)
+
+
+def views_of(avatar: Avatar) -> PosedImages:
+    """The avatar as `cameras_around` it show it."""
+    cameras = cameras_around(avatar)
     prepared = avatar.prepare()
-    frames = [prepared.render(cameras[k], 0.0) for k in range(count)]
+    frames = [prepared.render(cameras[k], 0.0) for k in range(VIEWS)]
     images, alphas = (torch.cat([getattr(frame, name) for frame in frames]) for name in ("image", "alpha"))
     return PosedImages.of(cameras, images, alphas)
 
