@@ -27,8 +27,8 @@ from specularip.training.parallel import SINGLE_RANK, Ranks
 from specularip.training.step import FIXED
 
 ROUGH, MATT = 3.0, -8.0
-"""Latents (see `shading.LATENTS`) of Gaussians without highlights: so rough that they mirror nothing at grazing
-angles, and a reflectance of some 1e-5 at normal incidence."""
+"""Latents (see `shading.LATENTS`) of Gaussians without highlights: so rough that they mirror nothing at
+grazing angles, and a reflectance of some 1e-5 at normal incidence."""
 
 
 def start_from_splats(
