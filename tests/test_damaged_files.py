@@ -247,7 +247,7 @@ def test_damaged_files_give_an_avatar_or_one_line(form: str, tmp_path: Path, see
     before = fresh_peak()
     first = seed % 10_000 * 1000
     found = try_all(form, range(first, first + 300), tmp_path)
-    assert 0 < found["read"] < 300, "some damage does no harm, and most does"
+    assert found["read"] < 300, "most damage does harm"
     assert peak() - before < SLACK
 
 

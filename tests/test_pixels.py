@@ -21,6 +21,7 @@ from specularip.captures.load import load_posed_images
 from specularip.captures.pixels import (
     Header,
     are_inverted,
+    foreground,
     is_turned,
     masked,
     multiplied,
@@ -447,3 +448,20 @@ def test_same_shape():
     assert same_shape((4032, 3024), (1600, 1200)) and same_shape((4000, 3000), (33, 25))
     assert not same_shape((40, 30), (30, 40)) and not same_shape((1920, 1080), (1600, 1200))
     assert not same_shape((400, 300), (400, 304))
+
+
+def test_the_background_does_not_show_through_an_outline():
+    """A disc of another colour on a wall whose brightness varies; the mask is soft, as of a camera."""
+    rows, columns = np.mgrid[:60, :80] + 0.5
+    alpha = np.clip(18.5 - np.hypot(rows - 30, columns - 40), 0, 1)[..., None]
+    wall = np.array([0.2, 0.7, 0.3]) + 0.002 * columns[..., None]
+    subject = np.array([0.8, 0.1, 0.4])
+    image = alpha * subject + (1 - alpha) * wall
+    pixels = (255 * np.concatenate([image, alpha], -1) + 0.5).astype(np.uint8)
+    found = foreground(pixels).astype(float) / 255
+    assert np.abs(found[..., :3] - alpha * subject).max() < 0.02
+    assert np.abs(image * alpha - alpha * subject).max() > 0.1, "multiplied by the mask, the wall is seen"
+    assert np.array_equal(foreground(pixels)[..., 3], pixels[..., 3])
+    hard = pixels.copy()
+    hard[..., 3] = np.where(hard[..., 3] > 127, 255, 0)
+    assert np.array_equal(foreground(hard), multiplied(hard)), "a hard mask says nothing of mixtures"

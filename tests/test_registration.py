@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from people import Person, person, views_of
+from posed_people import Person, person, views_of
 from torch import Tensor
 from torch.nn import functional as F
 

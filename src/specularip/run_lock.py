@@ -34,9 +34,10 @@ if sys.platform == "win32":
         os.lseek(file, BEYOND, os.SEEK_SET)
         msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
 else:
-    import fcntl
 
     def _lock(file: int) -> None:
+        import fcntl
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -27,6 +27,7 @@ from specularip.captures.pixels import (
     Header,
     are_inverted,
     check_memory,
+    foreground,
     is_turned,
     masked,
     multiplied,
@@ -170,15 +171,18 @@ def _decode(plans: Sequence[_Plan], capture: Capture, inverted: bool) -> Iterato
 def _decode_one(plan: _Plan, premultiplied: bool, inverted: bool) -> _Decoded:
     pixels, usable = read_pixels(plan.frame.image, turned=plan.turned)
     own_alpha, mask_value = int(pixels[..., 3].min()) < 255, None
+    over_background = plan.frame.mask is not None and not own_alpha
     if plan.frame.mask is not None:
         mask = read_mask(plan.frame.mask, plan.full_size, plan.header, turned=plan.turned)
         mask = 255 - mask if inverted else mask
         mask_value = int(mask[0, 0]) if mask.min() == mask.max() else None
-        pixels = masked(pixels, mask, premultiplied)
-    if plan.is_scaled or distorts(plan.lens):
+        pixels = masked(pixels, mask, premultiplied and own_alpha)
+    if not over_background and (plan.is_scaled or distorts(plan.lens)):
         pixels, premultiplied = pixels if premultiplied else multiplied(pixels), True
     if plan.is_scaled:
         pixels = scaled(pixels, plan.lens.width, plan.lens.height)
+    if over_background:
+        pixels, premultiplied = foreground(pixels), True
     return _Decoded(pixels, premultiplied, own_alpha, usable, mask_value)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import uniform_filter
 
 from specularip.errors import UserError
 from specularip.image_reading import TURNS, in_srgb, open_image, orientation, upright
@@ -23,6 +24,10 @@ MIN_SIDE, MAX_PIXELS = 16, 100_000_000
 """Smallest side and largest area of an image; others are rejected by their header."""
 MEMORY_SHARE = 0.7
 """How much of the computer's memory images may fill."""
+OUTSIDE = 0.01
+"""Alpha below which a pixel is background alone."""
+BACKGROUND_SIZE = 9
+"""Side in pixels of the square in which the background at an outline is looked for."""
 _QUARTER_TURNS = (5, 6, 7, 8)
 """EXIF orientations with which width and height are exchanged."""
 _INVERSE = {6: 8, 8: 6}
@@ -132,6 +137,28 @@ def masked(pixels: np.ndarray, mask: np.ndarray, premultiplied: bool) -> np.ndar
     result = pixels.copy()
     first = 0 if premultiplied else 3
     result[..., first:] = _product(pixels[..., first:], mask[..., None])
+    return result
+
+
+def foreground(pixels: np.ndarray) -> np.ndarray:
+    """The subject alone, premultiplied by alpha, of a photograph whose alpha is a mask: uint8 [H,W,4].
+
+    At its outline, a photograph I shows subject F and background B: I = a F + (1 - a) B. Multiplied by the
+    mask, it would keep the background's colour along the whole outline. So a F = I - (1 - a) B, where B is
+    the mean of the background nearby; where none is near, a F = a I.
+    """
+    alpha = pixels[..., 3:].astype(np.float32) / 255
+    if not ((alpha > OUTSIDE) & (alpha < 1 - OUTSIDE)).any():
+        return multiplied(pixels)
+    image = pixels[..., :3].astype(np.float32) / 255
+    outside = (alpha < OUTSIDE).astype(np.float32)
+    size = (BACKGROUND_SIZE, BACKGROUND_SIZE, 1)
+    near = uniform_filter(outside, size)
+    background = uniform_filter(outside * image, size) / np.maximum(near, 1e-6)
+    subject = np.clip(image - (1 - alpha) * background, 0, alpha)
+    found = np.where(near > 0.5 / BACKGROUND_SIZE**2, subject, alpha * image)
+    result = pixels.copy()
+    result[..., :3] = (255 * found + 0.5).astype(np.uint8)
     return result
 
 
