@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from people import Person, person
-from people import views_of as mesh_views
 from portraits import portrait
+from posed_people import Person, person
+from posed_people import views_of as mesh_views
 from scipy.interpolate import RBFInterpolator
 from tiny_prior import compact_prior
 from tiny_runs import FACE, TEXT, TINY
