@@ -29,7 +29,6 @@ from specularip.colors import HarmonicColors
 from specularip.colors.harmonics import SH_0
 from specularip.diffusion.loading.folder import save_prior
 from specularip.errors import UserError
-from specularip.export.placing import placed
 from specularip.faces.landmarks import find_faces
 from specularip.fitting import fit as fitting
 from specularip.fitting import given_points, point_init
@@ -43,7 +42,7 @@ from specularip.registration import upright as upright_module
 from specularip.registration.fit_body import FittedBody
 from specularip.registration.normals import surface_normals
 from specularip.registration.splats import RegisteredSplats, register_splats
-from specularip.registration.upright import upright
+from specularip.registration.upright import moved, upright
 from specularip.specular import shading_normals
 from specularip.stages.settings import Config
 
@@ -102,11 +101,6 @@ def _portrait_on(body: Body, points: Tensor) -> Tensor:
     return colors
 
 
-def elsewhere(avatar: Avatar, placement: Placement) -> Avatar:
-    gaussians, colors = placed(avatar.gaussians, avatar.colors, placement)  # type: ignore[arg-type]
-    return replace(avatar, gaussians=gaussians, colors=colors)
-
-
 def turn(*rotation_vector: float) -> Tensor:
     return matrices(from_rotation_vectors(torch.tensor(rotation_vector, dtype=torch.float64)))
 
@@ -126,7 +120,7 @@ FILE = Placement(
 @pytest.fixture(scope="module")
 def registered(raised: Painted) -> tuple[RegisteredSplats, list[str]]:
     notes: list[str] = []
-    return register_splats(elsewhere(raised.avatar, FILE), "given.ply", notes.append), notes
+    return register_splats(moved(raised.avatar, FILE), "given.ply", notes.append), notes
 
 
 def closeness(rest: Tensor, body: Body, truth: Painted) -> Tensor:
@@ -142,7 +136,7 @@ def closeness(rest: Tensor, body: Body, truth: Painted) -> Tensor:
     ids=["z up", "y down", "y up", "lying"],
 )
 def test_a_face_tells_which_way_is_up(raised: Painted, stands: Tensor) -> None:
-    found, sure = upright(elsewhere(raised.avatar, Placement(3.0, stands, torch.tensor([1.0, 2.0, 3.0]))))
+    found, sure = upright(moved(raised.avatar, Placement(3.0, stands, torch.tensor([1.0, 2.0, 3.0]))))
     assert sure and torch.allclose(found @ found.T, torch.eye(3), atol=1e-6)
     assert float(torch.linalg.det(found)) == pytest.approx(1)
     assert float((found.double() @ stands)[2, 2]) > 0.99
@@ -301,8 +295,8 @@ def test_a_run_starts_from_a_file_resumes_and_refuses_another(
     monkeypatch.setattr(pipeline, "register_splats", lambda avatar, name, note: few)
     file = few.avatar.export(tmp_path / "given.ply")
 
-    def run(init: Path, **options: bool) -> Avatar:
-        return pipeline.generate(TEXT, FACE, out=tmp_path / "run", config=config, init=init, **options)
+    def run(init: Path, resume: bool = False) -> Avatar:
+        return pipeline.generate(TEXT, FACE, out=tmp_path / "run", config=config, init=init, resume=resume)
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "fit_targets", interrupted)
@@ -375,7 +369,7 @@ def test_another_pose_is_brought_to_the_images_by_way_of_the_body(
     """The person of the file has raised arms; another one in another stance is in the images."""
     other = person(1)
     views = mesh_views(other, CAPTURE, count=4, size=100)
-    given = Given.read(elsewhere(raised.avatar, FILE).export(tmp_path / "given.ply"), views)
+    given = Given.read(moved(raised.avatar, FILE).export(tmp_path / "given.ply"), views)
     assert not given.in_place
     monkeypatch.setattr(given_points, "register_splats", lambda *_: registered[0])
     found = FittedBody(other.body, other.stance, CAPTURE, 0.9, 0.003, 3)
@@ -395,8 +389,8 @@ def test_a_fit_starts_better_from_a_file_than_from_random_points(
     raised: Painted, capture: PosedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cameras = [view.camera for view in capture]
-    moved = elsewhere(raised.avatar, CAPTURE).prepare()
-    frames = [moved.render(camera, 0.0) for camera in cameras]
+    there = moved(raised.avatar, CAPTURE).prepare()
+    frames = [there.render(camera, 0.0) for camera in cameras]
     views = PosedImages(
         tuple(
             replace(view, pixels=torch.cat([frame.image[0], frame.alpha[0]], -1))
