@@ -26,10 +26,6 @@ from specularip.stages.view_start import start_views
 from specularip.training.parallel import SINGLE_RANK, Ranks
 from specularip.training.step import FIXED
 
-ROUGH, MATT = 3.0, -8.0
-"""Latents (see `shading.LATENTS`) of Gaussians without highlights: so rough that they mirror nothing at
-grazing angles, and a reflectance of some 1e-5 at normal incidence."""
-
 
 def start_from_splats(
     splats: RegisteredSplats,
@@ -41,8 +37,7 @@ def start_from_splats(
     """The given Gaussians as the state before the first step, on `device`. images: as for `start_from`, views
     of the same body; None: the file's colours alone tell light and materials.
 
-    The head stays as it is given: a prior of few pixels would blur a face that is sharp. It gets no
-    highlights from the prior either, which would light up pupils and lashes, too dark to take them off.
+    The head stays as it is given: a prior of few pixels would blur a face that is sharp.
     """
     config, count = guide.config, len(splats.avatar.gaussians)
     cloud = splats.avatar.gaussians.select(torch.arange(count))  # a copy: the state changes in place
@@ -57,18 +52,9 @@ def start_from_splats(
         images, fusion = images.cpu().contiguous(), config.start.fusion
         decoded = depth_views(images, views.cameras, views.targets, config.background, fusion)
         split_colors(state, decoded, config, ranks)
-        _without_highlights(state, head)
         _take_off(state, splats)
     state.ties[FIXED] = head.to(state.params["means"])
     return state
-
-
-@torch.no_grad()
-def _without_highlights(state: AvatarState, chosen: Tensor) -> None:
-    """Make the chosen Gaussians [N] reflect nothing."""
-    matt = torch.zeros_like(state.params["latents"])
-    matt[:, :2], matt[:, 3:6] = ROUGH, MATT
-    state.params["latents"].copy_(torch.where(chosen[:, None], matt, state.params["latents"]))
 
 
 def _split_own_colors(state: AvatarState, splats: RegisteredSplats, guide: Guide, ranks: Ranks) -> None:
