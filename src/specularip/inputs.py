@@ -118,7 +118,7 @@ def check_inputs(
 
 
 def _file_to_start_from(path: Path) -> Path:
-    """The avatar's file, of a run folder that in it. Raises UserError if there is none."""
+    """The avatar's file; of a run folder, that in it. Raises UserError if there is none."""
     file = path / "avatar.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"--init {path}: no avatar there: give a .ply or other avatar file, or a run folder")

@@ -124,12 +124,12 @@ def _fit(
     train = load_posed_images(data, "train")
     test = load_posed_images(data, "test")
     mesh, cloud = load_body_mesh(data), load_points(data)  # all is checked before an old run is replaced
-    if config.body:
-        outlines_of(train)
-    lpips = find_lpips(place) if len(test) else None
     given = None if init is None else Given.read(init, train)
     if given is not None and not given.in_place:
         config = replace(config, body=True)  # it is brought to the images by way of the body
+    if config.body:
+        outlines_of(train)
+    lpips = find_lpips(place) if len(test) else None
     folder = RunFolder.open(out, resume, overwrite)
     inputs = {
         "data": _fingerprint(train),

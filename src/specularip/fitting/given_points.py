@@ -19,6 +19,7 @@ from specularip.avatar import Avatar, load
 from specularip.captures.views import PosedImages
 from specularip.fitting.point_init import PointInit, neighbour_distances
 from specularip.gaussians import Binding, Gaussians
+from specularip.placement import Placement
 from specularip.progress import Report, unheard
 from specularip.registration.fit_body import FittedBody
 from specularip.registration.normals import surface_normals
@@ -50,8 +51,10 @@ class Given:
 
     def digest(self) -> str:
         """Identifies its content."""
-        tensors = (self.avatar.gaussians.means, self.avatar.gaussians.color_logits)
-        return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()[:16]
+        content = hashlib.sha256()
+        for tensor in self.avatar.gaussians.tensors().values():
+            content.update(tensor.detach().contiguous().numpy().tobytes())
+        return content.hexdigest()[:16]
 
     @torch.no_grad()
     def points(
@@ -65,7 +68,7 @@ class Given:
         needed unless it is in place. note: receives lines for the user. Raises UserError as
         `register_splats`."""
         if self.in_place or body is None:
-            cloud = moved(self.avatar, views.placement.inverse()).gaussians
+            cloud = _as_in_file(self.avatar, views).gaussians
             outward = cloud.means - cloud.means.mean(0)
             return _points(cloud, surface_normals(cloud.means, cloud.opacities, outward))
         registered = register_splats(self.avatar, self.name, note, report)
@@ -77,11 +80,18 @@ class Given:
         return _points(standing, shading_normals(standing))
 
 
+def _as_in_file(avatar: Avatar, views: PosedImages) -> Avatar:
+    """The avatar in the world of the views, if its file is in the capture's: both may have been moved to the
+    origin when they were read."""
+    to_file = avatar.placement or Placement.identity()
+    return moved(avatar, views.placement.inverse() @ to_file)
+
+
 @torch.no_grad()
 def _in_place(avatar: Avatar, views: PosedImages) -> bool:
     shown = [view for view in views if float(view.alpha.min()) < 0.5]
     both, either = 0, 0
-    prepared = moved(avatar, views.placement.inverse()).prepare()
+    prepared = _as_in_file(avatar, views).prepare()
     for view in shown[:: -(-len(shown) // COMPARED) or 1]:
         camera = view.camera
         scale = min(1.0, COMPARED_SIZE / max(camera.width, camera.height))

@@ -25,7 +25,7 @@ from specularip.errors import UserError
 from specularip.framing import extremes, frame_subject
 from specularip.placement import Placement
 from specularip.progress import Report, unheard
-from specularip.registration.fit_body import FittedBody, fit_body
+from specularip.registration.fit_body import POOR_OVERLAP, FittedBody, fit_body
 from specularip.registration.normals import surface_normals
 from specularip.registration.upright import moved, upright
 from specularip.specular import shading_normals
@@ -38,6 +38,8 @@ VIEWS, VIEW_SIZE = 24, 640
 ELEVATIONS_DEG = (0.0, 25.0, -12.0)
 LEAST = 1000
 """Fewer Gaussians are no person."""
+THICKEST = 0.6
+"""Smallest extent of a person who shows no face, relative to the largest."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,17 @@ def register_splats(
     avatar = visible(avatar, name)
     turn, sure = upright(avatar)
     if not sure:
+        _check_shape(avatar, name)
         note(f"no face found in {name}: which way is up, and where its front is, is a guess")
     standing = Placement(1.0, turn, torch.zeros(3))
     low, high = extremes(moved(avatar, standing).gaussians.means)
     scale = HEIGHT / max(float(high[2] - low[2]), 1e-9)
     standing = Placement(scale, turn, -scale * (low + high) / 2)
     fitted = fit_body(views_of(moved(avatar, standing)), report)
+    if not fitted.faces and fitted.silhouette_iou < POOR_OVERLAP:
+        raise UserError(
+            f"{name} shows no person: there is no face in it, and the body does not fit its outline"
+        )
     for line in fitted.notes:
         note(line)
     bound = _bound(moved(avatar, fitted.placement.inverse() @ standing), fitted)
@@ -75,14 +82,19 @@ def register_splats(
     return RegisteredSplats(_with_normals(rest, fitted.body), fitted)
 
 
-def views_of(avatar: Avatar, count: int = VIEWS, size: int = VIEW_SIZE) -> PosedImages:
-    """The avatar from all sides."""
+def cameras_around(avatar: Avatar) -> Cameras:
+    """VIEWS cameras that show the whole avatar from all sides."""
     distance, target = frame_subject(avatar.gaussians)
-    azimuths = [360.0 * k / count for k in range(count)]
-    elevations = [ELEVATIONS_DEG[k % len(ELEVATIONS_DEG)] for k in range(count)]
-    cameras = Cameras.orbit(azimuths, elevations, distance, FULL.fov_y_deg, size, size, target)
+    azimuths = [360.0 * k / VIEWS for k in range(VIEWS)]
+    elevations = [ELEVATIONS_DEG[k % len(ELEVATIONS_DEG)] for k in range(VIEWS)]
+    return Cameras.orbit(azimuths, elevations, distance, FULL.fov_y_deg, VIEW_SIZE, VIEW_SIZE, target)
+
+
+def views_of(avatar: Avatar) -> PosedImages:
+    """The avatar as `cameras_around` it show it."""
+    cameras = cameras_around(avatar)
     prepared = avatar.prepare()
-    frames = [prepared.render(cameras[k], 0.0) for k in range(count)]
+    frames = [prepared.render(cameras[k], 0.0) for k in range(VIEWS)]
     images, alphas = (torch.cat([getattr(frame, name) for frame in frames]) for name in ("image", "alpha"))
     return PosedImages.of(cameras, images, alphas)
 
@@ -111,6 +123,13 @@ def visible(avatar: Avatar, name: str) -> Avatar:
     if colors is not None:
         colors = type(colors)(**{key: rows[kept] for key, rows in colors.tensors().items()})
     return replace(avatar, gaussians=avatar.gaussians.select(kept), colors=colors, expressions=None)
+
+
+def _check_shape(avatar: Avatar, name: str) -> None:
+    """Raise UserError for what is as thick as it is long. A body is soft enough to fill even a cube."""
+    low, high = extremes(avatar.gaussians.means)
+    if float((high - low).min()) > THICKEST * float((high - low).max()):
+        raise UserError(f"{name} shows no person: there is no face in it, and it is as thick as it is long")
 
 
 def _bound(avatar: Avatar, fitted: FittedBody) -> Avatar:

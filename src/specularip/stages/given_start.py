@@ -16,7 +16,7 @@ from specularip.body.regions import HEAD
 from specularip.fitting.initial_shading import fit_initial_shading
 from specularip.fitting.observations import observe
 from specularip.fitting.point_init import neighbour_distances
-from specularip.registration.splats import RegisteredSplats, views_of
+from specularip.registration.splats import RegisteredSplats, cameras_around, views_of
 from specularip.specular import LATENTS, shading_normals
 from specularip.stages.fusion import depth_views
 from specularip.stages.guide import Guide
@@ -39,24 +39,25 @@ def start_from_splats(
 
     The head stays as it is given: a prior of few pixels would blur a face that is sharp.
     """
-    config, cloud = guide.config, splats.avatar.gaussians
-    cloud = replace(cloud, latents=cloud.means.new_zeros(len(cloud), LATENTS))
-    given = cloud.diffuse.to(device)  # the state's colours share memory with the file's, and change
+    config, count = guide.config, len(splats.avatar.gaussians)
+    cloud = splats.avatar.gaussians.select(torch.arange(count))  # a copy: the state changes in place
+    cloud = replace(cloud, latents=torch.zeros(count, LATENTS))
     generator = torch.Generator().manual_seed(config.seed)
     state = state_of(cloud, config.seid, config.seed, generator, device)
+    head = state.ties["regions"] == HEAD
     if splats.avatar.colors is not None:
-        _split_own_colors(state, splats, guide)
+        _split_own_colors(state, splats, guide, ranks)
     elif images is not None:
         views = start_views(guide.body.height, images.shape[-1])
         images, fusion = images.cpu().contiguous(), config.start.fusion
         decoded = depth_views(images, views.cameras, views.targets, config.background, fusion)
         split_colors(state, decoded, config, ranks)
-        _take_off(state, splats, given)
-    state.ties[FIXED] = (state.ties["regions"] == HEAD).to(state.params["means"])
+        _take_off(state, splats)
+    state.ties[FIXED] = head.to(state.params["means"])
     return state
 
 
-def _split_own_colors(state: AvatarState, splats: RegisteredSplats, guide: Guide) -> None:
+def _split_own_colors(state: AvatarState, splats: RegisteredSplats, guide: Guide, ranks: Ranks) -> None:
     params, config = state.params, guide.config
     views = views_of(splats.avatar).to(state.device, pixels=False)
     spacing = float(torch.from_numpy(neighbour_distances(splats.avatar.gaussians.means.numpy())).median())
@@ -74,17 +75,19 @@ def _split_own_colors(state: AvatarState, splats: RegisteredSplats, guide: Guide
     with torch.no_grad():
         params["color_logits"].copy_(color_logits)
         params["latents"].copy_(latents)
+        for tensor in (params["color_logits"], params["latents"], *state.shared.parameters()):
+            ranks.broadcast(tensor)
 
 
 @torch.no_grad()
-def _take_off(state: AvatarState, splats: RegisteredSplats, colors: Tensor) -> None:
-    """Give the Gaussians the colours [N,3], less what their highlights add in the mean over the views that
-    face them."""
-    gaussians = state.gaussians
-    normals, positions = shading_normals(gaussians), views_of(splats.avatar, size=16).positions
+def _take_off(state: AvatarState, splats: RegisteredSplats) -> None:
+    """Give the Gaussians the colours of the file, less what their highlights add in the mean over the views
+    that face them."""
+    gaussians, colors = state.gaussians, splats.avatar.gaussians.diffuse.to(state.device)
+    normals, positions = shading_normals(gaussians), cameras_around(splats.avatar).positions.to(colors)
     prepared = state.shared.prepare(gaussians.latents, colors)
-    added = state.shared.shade(prepared, normals, gaussians.means, positions.to(colors))
-    towards = positions.to(colors)[:, None] - gaussians.means
+    added = state.shared.shade(prepared, normals, gaussians.means, positions)
+    towards = positions[:, None] - gaussians.means
     facing = ((towards * normals).sum(-1, keepdim=True) > 0).to(added)
     mean = (facing * added).sum(0) / facing.sum(0).clamp_min(1)
     state.params["color_logits"].copy_(torch.logit((colors - mean).clamp(0.002, 0.998)))
