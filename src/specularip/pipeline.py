@@ -48,7 +48,7 @@ from specularip.registration.splats import RegisteredSplats, register_splats
 from specularip.run_folder import RunFolder
 from specularip.run_lock import locked
 from specularip.sentences import denied, normalized, symbols, without_denials, without_names
-from specularip.stages.given_start import start_from_splats
+from specularip.stages.given_start import start_from_splats, with_given_head
 from specularip.stages.guide import EncodedFace, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
 from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
@@ -494,8 +494,11 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
     guide, config, perceptual, folder = context.guide, context.config, context.perceptual, session.folder
     state.shared.requires_grad_(False).eval()
     detached = state.gaussians.select(torch.arange(len(state), device=session.device))
+    head = state.shared
+    if context.splats is not None:
+        detached, head = with_given_head(detached, head, context.splats)
     gaussians, expressions = rigged(detached, guide.body)
-    avatar = replace(_avatar(state, context), gaussians=gaussians, expressions=expressions)
+    avatar = replace(_avatar(state, context), gaussians=gaussians, head=head, expressions=expressions)
     finished = avatar.to("cpu")
     if not session.ranks.is_main:
         return finished

@@ -16,8 +16,9 @@ from specularip.body.regions import HEAD
 from specularip.fitting.initial_shading import fit_initial_shading
 from specularip.fitting.observations import observe
 from specularip.fitting.point_init import neighbour_distances
+from specularip.gaussians import Gaussians
 from specularip.registration.splats import RegisteredSplats, cameras_around, views_of
-from specularip.specular import LATENTS, shading_normals
+from specularip.specular import LATENTS, SpecularHead, shading_normals
 from specularip.stages.fusion import depth_views
 from specularip.stages.guide import Guide
 from specularip.stages.initial_state import AvatarState, state_of
@@ -25,6 +26,11 @@ from specularip.stages.start import split_colors
 from specularip.stages.view_start import start_views
 from specularip.training.parallel import SINGLE_RANK, Ranks
 from specularip.training.step import FIXED
+
+
+REFLECTANCES, MATT = slice(3, 6), -5.0
+"""Latents of the reflectance (`shading.LATENTS`), and their value for a surface that reflects next to
+nothing."""
 
 
 def start_from_splats(
@@ -91,3 +97,21 @@ def _take_off(state: AvatarState, splats: RegisteredSplats) -> None:
     facing = ((towards * normals).sum(-1, keepdim=True) > 0).to(added)
     mean = (facing * added).sum(0) / facing.sum(0).clamp_min(1)
     state.params["color_logits"].copy_(torch.logit((colors - mean).clamp(0.002, 0.998)))
+
+
+@torch.no_grad()
+def with_given_head(
+    gaussians: Gaussians, head: SpecularHead, splats: RegisteredSplats
+) -> tuple[Gaussians, SpecularHead]:
+    """The finished Gaussians with the head's colours as they were given, and without highlights on it: the
+    light and the attention have changed since, and would shine on a face that stayed.
+
+    The materials of the others are those that attention makes of theirs; the head has none any more.
+    """
+    latents = head.prepare(gaussians.latents, gaussians.diffuse).latents.clone()
+    colors = gaussians.color_logits.clone()
+    own = gaussians.regions == HEAD
+    latents[own] = 0.0
+    latents[own, REFLECTANCES] = MATT
+    colors[own] = splats.avatar.gaussians.color_logits.to(colors)[own]
+    return replace(gaussians, latents=latents, color_logits=colors), head.without_attention()
