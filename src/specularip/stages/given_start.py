@@ -27,7 +27,6 @@ from specularip.stages.view_start import start_views
 from specularip.training.parallel import SINGLE_RANK, Ranks
 from specularip.training.step import FIXED
 
-
 REFLECTANCES, MATT = slice(3, 6), -5.0
 """Latents of the reflectance (`shading.LATENTS`), and their value for a surface that reflects next to
 nothing."""
