@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "compact"))
 from assets import Assets
 from dressing import PersonMesh, dress
 from mesh_render import BACKGROUND, Renderer
-from posed_people import draw_person
+from people import draw_person
 
 from specularip.body.anny import AnnyModel
 from specularip.body.coordinate_map import body_map

@@ -14,7 +14,7 @@ from specularip.body.phenotype import phenotype_from_text
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools" / "compact"))
 from captions import describe, vocabulary, words_benchmark
-from posed_people import (
+from people import (
     BASIC,
     COLORS,
     CUTS,
