@@ -43,6 +43,7 @@ from torch.nn import functional as F
 from specularip.avatar import Avatar
 from specularip.cameras import Cameras
 from specularip.captures.load import load_posed_images
+from specularip.captures.mesh import load_body_mesh
 from specularip.captures.views import PosedImages
 from specularip.colors.harmonics import harmonics_3
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance, initial_colors
@@ -186,7 +187,9 @@ def begin_fit(
     if views != "all":
         train = train.select(range(1, len(train), 3)[: int(views)])
     generator = torch.Generator().manual_seed(seed)
-    init = init_points(folder, train, config.points or 0, generator)
+    mesh = load_body_mesh(folder)
+    mesh = mesh and (mesh[0].float(), mesh[1])
+    init = init_points(train, config.points or 0, generator, mesh)
     fitting = begin(init, train, to_device(appearance, device), generator, device)
     return fitting, train.to(device)
 

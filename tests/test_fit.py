@@ -20,6 +20,7 @@ from torch import nn
 from specularip.avatar import Avatar, load, shade
 from specularip.cameras import Cameras
 from specularip.captures.load import load_posed_images
+from specularip.captures.mesh import load_body_mesh, load_points
 from specularip.errors import UserError
 from specularip.fitting.accessories import find_accessories
 from specularip.fitting.appearance import SpecularAppearance
@@ -324,9 +325,15 @@ def test_images_may_be_very_wide(scene, tmp_path):
     assert Image.open(tmp_path / "out" / "preview.png").size == (4 * 320, 1)
 
 
+def surface(scene: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    mesh = load_body_mesh(scene)
+    assert mesh is not None
+    return mesh[0].float(), mesh[1]
+
+
 def test_relocation_keeps_the_number_and_moves_transparent_gaussians(scene):
     generator = torch.Generator().manual_seed(0)
-    init = init_points(scene, load_posed_images(scene, "train"), 200, generator)
+    init = init_points(load_posed_images(scene, "train"), 200, generator, surface(scene))
     params, ties = init.params(), {"row": torch.arange(200)}
     state = TrainState.create(params, ties, nn.Module(), dict.fromkeys(params, 1e-3), generator)
     sum(tensor.square().sum() for tensor in state.params.values()).backward()
@@ -383,7 +390,10 @@ def test_a_small_point_cloud_is_repeated_with_distinct_points(scene, tmp_path):
     header += "".join(f"property float {n}\n" for n in "xyz")
     header += "".join(f"property uchar {n}\n" for n in ("red", "green", "blue")) + "end_header\n"
     (data / "points3d.ply").write_bytes(header.encode() + rows.tobytes())
-    init = init_points(data, load_posed_images(data), 700, torch.Generator().manual_seed(0))
+    cloud = load_points(data)
+    assert cloud is not None
+    generator = torch.Generator().manual_seed(0)
+    init = init_points(load_posed_images(data), 700, generator, cloud=cloud[0].float())
     assert init.source == "points" and len(init) == 700
     assert len(init.points.unique(dim=0)) == 700
     assert init.spacing > 0.01
@@ -403,7 +413,7 @@ def test_initial_shading_leaves_no_gradients(scene):
     head = SpecularHead(SpecularConfig(lights=4))
     appearance = SpecularAppearance(head, initial_shading_steps=8)
     generator = torch.Generator().manual_seed(0)
-    init = init_points(scene, posed, 300, generator)
+    init = init_points(posed, 300, generator, surface(scene))
     fitting = begin(init, posed, appearance, generator, torch.device("cpu"))
     tensors = [*fitting.state.params.values(), *head.parameters()]
     assert all(tensor.grad is None for tensor in tensors)

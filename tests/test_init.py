@@ -31,7 +31,7 @@ from specularip.diffusion.loading.folder import save_prior
 from specularip.errors import UserError
 from specularip.faces.landmarks import find_faces
 from specularip.fitting import fit as fitting
-from specularip.fitting import given_points, point_init
+from specularip.fitting import given_points
 from specularip.fitting.given_points import Given
 from specularip.fitting.settings import FitConfig
 from specularip.gaussians import Gaussians, turned_to
@@ -398,9 +398,8 @@ def test_a_fit_starts_better_from_a_file_than_from_random_points(
     )
     empty = PosedImages(())
     monkeypatch.setattr(fitting, "load_posed_images", lambda _, split: views if split == "train" else empty)
-    for module in (fitting, point_init):
-        monkeypatch.setattr(module, "load_body_mesh", lambda _: None)
-        monkeypatch.setattr(module, "load_points", lambda _: None)
+    monkeypatch.setattr(fitting, "load_body_mesh", lambda _: None)
+    monkeypatch.setattr(fitting, "load_points", lambda _: None)
     file = replace(raised.avatar, placement=CAPTURE).export(tmp_path / "fitted.safetensors")
     config = FitConfig(iterations=6, points=COUNT, lights=4, initial_shading_steps=5, exposure="off")
 

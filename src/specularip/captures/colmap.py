@@ -19,9 +19,9 @@ import numpy as np
 
 from specularip.captures.frames import Capture, Frame, PointCloud, Split
 from specularip.captures.intrinsics import Said, lens_of
-from specularip.captures.names import Finder, cloud_in, relative_name, show
+from specularip.captures.names import Finder, cloud_in, relative_name
 from specularip.captures.splits import rule_of
-from specularip.errors import DamagedFile, UserError
+from specularip.errors import DamagedFile, UserError, quoted
 
 PLACES = ("sparse", "colmap/sparse", "colmap", "")
 """Folders that may hold a model, or numbered ones with one each."""
@@ -126,7 +126,7 @@ def read_colmap(folder: Path, split: Split) -> Capture:
     frames = []
     for index in indices:
         pose = poses[index]
-        where = f"{source}: image {show(pose.name)}"
+        where = f"{source}: image {quoted(pose.name)}"
         if pose.camera not in lenses:
             raise UserError(
                 f"{where} has camera {pose.camera}, which {_file(model, 'cameras')} lacks: export it again"
@@ -279,7 +279,7 @@ def _text_cameras(data: Data) -> Iterator[tuple[int, Said]]:
             continue
         fields = line.split()
         if len(fields) < 4 or fields[1] not in known:
-            raise DamagedFile(f"has a line that is no camera ({show(line)})")
+            raise DamagedFile(f"has a line that is no camera ({quoted(line)})")
         width, height, *values = _floats(fields[2:])
         number = _whole(fields[0])
         yield number, _said(number, fields[1], known[fields[1]], width, height, tuple(values))
@@ -300,7 +300,7 @@ def _text_images(data: Data) -> Iterator[Pose]:
         if not fields or _is_points(fields):
             continue
         if len(fields) < 10:
-            raise DamagedFile(f"has a line that is no image ({show(line)})")
+            raise DamagedFile(f"has a line that is no image ({quoted(line)})")
         numbers = _floats(fields[1:8])
         yield Pose(fields[9], _whole(fields[8]), np.array(numbers[:4]), np.array(numbers[4:]))
 
@@ -340,7 +340,7 @@ def _text_points(data: Data) -> tuple[np.ndarray, np.ndarray]:
             continue
         fields = line.split(maxsplit=7)
         if len(fields) < 7:
-            raise DamagedFile(f"has a line that is no point ({show(line)})")
+            raise DamagedFile(f"has a line that is no point ({quoted(line)})")
         numbers = _floats(fields[1:7])
         positions.append(numbers[:3])
         colors.append([min(max(round(value), 0), 255) if abs(value) < 1e9 else 0 for value in numbers[3:]])
@@ -351,10 +351,10 @@ def _floats(fields: list[str]) -> list[float]:
     try:
         return [float(field) for field in fields]
     except ValueError:
-        raise DamagedFile(f"has something else than numbers ({show(' '.join(fields))})") from None
+        raise DamagedFile(f"has something else than numbers ({quoted(' '.join(fields))})") from None
 
 
 def _whole(field: str) -> int:
     if not re.fullmatch(r"\d{1,18}", field):
-        raise DamagedFile(f"has {show(field)} instead of a number")
+        raise DamagedFile(f"has {quoted(field)} instead of a number")
     return int(field)

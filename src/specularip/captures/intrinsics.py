@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from specularip.captures.frames import Lens
-from specularip.captures.names import show
-from specularip.errors import UserError
+from specularip.errors import UserError, quoted
 
 MAX_SIDE = 1_000_000
 NEGLIGIBLE = 1e-6
@@ -127,7 +126,7 @@ def said_in(table: Mapping[str, Any], where: str, known: Callable[[str], bool] =
             _put(said, name, value, where)
         elif small in _MODEL_KEYS:
             if not isinstance(value, str):
-                raise UserError(f"{where}: {key} must be the name of a lens model, got {show(value)}")
+                raise UserError(f"{where}: {key} must be the name of a lens model, got {quoted(value)}")
             _put(said, "camera_model", value, where)
         elif small in _MAYBE_MODEL_KEYS and isinstance(value, str) and _capitals(value) in _ALL_MODELS:
             _put(said, "camera_model", value, where)
@@ -164,7 +163,7 @@ def said_in(table: Mapping[str, Any], where: str, known: Callable[[str], bool] =
         elif _LENS_LIKE.fullmatch(small):
             if not _neutral(value):
                 raise UserError(
-                    f"{where}: {show(key)} is {show(value)}, which is not supported: {_UNDISTORT}, "
+                    f"{where}: {quoted(key)} is {quoted(value)}, which is not supported: {_UNDISTORT}, "
                     "or remove it if it does not apply"
                 )
         elif isinstance(value, dict) and _is_about_a_lens(inner := said_in(value, f"{where}: {key}", known)):
@@ -245,11 +244,11 @@ def as_number(value: object, key: str, where: str) -> float:
         except OverflowError:
             found = math.inf
         except ValueError:
-            raise UserError(f"{where}: {key} must be a number, got {show(value)}") from None
+            raise UserError(f"{where}: {key} must be a number, got {quoted(value)}") from None
     else:
-        raise UserError(f"{where}: {key} must be a number, got {show(value)}")
+        raise UserError(f"{where}: {key} must be a number, got {quoted(value)}")
     if not abs(found) < 1e9:
-        raise UserError(f"{where}: {key} must be a number below 1e9, got {show(value)}")
+        raise UserError(f"{where}: {key} must be a number below 1e9, got {quoted(value)}")
     return found
 
 
@@ -294,15 +293,15 @@ def _model(said: object, where: str) -> str:
         return name
     if name in _PANORAMAS:
         raise UserError(
-            f"{where}: panoramas ({show(said)}) are not supported: cut them into perspective images "
+            f"{where}: panoramas ({quoted(said)}) are not supported: cut them into perspective images "
             "first (nerfstudio's `ns-process-data images --camera-type equirectangular` does)"
         )
     if name.startswith("ORTHO"):
         raise UserError(
-            f"{where}: orthographic cameras ({show(said)}) are not supported: render perspective images"
+            f"{where}: orthographic cameras ({quoted(said)}) are not supported: render perspective images"
         )
     raise UserError(
-        f"{where}: the lens model {show(said)} is not supported (OPENCV, FULL_OPENCV, OPENCV_FISHEYE and "
+        f"{where}: the lens model {quoted(said)} is not supported (OPENCV, FULL_OPENCV, OPENCV_FISHEYE and "
         f"PINHOLE are): {_UNDISTORT}"
     )
 
@@ -327,7 +326,7 @@ def _listed(key: str, values: list[Any], fisheye: bool, where: str) -> dict[str,
         names = COEFFICIENTS
     else:
         raise UserError(
-            f"{where}: it is not clear which coefficients {key} lists ({show(values)}): "
+            f"{where}: it is not clear which coefficients {key} lists ({quoted(values)}): "
             "write them as k1, k2, p1, p2 and so on"
         )
     return dict(zip(names, numbers))
@@ -344,11 +343,11 @@ def _matrix(value: list[Any], where: str) -> dict[str, Any]:
         by_columns = not any(numbers[2:6:3]) and any(numbers[6:8])
         rows = np.array(numbers).reshape(3, 3, order="F" if by_columns else "C").tolist()
     if not (len(rows) == 3 and all(isinstance(row, list) and len(row) in (3, 4) for row in rows)):
-        raise UserError(f"{where} must be fx, fy, cx, cy or a matrix of 3x3, got {show(value)}")
+        raise UserError(f"{where} must be fx, fy, cx, cy or a matrix of 3x3, got {quoted(value)}")
     entries = np.array([[as_number(each, "an entry", where) for each in row[:3]] for row in rows])
     if abs(entries[0, 1]) > 1e-3 * abs(entries[0, 0]) or entries[1, 0] or entries[2].tolist() != [0, 0, 1]:
         raise UserError(
-            f"{where} must be fx 0 cx, 0 fy cy, 0 0 1 by rows (skew is not supported), got {show(value)}"
+            f"{where} must be fx 0 cx, 0 fy cy, 0 0 1 by rows (skew is not supported), got {quoted(value)}"
         )
     fx, fy, cx, cy = (float(entries[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
     return {"fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy}
@@ -380,7 +379,9 @@ def _rational(k: tuple[float, ...], corner: float, focal: float, where: str) -> 
         if np.abs((above / below - value) * r * focal).max() < MAX_SHIFT:
             scale = r[-1] ** -np.array([2.0, 4.0, 6.0])
             return (*(solution[:3] * scale).tolist(), *(solution[3:] * scale).tolist())
-    raise UserError(f"{where}: the distortion k1 to k4 ({show(k)}) is too strong to be undone: {_UNDISTORT}")
+    raise UserError(
+        f"{where}: the distortion k1 to k4 ({quoted(k)}) is too strong to be undone: {_UNDISTORT}"
+    )
 
 
 def _refuse_others(
@@ -388,7 +389,7 @@ def _refuse_others(
 ) -> None:
     for key, value in coefficients.items():
         if key not in allowed and abs(value) > NEGLIGIBLE:
-            said = f"the lens model {show(model or 'OPENCV')} with {key} = {value:.4g}"
+            said = f"the lens model {quoted(model or 'OPENCV')} with {key} = {value:.4g}"
             raise UserError(f"{where}: {said} is not supported: {_UNDISTORT}")
 
 
@@ -399,7 +400,9 @@ def _put(said: Said, name: str, value: object, where: str) -> None:
     elif name == "camera_model":
         said.values[name] = max(said.values[name], value, key=_rank)
     elif said.values[name] != value:
-        raise UserError(f"{where}: {name} is both {show(said.values[name])} and {show(value)}: remove one")
+        raise UserError(
+            f"{where}: {name} is both {quoted(said.values[name])} and {quoted(value)}: remove one"
+        )
 
 
 def _rank(model: object) -> int:

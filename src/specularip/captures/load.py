@@ -22,7 +22,6 @@ from specularip.captures.frames import Capture, Frame, Lens, Split
 from specularip.captures.layout import read_capture
 from specularip.captures.lenses import distorts, pinhole_of, resized, undistorted
 from specularip.captures.mesh import load_body_mesh, points_inside
-from specularip.captures.names import show
 from specularip.captures.pixels import (
     Header,
     are_inverted,
@@ -38,7 +37,7 @@ from specularip.captures.pixels import (
 )
 from specularip.captures.scene import exact_in_float32
 from specularip.captures.views import PosedImages, View
-from specularip.errors import UserError
+from specularip.errors import UserError, quoted
 from specularip.kernels.threads import thread_count
 
 MAX_SIDE = 1600
@@ -130,7 +129,7 @@ def _check_outside(folder: Path, capture: Capture, positions: np.ndarray) -> Non
     if inside.any():
         first = capture.frames[int(inside.argmax())].name
         raise UserError(
-            f"{capture.source}: the camera of {show(first)} is inside the body of {folder / 'body.npz'}: "
+            f"{capture.source}: the camera of {quoted(first)} is inside the body of {folder / 'body.npz'}: "
             "convert both to the same axes and units, or remove body.npz"
         )
 
@@ -152,7 +151,7 @@ def _plans(capture: Capture, max_side: int) -> list[_Plan]:
                 lens = resized(lens, max(1, round(shrink * width)), max(1, round(shrink * height)))
                 pinhole, cut = pinhole_of(lens)
         except UserError as error:
-            raise UserError(f"{capture.source}: {show(frame.name)}: {error}") from None
+            raise UserError(f"{capture.source}: {quoted(frame.name)}: {error}") from None
         plans.append(_Plan(frame, header, turned, lens, pinhole, cut))
     check_memory(capture.source, [(plan.pinhole.width, plan.pinhole.height) for plan in plans])
     return plans
@@ -256,5 +255,5 @@ def _of(count: int, total: int) -> str:
 
 
 def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(show(name) for name in names[:3])
+    shown = ", ".join(quoted(name) for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

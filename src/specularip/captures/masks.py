@@ -16,9 +16,8 @@ from specularip.captures.names import (
     parts_of,
     plain,
     relative_name,
-    show,
 )
-from specularip.errors import UserError
+from specularip.errors import UserError, quoted
 
 _PICTURES = ("images", "image", "rgb", "input")
 """Folders of pictures that masks/ has no counterpart of: images/cam1/a.jpg has masks/cam1/a.png."""
@@ -49,8 +48,9 @@ def with_masks(folder: Path, source: Path, frames: Sequence[Frame]) -> tuple[tup
         mask = _mask_of(frame, masks, folder)
         rivals = [] if mask is None else _pictures_of(mask, frame.name, pictures, folder)
         if any(plain(rival) != plain(frame.name) for rival in rivals):
+            names = " and ".join(map(quoted, rivals[:2]))
             raise UserError(
-                f"{source}: frame {index}: {mask} may be the mask of {' and '.join(map(show, rivals[:2]))}: "
+                f"{source}: frame {index}: {mask} may be the mask of {names}: "
                 "give masks/ the same folders as the images have"
             )
         found.append(replace(frame, mask=mask))
@@ -76,9 +76,9 @@ def _mask_of(frame: Frame, masks: Finder, folder: Path) -> Path | None:
             most = max(length for length, _ in fitting)
             files = largest([file for length, file in fitting if length == most], folder)
             if len(files) > 1:
-                first, second = (show(relative_name(file, folder)) for file in files[:2])
+                first, second = (quoted(relative_name(file, folder)) for file in files[:2])
                 raise UserError(
-                    f"{folder}: the mask of {show(frame.name)} may be {first} or {second}: remove one"
+                    f"{folder}: the mask of {quoted(frame.name)} may be {first} or {second}: remove one"
                 )
             return files[0]
     return None

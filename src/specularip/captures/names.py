@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
-from specularip.errors import UserError
+from specularip.errors import UserError, quoted
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif")
 """Of images. Tried in this order for names that have none."""
@@ -32,13 +32,6 @@ _SMALLER = re.compile(r"(.+)_(\d+)", re.I)
 CLOUDS = ("sparse_pc.ply", "points3d.ply", "point_cloud.ply")
 """Point clouds that are used without being named, in small letters."""
 MAX_FILES = 500_000
-
-
-def show(value: object) -> str:
-    """A value from a file as at most 60 printable characters on one line."""
-    text = repr(value)
-    text = text if text.isprintable() else ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def relative_name(file: Path, folder: Path) -> str:
@@ -84,9 +77,9 @@ class Finder:
                         if candidate.is_file():
                             return candidate
                         if candidate.exists() and not candidate.is_dir():
-                            raise UserError(f"{where}: {show(name)} is not a regular file")
+                            raise UserError(f"{where}: {quoted(name)} is not a regular file")
         except (OSError, ValueError):
-            raise UserError(f"{where}: {show(name)} is not a usable file name") from None
+            raise UserError(f"{where}: {quoted(name)} is not a usable file name") from None
         wanted = parts_of(slashed)
         found = self.by_tail(wanted, where) if wanted else None
         if found is None and "%" in slashed:
@@ -95,17 +88,17 @@ class Finder:
             key = "/".join(wanted).casefold()
             if self._taken.setdefault(found, key) != key:
                 raise UserError(
-                    f"{where}: {show(name)} and another name would both be {self._shown(found)}: "
+                    f"{where}: {quoted(name)} and another name would both be {self._shown(found)}: "
                     "the folders that tell them apart are missing; put the files where the names say"
                 )
-            self.moved.append(f"{show(name)} is {self._shown(found)}")
+            self.moved.append(f"{quoted(name)} is {self._shown(found)}")
             return found
         if leaves:
             raise UserError(
-                f"{where} leads out of the folder: {show(name)}, and nothing in {self.folder} has that name"
+                f"{where} leads out of the folder: {quoted(name)}, and nothing in {self.folder} has that name"
             )
         raise UserError(
-            f"{where}: there is no {'mask' if self.masks else 'image'} {show(name)} in {self.folder} "
+            f"{where}: there is no {'mask' if self.masks else 'image'} {quoted(name)} in {self.folder} "
             f"(also tried {', '.join(self.suffixes[:4])})"
         )
 
@@ -145,14 +138,14 @@ class Finder:
         if len(files) > 1:
             first, second = (self._shown(file) for file in files[:2])
             raise UserError(
-                f"{where}: {show('/'.join(wanted))} may be {first} or {second}"
+                f"{where}: {quoted('/'.join(wanted))} may be {first} or {second}"
                 f"{f' or {len(files) - 2} others' if len(files) > 2 else ''}: "
                 "correct the name, or remove those that are not meant"
             )
         return files[0]
 
     def _shown(self, file: Path) -> str:
-        return show(relative_name(file, self.folder))
+        return quoted(relative_name(file, self.folder))
 
     @cached_property
     def _by_stem(self) -> dict[str, list[Path]]:

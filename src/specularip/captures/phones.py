@@ -14,9 +14,8 @@ import numpy as np
 
 from specularip.captures.frames import Capture, Split
 from specularip.captures.intrinsics import as_number
-from specularip.captures.names import show
 from specularip.captures.transforms import read_json, read_split
-from specularip.errors import UserError
+from specularip.errors import UserError, quoted
 
 MAX_FRAMES = 100_000
 _POLYCAM = (
@@ -84,7 +83,7 @@ def read_record3d(folder: Path, split: Split) -> Capture:
     if not isinstance(poses, list) or not all(isinstance(pose, list) and len(pose) == 7 for pose in poses):
         raise UserError(f"{path}: 'poses' must be a list of qx qy qz qw x y z: export from Record3D again")
     if not isinstance(K, list) or len(K) != 9:
-        raise UserError(f"{path}: K must be nine numbers, got {show(K)}: export from Record3D again")
+        raise UserError(f"{path}: K must be nine numbers, got {quoted(K)}: export from Record3D again")
     lenses = said.get("perFrameIntrinsicCoeffs")
     if not isinstance(lenses, list) or len(lenses) != len(poses):
         lenses = [K] * len(poses)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from specularip.cameras import Cameras
 from specularip.captures.views import PosedImages, View
+from specularip.motion.quaternions import between, matrices
 from specularip.placement import Placement
 
 HEIGHT = 1.7
@@ -102,7 +103,7 @@ def placement_of(subject: Subject, near_origin: bool = True) -> Placement:
     sizes, offset = (CERTAIN_SIZES, CERTAIN_OFFSET) if subject.certain else (ROUGH_SIZES, ROUGH_OFFSET)
     scale = 1.0 if sizes[0] <= subject.extent <= sizes[1] else subject.extent / HEIGHT
     upright = float(subject.up[2]) >= math.cos(math.radians(TILT_DEG))
-    rotation = torch.eye(3, dtype=torch.float64) if upright else rotation_between(z, subject.up)
+    rotation = torch.eye(3, dtype=torch.float64) if upright else matrices(between(z, subject.up))
     stays = near_origin and scale == 1.0 and float(subject.centre.norm()) <= offset * subject.extent
     return Placement(scale, rotation, torch.zeros(3) if stays else subject.centre)
 
@@ -114,7 +115,7 @@ def find_subject(views: Sequence[View], mesh: Tensor | None = None, cloud: Tenso
     cameras = [view.camera for view in views]
     centre, radius, inliers = common_view(cameras)
     up = up_axis([cameras[k] for k in inliers], centre)
-    axes = rotation_between(torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64), up)
+    axes = matrices(between(torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64), up))
     points = mesh
     if points is None:
         points = _inside_silhouettes([views[k] for k in inliers], centre, radius)
@@ -225,18 +226,6 @@ def _least(rows: Tensor) -> Tensor:
     """The unit direction [3] along which vectors [V,3] are shortest in least squares."""
     direction: Tensor = torch.linalg.eigh(rows.T @ rows)[1][:, 0]
     return direction
-
-
-def rotation_between(a: Tensor, b: Tensor) -> Tensor:
-    """The rotation [3,3] by the smallest angle that takes the unit vector a [3] to b [3]."""
-    axis, cosine = torch.linalg.cross(a, b), float(a @ b)
-    if cosine < -1 + 1e-12:  # any axis across
-        across = torch.linalg.cross(a, torch.eye(3, dtype=a.dtype)[int(a.abs().argmin())])
-        across = F.normalize(across, dim=0)
-        return 2 * across[:, None] * across[None] - torch.eye(3, dtype=a.dtype)
-    x, y, z = axis.tolist()
-    skew = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=a.dtype)
-    return torch.eye(3, dtype=a.dtype) + skew + skew @ skew / (1 + cosine)
 
 
 def _box(points: Tensor, stray: float) -> tuple[Tensor, Tensor]:

@@ -21,10 +21,10 @@ import numpy as np
 from specularip.captures import colmap
 from specularip.captures.frames import Capture, Frame, PointCloud, Split
 from specularip.captures.intrinsics import Said, as_number, lens_of, said_in
-from specularip.captures.names import Finder, cloud_in, relative_name, show
+from specularip.captures.names import Finder, cloud_in, relative_name
 from specularip.captures.pixels import read_header
 from specularip.captures.splits import rule_of
-from specularip.errors import UserError
+from specularip.errors import UserError, quoted
 
 MAX_JSON_BYTES = 64 << 20
 MAX_DISTANCE = 1e7
@@ -120,7 +120,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (RecursionError, ValueError):  # thousands of nested levels or digits
         raise UserError(f"{path} is not valid JSON: export it again") from None
     if not isinstance(table, dict):
-        raise UserError(f"{path} must hold a JSON object with 'frames', got {show(table)}")
+        raise UserError(f"{path} must hold a JSON object with 'frames', got {quoted(table)}")
     return table
 
 
@@ -164,7 +164,7 @@ def read_table(
     if depth:
         notes.append(f"{path.name}: depth maps (depth_file_path) are not used")
     if unread:
-        shown = ", ".join(show(key).strip("'") for key in sorted(unread)[:8])
+        shown = ", ".join(quoted(key).strip("'") for key in sorted(unread)[:8])
         notes.append(f"{path.name}: not used: {shown}{' and more' if len(unread) > 8 else ''}")
     return Capture(layout, path, tuple(result), points, _premultiplied(table), notes=tuple(notes))
 
@@ -182,10 +182,10 @@ def _image_files(
     files = []
     for index, frame in zip(range(len(frames)) if indices is None else indices, frames):
         if not isinstance(frame, dict):
-            raise UserError(f"{path}: frame {index} must be an object, got {show(frame)}")
+            raise UserError(f"{path}: frame {index} must be an object, got {quoted(frame)}")
         name = frame.get("file_path")
         if not isinstance(name, str) or not name.strip():
-            raise UserError(f"{path}: frame {index} has no file_path (got {show(name)})")
+            raise UserError(f"{path}: frame {index} has no file_path (got {quoted(name)})")
         files.append(finder.find(name, f"{path}: frame {index}"))
     return files
 
@@ -195,7 +195,7 @@ def _mask(table: dict[str, Any], masks: Finder, where: str) -> Path | None:
         if (name := table.get(key)) is None:
             continue
         if not isinstance(name, str):
-            raise UserError(f"{where}: {key} must be the name of an image, got {show(name)}")
+            raise UserError(f"{where}: {key} must be the name of an image, got {quoted(name)}")
         if name.strip():
             return masks.find(name, f"{where}: {key}")
     return None
@@ -218,7 +218,7 @@ def _shared_camera(table: dict[str, Any], frame: dict[str, Any], where: str) -> 
         return entry if isinstance(entry, dict) else None
     entry = entries.get(str(name))
     if not isinstance(entry, dict):
-        raise UserError(f"{where}: its camera_id is {show(name)}, which is none of the file's cameras")
+        raise UserError(f"{where}: its camera_id is {quoted(name)}, which is none of the file's cameras")
     return entry
 
 
@@ -231,12 +231,12 @@ def _listed(
     for key, names in listed.items():
         where = f"{path}: {key}_filenames"
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{where} must be a list of file names, got {show(names)}")
+            raise UserError(f"{where} must be a list of file names, got {quoted(names)}")
         members[key] = {finder.find(name, where) for name in names}
         if not members[key] <= known:
             first = min(members[key] - known)
             raise UserError(
-                f"{where} has {show(relative_name(first, folder))}, which is no frame: correct the list"
+                f"{where} has {quoted(relative_name(first, folder))}, which is no frame: correct the list"
             )
     if split in members:
         chosen, line = members[split], f"the images of {split}_filenames"
@@ -260,7 +260,7 @@ def _poses(
     matrices scale."""
     matrices, lengths = [], []
     for index, frame in zip(indices, frames):
-        matrix = _matrix(f"{path}: frame {index} ({show(frame['file_path'])}): transform_matrix", frame)
+        matrix = _matrix(f"{path}: frame {index} ({quoted(frame['file_path'])}): transform_matrix", frame)
         matrices.append(matrix)
         lengths.append(np.linalg.norm(matrix[:3, :3], axis=0))
     # Some exporters leave the scale of the scene in the rotations. It is the same in all of them then.
@@ -271,7 +271,9 @@ def _poses(
     for index, frame, matrix in zip(indices, frames, matrices):
         matrix[:3, :3] /= scale
         found.append(
-            _world_to_camera(f"{path}: frame {index} ({show(frame['file_path'])}): transform_matrix", matrix)
+            _world_to_camera(
+                f"{path}: frame {index} ({quoted(frame['file_path'])}): transform_matrix", matrix
+            )
         )
     return found, scale
 
@@ -284,7 +286,7 @@ def _matrix(where: str, frame: dict[str, Any]) -> np.ndarray:
         and all(isinstance(row, list) and len(row) == 4 for row in rows)
         and all(type(number) in (int, float) for row in rows for number in row)
     ):
-        raise UserError(f"{where} must be three or four rows of four numbers, got {show(rows)}")
+        raise UserError(f"{where} must be three or four rows of four numbers, got {quoted(rows)}")
     try:
         matrix = np.array([[float(number) for number in row] for row in (*rows, [0, 0, 0, 1])[:4]])
     except OverflowError:
@@ -335,14 +337,14 @@ def _points(folder: Path, path: Path, table: dict[str, Any]) -> tuple[Path | Poi
     name = table.get("ply_file_path")
     if name is not None:
         if not isinstance(name, str) or not name.strip():
-            raise UserError(f"{path}: ply_file_path must be the name of a file, got {show(name)}")
+            raise UserError(f"{path}: ply_file_path must be the name of a file, got {quoted(name)}")
         finder = Finder(folder, suffixes=(".ply",))
         try:
             return finder.find(name, f"{path}: ply_file_path"), []
         except UserError:
             if (beside := cloud_in(folder)) is not None:
-                return beside, [f"{path.name}: there is no {show(name)}: {beside.name} is used"]
-            return None, [f"{path.name}: ply_file_path is {show(name)}, which is not in {folder}: not used"]
+                return beside, [f"{path.name}: there is no {quoted(name)}: {beside.name} is used"]
+            return None, [f"{path.name}: ply_file_path is {quoted(name)}, which is not in {folder}: not used"]
     if (beside := cloud_in(folder)) is not None:
         return beside, []
     model = colmap.find_model(folder)
@@ -368,7 +370,7 @@ def _applied(path: Path, table: dict[str, Any]) -> np.ndarray:
         and len(rows) in (3, 4)
         and all(isinstance(row, list) and len(row) == 4 for row in rows)
     ):
-        raise UserError(f"{where} must be three rows of four numbers, got {show(rows)}")
+        raise UserError(f"{where} must be three rows of four numbers, got {quoted(rows)}")
     matrix = np.array([[as_number(number, "an entry", where) for number in row] for row in rows[:3]])
     scale = as_number(table.get("applied_scale", 1.0), "applied_scale", str(path))
     return matrix * scale

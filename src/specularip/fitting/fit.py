@@ -123,7 +123,8 @@ def _fit(
     """`fit`, its options checked and the folder `out` locked. warning: a line for the report, or ""."""
     train = load_posed_images(data, "train")
     test = load_posed_images(data, "test")
-    mesh, cloud = load_body_mesh(data), load_points(data)  # all is checked before an old run is replaced
+    # All is read and checked before an old run is replaced.
+    mesh, cloud = load_body_mesh(data), load_points(data)
     given = None if init is None else Given.read(init, train)
     if given is not None and not given.in_place:
         config = replace(config, body=True)  # it is brought to the images by way of the body
@@ -161,7 +162,13 @@ def _fit(
             raster.warm_up()
             specular.warm_up()
             silhouettes.warm_up()
-        fitting = _start(Path(data), train, config, seed, session, checkpoint, body, given)
+        from_files = train.placement.inverse()
+        surface = mesh and (from_files.points(mesh[0]).float(), mesh[1])
+        if body is not None:
+            standing = body.standing()
+            surface = standing.vertices, standing.faces
+        points = cloud and from_files.points(cloud[0]).float()
+        fitting = _start(Path(data), train, config, seed, session, checkpoint, body, given, surface, points)
         _optimise(fitting, train, config, session, live)
         avatar = _finished_avatar(fitting, Path(data), seed, train.placement)
         if body is not None:
@@ -384,8 +391,10 @@ def _start(
     checkpoint: Checkpoint | None,
     body: FittedBody | None,
     given: Given | None,
+    mesh: tuple[Tensor, Tensor] | None,
+    cloud: Tensor | None,
 ) -> Fitting:
-    """The fit to continue, or a fresh one."""
+    """The fit to continue, or a fresh one. mesh, cloud: as for `init_points`."""
     head = SpecularHead(SpecularConfig(lights=config.lights, attention=config.attention), seed)
     appearance = SpecularAppearance(
         head.to(session.device), config.initial_shading_steps, config.material_tie
@@ -399,9 +408,7 @@ def _start(
         if given is not None:
             init = given.points(train, body, session.note, first)
         else:
-            standing = None if body is None else body.standing()
-            mesh = None if standing is None else (standing.vertices, standing.faces)
-            init = init_points(data, train, config.points or 0, generator, first, mesh)
+            init = init_points(train, config.points or 0, generator, mesh, cloud, first)
         if init.source == "random":
             session.note(f"{data} has no body.npz and no point cloud: starting from random points")
         rest = part(report, 0.4, 1.0)

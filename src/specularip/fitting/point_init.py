@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +12,6 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional as F
 
-from specularip.captures.mesh import load_body_mesh, load_points
 from specularip.captures.views import PosedImages
 from specularip.fitting.accessories import Accessories, find_accessories
 from specularip.fitting.visual_hull import random_points
@@ -66,24 +64,19 @@ class PointInit:
 
 
 def init_points(
-    folder: str | os.PathLike[str],
     posed: PosedImages,
     count: int,
     generator: torch.Generator,
+    mesh: tuple[Tensor, Tensor] | None = None,
+    cloud: Tensor | None = None,
     report: Report = unheard,
-    body: tuple[Tensor, Tensor] | None = None,
 ) -> PointInit:
-    """`count` points, on the CPU, in the world of the views: even over the surface of `body`, else of
-    body.npz, and of accessories, else of the cloud (repeated or subsampled), else even inside the
-    silhouettes.
+    """`count` points, on the CPU, in the world of the views: even over the surface of `mesh` and of
+    accessories, else of `cloud` (repeated or subsampled), else even inside the silhouettes.
 
-    body: vertices [V,3] and faces [F,3] of the person in the images, in the world of the views. Raises
-    UserError as the loaders do.
+    mesh: vertices [V,3] float32 and faces [F,3] of the person in the images; cloud [P,3] float32; both in
+    the world of the views. Raises UserError where the views see no common object.
     """
-    from_files = posed.placement.inverse()
-    mesh = body
-    if mesh is None and (given_mesh := load_body_mesh(folder)) is not None:
-        mesh = from_files.points(given_mesh[0]).float(), given_mesh[1]
     if mesh is not None:
         points, normals, area = sample_mesh(*mesh, count, generator)
         stride = max(1, count // ACCESSORY_RAYS)  # points lie in the order of the faces
@@ -94,9 +87,7 @@ def init_points(
             points, normals, _ = sample_mesh(*mesh, count - extra, generator)
         bare = _on_surface(points, normals, math.sqrt(area / len(points)), "mesh")
         return _joined(bare, _on_accessories(found, extra, generator)) if extra else bare
-    given = load_points(folder)
-    if given is not None:
-        cloud = from_files.points(given[0]).float()
+    if cloud is not None:
         own = len(cloud)
         order = torch.randperm(own, generator=generator)[torch.arange(count) % own]
         distances = torch.from_numpy(neighbour_distances(cloud.numpy())).float()
@@ -113,7 +104,7 @@ def init_points(
     size = local.clamp(0.3 * spacing, 3 * spacing)
     log_scales = torch.log(0.6 * size)[:, None].repeat(1, 3)
     quats = F.normalize(torch.randn(count, 4, generator=generator), dim=-1)
-    source = "random" if given is None else "points"
+    source = "random" if cloud is None else "points"
     return PointInit(points, None, spacing, quats, log_scales, _opacities(count), source)
 
 

@@ -22,6 +22,7 @@ from specularip.cameras import FULL, Cameras
 from specularip.captures.views import PosedImages
 from specularip.colors import Asgs
 from specularip.errors import UserError
+from specularip.export.splats import FAINTEST
 from specularip.framing import extremes, frame_subject
 from specularip.placement import Placement
 from specularip.progress import Report, unheard
@@ -32,8 +33,6 @@ from specularip.specular import shading_normals
 
 HEIGHT = 1.7
 """Metres to which a person is scaled before the body is fitted, which decides."""
-FAINT = 1 / 255
-"""Gaussians of less opacity show nowhere; they are left out."""
 VIEWS, VIEW_SIZE = 24, 640
 ELEVATIONS_DEG = (0.0, 25.0, -12.0)
 LEAST = 1000
@@ -116,7 +115,7 @@ def visible(avatar: Avatar, name: str) -> Avatar:
         avatar = avatar.baked("sh3")
     if isinstance(avatar.colors, Asgs):
         avatar = replace(avatar, colors=harmonics_of(avatar.colors))
-    kept = avatar.gaussians.opacities > FAINT
+    kept = avatar.gaussians.opacities > FAINTEST
     if int(kept.sum()) < LEAST:
         raise UserError(f"{name} has only {int(kept.sum())} visible Gaussians: that is no person")
     colors = avatar.colors

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from specularip.body.regions import HEAD
-from specularip.fitting.initial_shading import fit_initial_shading
 from specularip.fitting.observations import observe
 from specularip.fitting.point_init import neighbour_distances
 from specularip.gaussians import Gaussians
@@ -22,7 +21,7 @@ from specularip.specular import LATENTS, SpecularHead, shading_normals
 from specularip.stages.fusion import depth_views
 from specularip.stages.guide import Guide
 from specularip.stages.initial_state import AvatarState, state_of
-from specularip.stages.start import split_colors
+from specularip.stages.start import split_colors, split_observations
 from specularip.stages.view_start import start_views
 from specularip.training.parallel import SINGLE_RANK, Ranks
 from specularip.training.step import FIXED
@@ -63,25 +62,10 @@ def start_from_splats(
 
 
 def _split_own_colors(state: AvatarState, splats: RegisteredSplats, guide: Guide, ranks: Ranks) -> None:
-    params, config = state.params, guide.config
     views = views_of(splats.avatar).to(state.device, pixels=False)
     spacing = float(torch.from_numpy(neighbour_distances(splats.avatar.gaussians.means.numpy())).median())
-    color_logits = params["color_logits"].detach().clone()
-    latents = fit_initial_shading(
-        state.shared,
-        params["means"].detach(),
-        shading_normals(state.gaussians).detach(),
-        observe(params, spacing, views.views),
-        views.positions,
-        color_logits,
-        config.start.shading_steps,
-        torch.Generator().manual_seed(config.seed),
-    )
-    with torch.no_grad():
-        params["color_logits"].copy_(color_logits)
-        params["latents"].copy_(latents)
-        for tensor in (params["color_logits"], params["latents"], *state.shared.parameters()):
-            ranks.broadcast(tensor)
+    observations = observe(state.params, spacing, views.views)
+    split_observations(state, observations, views.positions, guide.config, ranks)
 
 
 @torch.no_grad()

@@ -88,18 +88,26 @@ def start_from(
 
 def split_colors(state: AvatarState, views: DepthViews, config: Config, ranks: Ranks) -> None:
     """Split the colours of the views into diffuse colours, materials and the light of `state`."""
-    params, fusion = state.params, config.start.fusion
-    positions = params["means"].detach()
-    normals = shading_normals(state.gaussians).detach()
-    colors, squareness = observe(views, positions.cpu(), normals.cpu(), fusion)
-    observations = Observations(colors.half().to(positions.device), (squareness > 0).to(positions.device))
+    positions = state.params["means"].detach().cpu()
+    normals = shading_normals(state.gaussians).detach().cpu()
+    colors, squareness = observe(views, positions, normals, config.start.fusion)
+    observations = Observations(colors.half().to(state.device), (squareness > 0).to(state.device))
+    split_observations(state, observations, views.cameras.positions, config, ranks)
+
+
+def split_observations(
+    state: AvatarState, observations: Observations, cameras: Tensor, config: Config, ranks: Ranks
+) -> None:
+    """Split colours that were observed, on the device of `state`, into diffuse colours, materials and its
+    light. cameras [V,3]: positions of the observations' cameras."""
+    params = state.params
     color_logits = params["color_logits"].detach().clone()
     latents = fit_initial_shading(
         state.shared,
-        positions,
-        normals,
+        params["means"].detach(),
+        shading_normals(state.gaussians).detach(),
         observations,
-        views.cameras.positions.to(positions.device),
+        cameras.to(state.device),
         color_logits,
         config.start.shading_steps,
         torch.Generator().manual_seed(config.seed),
