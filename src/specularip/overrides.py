@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import is_dataclass, replace
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from specularip.errors import UserError
@@ -27,8 +28,13 @@ def with_settings(config: Settings, overrides: Sequence[str]) -> Settings:
     return config
 
 
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _set(config: Any, path: list[str], text: str, setting: str) -> Any:
-    hints = typing.get_type_hints(type(config))
+    hints = _hints(type(config))
     if path[0] not in hints:
         raise UserError(f"--set {setting}: there is no setting '{path[0]}', only {', '.join(hints)}")
     value = getattr(config, path[0])
