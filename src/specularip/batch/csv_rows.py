@@ -22,15 +22,11 @@ def csv_table(text: str, file: str, faults: Faults) -> Table:
     "sep=;", as Excel writes it. A cell of images is split at "|".
     """
     skipped = 0
-    if match := re.match(r'"?sep=(.)"?\r?\n', text):
+    if match := re.match(rf'"?sep=([{DELIMITERS}])"?\r?\n', text):
         delimiter, text, skipped = match[1], text[match.end() :], 1
     else:
         delimiter = max(DELIMITERS, key=lambda one: _known_names(text, one))
-    try:
-        records = _records(text, delimiter, file, skipped, faults)
-    except (TypeError, ValueError):  # a delimiter that cannot be one
-        faults.add(Place(file, 1), "sep= must name a comma, a semicolon or another separator")
-        return Table([])
+    records = _records(text, delimiter, file, skipped, faults)
     header = next(records, None)
     if header is None:
         return Table([])
@@ -91,12 +87,6 @@ def _records(
 ) -> Iterator[tuple[Place, list[str]]]:
     """The records that are not blank, with the line where each begins."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    return _sound_records(reader, file, skipped, faults)
-
-
-def _sound_records(
-    reader: csv.Reader, file: str, skipped: int, faults: Faults  # type: ignore[name-defined]
-) -> Iterator[tuple[Place, list[str]]]:
     while True:
         place = Place(file, reader.line_num + skipped + 1)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from specularip.batch.faults import Faults, Place
@@ -19,9 +20,7 @@ def jsonl_table(text: str, file: str, faults: Faults) -> Table:
         try:
             found = json.loads(
                 line,
-                object_pairs_hook=lambda pairs, place=place: tuple(
-                    Entry(key, _value(value), place) for key, value in pairs
-                ),
+                object_pairs_hook=partial(_entries, place),
                 parse_int=str,
                 parse_float=str,
                 parse_constant=str,
@@ -37,6 +36,10 @@ def jsonl_table(text: str, file: str, faults: Faults) -> Table:
         else:
             faults.add(place, 'must be one job in braces, as in {"text": "A woman", "image": "face.jpg"}')
     return Table(rows)
+
+
+def _entries(place: Place, pairs: list[tuple[str, Any]]) -> tuple[Entry, ...]:
+    return tuple(Entry(key, _value(value), place) for key, value in pairs)
 
 
 def _value(value: Any) -> Value:

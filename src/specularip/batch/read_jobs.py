@@ -46,7 +46,10 @@ TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for jobs that do not say it themselves: the options of the command. settings: "NAME=VALUE"."""
+    """What holds for jobs that do not say it themselves: the options of the command.
+
+    settings: "NAME=VALUE", as `--set` takes them.
+    """
 
     preset: str = "compact"
     seed: int = 0
@@ -199,7 +202,7 @@ class _JobReader:
         if text and not force and (problem := self.checks.words(text, prior)):
             self.faults.add(given["text"].place, problem)
         images = self._images(given["image"].place, paths) if paths else ()
-        init = self._path(start, given["init"], self.folder) if start else None
+        init = self._path(start, given["init"].place, self.folder) if start else None
         if init is not None and (problem := self.checks.init(init)):
             self.faults.add(given["init"].place, problem)
         if self.faults.told > before or not (text and images):

@@ -10,8 +10,8 @@ from typing import TypeAlias, Union
 
 from specularip.batch.faults import Place
 
-Value: TypeAlias = Union[str, None, list["Value"], tuple["Entry", ...]]  # noqa: UP007
-"""A text; None, which stands for the default; a list; or a mapping."""
+Value: TypeAlias = Union[str, list["Value"], tuple["Entry", ...], None]  # noqa: UP007
+"""A text, a list, a mapping, or None, which stands for the default."""
 
 
 @dataclass(frozen=True)
