@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import random
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 from mutations import mutate
 from PIL import Image
 
-from specularip.batch import text_files, yaml_rows
-from specularip.batch.faults import JobFaults
+from specularip.batch import job_checks, text_files, yaml_rows
+from specularip.batch import read_jobs as batch_jobs
+from specularip.batch.faults import MOST_FAULTS, JobFaults
 from specularip.batch.job_checks import JobChecks
 from specularip.batch.job_names import LONGEST_BYTES, LONGEST_DERIVED, derived_name, folded, name_problem
 from specularip.batch.jobs import Job
@@ -493,7 +495,7 @@ def test_faults_of_csv(faces: Path, content: str | bytes, faults: list[str]) -> 
         ("jobs.yaml", "- 3\n- [a]\n- a: [\n", ["line 1: must be", "line 2: must be", "line 4: is no YAML"]),
         ("jobs.yaml", "a: 3\njobs: 4\ndefaults: []\n", ["1: 'a' is", "2: jobs must", "3: defaults"]),
         ("jobs.yaml", "jobs: []\njobs: []\n", ["line 2: jobs is given twice"]),
-        ("jobs.yaml", "defaults: {name: a, seed: x}\njobs: []", ["holds no jobs", "name cannot be"]),
+        ("jobs.yaml", "defaults: {name: a, seed: x}\njobs: []", ["line 1: name cannot be the same"]),
         ("jobs.yaml", "- &a\n  text: *a\n", ["line 2: alias 'a' stands for nothing"]),
         ("jobs.yaml", "- text: !!python/object:os.system x\n", ["line 1: the tag 'tag:yaml.org,2002:python"]),
         ("jobs.yaml", "- {<<: {a: 1}}\n", ["line 1: << is not read: put what jobs share under defaults"]),
@@ -573,6 +575,25 @@ def test_aliases_cannot_blow_up(faces: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert any("is too large, with its aliases" in fault for fault in found)
 
 
+def test_bombs_end_soon(faces: Path) -> None:
+    """Little that becomes much: columns, jobs of pairs, lists of lists, and nothing but faults."""
+    (fault,) = faults_of(faces, "jobs.csv", "text,image" + "," * 2_000_000 + "\n")
+    assert fault.startswith("jobs.csv, line 1: 2,000,002 columns")
+    columns = "".join(f",a{i}" for i in range(990)) + "\n" + "x," * 3_000_000
+    assert "line 2: 3000001 cells" in faults_of(faces, "jobs.csv", f"text,image{columns}")[-1]
+    (fault,) = faults_of(faces, "jobs.jsonl", '{"text": [' + "[]," * 2_000_000 + "[]]}")
+    assert fault.startswith("jobs.jsonl, line 1: has more than 1,000,000 characters")
+    assert "too large" in faults_of(faces, "jobs.yaml", "- text: [" + "[]," * 2_000_000 + "[]]")[0]
+    assert len(faults_of(faces, "jobs.jsonl", "{}\n" * 1_000_000)) == MOST_FAULTS
+
+
+def test_a_batch_has_an_end(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_jobs, "MOST_JOBS", 100)
+    prompts = "\n".join(f"{TEXT} {i}" for i in range(10_000))
+    (fault,) = pair_faults(faces, prompts, "\n".join(FACES), "product")
+    assert fault == "texts.txt, line 34: is beyond 100 jobs: split them into several batches"
+
+
 # Whatever the bytes
 
 
@@ -626,8 +647,6 @@ def test_ten_thousand_jobs(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None
     check = JobChecks.image
     monkeypatch.setattr(JobChecks, "image", lambda self, path: asked.append(path) or check(self, path))
     opened: list[Path] = []
-    from specularip.batch import job_checks
-
     look = job_checks.check_image_file
     monkeypatch.setattr(job_checks, "check_image_file", lambda path: opened.append(path) or look(path))
     rows = "".join(f"{TEXT},{FACES[i % 3]},,{i // 3}\n" for i in range(10_000))
@@ -639,8 +658,6 @@ def test_ten_thousand_jobs(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_all_options_of_generate_are_keys() -> None:
-    import inspect
-
     elsewhere = {"out", "resume", "overwrite", "view", "settings", "tensorboard"}
     assert set(inspect.signature(generate).parameters) - elsewhere | {"name"} == set(FIELDS)
     assert {"seid.steps", "expression", "prior.sources.base", "seid.orbit.distance"} <= setting_names()

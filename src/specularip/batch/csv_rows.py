@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from specularip.batch.faults import Faults, Place
 from specularip.batch.keys import SETTINGS, canonical, unknown
@@ -13,6 +14,7 @@ from specularip.batch.rows import Entry, Row, Table
 
 DELIMITERS = ",;\t"
 PHOTO_SEPARATOR = "|"
+MOST_COLUMNS = 1000
 
 
 def csv_table(text: str, file: str, faults: Faults) -> Table:
@@ -30,15 +32,23 @@ def csv_table(text: str, file: str, faults: Faults) -> Table:
     header = next(records, None)
     if header is None:
         return Table([])
+    if len(header[1]) > MOST_COLUMNS:
+        faults.add(header[0], f"{len(header[1]):,} columns: give at most {MOST_COLUMNS}")
+        return Table([])
     columns = _columns(*header, faults)
     missing = frozenset({"text", "image"}.difference(columns))
     for key in sorted(missing):
         names = " | ".join(name.strip() for name in header[1])
         faults.add(header[0], f"there is no column {key}, only {names}")
-    rows = []
+    return Table(_rows(records, columns, delimiter, faults), missing=missing)
+
+
+def _rows(
+    records: Iterator[tuple[Place, list[str]]], columns: list[str | None], delimiter: str, faults: Faults
+) -> Iterator[Row]:
     for place, cells in records:
         pairs = list(zip(columns, cells))
-        stray = [cell for cell in cells[len(columns) :] if cell.strip()]
+        stray = any(cell.strip() for cell in islice(cells, len(columns), None))
         if stray or any(cell.strip() and column is None for column, cell in pairs):
             separator = {"\t": "tabs", ";": "semicolons", ",": "commas"}.get(delimiter, delimiter)
             faults.add(
@@ -54,8 +64,7 @@ def csv_table(text: str, file: str, faults: Faults) -> Table:
             for column, cell in pairs
             if column
         ]
-        rows.append(Row(tuple(entries), place, str(place)))
-    return Table(rows, missing=missing)
+        yield Row(tuple(entries), place, str(place))
 
 
 def _columns(place: Place, names: list[str], faults: Faults) -> list[str | None]:

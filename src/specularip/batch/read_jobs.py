@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,8 @@ FORMATS = {
     ".yaml": yaml_table,
     ".yml": yaml_table,
 }
+MOST_JOBS = 100_000
+"""Of a batch."""
 MOST_TEXT = 5_000
 """Characters of a text. The priors' text encoders read some hundred."""
 CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -80,9 +82,11 @@ def read_jobs(path: str | Path, defaults: Defaults | None = None) -> list[Job]:
     faults = Faults()
     text = read_text(path, faults)
     table = Table([]) if text is None else table_of(text, path.name, faults)
-    if not table.rows and not faults.found:
+    jobs = _JobReader(defaults, faults, _folder(path), _folder(path)).jobs(table)
+    if not jobs and not faults.found:
         faults.add(Place(path.name, 0), "holds no jobs: give one with text and image for each avatar")
-    return _JobReader(defaults, faults, _folder(path), _folder(path)).jobs(table)
+    faults.check()
+    return jobs
 
 
 def pair_jobs(
@@ -102,21 +106,24 @@ def pair_jobs(
     defaults.check()
     faults = Faults()
     prompts, people = _lines(texts, "text", faults), _lines(images, "image", faults)
+    pairs: Iterable[tuple[Entry, Entry]]
     if pair == "product":
         prompts, people = _without_repeats(prompts, faults), _without_repeats(people, faults)
-        pairs = [(prompt, person) for prompt in prompts for person in people]
+        pairs = ((prompt, person) for prompt in prompts for person in people)
     else:
-        pairs = list(zip(prompts, people))
+        pairs = zip(prompts, people)
         if len(prompts) != len(people):
             faults.add(
                 Place(images.name, 0),
                 f"{len(people)} photos for the {len(prompts)} prompts of {texts.name}: give as many of both, "
                 "or pair every prompt with every photo by --pair product",
             )
-    rows = [
+    rows = (
         Row((prompt, person), prompt.place, f"{prompt.place} and {person.place}") for prompt, person in pairs
-    ]
-    return _JobReader(defaults, faults, _folder(texts), _folder(images)).jobs(Table(rows))
+    )
+    jobs = _JobReader(defaults, faults, _folder(texts), _folder(images)).jobs(Table(rows))
+    faults.check()
+    return jobs
 
 
 def _folder(path: Path) -> Path:
@@ -167,13 +174,17 @@ class _JobReader:
     """Sources of the jobs without a given name, by all that determines what becomes of them."""
 
     def jobs(self, table: Table) -> list[Job]:
+        """Those with which nothing is wrong; what is wrong with others is among the faults."""
         common = keyed(table.defaults, self.faults)
         if "name" in common:
             self.faults.add(common.pop("name").place, "name cannot be the same for all jobs: leave it out")
-        found = [self._job(row, common, table.missing) for row in table.rows]
-        jobs = [self._named(*one) for one in found if one is not None]
-        self.faults.check()
-        return jobs
+        found: list[tuple[Job, list[str], Place] | None] = []
+        for row in table.rows:
+            if len(found) == MOST_JOBS:
+                self.faults.add(row.place, f"is beyond {MOST_JOBS:,} jobs: split them into several batches")
+                break
+            found.append(self._job(row, common, table.missing))
+        return [self._named(*one) for one in found if one is not None]
 
     def _job(
         self, row: Row, common: dict[str, Entry], missing: frozenset[str]
