@@ -357,6 +357,16 @@ def test_a_job_twice(faces: Path) -> None:
     assert len(jobs_of(faces, "jobs.csv", HEADER + "".join(lines))) == 3
 
 
+def test_jobs_on_one_line_are_told_apart(faces: Path) -> None:
+    one = f"text: {TEXT}, image: anna.png"
+    found = faults_of(faces, "jobs.yaml", f"[{{{one}}}, {{{one}}}, {{{one}, name: a}}, {{{one}, name: A}}]")
+    assert found == (
+        "jobs.yaml, line 1: the name 'A' is that of jobs.yaml, line 1, 'a', which is the same to some "
+        "systems: give another",
+        "jobs.yaml, line 1: is the same job as jobs.yaml, line 1: remove one, or give each a name",
+    )
+
+
 # Faults
 
 
