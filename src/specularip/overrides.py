@@ -10,8 +10,18 @@ from functools import cache
 from typing import Any, Literal, TypeVar
 
 from specularip.errors import UserError
+from specularip.presets import preset_config
+from specularip.stages.settings import Config
 
 Settings = TypeVar("Settings")
+
+
+def run_config(
+    preset: str, overrides: Sequence[str] = (), seed: int = 0, photo_weight: float | None = None
+) -> Config:
+    """The configuration of a run of `generate`. Raises UserError as `preset_config` and `with_settings`."""
+    config = replace(with_settings(preset_config(preset), overrides), seed=seed)
+    return config if photo_weight is None else replace(config, photo_weight=photo_weight)
 
 
 def with_settings(config: Settings, overrides: Sequence[str]) -> Settings:
