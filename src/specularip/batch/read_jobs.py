@@ -92,7 +92,7 @@ def read_jobs(path: str | Path, defaults: Defaults | None = None) -> list[Job]:
 def pair_jobs(
     texts: str | Path,
     images: str | Path,
-    pair: Literal["zip", "product"] = "product",
+    pair: Literal["zip", "product"] = "zip",
     defaults: Defaults | None = None,
 ) -> list[Job]:
     """Jobs of two files with a prompt, and with the photo of a person, on each line.
