@@ -159,12 +159,14 @@ def _page(name: str, states: Sequence[JobState], found: Sequence[list[float]]) -
         f"default-src 'none'; script-src '{policy_hash(script)}'; style-src '{policy_hash(style)}'; "
         "img-src 'self' file: data:; media-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
-    counts = Counter(state.state for state in states)
+    counts = Counter[str](state.state for state in states)
     told = [f"{len(states):,} {'job' if len(states) == 1 else 'jobs'}"]
     told += [f"{counts[state]:,} {state}" for state in STATES if counts[state]]
     if times := found[0]:
         told.append(f"{duration(sum(times))} in all, {duration(median(times))} an avatar")
-    orders = [(n, figure.label) for n, figure in enumerate(FIGURES) if found[n]]
+    known = [(n, figure) for n, figure in enumerate(FIGURES) if found[n]]
+    meanings = "".join(f"<dt>{figure.label}</dt><dd>{escape(figure.meaning)}</dd>" for _, figure in known)
+    legend = f"<details><summary>What the figures mean</summary><dl>{meanings}</dl></details>"
     chips = [_chip("", "All", len(states))]
     chips += [_chip(state, state.capitalize(), counts[state]) for state in STATES if counts[state]]
     now = datetime.now().astimezone()
@@ -177,8 +179,9 @@ def _page(name: str, states: Sequence[JobState], found: Sequence[list[float]]) -
         time=now.isoformat(timespec="seconds"),
         written=now.strftime("%Y-%m-%d %H:%M %Z"),
         table=TABLE,
+        legend=legend if known else "",
         chips="".join(chips),
-        orders="".join(f'<option value="{n}">{label}</option>' for n, label in orders),
+        orders="".join(f'<option value="{n}">{figure.label}</option>' for n, figure in known),
         cards="\0",  # the page holds no other one
     )
     before, _, after = page.partition("\0")
@@ -207,7 +210,8 @@ def _card_parts(result: _Result, thumbnails: dict[Path, str]) -> Iterator[str]:
     yield f'<article class="card" data-state="{state.state}" data-figures="{numbers}"{turntable}>\n'
     page = f'href="{folder}/{AVATAR_PAGE}"' if AVATAR_PAGE in result.files else ""
     # The name is the same link, for the keyboard.
-    yield f'<a class="view" tabindex="-1" {page}>' if page else '<div class="view">'
+    view = "view" if PREVIEW in result.files else "view empty"
+    yield f'<a class="{view}" tabindex="-1" {page}>' if page else f'<div class="{view}">'
     if PREVIEW in result.files:
         # From left to right: front, three-quarter, back, face.
         yield (
@@ -215,7 +219,8 @@ def _card_parts(result: _Result, thumbnails: dict[Path, str]) -> Iterator[str]:
             'width="1536" height="384" loading="lazy" decoding="async">'
         )
     if state.state != "done":
-        yield f'<b class="badge">{state.state.capitalize()}</b>'
+        after = f" after {state.attempts} attempts" if state.state == "failed" and state.attempts > 1 else ""
+        yield f'<b class="badge">{state.state.capitalize()}{after}</b>'
     yield from _faces(job.images, thumbnails)
     yield "</a>\n" if page else "</div>\n"
     title = f"<a {page}>{name}</a>" if page else name
@@ -248,9 +253,7 @@ def _figures(result: _Result) -> Iterator[str]:
         return
     yield '<dl class="figures">'
     for figure, value in found:
-        yield (
-            f'<div title="{escape(figure.meaning)}"><dt>{figure.label}</dt><dd>{figure.shown(value)}</dd></div>'
-        )
+        yield f"<div><dt>{figure.label}</dt><dd>{figure.shown(value)}</dd></div>"
     yield "</dl>\n"
 
 
@@ -259,7 +262,7 @@ def _details(result: _Result, folder: str) -> Iterator[str]:
     state, job = result.state, result.state.job
     count = len(result.notes)
     noted = f' <b class="noted">{count} {"note" if count == 1 else "notes"}</b>' if count else ""
-    yield f'<details><summary>{_html(job.preset)} · seed {job.seed}{noted}</summary>\n'
+    yield f"<details><summary>{_html(job.preset)} · seed {job.seed}{noted}</summary>\n"
     if result.notes:
         yield '<ul class="notes">'
         yield from (f'<li dir="auto">{_html(note)}</li>' for note in result.notes)
@@ -268,15 +271,13 @@ def _details(result: _Result, folder: str) -> Iterator[str]:
         ("Read as", result.text_read),
         ("Settings", ", ".join(job.settings)),
         ("Stages", ", ".join(f"{stage} {duration(value)}" for stage, value in result.stages.items())),
-        ("Attempts", str(state.attempts) if state.attempts > 1 or state.state == "failed" else ""),
+        ("Attempts", str(state.attempts) if state.attempts > 1 else ""),
         ("Worker", state.worker),
         ("From", job.source),
     ]
     if any(value for _, value in lines):
         yield '<dl class="made">'
-        yield from (
-            f'<dt>{label}</dt><dd dir="auto">{_html(value)}</dd>' for label, value in lines if value
-        )
+        yield from (f'<dt>{label}</dt><dd dir="auto">{_html(value)}</dd>' for label, value in lines if value)
         yield "</dl>\n"
     links = [f'<a href="{folder}/{file}">{file}</a>' for file in DOWNLOADS if file in result.files]
     if links:

@@ -35,6 +35,7 @@
       if (a === "" || b === "") return (a === "") - (b === "") || i - j; // without a figure: last, in both directions
       return sign * (part ? collator.compare(a, b) : a - b) || i - j;
     });
+    list.replaceChildren(); // at once: taken away one by one from the front, ten thousand cards take minutes
     const sorted = document.createDocumentFragment();
     for (const [, card] of rows) sorted.append(card);
     list.append(sorted);
@@ -79,6 +80,9 @@
   order.addEventListener("change", () => { sort(); keep(); });
   reverse.addEventListener("click", () => { reverse.ariaPressed = String(reverse.ariaPressed !== "true"); turnArrow(); sort(); keep(); });
   view.addEventListener("change", () => { list.dataset.view = view.value; keep(); });
+
+  // Where a card is unfolded, all of its prompt shows.
+  list.addEventListener("toggle", (event) => event.target.parentNode.classList.toggle("open", event.target.open), true);
 
   // One turntable at a time: of the card under the pointer, with the focus, or touched.
   let playing = null;
