@@ -50,8 +50,8 @@ cli
 other, except on the ground floor."""
 
 WITHOUT_TORCH = """
-batch.jobs batch.states bounds cli ffmpeg inputs lpips models.check options overrides presets resources
-run_folder diffusion.settings diffusion.loading.settings diffusion.loading.sources fitting.settings
+batch.jobs batch.states batch.summary bounds cli ffmpeg inputs lpips models.check options overrides presets
+resources run_folder diffusion.settings diffusion.loading.settings diffusion.loading.sources fitting.settings
 stages.settings
 """.split()
 

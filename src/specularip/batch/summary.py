@@ -262,7 +262,7 @@ def _details(result: _Result, folder: str) -> Iterator[str]:
     state, job = result.state, result.state.job
     count = len(result.notes)
     noted = f' <b class="noted">{count} {"note" if count == 1 else "notes"}</b>' if count else ""
-    yield f"<details><summary>{_html(job.preset)} · seed {job.seed}{noted}</summary>\n"
+    yield f"<details><summary><bdi>{_html(job.preset)}</bdi> · seed {job.seed}{noted}</summary>\n"
     if result.notes:
         yield '<ul class="notes">'
         yield from (f'<li dir="auto">{_html(note)}</li>' for note in result.notes)
