@@ -210,7 +210,7 @@ def test_the_page_shows_each_job_with_its_files(tmp_path: Path) -> None:
     for shown in (RED, "4 min 1 s", "1.83 GiB", "51,213", "2.2 %", "0.00095", "compact · seed 3", "1 note"):
         assert shown in card
     assert "with short blonde hair" in card and "seid 2 min 38 s" in card
-    assert "Failed after 3 attempts" in page.cards[1] and "no face is found" in page.cards[1]
+    assert "After 3 attempts: no face is found" in page.cards[1]
     links = [a["href"] for a in page.all("a") if a.get("href")]
     targets = [out / unquote(str(link)) for link in links]
     assert all(target.is_file() for target in targets)
@@ -343,7 +343,7 @@ print(time.process_time() - began, peak() - memory)
 
 
 def test_thousands_of_finished_jobs_take_little_time_and_memory(tmp_path: Path) -> None:
-    jobs = 2500  # a quarter of 10,000, with a quarter of the 5 s and 150 MB allowed for those
+    jobs = 1000  # a tenth of 10,000, with a tenth of the 5 s and 150 MB allowed for those
     report = json.dumps({**REPORT, "settings": {"rates": [0.125] * 900}})  # 7 KB, as real ones
     for n in range(jobs):
         (tmp_path / f"{n:05d}").mkdir()
@@ -352,7 +352,7 @@ def test_thousands_of_finished_jobs_take_little_time_and_memory(tmp_path: Path) 
         [sys.executable, "-c", MEASURE, tmp_path], capture_output=True, text=True, timeout=120
     )
     seconds, megabytes = map(float, done.stdout.split())
-    assert seconds < 5 / 4 and megabytes < 150 / 4, done.stdout
+    assert seconds < 0.5 and megabytes < 15, done.stdout
     assert len(table(tmp_path)) == jobs == len(Page(tmp_path / "index.html").cards)
     assert (tmp_path / "index.html").stat().st_size < 2000 * jobs
 
@@ -430,7 +430,7 @@ def test_the_page_opens_from_disk_without_a_network(page: Browser, gallery: Path
 def test_cards_are_put_in_order(page: Browser) -> None:
     choose(page, "order", "name")
     assert page.evaluate(SHOWN) == ["coat", "Hat", "later", "robe-9", "robe-10"]
-    choose(page, "order", "0")  # by time; jobs without one are last, in both directions
+    choose(page, "order", "seconds")  # by time; jobs without one are last, in both directions
     assert page.evaluate(SHOWN) == ALL
     page.evaluate("document.getElementById('reverse').click()")
     assert page.evaluate(SHOWN) == ["robe-9", "robe-10", "coat", "later", "Hat"]

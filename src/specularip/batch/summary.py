@@ -181,7 +181,10 @@ def _page(name: str, states: Sequence[JobState], found: Sequence[list[float]]) -
         table=TABLE,
         legend=legend if known else "",
         chips="".join(chips),
-        orders="".join(f'<option value="{n}">{figure.label}</option>' for n, figure in known),
+        orders="".join(
+            f'<option value="{figure.column}" data-figure="{n}">{figure.label}</option>'
+            for n, figure in known
+        ),
         cards="\0",  # the page holds no other one
     )
     before, _, after = page.partition("\0")
@@ -219,14 +222,14 @@ def _card_parts(result: _Result, thumbnails: dict[Path, str]) -> Iterator[str]:
             'width="1536" height="384" loading="lazy" decoding="async">'
         )
     if state.state != "done":
-        after = f" after {state.attempts} attempts" if state.state == "failed" and state.attempts > 1 else ""
-        yield f'<b class="badge">{state.state.capitalize()}{after}</b>'
+        yield f'<b class="badge">{state.state.capitalize()}</b>'
     yield from _faces(job.images, thumbnails)
     yield "</a>\n" if page else "</div>\n"
     title = f"<a {page}>{name}</a>" if page else name
     yield f'<h2 dir="auto">{title}</h2>\n<p class="text" dir="auto">{_html(job.text)}</p>\n'
     if state.state == "failed":
-        yield f'<p class="reason" dir="auto">{_html(state.reason or "no reason is known")}</p>\n'
+        after = f"After {state.attempts} attempts: " if state.attempts > 1 else ""
+        yield f'<p class="reason">{after}<bdi>{_html(state.reason or "no reason is known")}</bdi></p>\n'
     yield from _figures(result)
     yield from _details(result, folder)
     yield "</article>\n"
@@ -271,7 +274,7 @@ def _details(result: _Result, folder: str) -> Iterator[str]:
         ("Read as", result.text_read),
         ("Settings", ", ".join(job.settings)),
         ("Stages", ", ".join(f"{stage} {duration(value)}" for stage, value in result.stages.items())),
-        ("Attempts", str(state.attempts) if state.attempts > 1 else ""),
+        ("Attempts", str(state.attempts) if state.attempts > 1 and state.state != "failed" else ""),
         ("Worker", state.worker),
         ("From", job.source),
     ]

@@ -34,9 +34,12 @@ def write_thumbnails(folder: Path, photos: Iterable[Path]) -> dict[Path, str]:
         if _up_to_date(folder / name, photo) or _make(folder / name, photo):
             found[photo] = name
     kept = set(found.values())
-    for entry in folder.iterdir() if folder.is_dir() else ():
-        if _NAME.fullmatch(entry.name) and entry.name not in kept:
-            entry.unlink(missing_ok=True)
+    try:
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if _NAME.fullmatch(entry.name) and entry.name not in kept:
+                entry.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
     return found
 
 

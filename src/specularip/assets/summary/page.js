@@ -27,8 +27,8 @@
 
   function sort() {
     const sign = reverse.ariaPressed === "true" ? -1 : 1, key = order.value;
-    const part = { name: "h2", text: ".text" }[key];
-    const read = part ? (card) => textOf(card, part) : (card) => card.dataset.figures.split(",")[key];
+    const part = { name: "h2", text: ".text" }[key], figure = order.selectedOptions[0].dataset.figure;
+    const read = part ? (card) => textOf(card, part) : (card) => card.dataset.figures.split(",")[figure];
     const rows = cards.map((card, place) => [key ? read(card) : place, card, place]);
     rows.sort(([a, , i], [b, , j]) => {
       if (!key) return sign * (i - j);
