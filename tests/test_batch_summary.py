@@ -215,7 +215,7 @@ def test_the_page_shows_each_job_with_its_files(tmp_path: Path) -> None:
     targets = [out / unquote(str(link)) for link in links]
     assert all(target.is_file() for target in targets)
     assert {target.name for target in targets} == {
-        "summary.csv", "avatar.html", "avatar.safetensors", "turntable.mp4", "preview.png", "report.json"
+        "summary.csv", "avatar.html", "avatar.safetensors", "turntable.mp4", "report.json"
     }  # fmt: skip
     [image] = page.all("img")
     assert image["loading"] == "lazy" and image["alt"] == "Rendering of a b#1?%"

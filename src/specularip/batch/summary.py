@@ -42,7 +42,7 @@ from specularip.viewer.html import policy_hash
 PAGE, TABLE, THUMBNAILS = "index.html", "summary.csv", "summary"
 STATES = ("done", "failed", "stopped", "waiting")
 PREVIEW, TURNTABLE, AVATAR_PAGE, REPORT = "preview.png", "turntable.mp4", "avatar.html", "report.json"
-DOWNLOADS = ("avatar.safetensors", "avatar.ply", TURNTABLE, PREVIEW, REPORT, "metrics.jsonl")
+DOWNLOADS = ("avatar.safetensors", "avatar.ply", TURNTABLE, REPORT)
 MAX_FACES = 3
 """Photos shown on a card."""
 COLUMNS = (
