@@ -81,8 +81,11 @@
   reverse.addEventListener("click", () => { reverse.ariaPressed = String(reverse.ariaPressed !== "true"); turnArrow(); sort(); keep(); });
   view.addEventListener("change", () => { list.dataset.view = view.value; keep(); });
 
-  // Where a card is unfolded, all of its prompt shows.
-  list.addEventListener("toggle", (event) => event.target.parentNode.classList.toggle("open", event.target.open), true);
+  // Where a card is unfolded, all of its prompt shows, and its neighbours stay as they are.
+  list.addEventListener("toggle", (event) => {
+    event.target.parentNode.classList.toggle("open", event.target.open);
+    list.classList.toggle("unfolded", list.querySelector(".open") !== null);
+  }, true);
 
   // One turntable at a time: of the card under the pointer, with the focus, or touched.
   let playing = null;
