@@ -44,6 +44,7 @@ def test_the_run_folder_has_its_files_and_the_report_its_entries(
     assert report["image"] == str(FACE) and made.provenance["photo"] == FACE.name
     assert report["gaussians"] == len(made.gaussians) > 300
     assert {"seid", "refine", "fit", "load", "write"} <= set(report["seconds"])
+    assert report["last_metrics"]["fit"].keys() >= {"loss", "l1", "perceptual"}
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["stage"] == "seid"] == list(range(1, 11))
     assert [line["step"] for line in lines if line["stage"] == "fit"] == list(range(1, 5))

@@ -25,7 +25,7 @@ from specularip.progress import Progress
 from specularip.run_folder import Checkpoint, RunFolder
 from specularip.stopping import StopRequest
 from specularip.training.parallel import SINGLE_RANK, Ranks
-from specularip.training.report import machine_report
+from specularip.training.report import last_metrics, machine_report
 from specularip.training.step import MAX_SKIPPED
 from specularip.training.writer import BackgroundWriter
 
@@ -209,6 +209,7 @@ class Session:
         could not be written."""
         self._writer.join()
         common = {
+            "last_metrics": last_metrics(self.folder.path / "metrics.jsonl"),
             "notes": self.notes,
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
             "processes": self.ranks.world_size,
