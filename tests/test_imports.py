@@ -52,7 +52,7 @@ other, except on the ground floor."""
 WITHOUT_TORCH = """
 batch.jobs batch.states bounds cli ffmpeg inputs lpips models.check options overrides presets resources
 run_folder diffusion.settings diffusion.loading.settings diffusion.loading.sources fitting.settings
-stages.settings
+stages.settings training.events
 """.split()
 
 

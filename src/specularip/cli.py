@@ -59,6 +59,7 @@ def generate(
     overwrite: bool = False,
     force: bool = False,
     view: bool = False,
+    tensorboard: bool = False,
     settings: Settings = (),
 ) -> None:
     """Make an avatar from a sentence and one to eight photos of a face.
@@ -91,6 +92,8 @@ def generate(
         force: Go on with a text of which no word is understood.
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
+        tensorboard: Write losses, learning rates and previews to DIR/tensorboard as well; `tensorboard
+            --logdir DIR` shows them. Needs the package: pip install 'specularip[tensorboard]'.
         settings: Change settings of the preset by their names in report.json, such as expression=photo (the
             photo's expression instead of a neutral one), seid.steps=1200 or
             prior.sources.base=/models/realistic_vision.
@@ -111,11 +114,14 @@ def generate(
     from specularip.presets import preset_config
     from specularip.progress import Progress
     from specularip.run_folder import RunFolder
+    from specularip.training.events import check_tensorboard
 
     config = replace(with_settings(preset_config(preset), tuple(chain(*settings))), seed=seed)
     if photo_weight is not None:
         config = replace(config, photo_weight=photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
+    if tensorboard:
+        check_tensorboard()
     check_run(config, out)
     check_inputs(
         text,
@@ -151,6 +157,7 @@ def generate(
                     config=config,
                     progress=progress,
                     live=live,
+                    tensorboard=tensorboard,
                 )
         except KeyboardInterrupt:
             if is_main:
@@ -175,6 +182,7 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     view: bool = False,
+    tensorboard: bool = False,
 ) -> None:
     """Fit an avatar to posed images: photographs, renders or generated views with known cameras.
 
@@ -217,18 +225,23 @@ def fit(
             new one is in DIR/unfinished-1. Deletes only files that a run writes.
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
+        tensorboard: Write losses, learning rates and previews to DIR/tensorboard as well; `tensorboard
+            --logdir DIR` shows them. Needs the package: pip install 'specularip[tensorboard]'.
     """
     print(escaped(f"specularip {__version__}: fit to {data}"), flush=True)
     from specularip.bounds import Seed, as_option, check_settings, check_value
     from specularip.fitting.settings import FitConfig
     from specularip.progress import Progress
     from specularip.run_folder import RunFolder
+    from specularip.training.events import check_tensorboard
 
     given: dict[str, Any] = {"iterations": iterations, "points": points}
     given |= {"exposure": exposure, "body": body}
     config = FitConfig(**{name: value for name, value in given.items() if value is not None})
     check_settings(config, as_option)
     check_value("--seed", seed, Seed)
+    if tensorboard:
+        check_tensorboard()
     RunFolder.check(out, resume, overwrite)  # before torch loads, so that errors appear at once
     before = RunFolder.current(out).newest_checkpoint()
     with ExitStack() as page:
@@ -249,6 +262,7 @@ def fit(
                     init=init,
                     progress=progress,
                     live=live,
+                    tensorboard=tensorboard,
                 )
         except KeyboardInterrupt:
             _print_resume_command(out, resume, before)

@@ -42,6 +42,8 @@ REPORT = "report.json"
 SNAPSHOT, BAKED = "snapshot.pack", "baked.safetensors"
 """What the viewer's page adds to the folder: the growing avatar, and the colours of the finished one."""
 CHECKPOINTS = "checkpoints"
+EVENTS = "tensorboard"
+"""Folder of TensorBoard's event files."""
 KEEP = 2
 """Number of checkpoints kept: the newest, and the one before it in case the newest is damaged."""
 GAUSSIAN_BYTES, PIXEL_BYTES, OTHER_BYTES = 1000, 20, 32_000_000
@@ -52,6 +54,7 @@ TRAINING_BYTES = 4000
 """Of memory that a Gaussian takes in training, at least."""
 _CHECKPOINT = re.compile(r"(\d{4,})-(.+)\.safetensors")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
+EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{4,})")
 _UNFINISHED = re.compile(r"unfinished-(\d+)")
 
 
@@ -148,6 +151,9 @@ class RunFolder:
                     (home / name).unlink(missing_ok=True)
             for name in (SNAPSHOT, BAKED):
                 (home / name).unlink(missing_ok=True)
+            _remove_events(home)
+            for events in _event_files(self.path):
+                _link(events, home / EVENTS / events.name)
             _remove_checkpoints(home)
             for _, _, checkpoint in self._checkpoints():
                 _link(checkpoint, home / CHECKPOINTS / checkpoint.name)
@@ -330,6 +336,7 @@ def _remove_run(path: Path) -> None:
     for name in (*FILES, SNAPSHOT, BAKED):
         (path / name).unlink(missing_ok=True)
     _remove_temporary(path)
+    _remove_events(path)
     _remove_checkpoints(path)  # last: a folder without them is not taken for a run
     with suppress(OSError):  # it holds files of others
         path.rmdir()
@@ -345,6 +352,24 @@ def _remove_checkpoints(path: Path) -> None:
                 entry.unlink()
         if not any(checkpoints.iterdir()):
             checkpoints.rmdir()
+
+
+def _event_files(path: Path) -> list[Path]:
+    """TensorBoard's files of the run in this folder."""
+    folder = path / EVENTS
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return [entry for entry in folder.iterdir() if EVENT_FILE.fullmatch(entry.name)]
+
+
+def _remove_events(path: Path) -> None:
+    folder = path / EVENTS
+    for entry in _event_files(path):
+        entry.unlink()
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _remove_temporary(path: Path) -> None:
