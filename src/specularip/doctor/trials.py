@@ -287,8 +287,8 @@ def distil_works() -> Finding:
     from specularip.body import anny_body, phenotype_from_text
     from specularip.diffusion.prompts import PromptBook
     from specularip.kernels.async_transfer import StepMetrics
-    from specularip.pipeline import load_prior
     from specularip.presets import preset_config
+    from specularip.run_networks import load_prior
     from specularip.stages.guide import Guide
     from specularip.stages.initial_state import initial_state
     from specularip.stages.seid import seid
@@ -296,7 +296,7 @@ def distil_works() -> Finding:
     config = preset_config("compact")
     config = replace(config, seid=replace(config.seid, steps=1, points=POINTS, max_points=POINTS))
     began = time.perf_counter()
-    prior = load_prior(config)
+    prior = load_prior(config.prior)
     body = anny_body(phenotype_from_text(TEXT))
     guide = Guide(prior, PromptBook(prior), TEXT, prior.null_face(1), body, config)
     state = initial_state(body, config.seid, seed=0)
