@@ -813,10 +813,10 @@ def doctor(json: bool = False) -> None:
         if json:
             continue
         if line.section != section:
+            print(f"{section and chr(10)}{line.section}", flush=True)
             section = line.section
-            print(f"{section}", flush=True)
         print(as_text(line), flush=True)
-    print(as_json(lines) if json else verdict(lines))
+    print(as_json(lines) if json else f"\n{verdict(lines)}")
     if any(line.fails for line in lines):
         raise SystemExit(1)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from specularip.errors import first_line
+from specularip.errors import UserError, first_line
 
 State = Literal["ok", "missing", "slow", "problem"]
 """missing: not there, and some feature needs it. slow: works, with less speed. problem: does not work."""
+REINSTALL = "pip install --force-reinstall specularip"
+"""With all that it requires."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,18 @@ class Check:
 
 
 def found(run: Callable[[], Finding]) -> Finding:
-    """What a check finds. An error of any kind is a finding: an installation may be damaged anywhere."""
+    """What a check finds. An error of any kind is a finding: an installation may be damaged anywhere. What
+    libraries print goes to stderr."""
     try:
-        return run()
+        with redirect_stdout(sys.stderr):
+            return run()
+    except UserError as error:
+        return Finding("problem", str(error))
     except Exception as error:
-        words = first_line(error)
-        kind = type(error).__name__
-        return Finding("problem", words if kind == "UserError" else f"{kind}: {words}"[:300])
+        text = f"{type(error).__name__}: {first_line(error)}"[:300]
+        if isinstance(error, ImportError | OSError):  # llvmlite raises OSError for a library
+            return Finding("problem", text, "a library cannot be loaded: install it again", REINSTALL)
+        return Finding("problem", text, "report this: it is a fault of specularip")
 
 
 def without_home(text: str) -> str:

@@ -102,11 +102,10 @@ def sd15_models() -> Finding:
     details = {"missing": missing, "complete": [model.name for model in models if model.complete]}
     if not missing:
         return Finding("ok", "complete", details=details)
-    damaged = [model.name for model in models for f in model.files if f.problem.startswith("damaged")]
-    state = "problem" if damaged else "missing"
+    damaged = any(f.problem.startswith("damaged") for model in models for f in model.files)
     text = f"{len(missing)} of {len(models)} not complete; only --preset sd15 needs them"
     command = "specularip models fetch --preset sd15"
-    return Finding("problem" if state == "problem" else "missing", text, "", command, details)
+    return Finding("problem" if damaged else "missing", text, "", command, details)
 
 
 def lpips_weights() -> Finding:

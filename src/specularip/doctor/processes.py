@@ -15,8 +15,11 @@ from dataclasses import asdict
 from typing import IO
 
 from specularip.doctor import trials
-from specularip.doctor.findings import Finding, found
+from specularip.doctor.findings import REINSTALL, Finding, found
 from specularip.errors import one_line
+
+LATE = "end other programs and try again; if it comes again, a library hangs"
+BROKEN = "a library is broken or was built for another machine: install it again"
 
 TRIALS: dict[str, tuple[Callable[[], Finding], tuple[str, ...]]] = {
     "torch": (trials.torch_works, ()),
@@ -49,9 +52,7 @@ def try_all(names: Sequence[str] = tuple(TRIALS), seconds: float = SECONDS) -> I
 def _in_a_process(names: Sequence[str], failed: set[str], seconds: float) -> Iterator[tuple[str, Finding]]:
     """At least the first of the findings."""
     # With the import path of this process, whatever has made it.
-    code = (
-        f"import sys; sys.path[:] = {sys.path!a}; from specularip.doctor.processes import child; child()"
-    )
+    code = f"import sys; sys.path[:] = {sys.path!a}; from specularip.doctor.processes import child; child()"
     request = json.dumps([list(names), sorted(failed)])
     process = subprocess.Popen(
         [sys.executable, "-c", code, request],
@@ -76,22 +77,17 @@ def _in_a_process(names: Sequence[str], failed: set[str], seconds: float) -> Ite
             try:
                 line = lines.get(timeout=seconds)
             except queue.Empty:
-                yield name, Finding("problem", f"not done after {seconds:.0f} seconds", _LATE)
+                yield name, Finding("problem", f"not done after {seconds:.0f} seconds", LATE)
                 return
             if not line:
                 process.wait()
                 readers[1].join(5)
-                yield name, Finding("problem", _ending(process.returncode, list(said)), _BROKEN, _AGAIN)
+                yield name, Finding("problem", _ending(process.returncode, list(said)), BROKEN, REINSTALL)
                 return
             yield name, Finding(**json.loads(line))
     finally:
         process.kill()
         process.wait()
-
-
-_LATE = "end other programs and try again; a library may hang"
-_BROKEN = "a library is broken or was built for another machine: install it again"
-_AGAIN = "pip install --force-reinstall torch numba"
 
 
 def _read(stream: IO[str], take: Callable[[str], object]) -> None:
@@ -130,7 +126,4 @@ def tried(name: str, failed: set[str]) -> Finding:
     broken = [need for need in needs if need in failed]
     if broken:
         return Finding("problem", f"not tried: {' and '.join(broken)} must work first")
-    finding = found(run)
-    if finding.state == "problem" and not finding.command and name in ("torch", "numba"):
-        return Finding("problem", finding.text, "install it again", f"pip install --force-reinstall {name}")
-    return finding
+    return found(run)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from specularip.doctor import installed, system
 from specularip.doctor.findings import Check, Finding, found, without_home
-from specularip.doctor.processes import TRIALS, try_all
+from specularip.doctor.processes import try_all
 from specularip.errors import escaped, one_line
 from specularip.version import __version__
 
 FORMAT = 1
 """Of the JSON: rises when a key changes its meaning or goes."""
-WIDTH, TITLE = 80, 21
-"""Columns of a line, and of the titles within it."""
+WIDTH, TITLE = 80, 19
 INDENT = 11
+"""Columns of a line, of the titles within it, and before those."""
+SELF_TESTS = "Self-tests (half a minute)"
 
 SECTIONS: dict[str, tuple[Check, ...]] = {
     "Machine": (
@@ -75,18 +76,14 @@ class Line:
         return self.needed and self.finding.state in ("missing", "problem")
 
 
-def examine(tell: Callable[[str], None] = lambda title: None) -> Iterator[Line]:
-    """The findings, one by one; the last ones take some seconds. tell: receives what is being tried."""
+def examine() -> Iterator[Line]:
+    """The findings, one by one; those of the self-tests take some seconds each."""
     for section, checks in SECTIONS.items():
         for check in checks:
             yield Line(section, check.key, check.title, check.needed, found(check.run))
-    tell(TRIED[next(iter(TRIALS))][0])
-    following = dict(zip(TRIALS, [*list(TRIALS)[1:], ""]))
     for name, finding in try_all():
         title, needed = TRIED[name]
-        yield Line("Self-tests", name, title, needed, finding)
-        if following[name]:
-            tell(TRIED[following[name]][0])
+        yield Line(SELF_TESTS, name, title, needed, finding)
 
 
 def as_text(line: Line) -> str:
