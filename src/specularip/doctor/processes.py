@@ -123,7 +123,7 @@ def child() -> None:
 def tried(name: str, failed: set[str]) -> Finding:
     """The finding of one trial. failed: those that did not work."""
     run, needs = TRIALS[name]
-    broken = [need for need in needs if need in failed]
-    if broken:
-        return Finding("problem", f"not tried: {' and '.join(broken)} must work first")
+    broken = next((need for need in needs if need in failed), None)
+    if broken is not None:
+        return Finding("problem", f"not tried: {broken} must work first")
     return found(run)

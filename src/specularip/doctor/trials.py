@@ -185,7 +185,7 @@ def _foreign_build(installed: str) -> str:
     itself and tries to build."""
     spec = find_spec("gsplat")
     folders = list(spec.submodule_search_locations or ()) if spec else []
-    if not any(Path(folder).glob("csrc*.*") for folder in folders):
+    if not any(path for folder in folders for path in Path(folder).glob("csrc*.*")):
         return ""
     try:
         import gsplat.csrc  # noqa: F401
