@@ -813,7 +813,7 @@ def doctor(json: bool = False) -> None:
         if json:
             continue
         if line.section != section:
-            print(f"{section and chr(10)}{line.section}", flush=True)
+            print(f"\n{line.section}" if section else line.section, flush=True)
             section = line.section
         print(as_text(line), flush=True)
     print(as_json(lines) if json else f"\n{verdict(lines)}")

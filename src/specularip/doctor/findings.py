@@ -52,9 +52,7 @@ def found(run: Callable[[], Finding]) -> Finding:
         return Finding("problem", str(error))
     except Exception as error:
         text = f"{type(error).__name__}: {first_line(error)}"[:300]
-        if isinstance(error, ImportError | OSError):  # llvmlite raises OSError for a library
-            return Finding("problem", text, "a library cannot be loaded: install it again", REINSTALL)
-        return Finding("problem", text, "report this: it is a fault of specularip")
+        return Finding("problem", text, "install again; if that does not help, report this", REINSTALL)
 
 
 def without_home(text: str) -> str:

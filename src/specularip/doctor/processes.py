@@ -32,8 +32,8 @@ TRIALS: dict[str, tuple[Callable[[], Finding], tuple[str, ...]]] = {
     "distil": (trials.distil_works, ("torch", "numba")),
 }
 """The trials in their order, and what each needs to have worked."""
-SECONDS = 300.0
-"""A trial that takes longer is ended. Compiling the CPU kernels takes a minute, building gsplat's some."""
+SECONDS = 600.0
+"""A trial that takes longer is ended. Compiling the CPU kernels takes a minute, building gsplat's several."""
 
 
 def try_all(names: Sequence[str] = tuple(TRIALS), seconds: float = SECONDS) -> Iterator[tuple[str, Finding]]:

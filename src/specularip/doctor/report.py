@@ -25,7 +25,7 @@ SELF_TESTS = "Self-tests (half a minute)"
 
 SECTIONS: dict[str, tuple[Check, ...]] = {
     "Machine": (
-        Check("python", "Python", system.python, needed=True),
+        Check("python", "specularip", system.python, needed=True),
         Check("processor", "processor", system.processor),
         Check("threads", "threads", system.threads, needed=True),
         Check("memory", "memory", system.memory, needed=True),
@@ -36,7 +36,7 @@ SECTIONS: dict[str, tuple[Check, ...]] = {
         Check("terminal", "terminal", system.terminal),
     ),
     "Installed": (
-        Check("libraries", "libraries", installed.libraries),
+        Check("libraries", "libraries", installed.libraries, needed=True),
         Check("ffmpeg", "ffmpeg", installed.ffmpeg, needed=True),
         Check("models.compact", "models: compact", installed.compact_models, needed=True),
         Check("models.sd15", "models: sd15", installed.sd15_models),

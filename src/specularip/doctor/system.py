@@ -31,7 +31,7 @@ def python() -> Finding:
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
-    text = f"{platform.python_version()} on {platform.platform()}"
+    text = f"{__version__}, Python {platform.python_version()}, {platform.platform()}"
     return Finding("ok", text, details=details)
 
 
@@ -153,7 +153,7 @@ def terminal() -> Finding:
     """Whether bars are drawn, and how wide."""
     columns = shutil.get_terminal_size().columns
     kind = os.environ.get("TERM", "")
-    details = {"terminal": sys.stderr.isatty() if sys.stderr else False, "columns": columns, "term": kind}
+    details = {"terminal": bool(sys.stdout and sys.stdout.isatty()), "columns": columns, "term": kind}
     text = f"{columns} columns" if details["terminal"] else "none: progress is printed as lines"
     return Finding("ok", text, details=details)
 
