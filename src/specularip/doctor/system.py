@@ -72,7 +72,7 @@ def threads() -> Finding:
     low = [name for name, value in limits.items() if value.isdecimal() and int(value) < cores]
     if low:
         named = " and ".join(f"{name}={limits[name]}" for name in low)
-        return Finding("slow", text, f"{named} leaves cores idle", f"unset {' '.join(low)}", details)
+        return Finding("slow", text, f"cores stay idle: {named}", f"unset {' '.join(low)}", details)
     return Finding("ok", text, details=details)
 
 
