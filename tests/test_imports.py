@@ -51,7 +51,8 @@ other, except on the ground floor."""
 
 WITHOUT_TORCH = """
 batch.jobs batch.states batch.ray_workers batch.read_jobs batch.run
-bounds cli doctor.installed doctor.report doctor.system ffmpeg inputs lpips models.check options overrides presets resources
+bounds cli doctor.installed doctor.report doctor.system ffmpeg inputs lpips models.check options
+overrides presets resources
 run_folder diffusion.settings diffusion.loading.settings diffusion.loading.sources fitting.settings
 stages.settings training.events
 """.split()
