@@ -43,7 +43,7 @@ overrides
 models
 inputs machine run_networks
 pipeline
-batch
+batch doctor
 cli
 """
 """The rooms (packages and single files of the top level), lowest first. Rooms of one line do not import each
@@ -51,9 +51,10 @@ other, except on the ground floor."""
 
 WITHOUT_TORCH = """
 batch.jobs batch.states batch.ray_workers batch.read_jobs batch.run batch.summary
-bounds cli ffmpeg inputs lpips models.check options overrides presets resources
+bounds cli doctor.installed doctor.report doctor.system ffmpeg inputs lpips models.check options
+overrides presets resources
 run_folder diffusion.settings diffusion.loading.settings diffusion.loading.sources fitting.settings
-stages.settings
+stages.settings training.events
 """.split()
 
 
