@@ -4,8 +4,8 @@
         --images examples/gallery/gallery_image_prompts.txt --pair zip --out out/gallery
     python benchmarks/gallery.py out/gallery [--docs docs]
 
-A run's pictures are its photo and its preview.png, so that nothing is rendered and no torch is loaded. A folder
-of other runs will do as well: of the prompts, those are shown that have a finished run.
+A run's pictures are its photo and its preview.png: nothing is rendered and no torch is loaded. Prompts
+without a finished run are named and left out.
 """
 
 from __future__ import annotations
@@ -105,14 +105,14 @@ def write_strip(path: Path, pixels: np.ndarray) -> None:
 
 def page(shown: Sequence[tuple[str, Shown]]) -> str:
     """docs/gallery.md; shown: the name of each strip's file, and what it shows."""
-    devices = sorted({"CPU" if one.report["device"] == "cpu" else "GPU" for _, one in shown})
+    devices = sorted({"a CPU" if one.report["device"] == "cpu" else "a GPU" for _, one in shown})
     lines = [
         "# Gallery",
         "",
-        f"{len(shown)} avatars of the compact preset, made by `specularip batch` on a {' and a '.join(devices)} from the",
-        "sentences and faces in [examples/gallery](../examples/gallery/README.md), which says whose faces they are, and put",
-        "together by `benchmarks/gallery.py`. Seed 0 throughout, nothing retouched. Each row: the photo; the avatar from the",
-        "front, three-quarter, from the back; its head.",
+        f"{len(shown)} avatars of the compact preset, made by `specularip batch` on {' and '.join(devices)}",
+        "from the sentences and faces in [examples/gallery](../examples/gallery/README.md), which says whose",
+        "faces they are, and put together by `benchmarks/gallery.py`. Seed 0 throughout, nothing retouched.",
+        "Each row: the photo; the avatar from the front, three-quarter, from the back; its head.",
         "",
         "![All of them on one sheet](gallery.png)",
         "",
@@ -145,9 +145,8 @@ def main() -> None:
     for old in pictures.glob("*.png"):
         if old.name not in {name for name, _ in shown}:
             old.unlink()
-    total = sum(path.stat().st_size for path in pictures.glob("*.png")) / 2**20
-    sheet_size = (args.docs / "gallery.png").stat().st_size / 2**20
-    print(f"{len(shown)} avatars: {args.docs / 'gallery.png'} ({sheet_size:.1f} MiB), {pictures} ({total:.1f} MiB)")
+    total = sum(path.stat().st_size for path in (args.docs / "gallery.png", *pictures.iterdir())) / 2**20
+    print(f"{len(shown)} avatars, {total:.1f} MiB: {args.docs / 'gallery.png'} and {pictures}")
 
 
 if __name__ == "__main__":
