@@ -53,7 +53,7 @@ JAW = (
 CHEEKS = (425, 426, 327, 2, 98, 206, 205)
 UPPER_LIP = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
 LOWER_LIP = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
-"""Landmarks: from ear to ear along the jaw, where a beard ends on the cheeks, and the outer edges of the lips."""
+"""Landmarks: the jaw from ear to ear, where a beard ends on the cheeks, and the outer edges of the lips."""
 FINE = 4
 """Samples of a drawn mask in a pixel, in each direction."""
 Rgb = tuple[float, float, float]
@@ -288,7 +288,7 @@ def bearded(
 
 
 def eyebrow(outline: np.ndarray, unit: float, rng: np.random.Generator) -> np.ndarray:
-    """The mask of the hairs in the outline [10,2] of a brow: its upper edge inwards, its lower edge outwards."""
+    """The mask of hairs in the outline [10,2] of a brow: its upper edge inwards, its lower edge outwards."""
     upper, lower = outline[:5], outline[:4:-1]
     outwards = (upper[0] - upper[4]) / np.linalg.norm(upper[0] - upper[4])
     place = rng.uniform((0, 0.15), (4, 0.85), (160, 2))
