@@ -46,7 +46,9 @@ def photos() -> list[Path]:
 def test_texts_and_images_are_a_batch_of_24() -> None:
     jobs = pair_jobs(TEXTS, IMAGES, "zip")
     assert [job.text for job in jobs] == lines(TEXTS) and len(set(lines(TEXTS))) == 24
-    assert [job.images for job in jobs] == [((GALLERY / line).resolve(),) for line in lines(IMAGES)]
+    found = [[path.resolve() for path in job.images] for job in jobs]
+    assert found == [[(GALLERY / line).resolve()] for line in lines(IMAGES)]
+    assert all(path.is_file() for paths in found for path in paths)
 
 
 def test_the_compact_prior_understands_every_word() -> None:

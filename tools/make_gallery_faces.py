@@ -92,7 +92,7 @@ PEOPLE = {
     ),
     "boy_brown_hair": Face(
         "A boy with pale skin and short brown hair, in a red t-shirt",
-        25, BROWN, (0.36, 0.25, 0.18), (0.63, 0.66, 0.70),
+        31, BROWN, (0.36, 0.25, 0.18), (0.63, 0.66, 0.70),
     ),
     "girl_red_hair": Face(
         "A girl with pale skin and a red braid, in a green t-shirt",
