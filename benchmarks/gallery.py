@@ -34,7 +34,6 @@ FIGURE = 0.6
 """Width of a view of the whole body relative to its height: its sides are empty."""
 COLORS = 224
 """Of a picture's palette: a PNG is then a third of the size of true colour."""
-GREY = 153
 
 
 @dataclass(frozen=True)

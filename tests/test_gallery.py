@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from specularip.batch.read_jobs import pair_jobs
 from specularip.body import phenotype_from_text
-from specularip.faces.photo import read_photo
+from specularip.faces.photo import Photo, read_photo
 from specularip.pipeline import readable
 from specularip.presets import preset_config
 from specularip.run_networks import load_prior
@@ -41,6 +42,11 @@ def lines(path: Path) -> list[str]:
 
 def photos() -> list[Path]:
     return sorted({(GALLERY / line).resolve() for line in lines(IMAGES)})
+
+
+@cache
+def photo(path: Path) -> Photo:
+    return read_photo(path)
 
 
 def test_texts_and_images_are_a_batch_of_24() -> None:
@@ -72,18 +78,18 @@ def test_people_and_clothes_vary() -> None:
 
 @pytest.mark.parametrize("path", photos(), ids=lambda path: path.stem)
 def test_a_face_is_found_without_complaint(path: Path) -> None:
-    photo = read_photo(path)
-    assert photo.face is not None and photo.face.side > 100 and photo.notes == ()
+    found = photo(path)
+    assert found.face is not None and found.face.side > 100 and found.notes == ()
     assert path.parent.name != "faces" or path.stat().st_size <= 60_000
 
 
 def test_skins_vary() -> None:
     tones = []
     for path in photos():
-        photo = read_photo(path)
-        assert photo.landmarks is not None
-        x, y = photo.landmarks.points[[50, 101, 280, 330], :2].astype(int).T  # cheeks
-        tones.append(float(np.median(photo.pixels[y, x] @ (0.2126, 0.7152, 0.0722))) / 255)
+        landmarks = photo(path).landmarks
+        assert landmarks is not None
+        x, y = landmarks.points[[50, 101, 280, 330], :2].astype(int).T  # cheeks
+        tones.append(float(np.median(photo(path).pixels[y, x] @ (0.2126, 0.7152, 0.0722))) / 255)
     assert len(tones) >= 12 and min(tones) < 0.35 and max(tones) > 0.65
 
 
