@@ -6,6 +6,7 @@
 It needs uv (`pip install uv`), which resolves for all platforms and Pythons from 3.11 on at once and asks the
 package index for the hashes; UV_DEFAULT_INDEX names another index than PyPI. What is written:
 
+    requirements/torch.txt  torch alone, PyPI's builds and the CPU builds for Linux
     requirements/run.txt    the default install, and the build backend that `pip install -e .` runs
     requirements/dev.txt    the extra `dev` on top of it
     requirements/cuda.txt   what PyPI's torch for Linux asks for besides, and its CPU build does not
@@ -82,7 +83,6 @@ def main() -> None:
     dev = resolve(["dev"], known)
     pins = {name: entry.split()[0] for name, entry in dev.items()}
     run = resolve([], "\n".join(pins.values()))
-    run["torch"] = with_cpu_builds(run["torch"])
     cuda = {name for name in run if CUDA.match(name)}
 
     def write(path: str, title: str, lines: list[str]) -> None:
@@ -90,14 +90,19 @@ def main() -> None:
 
     checked = ["--require-hashes", "--only-binary :all:"]
     write(
+        "requirements/torch.txt",
+        "torch: pip install --no-deps -r requirements/torch.txt",
+        [*checked, with_cpu_builds(run.pop("torch"))],
+    )
+    write(
         "requirements/run.txt",
         "The default install: pip install --no-deps -r requirements/run.txt",
-        checked + [entry for name, entry in run.items() if name not in cuda],
+        [*checked, "-r torch.txt"] + [entry for name, entry in run.items() if name not in cuda],
     )
     write(
         "requirements/dev.txt",
         "The default install and the extra `dev`: pip install --no-deps -r requirements/dev.txt",
-        [*checked, "-r run.txt"] + [dev[name] for name in dev if name not in run or name == "triton"],
+        [*checked, "-r run.txt"] + [dev[name] for name in dev if name not in {*run, "torch"} - cuda],
     )
     write(
         "requirements/cuda.txt",

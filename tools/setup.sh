@@ -4,7 +4,7 @@
 # Every file that is installed is checked against its sha256 in requirements/, which tools/lock.py writes.
 # pip's own settings hold: where PyPI's torch is the one with CUDA and that is not wanted, point
 # PIP_EXTRA_INDEX_URL at PyTorch's index of CPU wheels and it will be preferred as 2.13.0+cpu. Any other build
-# of torch 2.13.0 is kept if it is in .venv before.
+# of torch 2.13.0 is kept if it is in .venv before: see docs/supply-chain.md.
 
 find_python() {
     local candidate
@@ -20,9 +20,21 @@ find_python() {
     return 1
 }
 
-# install_locked FILE: what requirements/FILE.txt lists, and nothing else; a file with another hash is refused.
+# install_locked NAME [PIP ARGUMENTS]: what requirements/NAME.txt lists; a file with another hash is refused.
 install_locked() {
-    .venv/bin/python -m pip install --quiet --no-deps -r "requirements/$1.txt"
+    .venv/bin/python -m pip install --quiet --no-deps -r "requirements/$1.txt" "${@:2}" && return
+    echo "error: requirements/$1.txt could not be installed. If pip speaks of hashes that do not match, a file is not" \
+        "the one that was released: see docs/supply-chain.md" >&2
+    return 1
+}
+
+# install_torch: torch as pip chooses it, so that an index or a folder with CPU builds is preferred, then checked.
+# (Given the hashes at once, pip prefers what the index lists with one of them: on Linux PyPI's build with CUDA.)
+install_torch() {
+    .venv/bin/python -m pip show --quiet torch 2>/dev/null && return
+    rm -rf .venv/downloads && .venv/bin/python -m pip download --quiet --no-deps --only-binary :all: \
+        --dest .venv/downloads "$(grep -o '^torch==[^ ]*' requirements/torch.txt)" &&
+        install_locked torch --no-index --find-links .venv/downloads && rm -r .venv/downloads
 }
 
 setup() {
@@ -39,7 +51,8 @@ setup() {
         "$python" -m venv --clear .venv || return
     fi
     export PIP_DISABLE_PIP_VERSION_CHECK=1
-    echo "installing torch and what else specularip needs" && install_locked "${extras:-run}" || return
+    echo "installing torch" && install_torch &&
+        echo "installing specularip and what it needs" && install_locked "${extras:-run}" || return
     # torch's builds with CUDA need libraries that its CPU builds do not.
     unmet="$(.venv/bin/python -m pip check)" || true
     if grep -q "^torch .* not installed" <<<"$unmet"; then
