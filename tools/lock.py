@@ -52,7 +52,7 @@ def resolve(extras: list[str], constraints: str) -> dict[str, str]:
         pins = Path(folder) / "pins.txt"
         pins.write_text(constraints)
         command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "-", "--constraint", str(pins)]
-        command += ["--universal", "--python-version", "3.11", "--generate-hashes"]
+        command += ["--universal", "--python-version", "3.11", "--fork-strategy", "fewest", "--generate-hashes"]
         command += ["--no-header", "--no-annotate", "--quiet"]
         command += [argument for extra in extras for argument in ("--extra", extra)]
         uv = subprocess.run(command, cwd=ROOT, input="\n".join(build), text=True, stdout=subprocess.PIPE)
@@ -83,6 +83,7 @@ def main() -> None:
     dev = resolve(["dev"], known)
     pins = {name: entry.split()[0] for name, entry in dev.items()}
     run = resolve([], "\n".join(pins.values()))
+    base = set(run)
     cuda = {name for name in run if CUDA.match(name)}
 
     def write(path: str, title: str, lines: list[str]) -> None:
@@ -102,7 +103,7 @@ def main() -> None:
     write(
         "requirements/dev.txt",
         "The default install and the extra `dev`: pip install --no-deps -r requirements/dev.txt",
-        [*checked, "-r run.txt"] + [dev[name] for name in dev if name not in {*run, "torch"} - cuda],
+        [*checked, "-r run.txt"] + [dev[name] for name in dev if name not in base or name == "triton"],
     )
     write(
         "requirements/cuda.txt",
