@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "requirements").glob("*.txt"))
@@ -29,7 +30,7 @@ def licences() -> ModuleType:
 
 
 def locked(file: Path) -> dict[str, tuple[Requirement, list[str]]]:
-    """{name: (requirement, its sha256 sums)} of a file of requirements/; every line must be of a known kind."""
+    """{name: (requirement, its sha256 sums)} of a file of requirements/."""
     found: dict[str, tuple[Requirement, list[str]]] = {}
     for line in file.read_text().replace("\\\n", " ").splitlines():
         if line.startswith("#") or line in ("--require-hashes", "--only-binary :all:"):
@@ -64,26 +65,35 @@ def test_the_lock_is_all_that_is_needed_here_and_fits_what_is_asked_for(licences
     run, dev = licences.project()
     for file, roots in (("run", run), ("dev", run + dev)):
         pins = locked(ROOT / "requirements" / f"{file}.txt")
-        here = {name for name, (requirement, _) in pins.items() if not requirement.marker or requirement.marker.evaluate()}
+        here = {
+            name
+            for name, (requirement, _) in pins.items()
+            if not requirement.marker or requirement.marker.evaluate()
+        }
         assert here == set(licences.closure(roots))
         for root in map(Requirement, roots):
             if root.marker is None or root.marker.evaluate():
-                version = next(iter(pins[root.name.lower()][0].specifier)).version
+                version = next(iter(pins[canonicalize_name(root.name)][0].specifier)).version
                 assert root.specifier.contains(version), root
 
 
 def set_up_function(folder: Path, hashes: list[str]) -> subprocess.CompletedProcess[str]:
-    """tools/setup.sh's `install_locked` on a wheel made in `folder`, of which the lock knows `hashes`; no network."""
+    """tools/setup.sh's `install_locked` on a wheel made in `folder`, locked with `hashes`; no network."""
     wheel = folder / "lockedthing-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as file:
         file.writestr("lockedthing.py", "")
         info = "lockedthing-1.0.dist-info"
         file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: lockedthing\nVersion: 1.0\n")
         file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        file.writestr(f"{info}/RECORD", f"lockedthing.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+        file.writestr(
+            f"{info}/RECORD", f"lockedthing.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
+        )
     hashes = hashes or [hashlib.sha256(wheel.read_bytes()).hexdigest()]
     (folder / "requirements").mkdir()
-    lines = ["--require-hashes", "lockedthing==1.0 " + " ".join(f"--hash=sha256:{digest}" for digest in hashes)]
+    lines = [
+        "--require-hashes",
+        "lockedthing==1.0 " + " ".join(f"--hash=sha256:{digest}" for digest in hashes),
+    ]
     (folder / "requirements" / "run.txt").write_text("\n".join(lines) + "\n")
     (folder / ".venv" / "bin").mkdir(parents=True)
     python = folder / ".venv" / "bin" / "python"
@@ -117,7 +127,8 @@ def test_the_licences_of_the_default_install_are_answered(licences: ModuleType) 
 
 
 @pytest.mark.skipif(
-    sys.version_info[:2] != (3, 11) or not sys.platform.startswith("linux"), reason="the page is of Linux, Python 3.11"
+    sys.version_info[:2] != (3, 11) or not sys.platform.startswith("linux"),
+    reason="the page is of Linux, Python 3.11",
 )
 def test_the_page_of_licences_is_of_what_is_installed(licences: ModuleType) -> None:
     page = (ROOT / "docs" / "licences.md").read_text()

@@ -1,10 +1,10 @@
-"""Write the tables of docs/licences.md from what is installed, and fail on a licence that nobody has answered for.
+"""Write the tables of docs/licences.md from what is installed, and fail on an unanswered licence.
 
     python tools/licences.py    exit code 1: a distribution of the default install is under a licence that is
                                 neither permissive nor answered in ANSWERED below, or names none
 
-The default install is pyproject.toml's dependencies, its build backend, and all that these need here. The rest of
-the extra `dev` is listed, and not judged. torch's CUDA libraries (requirements/cuda.txt) are in neither.
+The default install is pyproject.toml's dependencies, its build backend, and all that these need here. The
+rest of the extra `dev` is listed, and not judged. torch's CUDA libraries (requirements/cuda.txt) are left out.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ PERMISSIVE = frozenset(
 MPL = "MPL-2.0 covers its own files only, which are used unchanged and not shipped with this project"
 ANSWERED = {"certifi": MPL, "pathspec": f"{MPL}; the build backend's, not imported", "tqdm": MPL}
 
-# Other people's programs and libraries inside the wheels, where they are under another licence than the wheel.
+# Other people's programs and libraries inside the wheels.
+GCC = "GPL-3.0 with GCC's runtime exception"
 BUNDLED = {
     "imageio-ffmpeg": "the program FFmpeg, **GPL-3.0-or-later** as built there: see below",
-    "llvmlite": "LLVM (Apache-2.0 WITH LLVM-exception), libstdc++ (GPL-3.0 with GCC's runtime exception)",
-    "numpy": "OpenBLAS (BSD-3-Clause), libgfortran and libquadmath (GPL-3.0 with GCC's runtime exception, LGPL-2.1)",
-    "scipy": "OpenBLAS (BSD-3-Clause), libgfortran and libquadmath (GPL-3.0 with GCC's runtime exception, LGPL-2.1)",
-    "pillow": "libjpeg-turbo, libpng, libtiff, libwebp, libavif, OpenJPEG, LittleCMS, FreeType, HarfBuzz, zstd, "
-    "liblzma, Brotli, libxcb: all permissive",
-    "torch": "oneDNN, FBGEMM, Gloo, sleef and others: permissive, as its expression says; in x86 builds Intel MKL "
-    "(Intel Simplified Software License); libgomp (GPL-3.0 with GCC's runtime exception)",
+    "llvmlite": "LLVM (Apache-2.0 WITH LLVM-exception)",
+    "numpy": f"OpenBLAS (BSD-3-Clause), libgfortran ({GCC}), libquadmath (LGPL-2.1)",
+    "scipy": f"OpenBLAS (BSD-3-Clause), libgfortran ({GCC}), libquadmath (LGPL-2.1)",
+    "pillow": "libjpeg-turbo, libpng, libtiff, libwebp, libavif, OpenJPEG, LittleCMS, FreeType, HarfBuzz, "
+    "zstd, liblzma, Brotli, libxcb, each under a permissive licence",
+    "torch": "oneDNN, FBGEMM, Gloo, sleef and others under the licences named; Intel MKL in builds "
+    f"for x86-64 (Intel Simplified Software License); libgomp ({GCC})",
     "triton": "LLVM; NVIDIA's ptxas, cuobjdump and nvdisasm (NVIDIA's CUDA licence)",
     "ray": "a C++ core and a Java archive of many permissive libraries",
 }
@@ -60,7 +61,7 @@ SPELLINGS = {
 
 
 def closure(roots: Iterable[str], path: list[str] | None = None) -> dict[str, set[str]]:
-    """{name: the names that require it} of all that `roots` (requirements) need here; roots are required by "".
+    """{name: the names that require it} of all that `roots` (requirements) need here; "" requires the roots.
 
     path: where distributions are looked for, as sys.path. Raises SystemExit where one is not installed."""
     cuda = {canonicalize_name(name) for name in pinned("cuda")}
@@ -107,15 +108,16 @@ def spdx(of: Distribution) -> str:
     """The SPDX expression of a distribution: License-Expression, else License, else the classifiers; "" where
     none of them names a licence."""
     metadata = of.metadata
-    classifiers = [c.split(" :: ")[-1] for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")]
+    classifiers = [line.split(" :: ") for line in metadata.get_all("Classifier") or []]
+    named = [words[-1] for words in classifiers if words[0] == "License"]
     short = (metadata.get("License") or "").strip()
     short = short if len(short) < 40 and short not in ("", "UNKNOWN") else ""
-    stated = metadata.get("License-Expression") or short or " AND ".join(classifiers)
+    stated = metadata.get("License-Expression") or short or " AND ".join(named)
     stated = SPELLINGS.get(stated, stated)
     if stated == "BSD":
-        texts = [str(f.locate()) for f in of.files or [] if "LICENSE" in f.name.upper() and ".dist-info" in str(f)]
-        words = " ".join(Path(text).read_text(errors="replace") for text in texts)
-        return "BSD-3-Clause" if "endorse or promote" in " ".join(words.split()) else "BSD-2-Clause"
+        texts = [f for f in of.files or [] if f.stem.upper() == "LICENSE" and ".dist-info" in str(f)]
+        words = " ".join(Path(str(text.locate())).read_text(errors="replace") for text in texts).split()
+        return "BSD-3-Clause" if "endorse or promote" in " ".join(words) else "BSD-2-Clause"
     return stated
 
 
@@ -149,13 +151,18 @@ def project() -> tuple[list[str], list[str]]:
 
 def rows(needed: dict[str, set[str]]) -> str:
     """The table of these distributions in Markdown."""
-    lines = ["| distribution | version | licence | required by | bundled, or why it is accepted |", "|---|---|---|---|---|"]
-    for name in sorted(needed):
+    lines = [
+        "| distribution | version | licence | required by | why it is accepted; what it bundles |",
+        "|---" * 5 + "|",
+    ]
+    for name, by in sorted(needed.items()):
         of = distribution(name)
         why = "; ".join(note for note in (ANSWERED.get(name), BUNDLED.get(name)) if note)
-        parents = ", ".join(sorted(parent or "**SpecularIP**" for parent in needed[name]))
-        version = of.version.split("+")[0]
-        lines.append(f"| {of.metadata['Name']} | {version} | {spdx(of) or 'none named'} | {parents} | {why} |")
+        parents = ", ".join(sorted(parent or "**SpecularIP**" for parent in by))
+        licence = spdx(of) or "none named"
+        lines.append(
+            f"| {of.metadata['Name']} | {of.version.split('+')[0]} | {licence} | {parents} | {why} |"
+        )
     return "\n".join(lines)
 
 
@@ -176,7 +183,7 @@ def main() -> int:
     doc.write_text(page(doc.read_text()))
     faults = complaints(closure(project()[0]))
     for fault in faults:
-        print(f"error: {fault}: not permissive. Do without it, or give the reason in ANSWERED", file=sys.stderr)
+        print(f"error: {fault}, not permissive: do without it, or answer in ANSWERED here", file=sys.stderr)
     return 1 if faults else 0
 
 

@@ -1,6 +1,6 @@
 """Write constraints.txt and requirements/*.txt: the exact versions, and the sha256 of every file of them.
 
-    python tools/lock.py              keeps the versions of constraints.txt, adds what is new in pyproject.toml
+    python tools/lock.py              keeps the versions of constraints.txt, adds what is new
     python tools/lock.py --upgrade    takes the newest versions that fit together
 
 It needs uv (`pip install uv`), which resolves for all platforms and Pythons from 3.11 on at once and asks the
@@ -51,8 +51,9 @@ def resolve(extras: list[str], constraints: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         pins = Path(folder) / "pins.txt"
         pins.write_text(constraints)
-        command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "-", "--constraint", str(pins)]
-        command += ["--universal", "--python-version", "3.11", "--fork-strategy", "fewest", "--generate-hashes"]
+        command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "-"]
+        command += ["--constraint", str(pins), "--universal", "--python-version", "3.11"]
+        command += ["--fork-strategy", "fewest", "--generate-hashes"]
         command += ["--no-header", "--no-annotate", "--quiet"]
         command += [argument for extra in extras for argument in ("--extra", extra)]
         uv = subprocess.run(command, cwd=ROOT, input="\n".join(build), text=True, stdout=subprocess.PIPE)
@@ -63,7 +64,7 @@ def resolve(extras: list[str], constraints: str) -> dict[str, str]:
         if "== 'emscripten'" in match[0]:  # a browser; there is no torch for it
             continue
         if match[1] in found:
-            sys.exit(f"error: no single version of {match[1]} fits all platforms; narrow it in pyproject.toml")
+            sys.exit(f"error: no one version of {match[1]} fits all platforms: narrow it in pyproject.toml")
         found[match[1]] = match[0]
     return found
 
@@ -72,12 +73,13 @@ def with_cpu_builds(torch: str) -> str:
     """torch's lines with the hashes of its CPU builds added."""
     version = torch.split()[0].removeprefix("torch==")
     if version not in TORCH_CPU:
-        sys.exit(f"error: torch {version}: copy the sums of its CPU builds from PyTorch's index to TORCH_CPU here")
+        sys.exit(f"error: copy the sums of torch {version}'s CPU builds from PyTorch's index to TORCH_CPU")
     return torch + "".join(f" \\\n    --hash=sha256:{digest}" for digest in TORCH_CPU[version])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions that fit together")
     known = "" if parser.parse_args().upgrade else (ROOT / "constraints.txt").read_text()
     dev = resolve(["dev"], known)
@@ -112,7 +114,7 @@ def main() -> None:
     )
     write(
         "constraints.txt",
-        "The versions this release was tested with, for Python 3.11 to 3.14: pip install -c constraints.txt -e .",
+        "The versions this release was tested with: pip install -c constraints.txt -e .",
         [pin for name, pin in pins.items() if name == "triton" or not CUDA.match(name)],
     )
 
