@@ -4,7 +4,7 @@
                                 neither permissive nor answered in ANSWERED below, or names none
 
 The default install is pyproject.toml's dependencies, its build backend, and all that these need here. The
-rest of the extra `dev` is listed, and not judged. torch's CUDA libraries (requirements/cuda.txt) are left out.
+rest of the extra `dev` is listed, and not judged. torch's CUDA libraries (requirements/cuda.txt) are not.
 """
 
 from __future__ import annotations

@@ -31,9 +31,12 @@ install_locked() {
 # install_torch: torch as pip chooses it, so that an index or a folder with CPU builds is preferred, then checked.
 # (Given the hashes at once, pip prefers what the index lists with one of them: on Linux PyPI's build with CUDA.)
 install_torch() {
-    .venv/bin/python -m pip show --quiet torch 2>/dev/null && return
-    rm -rf .venv/downloads && .venv/bin/python -m pip download --quiet --no-deps --only-binary :all: \
-        --dest .venv/downloads "$(grep -o '^torch==[^ ]*' requirements/torch.txt)" &&
+    local pin installed
+    pin="$(grep -o '^torch==[^ ]*' requirements/torch.txt)"
+    installed="$(.venv/bin/python -m pip show torch 2>/dev/null | sed -n 's/^Version: //p')"
+    [ "torch==${installed%%+*}" != "$pin" ] || return 0
+    rm -rf .venv/downloads &&
+        .venv/bin/python -m pip download --quiet --no-deps --only-binary :all: --dest .venv/downloads "$pin" &&
         install_locked torch --no-index --find-links .venv/downloads && rm -r .venv/downloads
 }
 
