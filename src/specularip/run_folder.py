@@ -203,7 +203,7 @@ class RunFolder:
         return self.prepare_checkpoint(name, state, meta)()
 
     def load_checkpoint(self, check: Callable[[Checkpoint], None] = lambda one: None) -> Checkpoint | None:
-        """The newest checkpoint that is whole, with the problems of newer ones; None if there are none at all.
+        """The newest checkpoint that is whole, with the problems of newer ones; None if there are none.
         Changes nothing; see `continue_from`.
 
         check: raises DamagedFile for one that does not fit the run. Raises UserError if none is whole: a run

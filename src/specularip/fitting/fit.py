@@ -563,5 +563,5 @@ def _digest(*tensors: Tensor) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(f"{list(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(memoryview(tensor.contiguous().numpy()))
+        digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()

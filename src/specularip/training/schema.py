@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,6 +10,10 @@ import torch
 from torch import Tensor
 
 from specularip.errors import DamagedFile, quoted
+
+
+LARGEST = 1e300
+"""Number that floats still hold. Integers in JSON have any number of digits."""
 
 
 class NotFinite(DamagedFile):
@@ -31,10 +34,10 @@ class TensorOf:
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number from `low` to `high`; whole: an integer."""
+    """A number from `low` to `high`; whole: an integer."""
 
-    low: float = -math.inf
-    high: float = math.inf
+    low: float = -LARGEST
+    high: float = LARGEST
     whole: bool = False
 
 
@@ -95,7 +98,7 @@ def check_state(state: Any, schema: Schema, name: str = "") -> None:
     _check(state, schema, name, {})
 
 
-def _check(value: Any, schema: Schema, name: str, sizes: dict[str, int]) -> None:
+def _check(value: Any, schema: Any, name: str, sizes: dict[str, int]) -> None:
     if schema is None:
         if value is not None:
             raise DamagedFile(f"{name} is not none")
@@ -103,10 +106,9 @@ def _check(value: Any, schema: Schema, name: str, sizes: dict[str, int]) -> None
         if value is not None:
             _check(value, schema.schema, name, sizes)
     elif isinstance(schema, Many):
-        if type(value) is not schema.kind:
+        if type(value) is not schema.kind:  # list, tuple or dict
             raise DamagedFile(f"{name} is no {schema.kind.__name__}")
-        items: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in items:
+        for key, item in value.items() if schema.kind is dict else enumerate(value):
             if schema.kind is dict and not isinstance(key, str):
                 raise DamagedFile(f"{name} has a key that is no text")
             _check(item, schema.item, f"{name}.{key}", sizes)
@@ -137,7 +139,7 @@ def _check(value: Any, schema: Schema, name: str, sizes: dict[str, int]) -> None
 
 def _check_number(value: Any, spec: Number) -> None:
     kinds = (int,) if spec.whole else (int, float)
-    if type(value) not in kinds or not spec.low <= value <= spec.high or abs(value) == math.inf:
+    if type(value) not in kinds or not spec.low <= value <= spec.high:
         whole = "a whole number" if spec.whole else "a number"
         raise DamagedFile(f"is {quoted(value, 30)}, not {whole} from {spec.low:g} to {spec.high:g}")
 
