@@ -11,7 +11,6 @@ from torch import Tensor
 
 from specularip.errors import DamagedFile, quoted
 
-
 LARGEST = 1e300
 """Number that floats still hold. Integers in JSON have any number of digits."""
 
