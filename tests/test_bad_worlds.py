@@ -47,7 +47,7 @@ from specularip.training.schema import TensorOf, generator_state
 from specularip.training.session import Phase, Session
 
 CPU = torch.device("cpu")
-STEPS = 4
+STEPS = 2
 FIT = FitConfig(iterations=12, points=60, lights=4, initial_shading_steps=2)
 
 
@@ -201,8 +201,15 @@ def fails_in_one_line(run: Callable[[], object]) -> str:
     return line
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.EROFS, errno.EIO])
-@pytest.mark.parametrize("how", ["fresh", "replacing"])
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [
+        ("fresh", errno.ENOSPC),
+        ("replacing", errno.ENOSPC),
+        ("fresh", errno.EROFS),
+        ("replacing", errno.EMFILE),
+    ],
+)
 def test_a_disk_that_fails_at_every_operation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, number: int
 ) -> None:
@@ -224,9 +231,8 @@ def test_a_disk_that_fails_at_every_operation(
             except (UserError, OSError) as error:
                 code, line = explain(error)
         assert code == USER_ERROR and os.strerror(number) in line, f"at {at}: {line}"
-        assert (
-            number == errno.EIO or ": " in line.partition(os.strerror(number))[2] or "another --out" in line
-        )
+        advised = ": " in line.partition(os.strerror(number))[2] or "another --out" in line
+        assert advised, line
         assert not left_over(out), f"at {at}"
         if options:
             assert json.loads((out / "report.json").read_text())["result"] == wanted
