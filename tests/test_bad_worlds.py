@@ -12,6 +12,7 @@ import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,9 +25,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from tiny_captures import write_capture
-from tiny_runs import TINY, difference, make
+from tiny_runs import FACE, TEXT, TINY, difference, make
 
 from specularip import avatar_file, files
 from specularip.avatar import Avatar
@@ -36,6 +38,7 @@ from specularip.fitting import fit as fit_module
 from specularip.fitting.settings import FitConfig
 from specularip.gaussians import Gaussians
 from specularip.guard import USER_ERROR, explain
+from specularip.inputs import check_inputs
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.progress import Progress
 from specularip.run_folder import RunFolder
@@ -48,7 +51,14 @@ from specularip.training.session import Phase, Session
 
 CPU = torch.device("cpu")
 STEPS = 2
-FIT = FitConfig(iterations=12, points=60, lights=4, initial_shading_steps=2)
+LEAST = replace(
+    TINY,
+    seid=replace(TINY.seid, steps=1),
+    scr=replace(TINY.scr, fit_steps=1, close_ups=False),
+    photo_weight=0.0,
+    turntable_frames=2,
+)
+FIT = FitConfig(iterations=12, points=100, lights=4, initial_shading_steps=2)
 
 
 class FailingDisk:
@@ -203,17 +213,13 @@ def fails_in_one_line(run: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize(
     ("how", "number"),
-    [
-        ("fresh", errno.ENOSPC),
-        ("replacing", errno.ENOSPC),
-        ("fresh", errno.EROFS),
-        ("replacing", errno.EMFILE),
-    ],
+    [("fresh", errno.ENOSPC), ("replacing", errno.EMFILE)],
 )
 def test_a_disk_that_fails_at_every_operation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, number: int
 ) -> None:
     fast(monkeypatch)
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # hundreds of them take a minute
     wanted = little_run(tmp_path / "whole")
     whole = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     at, options = 1, {"overwrite": True} if how == "replacing" else {}
@@ -329,8 +335,9 @@ def disk_full_in(run: Callable[..., Avatar], out: Path, at: int, wanted: Avatar)
     assert not left_over(out)
     begun = out.exists() and any(name.name != ".lock" for name in out.iterdir())
     assert difference(run(out, resume=begun), wanted) == 0, f"at {at}"
-    steps = steps_in(out)
-    assert len(steps) == len(set(zip(steps, ["fit"] * len(steps)))) or steps.count(1) == 2, steps
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [(line["stage"], line["step"]) for line in lines]
+    assert len(steps) == len(set(steps)), steps
     return True
 
 
@@ -344,8 +351,6 @@ def test_other_data_is_named(capture: Path, fitted: Avatar, tmp_path: Path) -> N
     fit(capture, tmp_path / "out")
     copy = write_capture(tmp_path / "copy")
     assert difference(fit(copy, tmp_path / "out", resume=True), fitted) == 0
-    from PIL import Image
-
     pixels = np.asarray(Image.open(copy / "2.png")).copy()
     pixels[15, 16, 0] ^= 1
     Image.fromarray(pixels).save(copy / "2.png")
@@ -357,7 +362,6 @@ def test_a_stop_while_the_first_points_are_placed(
     capture: Path, fitted: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of work that looks at no flag; what is kept is what was before."""
-    import signal
 
     def slow(*arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -372,10 +376,8 @@ def test_a_stop_while_the_first_points_are_placed(
     assert not RunFolder(tmp_path / "out").has_checkpoint()
     # After that there is a checkpoint at once.
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "train_step", slow)
-        patch.setattr(time, "sleep", lambda seconds: None)
+        patch.setattr(fit_module, "train_step", stopping)
         with pytest.raises(KeyboardInterrupt):
-            patch.setattr(fit_module, "train_step", stopping)
             fit(capture, tmp_path / "out")
     checkpoint = RunFolder(tmp_path / "out").load_checkpoint()
     assert checkpoint is not None and checkpoint.name == "fit" and checkpoint.meta["step"] == 0
@@ -401,12 +403,11 @@ def test_a_gpu_without_memory_in_a_fit(
 
 
 def test_low_memory_is_taken_up_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(TINY, turntable_frames=2)
-    wanted = make(tmp_path / "whole", config=config)
+    wanted = make(tmp_path / "whole", config=LEAST)
     used: list[int] = []
     with monkeypatch.context() as patch:
         patch.setattr(scr, "refine", out_of_memory)
-        line = fails_in_one_line(lambda: make(tmp_path / "out", config=config))
+        line = fails_in_one_line(lambda: make(tmp_path / "out", config=LEAST))
     assert "the GPU ran out of memory" in line and line.endswith("--resume --low-memory")
     refine = scr.refine
 
@@ -415,24 +416,14 @@ def test_low_memory_is_taken_up_on_resume(tmp_path: Path, monkeypatch: pytest.Mo
         return refine(*arguments, **options)
 
     monkeypatch.setattr(scr, "refine", watched)
-    resumed = make(tmp_path / "out", config=config, resume=True, low_memory=True)
-    assert used and set(used) != {config.scr.refine_batch}
+    resumed = make(tmp_path / "out", config=LEAST, resume=True, low_memory=True)
+    assert used and set(used) != {LEAST.scr.refine_batch}
     assert difference(resumed, wanted) == 0
 
 
-def test_another_photo_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL import Image
-    from tiny_runs import FACE, TEXT
-
+def test_another_photo_is_named(tmp_path: Path) -> None:
     copy = tmp_path / "another name.png"
     Image.open(FACE).save(copy)
-    monkeypatch.setattr("specularip.pipeline._sample_views", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path / "out")
-    run = RunFolder(tmp_path / "out")
-    assert not run.has_checkpoint()
-    from specularip.inputs import check_inputs
-    from specularip.pipeline import _run_inputs
 
     def inputs(*photos: Path) -> dict[str, Any]:
         read = check_inputs(TEXT, photos, tmp_path / "new")
@@ -467,7 +458,7 @@ def one_line_of(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-ARGUMENTS = ("--iterations", "4", "--points", "60", "--device", "cpu")
+ARGUMENTS = ("--iterations", "4", "--points", "100", "--device", "cpu")
 
 
 @pytest.mark.skipif(not mounts(), reason="nothing can be mounted")
@@ -495,10 +486,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         capture = write_capture(folder / "capture")
-        config = replace(TINY, turntable_frames=2)
         runs = {
             "fit": lambda out, **options: fit(capture, out, **options),
-            "generate": lambda out, **options: make(out, config=config, progress=StdoutOf(), **options),
+            "generate": lambda out, **options: make(out, config=LEAST, progress=StdoutOf(), **options),
         }
         for kind, run in runs.items():
             wanted, at = run(folder / kind), 1
