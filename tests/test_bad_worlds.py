@@ -40,6 +40,7 @@ from specularip.gaussians import Gaussians
 from specularip.guard import USER_ERROR, explain
 from specularip.inputs import check_inputs
 from specularip.kernels.async_transfer import StepMetrics
+from specularip.pipeline import _run_inputs
 from specularip.progress import Progress
 from specularip.run_folder import RunFolder
 from specularip.run_lock import locked
