@@ -1,7 +1,8 @@
 """Running a batch on the workers of a Ray cluster: a local one that is started, or one that is there.
 
 This process hands out the jobs, one to each worker at a time, so that ten thousand do not sit in Ray's
-memory. It alone writes the journal. A worker that dies is replaced, and its job continued from its checkpoint.
+memory. It alone writes the journal. A worker that dies is replaced, and its job continued from its
+checkpoint.
 """
 
 from __future__ import annotations
@@ -67,18 +68,16 @@ def run_on_ray(ledger: Ledger, out: Path, pages: bool, table: Table, cluster: Cl
     with _connected(cluster, table) as ray, stop_on_signal() as stop:
         gpus, count = _room(ray, cluster, ledger.waiting)
         table.workers = count
-        table.log(
-            f"starting {count} workers of {cluster.cpus_per_worker} threads"
-            + (f", {gpus:g} GPUs" if gpus else "")
-        )
-        remote = ray.remote(Worker).options(
+        each = f"{cluster.cpus_per_worker} threads" + (f" and {gpus:g} GPUs" if gpus else "")
+        table.log(f"starting {count} workers of {each}")
+        actor = ray.remote(
             num_cpus=cluster.cpus_per_worker,
             num_gpus=gpus,
             memory=WORKER_BYTES,
             concurrency_groups={"watch": 1},
-        )
+        )(Worker)
         arguments = str(out.resolve()), pages, cluster.cpus_per_worker
-        _Driver(ray, ledger, table, stop, lambda: remote.remote(*arguments), count).run()
+        _Driver(ray, ledger, table, stop, lambda: actor.remote(*arguments), count).run()
 
 
 class _Driver:
