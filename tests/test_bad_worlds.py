@@ -459,6 +459,17 @@ def one_line_of(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
+def test_files_that_cannot_be_opened_any_more_whoever_says_so() -> None:
+    for number, advice in ((errno.EMFILE, ": allow more with `ulimit -n 4096`"), (errno.ENOENT, "")):
+        try:
+            try:
+                raise OSError(number, os.strerror(number))
+            except OSError as error:
+                raise UserError(f"a.json cannot be read: {error.strerror}") from None
+        except UserError as error:
+            assert explain(error)[1] == f"a.json cannot be read: {os.strerror(number)}{advice}"
+
+
 ARGUMENTS = ("--iterations", "4", "--points", "100", "--device", "cpu")
 
 
@@ -476,7 +487,7 @@ def test_a_small_file_system_that_fills_up(capture: Path, tmp_path: Path) -> Non
     assert not any(files.is_temporary(name) for name in listed)
 
 
-@pytest.mark.parametrize("limit", ["ulimit -v 300000", "ulimit -v 900000", "ulimit -n 5"])
+@pytest.mark.parametrize("limit", ["ulimit -v 900000", "ulimit -n 5"])
 def test_limits_of_the_shell(capture: Path, tmp_path: Path, limit: str) -> None:
     done = command_line("fit", str(capture), *ARGUMENTS, "--out", str(tmp_path / "out"), before=limit)
     line = one_line_of(done)

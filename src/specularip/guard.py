@@ -5,6 +5,7 @@ With `--debug`, or SPECULARIP_DEBUG=1 in the environment, the traceback comes be
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from specularip.errors import UserError, first_line, one_line, reason
+from specularip.errors import ADVICE, UserError, first_line, one_line, reason
 from specularip.streams import output_error
 
 USER_ERROR, FAULT, STOPPED = 2, 70, 130
@@ -56,7 +57,7 @@ def guard(debug: bool = False) -> Iterator[None]:
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code for an error, and the line that says what is wrong and what to do."""
     if isinstance(error, UserError):
-        return USER_ERROR, one_line(str(error))
+        return USER_ERROR, one_line(_with_advice(str(error), error.__context__))
     if _is_out_of_memory(error):
         return USER_ERROR, (
             "memory ran out: end other programs, or ask for less (a smaller --size, fewer --points, fewer or "
@@ -73,6 +74,14 @@ def explain(error: Exception) -> tuple[int, str]:
             f"again ({one_line(first_line(error), 200)})"
         )
     return FAULT, f"this is a fault of specularip: {_report(error)}"
+
+
+def _with_advice(text: str, cause: BaseException | None) -> str:
+    """A message, and what to do where the process has no file handles left, whichever file it could not open."""
+    if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+        advice = ADVICE[cause.errno]
+        return text if advice in text else f"{text}: {advice}"
+    return text
 
 
 def _check_output() -> None:
