@@ -77,7 +77,7 @@ def explain(error: Exception) -> tuple[int, str]:
 
 
 def _with_advice(text: str, cause: BaseException | None) -> str:
-    """A message, and what to do where the process has no file handles left, whichever file it could not open."""
+    """A message, and what to do where the process has no file handles left, whichever file it was."""
     if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
         advice = ADVICE[cause.errno]
         return text if advice in text else f"{text}: {advice}"

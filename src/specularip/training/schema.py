@@ -105,9 +105,10 @@ def _check(value: Any, schema: Any, name: str, sizes: dict[str, int]) -> None:
         if value is not None:
             _check(value, schema.schema, name, sizes)
     elif isinstance(schema, Many):
-        if type(value) is not schema.kind:  # list, tuple or dict
+        items: Any = value  # of any kind, whatever type checkers conclude
+        if type(value) is not schema.kind:
             raise DamagedFile(f"{name} is no {schema.kind.__name__}")
-        for key, item in value.items() if schema.kind is dict else enumerate(value):
+        for key, item in items.items() if schema.kind is dict else enumerate(items):
             if schema.kind is dict and not isinstance(key, str):
                 raise DamagedFile(f"{name} has a key that is no text")
             _check(item, schema.item, f"{name}.{key}", sizes)
