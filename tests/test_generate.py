@@ -13,6 +13,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+from event_files import read_events, steps
 from PIL import Image, ImageOps
 from tiny_runs import FACE, SEID, TINY, difference, make
 
@@ -21,7 +22,7 @@ from specularip import checkpoints
 from specularip.errors import UserError
 from specularip.pipeline import generate
 from specularip.progress import Progress
-from specularip.run_folder import FILES, RunFolder
+from specularip.run_folder import EVENTS, FILES, RunFolder
 from specularip.stages import seid as seid_module
 from specularip.training import session
 
@@ -29,7 +30,7 @@ from specularip.training import session
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, avatar_module.Avatar]:
     out = tmp_path_factory.mktemp("run") / "avatar"
-    return out, make(out)
+    return out, make(out, tensorboard=True)
 
 
 def test_the_run_folder_has_its_files_and_the_report_its_entries(
@@ -45,6 +46,7 @@ def test_the_run_folder_has_its_files_and_the_report_its_entries(
     assert report["image"] == str(FACE) and made.provenance["photo"] == FACE.name
     assert report["gaussians"] == len(made.gaussians) > 300
     assert {"seid", "refine", "fit", "load", "write"} <= set(report["seconds"])
+    assert report["last_metrics"]["fit"].keys() >= {"loss", "l1", "perceptual"}
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["stage"] == "seid"] == list(range(1, 11))
     assert [line["step"] for line in lines if line["stage"] == "fit"] == list(range(1, 5))
@@ -54,6 +56,19 @@ def test_the_run_folder_has_its_files_and_the_report_its_entries(
     assert made.binding is not None and int(made.gaussians.bind_joints.max()) < len(made.binding.joint_names)
     assert made.expressions is not None and "eyeBlinkLeft" in made.expressions.names
     assert int(made.expressions.index.max()) < len(made.gaussians)
+
+
+def test_event_files_hold_the_metrics_of_both_stages(finished: tuple[Path, avatar_module.Avatar]) -> None:
+    out, _ = finished
+    found = read_events(out)
+    assert steps(found, "seid/sds") == steps(found, "learning rate/shared")[:10] == list(range(1, 11))
+    assert steps(found, "fit/perceptual") == steps(found, "fit/points") == list(range(11, 15))
+    assert [image.step for image in found.Images("preview")][-1] == 14
+    assert "inputs/text/text_summary" in found.Tags()["tensors"]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    losses = [scalar.value for stage in ("seid", "fit") for scalar in found.Scalars(f"{stage}/loss")]
+    assert losses == pytest.approx([line["loss"] for line in lines])
+    assert [path.name for path in (out / EVENTS).iterdir()] == ["events.out.tfevents.0001"]
 
 
 def test_both_stages_train_the_specular_branch(finished: tuple[Path, avatar_module.Avatar]) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from specularip import files
 from specularip.errors import UserError
-from specularip.run_folder import FILES, RunFolder
+from specularip.run_folder import EVENTS, FILES, RunFolder
 
 
 def _files(path):
@@ -130,13 +130,17 @@ class Killed(BaseException):
     """What ends `publish` where SIGKILL would."""
 
 
-@pytest.mark.parametrize("at", range(1, 66))
+@pytest.mark.parametrize("at", range(1, 75))
 def test_a_kill_while_publishing_loses_neither_run(tmp_path, monkeypatch, at):
     """At every change that `publish` makes to the disk."""
     home = finished_run(tmp_path / "run", "old").path
     RunFolder.open(home, overwrite=True).save_checkpoint("seid", {}, {"text": "stopped"})
     run = RunFolder.open(home, overwrite=True)
     fill(run, "new", turntable=False)
+    for folder, serials in ((home, "12"), (run.path, "1")):
+        (folder / EVENTS).mkdir()
+        for serial in serials:
+            (folder / EVENTS / f"events.out.tfevents.000{serial}").write_text(folder.name)
     calls = [0]
 
     def killing(function):
@@ -162,8 +166,10 @@ def test_a_kill_while_publishing_loses_neither_run(tmp_path, monkeypatch, at):
     if avatar == "old":
         assert texts(run.path)["report.json"] == "new", "the new run is whole"
     resumed = RunFolder.open(home, resume=True)
-    assert resumed.path == home and (at < 65 or calls[0] < at), "every change was tried"
+    assert resumed.path == home and (at < 74 or calls[0] < at), "every change was tried"
     assert texts(home) == {name: "new" for name in FILES if name != "turntable.mp4"}
+    [events] = (home / EVENTS).iterdir()
+    assert events.read_text() == run.path.name
     loaded = resumed.load_checkpoint()
     assert loaded is not None and loaded.meta == {"text": "new"}
     assert not list(home.glob("unfinished-*")) and not list(home.glob(".*"))

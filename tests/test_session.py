@@ -22,7 +22,7 @@ from specularip.run_folder import RunFolder
 from specularip.stopping import StopRequest
 from specularip.training import session as session_module
 from specularip.training.parallel import SINGLE_RANK, Ranks
-from specularip.training.report import machine_report
+from specularip.training.report import LAST_STEPS, last_metrics, machine_report
 from specularip.training.schema import TensorOf
 from specularip.training.session import STOP_CHECK_EVERY, Phase, Session
 from specularip.training.writer import BackgroundWriter
@@ -225,3 +225,25 @@ def test_peak_memory_is_null_without_the_resource_module(
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["peak_memory_gib"] is None and report["peak_gpu_gib"] is None
     assert report["notes"] == ["a note"] and report["text"] == "a man" and report["device"] == "cpu"
+
+
+def test_the_report_has_the_means_of_the_last_metrics_of_each_stage(tmp_path: Path) -> None:
+    session, _ = make(tmp_path / "run")
+    steps = LAST_STEPS + 5
+    with session:
+        train(session, 3)
+        with session.training("fit", "SCR fit", steps, 0, dict, lambda: torch.zeros(4, 4, 3)):
+            for done in range(1, steps + 1):
+                session.after_step(done, metrics(loss=float("nan") if done == steps else float(done)))
+        session.write_report({})
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    # From step 6 on; the last one, which was not finite, does not count.
+    assert report["last_metrics"] == {"seid": {"loss": 0.5}, "fit": {"loss": (6 + steps - 1) / 2}}
+
+
+def test_damaged_lines_of_metrics_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert last_metrics(path) == {}
+    good = b'{"stage": "fit", "step": 1, "loss": 2.0, "l1": null}\n'
+    path.write_bytes(b"\0\0\0\n" + good + b"[1]\n{}\n\xff\n" + good.replace(b"2.0", b"4.0") + b'{"stage": "f')
+    assert last_metrics(path) == {"fit": {"loss": 3.0}}

@@ -56,6 +56,7 @@ from specularip.stages.seid import seid
 from specularip.stages.settings import Config
 from specularip.stages.start import sample_start, start_from
 from specularip.stopping import StopRequest, stop_on_signal
+from specularip.training.events import check_tensorboard
 from specularip.training.gpu_memory import memory_errors
 from specularip.training.parallel import init_ranks
 from specularip.training.session import Session
@@ -91,6 +92,7 @@ def generate(
     live: LiveView | None = None,
     networks: KeptNetworks | None = None,
     stop: StopRequest | None = None,
+    tensorboard: bool = False,
 ) -> Avatar:
     """Text and photos of a face to a full-body avatar, written to the folder `out` and returned, on the CPU.
 
@@ -98,7 +100,8 @@ def generate(
     file that `sip.load` reads, instead of from views that the prior draws. config replaces the preset; seed
     still comes from the arguments, and so do photo_weight and low_memory if given. force: go on with a text
     of which no word is understood. live: a page that shows the run. networks: those of earlier runs, to be
-    used again. stop: how to stop the run; by default, signals do. Under torchrun, the processes share each
+    used again. stop: how to stop the run; by default, signals do. tensorboard: write curves and previews to
+    its folder `tensorboard`, which needs the package tensorboard. Under torchrun, the processes share each
     step's views (`training.parallel`). Raises UserError for input that the user can correct (see
     `inputs.check_inputs`) and for a machine without the memory or GPU needed, KeyboardInterrupt after saving
     a checkpoint when stopped by Ctrl-C or SIGTERM.
@@ -108,6 +111,8 @@ def generate(
         config = replace(config, photo_weight=photo_weight)
     if low_memory:
         config = with_low_memory(config)
+    if tensorboard:
+        check_tensorboard()
     check_run(config, out)
     inputs = check_inputs(
         text,
@@ -141,7 +146,16 @@ def generate(
         if not ranks.is_main:
             folder = RunFolder.current(out)
         session = stack.enter_context(
-            Session(folder, progress, stop, device, _run_inputs(inputs, config), context.notes, ranks)
+            Session(
+                folder,
+                progress,
+                stop,
+                device,
+                _run_inputs(inputs, config),
+                context.notes,
+                ranks,
+                tensorboard,
+            )
         )
         if warning:
             session.note(warning)
@@ -398,7 +412,7 @@ def _run_stages(session: Session, context: RunContext, live: LiveView | None) ->
         session.save(phase, step, pack())
 
     if phase == "seid":
-        with session.training("seid", "SEID", config.seid.steps, step, pack, show):
+        with session.training("seid", "SEID", config.seid.steps, step, pack, show, state.optimizer):
             seid(state, guide, step, session.after_step, ranks)
         phase, step = "refine", 0
         session.save(phase, step, pack())
@@ -417,7 +431,9 @@ def _run_stages(session: Session, context: RunContext, live: LiveView | None) ->
         phase, step = "fit", 0
         session.save(phase, step, pack())
         _release_memory(guide.prior)
-    with session.training("fit", "SCR fit", config.scr.fit_steps, step, pack, show):
+    with session.training(
+        "fit", "SCR fit", config.scr.fit_steps, step, pack, show, state.optimizer, before=config.seid.steps
+    ):
         fit_targets(state, guide, targets, context.perceptual, step, session.after_step, ranks)
     session.save(phase, config.scr.fit_steps, pack())
     finished = _finish(session, context, state)
@@ -502,7 +518,7 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
     with session.unsaved("write"):
         avatar.save(folder.path)
         avatar.export(folder.path / "avatar.ply")
-        folder.write_png("preview.png", preview(avatar, guide.body.height, 2 * PREVIEW_SIZE))
+        session.write_preview(preview(avatar, guide.body.height, 2 * PREVIEW_SIZE))
         write_video(
             turntable(avatar, config.turntable_frames, config.turntable_size), folder.path / "turntable.mp4"
         )

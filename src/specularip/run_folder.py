@@ -42,6 +42,8 @@ SNAPSHOT, BAKED, PAGE = "snapshot.pack", "baked.safetensors", "avatar.html"
 """What the viewer's page and `batch` add to the folder: the growing avatar, the colours of the finished one,
 and its page."""
 CHECKPOINTS = "checkpoints"
+EVENTS = "tensorboard"
+"""Folder of TensorBoard's event files."""
 KEEP = 2
 """Number of checkpoints kept: the newest, and the one before it in case the newest is damaged."""
 GAUSSIAN_BYTES, PIXEL_BYTES, OTHER_BYTES = 1000, 20, 32_000_000
@@ -51,6 +53,7 @@ AVATAR_BYTES = 1000
 TRAINING_BYTES = 4000
 """Of memory that a Gaussian takes in training, at least."""
 _CHECKPOINT = re.compile(r"(\d{4,})-(.+)\.safetensors")
+EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{4,})")
 _UNFINISHED = re.compile(r"unfinished-(\d+)")
 
 
@@ -138,6 +141,9 @@ class RunFolder:
                     (home / name).unlink(missing_ok=True)
             for name in (SNAPSHOT, BAKED, PAGE):
                 (home / name).unlink(missing_ok=True)
+            _remove_events(home)
+            for events in _event_files(self.path):
+                _link(events, home / EVENTS / events.name)
             _remove_checkpoints(home)
             for _, _, checkpoint in self._checkpoints():
                 _link(checkpoint, home / CHECKPOINTS / checkpoint.name)
@@ -317,6 +323,7 @@ def _remove_run(path: Path) -> None:
     for name in (*FILES, SNAPSHOT, BAKED, PAGE):
         (path / name).unlink(missing_ok=True)
     _remove_temporary(path)
+    _remove_events(path)
     _remove_checkpoints(path)  # last: a folder without them is not taken for a run
     with suppress(OSError):  # it holds files of others
         path.rmdir()
@@ -332,6 +339,24 @@ def _remove_checkpoints(path: Path) -> None:
                 entry.unlink()
         if not any(checkpoints.iterdir()):
             checkpoints.rmdir()
+
+
+def _event_files(path: Path) -> list[Path]:
+    """TensorBoard's files of the run in this folder."""
+    folder = path / EVENTS
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return [entry for entry in folder.iterdir() if EVENT_FILE.fullmatch(entry.name)]
+
+
+def _remove_events(path: Path) -> None:
+    folder = path / EVENTS
+    for entry in _event_files(path):
+        entry.unlink()
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _remove_temporary(path: Path) -> None:

@@ -49,6 +49,7 @@ from specularip.run_folder import TRAINING_BYTES, RunFolder, run_bytes
 from specularip.run_lock import locked
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 from specularip.stopping import stop_on_signal
+from specularip.training.events import check_tensorboard
 from specularip.training.gpu_memory import memory_errors
 from specularip.training.optimizer import set_rates
 from specularip.training.relocate import relocate
@@ -88,6 +89,7 @@ def fit(
     init: str | Path | None = None,
     progress: Progress | None = None,
     live: LiveView | None = None,
+    tensorboard: bool = False,
 ) -> Avatar:
     """Fit an avatar to the posed images in the folder `data` (in any layout of docs/captures.md),
     write it to the run folder `out` and return it, on the CPU.
@@ -95,6 +97,7 @@ def fit(
     device: "cpu" or "cuda"; None: the GPU if CUDA and gsplat are installed. If there is a test split, the
     avatar is evaluated on it at the end, and report.json holds the metrics. init: 3D Gaussians of the person
     to start from, any file that `sip.load` reads; all of them are taken. live: a page that shows the run.
+    tensorboard: write curves and previews to its folder `tensorboard`, which needs the package tensorboard.
 
     Raises UserError for data or folders that the user can correct, KeyboardInterrupt after saving a
     checkpoint when stopped by Ctrl-C or SIGTERM.
@@ -102,13 +105,18 @@ def fit(
     check_value("seed", seed, Seed)
     place = pick_device(device)
     config = resolved(config or FitConfig(), place)
+    if tensorboard:
+        check_tensorboard()
     folder_path = RunFolder.check(out, resume, overwrite)
     points = config.points or 0
     check_space(out, run_bytes(points), "the run")
     if place.type == "cpu":
         check_memory(TRAINING_BYTES * points, f"a fit of {points} points")
     with locked(folder_path) as warning:
-        return _fit(data, folder_path, config, place, seed, resume, overwrite, init, warning, progress, live)
+        return _fit(
+            data, folder_path, config, place, seed, resume, overwrite, init, warning, progress, live,
+            tensorboard,
+        )  # fmt: skip
 
 
 def _fit(
@@ -123,6 +131,7 @@ def _fit(
     warning: str,
     progress: Progress | None,
     live: LiveView | None,
+    tensorboard: bool,
 ) -> Avatar:
     """`fit`, its options checked and the folder `out` locked. warning: a line for the report, or ""."""
     train = load_posed_images(data, "train")
@@ -149,7 +158,7 @@ def _fit(
         ),
         Progress() if progress is None else nullcontext(progress) as shown,
         stop_on_signal() as stop,
-        Session(folder, shown, stop, place, inputs) as session,
+        Session(folder, shown, stop, place, inputs, tensorboard=tensorboard) as session,
     ):
         for line in dict.fromkeys(filter(None, (*train.notes, *test.notes, _shared(train, test), warning))):
             session.note(line)
@@ -188,7 +197,7 @@ def _fit(
             avatar.save(folder.path)
             avatar.export(folder.path / "avatar.ply")
             picture, shown_there = _preview(avatar, train)
-            folder.write_png("preview.png", picture)
+            session.write_preview(picture)
         if not shown_there:
             session.note(
                 "preview.png is empty: the avatar cannot be seen in the training views; check their alpha or "
@@ -470,7 +479,8 @@ def _optimise(
     if live is not None:
         live.show(_avatar(fitting))
     losses: list[Tensor] = []
-    with session.training("fit", "fit", total, fitting.step, fitting.pack, preview):
+    optimizer = fitting.state.optimizer
+    with session.training("fit", "fit", total, fitting.step, fitting.pack, preview, optimizer):
         while fitting.step < total:
             losses.append(train_step(fitting, train, config))
             done, metrics = fitting.step, None
@@ -479,7 +489,8 @@ def _optimise(
                 losses.clear()
                 finite = loss.isfinite() & fitting.state.params["means"].isfinite().all()
                 # No step is skipped here, so that one that is not finite ends the fit.
-                metrics = StepMetrics({"loss": loss, "skipped": ~finite * MAX_SKIPPED})
+                skipped = ~finite * MAX_SKIPPED
+                metrics = StepMetrics({"loss": loss, "skipped": skipped}, points=len(fitting.state))
             session.after_step(done, metrics)
         session.save("fit", total, fitting.pack())
 

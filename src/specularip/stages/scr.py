@@ -200,7 +200,8 @@ def fit_targets(
                 "l1": photometric,
                 "perceptual": perceived,
                 "skipped": state.skipped,
-            }
+            },
+            points=len(state),
         )
         after_step(step + 1, metrics)
 

@@ -7,9 +7,10 @@ ends the run when a signal requests it. Files are written by a background thread
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -24,10 +25,11 @@ from specularip.errors import DamagedFile, UserError, quoted
 from specularip.files import json_value
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.progress import Progress
-from specularip.run_folder import RunFolder
+from specularip.run_folder import EVENTS, RunFolder
 from specularip.stopping import StopRequest
+from specularip.training.events import EventFile
 from specularip.training.parallel import SINGLE_RANK, Ranks
-from specularip.training.report import machine_report
+from specularip.training.report import last_metrics, machine_report
 from specularip.training.schema import Many, NotFinite, Number, Schema, a_dict, check_state
 from specularip.training.step import MAX_SKIPPED
 from specularip.training.writer import BackgroundWriter
@@ -68,7 +70,7 @@ class Session:
 
     inputs: JSON values that a resumed run must share with the one it continues, by names for the error
     message. seconds: how long each phase took so far, resumed runs included. Only the main one of
-    `ranks` writes files.
+    `ranks` writes files. tensorboard: write event files, too.
     """
 
     def __init__(
@@ -80,13 +82,19 @@ class Session:
         inputs: Mapping[str, Any],
         notes: Sequence[str] = (),
         ranks: Ranks = SINGLE_RANK,
+        tensorboard: bool = False,
     ) -> None:
         self.folder, self.progress, self.device, self.ranks = folder, progress, device, ranks
         self.notes = list(notes)
         self.seconds: dict[str, float] = {}
         self._stop, self._inputs, self._writer = stop, json_value(inputs), BackgroundWriter()
         self._timed: tuple[str, float] | None = None  # the phase being timed and its start
-        self._pending: tuple[int, StepMetrics] | None = None  # a step whose metrics were not read yet
+        # A step whose metrics were not read yet, and its learning rates.
+        self._pending: tuple[int, StepMetrics, dict[str, float]] | None = None
+        self._wants_events = tensorboard and ranks.is_main
+        self._events: EventFile | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._before = self._done = 0  # steps of the phases before, and of this one
         self._skipped = 0.0
         self._phase, self._steps = "", 0
         self._phases: Mapping[str, Phase] = {}
@@ -107,6 +115,8 @@ class Session:
                 raise
         finally:
             self.folder.close()
+            with suppress(UserError):  # it is flushed: closing it once more writes nothing
+                self._close_events()
 
     def note(self, text: str) -> None:
         """Show a line, and keep it for the report."""
@@ -185,11 +195,16 @@ class Session:
         done: int,
         snapshot: Callable[[], Any],
         preview: Callable[[], np.ndarray | Tensor],
+        optimizer: torch.optim.Optimizer | None = None,
+        before: int = 0,
     ) -> Iterator[None]:
         """A phase of `steps` steps of which `done` are done already; the block calls `after_step`.
 
-        snapshot: the state that a checkpoint holds, as nested tensors. preview: renders preview.png.
+        snapshot: the state that a checkpoint holds, as nested tensors. preview: renders preview.png. For
+        TensorBoard: the optimizer, whose groups have names, and how many steps the phases before have.
         """
+        self._optimizer, self._before, self._done = optimizer, before, done
+        self._open_events()
         self._phase, self._steps, self._snapshot, self._preview = phase, steps, snapshot, preview
         now = time.monotonic()
         self._next_checkpoint, self._next_preview = now + CHECKPOINT_SECONDS, now + PREVIEW_SECONDS
@@ -208,7 +223,7 @@ class Session:
         """
         self._read_metrics()
         if metrics is not None:
-            self._pending = done, metrics
+            self._pending = done, metrics, self._rates()
         if self.ranks.world_size == 1 or done % STOP_CHECK_EVERY == 0:
             self.check_stop(done)
         if not self.ranks.is_main or self._writer.busy:
@@ -222,7 +237,7 @@ class Session:
         elif time.monotonic() >= self._next_preview and done < self._steps and self._preview is not None:
             began = time.monotonic()
             image = self._preview()
-            self._writer.submit(partial(self.folder.write_png, "preview.png", image))
+            self._writer.submit(partial(self._write_preview, image, done))
             ended = time.monotonic()
             self._next_preview = ended + max(PREVIEW_SECONDS, (ended - began) / PREVIEW_SHARE)
 
@@ -250,11 +265,7 @@ class Session:
         self._read_metrics()
         if not self.ranks.is_main:
             return
-        seconds = dict(self.seconds)
-        if self._timed is not None:
-            timed, began = self._timed
-            seconds[timed] = seconds.get(timed, 0.0) + time.perf_counter() - began
-        meta = {"step": step, "seconds": seconds, "inputs": self._inputs}
+        meta = {"step": step, "seconds": self._seconds_so_far(), "inputs": self._inputs}
         try:
             if self._phases:
                 self._check_state(phase, step, state)
@@ -265,29 +276,78 @@ class Session:
             ) from None
         self._writer.submit(self.folder.prepare_checkpoint(phase, state, meta))
 
+    def write_preview(self, image: np.ndarray | Tensor) -> None:
+        """The last preview.png. Raises UserError if it cannot be written."""
+        self._writer.join()
+        self._write_preview(image, self._steps, last=True)
+
+    def _write_preview(self, image: np.ndarray | Tensor, done: int, last: bool = False) -> None:
+        self.folder.write_png("preview.png", image)
+        if self._events is not None:
+            self._events.image(self._before + done, "preview", image, always=last)
+
     def write_report(self, values: Mapping[str, Any]) -> None:
         """Write report.json: `values`, then what every report holds. Raises UserError if a file before it
         could not be written."""
         self._writer.join()
         common = {
+            "last_metrics": last_metrics(self.folder.path / "metrics.jsonl"),
             "notes": self.notes,
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
             "processes": self.ranks.world_size,
             **machine_report(self.device),
         }
+        if self._events is not None:
+            measured = {f"test/{name}": value for name, value in (values.get("metrics") or {}).items()}
+            measured |= {f"seconds of/{name}": value for name, value in self.seconds.items()}
+            finite = {tag: value for tag, value in measured.items() if math.isfinite(value)}
+            self._events.scalars(self._before + self._steps, finite)
+            self._close_events()
         self.folder.write_json("report.json", {**values, **common})
+
+    def _open_events(self) -> None:
+        if not self._wants_events or self._events is not None:
+            return
+        step = self._before + self._done
+        self._events = EventFile(self.folder.path / EVENTS, step + 1 if step else 0)
+        if not self._events.continues:
+            self._events.texts(0, {f"inputs/{name}": value for name, value in self._inputs.items()})
+
+    def _close_events(self) -> None:
+        """Before the folder takes another's place, and at the end."""
+        if (events := self._events) is not None:
+            self._events = None
+            events.close()
+
+    def _rates(self) -> dict[str, float]:
+        """The learning rates, by tags of TensorBoard."""
+        if self._events is None or self._optimizer is None:
+            return {}
+        return {f"learning rate/{group['name']}": group["lr"] for group in self._optimizer.param_groups}
+
+    def _seconds_so_far(self) -> dict[str, float]:
+        """Those of each phase, the one being timed included."""
+        seconds = dict(self.seconds)
+        if self._timed is not None:
+            timed, began = self._timed
+            seconds[timed] = seconds.get(timed, 0.0) + time.perf_counter() - began
+        return seconds
 
     def _read_metrics(self) -> None:
         """Record the metrics of the last step. It waits for that step: call it when the next one has been
         launched, or where the state itself is needed."""
         if self._pending is None:
             return
-        (done, metrics), self._pending = self._pending, None
+        (done, metrics, rates), self._pending = self._pending, None
         values = dict(metrics)
         self._skipped = values.pop(SKIPPED, 0.0)
         self.progress.step(done, loss=values["loss"])
         if self.ranks.is_main:
             self.folder.add_metrics({"stage": self._phase, "step": done, **values})
+        if self._events is not None:
+            curves = {f"{self._phase}/{name}": value for name, value in values.items()}
+            curves["seconds"] = sum(self._seconds_so_far().values())
+            self._events.scalars(self._before + done, {**curves, **rates})
         if self._skipped >= MAX_SKIPPED:
             raise UserError(
                 f"training diverged: loss or gradients not finite at step {done} of {self._phase}; the last "
