@@ -11,8 +11,8 @@ the result compared with that of an undisturbed one:
 - all tensors and metrics are equal (1e-3 is allowed; the table says how far they are apart),
 - metrics.jsonl has every step once, in order; the report is there,
 - no temporary file, lock or unfinished run is left, and none keeps the command from going on,
-- no more than a minute is worked again: what a kill takes is younger than the interval of checkpoints, which
-  is shortened here, and fifteen seconds,
+- no more than a minute is worked again: what a kill takes, in seconds of the processor, is less than the
+  interval of checkpoints, which is shortened here, and fifteen seconds,
 - what was there before, an older export or a run that is replaced, is whole until the new one is.
 
 Prints a table; a round at fault keeps its folder, and is named with what repeats it. Exit code 1 if there is
@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def run_commands(inputs: Path) -> dict[str, list[Command]]:
     surface = [*generate, *from_views, f"prior.path={inputs / 'surface'}"]
     pixels = [*generate, f"prior.path={inputs / 'pixels'}"]
     fit = ["fit", str(inputs / "scene"), "--iterations", "150", "--points", "150", "--device", "cpu"]
-    older = ["fit", str(inputs / "scene"), "--iterations", "2", "--points", "50", "--device", "cpu"]
+    older = ["fit", str(inputs / "scene"), "--iterations", "2", "--points", "100", "--device", "cpu"]
 
     def resumed(folder: Path) -> list[str]:
         return ["--resume"] if begun(folder / "out") else []
@@ -275,10 +276,15 @@ def tensor_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tenso
     )
 
 
-def since_checkpoint(out: Path, began: float, now: float) -> float:
-    """Seconds of work that a kill at `now` takes from a process that began at `began`."""
-    kept = [path.stat().st_mtime for path in out.rglob("checkpoints/*.safetensors") if path.name[0] != "."]
-    return now - max([began, *kept])
+def since_checkpoint(out: Path, process: Running) -> float:
+    """Seconds of work that a kill now takes: since the last checkpoint, if the process wrote one. They are of
+    the processor, of which a busy machine gives a process a share."""
+    began = process.began
+    for path in out.rglob("checkpoints/*.safetensors"):
+        with suppress(FileNotFoundError):
+            began = max(began, path.stat().st_mtime if path.name[0] != "." else 0.0)
+    now = time.time()
+    return (now - began) * min(1.0, process.processor_seconds() / max(now - process.began, 1e-3))
 
 
 # Rounds.
@@ -326,7 +332,7 @@ def one_round(
             arguments = command.begin(place) if index == 0 else command.again(place)
             process = Running(arguments, out, place / f"log-{index}.txt", INTERVAL, fresh)
             reached = process.until(kill, whole.seconds, whole.changes, rng)
-            now = time.time()
+            lost = since_checkpoint(out, process) if reached else 0.0
             code = process.kill(kill) if reached else process.wait()
             check_end(process, code, reached)
             done.append(f"{kill}: {code}")
@@ -334,7 +340,6 @@ def one_round(
             if not reached:
                 break
             tally.kills += 1
-            lost = since_checkpoint(out, process.began, now)
             tally.repeated = max(tally.repeated, lost)
             if not fresh and lost > INTERVAL + REST:
                 raise Fault(f"the kill took {lost:.0f} s of work")

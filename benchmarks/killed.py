@@ -89,6 +89,14 @@ class Running:
             return self._process.poll()
         return self._process.exitcode
 
+    def processor_seconds(self) -> float:
+        """Of processor time that it has used; 0 after its end."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def changes(self) -> int:
         """How often the names in the folder have changed, as seen from here."""
         if (names := _names(self.folder)) != self._seen:

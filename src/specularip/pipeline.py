@@ -36,7 +36,7 @@ from specularip.faces.image_file import read_image
 from specularip.faces.insightface import CLIP_SIZE, FaceDetection, InsightFace, align
 from specularip.faces.landmarks import find_face, usable_faces
 from specularip.gaussians import Binding
-from specularip.inputs import Inputs, check_inputs, check_run
+from specularip.inputs import Inputs, check_inputs, check_run, forget_photos
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.compiling import in_background
 from specularip.lpips import NO_LPIPS, find_lpips
@@ -119,6 +119,7 @@ def generate(
         prior=config.prior.path,
         force=force,
     )
+    forget_photos()  # from here on `inputs` holds them, as long as they are needed
     check_gpu(config)
     ranks, device = init_ranks(config.device)
     check_memory(config, device)
