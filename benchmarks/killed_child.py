@@ -1,4 +1,4 @@
-"""A command line in a forked process. Whoever imports this has all libraries loaded."""
+"""A command line in a forked process. Whoever imports this has all libraries and kernels loaded."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import os
 import signal
 import sys
 
+import torch._dynamo  # noqa: F401  (by the first optimizer)
+from PIL import Image
+
 import specularip.exporting
-import specularip.fitting.fit
 import specularip.pipeline  # noqa: F401
+from specularip import raster, specular
 from specularip.cli import main
+from specularip.fitting import silhouettes
 from specularip.training import session
+
+Image.init()
+for module in (raster, specular, silhouettes):
+    module.warm_up()
 
 
 def run(arguments: list[str], log: str, seconds: float) -> None:
