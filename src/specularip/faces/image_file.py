@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,29 @@ def read_image_file(path: str | Path) -> tuple[np.ndarray, list[str]]:
     """
     path = Path(path)
     notes: list[str] = []
+    with _opened(path) as image:
+        try:
+            image.load()
+            rgb = _on_grey(upright(image), path, notes)
+        except Exception as error:  # Pillow's decoders raise all kinds of exceptions on damaged data
+            reason = "cut short" if "truncated" in str(error) else "damaged"
+            raise UserError(
+                f"{path} is {reason} and cannot be decoded: save or download the photo again"
+            ) from None
+        if _has_more_images(image):
+            notes.append(f"{path} holds several images: taking the first")
+    return np.array(rgb), notes
+
+
+def check_image_file(path: str | Path) -> None:
+    """Raise UserError where `read_image` would by a file's kind, its header or its size. Decodes nothing."""
+    with _opened(Path(path)):
+        pass
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image of which only the header is read. Raises UserError as `read_image_file` says."""
     try:
         if path.is_dir():
             raise UserError(f"{path} is a folder: give an image file")
@@ -57,17 +82,7 @@ def read_image_file(path: str | Path) -> tuple[np.ndarray, list[str]]:
             raise UserError(
                 f"{path} is only {width}x{height} pixels: use a photo whose face is at least {MIN_FACE} wide"
             )
-        try:
-            image.load()
-            rgb = _on_grey(upright(image), path, notes)
-        except Exception as error:  # Pillow's decoders raise all kinds of exceptions on damaged data
-            reason = "cut short" if "truncated" in str(error) else "damaged"
-            raise UserError(
-                f"{path} is {reason} and cannot be decoded: save or download the photo again"
-            ) from None
-        if _has_more_images(image):
-            notes.append(f"{path} holds several images: taking the first")
-    return np.array(rgb), notes
+        yield image
 
 
 def _on_grey(image: Image.Image, path: Path, notes: list[str]) -> Image.Image:
