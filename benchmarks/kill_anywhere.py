@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import shutil
 import sys
 import tempfile
@@ -40,8 +39,8 @@ from safetensors.torch import load_file
 
 from specularip.avatar import load
 from specularip.errors import UserError
+from specularip.files import is_temporary
 from specularip.run_folder import KEEP, RunFolder
-from specularip.run_lock import LOCK
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -56,8 +55,8 @@ INTERVAL, REST = 0.4, 15.0
 interval of 45 seconds."""
 FRESH_EVERY = 25
 """One round in so many starts the command as a user does, with the usual interval."""
+COLOURS = ("red", "blue")
 FORMS = ("html", "glb", "ply", "spz", "sog", "safetensors")
-TEMPORARY = re.compile(r"\..*\.tmp(\.\w+)?")
 STOPPED = 130
 
 
@@ -127,7 +126,7 @@ def run_commands(inputs: Path) -> dict[str, list[Command]]:
     older = ["fit", str(inputs / "scene"), "--iterations", "2", "--points", "100", "--device", "cpu"]
 
     def resumed(folder: Path) -> list[str]:
-        return ["--resume"] if begun(folder / "out") else []
+        return ["--resume"] if RunFolder.is_begun(folder / "out") else []
 
     def replaced(folder: Path) -> list[str]:
         run = RunFolder.current(folder / "out")
@@ -164,9 +163,40 @@ def run_commands(inputs: Path) -> dict[str, list[Command]]:
     )
     return {
         "generate": [run("generate", pixels)] * 3 + [run("generate from views", surface)],
+        "batch": [batch_command(inputs, [*settings, f"prior.path={inputs / 'pixels'}"])],
         "fit": [run("fit", fit)],
         "replace": [replace],
     }
+
+
+def batch_command(inputs: Path, settings: Sequence[str]) -> Command:
+    """`batch` of two jobs, with their pages and the summary."""
+    photo = str(ROOT / "examples" / "eileen_collins.jpg")
+    jobs = inputs / "jobs.csv"
+    jobs.write_text(
+        "text,image,seed,photo_weight\n"
+        + "".join(f"A woman in a {colour} satin dress,{photo},{seed},0\n" for seed, colour in enumerate(COLOURS))
+    )
+
+    def arguments(folder: Path) -> list[str]:
+        return ["batch", str(jobs), "--out", str(folder / "out"), "--set", *settings]
+
+    def intact(folder: Path, whole: Path) -> None:
+        for report in (folder / "out").glob("*/report.json"):  # a finished job
+            run_difference(report.parent, whole / "out" / report.parent.name, pages=False)
+        whole_files(folder / "out")
+
+    def difference(folder: Path, whole: Path) -> float:
+        out, other = folder / "out", whole / "out"
+        same_names(out, other)
+        rows, wanted = ((place / "summary.csv").read_text().splitlines() for place in (out, other))
+        if len(rows) != len(wanted):
+            raise Fault(f"summary.csv has {len(rows)} lines instead of {len(wanted)}")
+        same_names(out / "summary", other / "summary")
+        names = [path.parent.name for path in other.glob("*/report.json")]
+        return max(run_difference(out / name, other / name) for name in names)
+
+    return Command("batch", lambda folder: None, arguments, arguments, intact, difference)
 
 
 def export_command(inputs: Path, form: str) -> Command:
@@ -207,10 +237,6 @@ def export_command(inputs: Path, form: str) -> Command:
 # What is checked.
 
 
-def begun(out: Path) -> bool:
-    return out.is_dir() and any(entry.name != LOCK for entry in out.iterdir())
-
-
 def finished(process: Running) -> None:
     if code := process.wait():
         raise RuntimeError(f"exit code {code}: {process.log.read_text()}")
@@ -224,9 +250,9 @@ def whole_avatar(path: Path) -> None:
 
 
 def whole_files(out: Path) -> None:
-    """Every file of a run that has its final name can be read."""
+    """Every file that has its final name can be read."""
     for path in (*out.rglob("*.safetensors"), *out.rglob("*.json"), *out.rglob("*.jsonl")):
-        if TEMPORARY.fullmatch(path.name):
+        if is_temporary(path.name):
             continue
         try:
             if path.suffix == ".safetensors":
@@ -247,11 +273,12 @@ def same_names(out: Path, whole: Path) -> None:
         raise Fault(f"missing: {', '.join(sorted(missing))}")
 
 
-def run_difference(out: Path, whole: Path) -> float:
-    """Of all tensors and metrics of two finished runs."""
-    same_names(out, whole)
+def run_difference(out: Path, whole: Path, pages: bool = True) -> float:
+    """Of all tensors and metrics of two finished runs. pages: their folders hold the same files, too."""
+    if pages:
+        same_names(out, whole)
     checkpoints = [path.name for path in (out / "checkpoints").iterdir()]
-    if len(checkpoints) > KEEP or any(map(TEMPORARY.fullmatch, checkpoints)):
+    if len(checkpoints) > KEEP or any(map(is_temporary, checkpoints)):
         raise Fault(f"checkpoints are left behind: {', '.join(sorted(checkpoints))}")
     lines, wanted = (
         [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()] for place in (out, whole)
@@ -418,7 +445,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ("generate", "fit", "replace", "export")
+    names = ("generate", "fit", "replace", "export", "batch")
     parser.add_argument("--commands", nargs="+", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=50, help="of each command")
     parser.add_argument("--seed", type=int, default=0)

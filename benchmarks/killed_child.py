@@ -9,6 +9,7 @@ import sys
 import torch._dynamo  # noqa: F401  (by the first optimizer)
 from PIL import Image
 
+import specularip.batch.run_job
 import specularip.exporting
 import specularip.pipeline  # noqa: F401
 from specularip import raster, specular

@@ -15,7 +15,7 @@ PACKAGE = "specularip"
 
 FLOORS = """
 errors version streams guard files image_reading progress stopping cameras gaussians placement sentences
-bounds ffmpeg resources run_lock
+bounds checkpoints ffmpeg json_lines resources run_lock
 kernels options run_folder
 raster
 body specular

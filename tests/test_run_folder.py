@@ -325,7 +325,7 @@ def test_metrics_are_truncated_to_the_checkpoint(tmp_path):
     run.add_metrics({"step": 2, "loss": float("nan")})
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}]
-    run.load_checkpoint()
+    run.continue_from(run.load_checkpoint())
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 1
 
 

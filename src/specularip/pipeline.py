@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ from specularip.stages.given_start import start_from_splats, with_given_head
 from specularip.stages.guide import EncodedFace, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
 from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
+from specularip.stages.phases import checkpoint_phases
 from specularip.stages.photo_head import PhotoHead, photo_head
 from specularip.stages.rigging import rigged
 from specularip.stages.scr import Targets, fit_targets, make_targets, orbits
@@ -55,6 +56,7 @@ from specularip.stages.seid import seid
 from specularip.stages.settings import Config
 from specularip.stages.start import sample_start, start_from
 from specularip.stopping import StopRequest, stop_on_signal
+from specularip.training.gpu_memory import memory_errors
 from specularip.training.parallel import init_ranks
 from specularip.training.session import Session
 from specularip.training.state import TrainState
@@ -131,7 +133,7 @@ def generate(
         stop = stop or stack.enter_context(stop_on_signal())
         began = time.perf_counter()
         advice = "no run was changed: end other programs on the GPU, or add --low-memory"
-        with _memory_errors(advice):
+        with memory_errors(advice), stop.at_once() if ranks.world_size == 1 else nullcontext():
             loaded = load_networks(config, device) if networks is None else networks.get(config, device)
             context = _prepare(inputs, config, loaded, device, progress)
         if ranks.is_main:
@@ -150,21 +152,12 @@ def generate(
         if live is not None and ranks.is_main:
             live.begin(folder.path, progress, inputs.text, inputs.identity.pixels)
         advice = f"{out} keeps the last checkpoint: end other programs on the GPU, or continue with"
-        with _memory_errors(f"{advice} --resume --low-memory"):
+        with memory_errors(f"{advice} --resume --low-memory"):
             avatar = _run_stages(session, context, live)
         if ranks.is_main:
             folder.publish()
     ranks.barrier()
     return avatar
-
-
-@contextmanager
-def _memory_errors(advice: str) -> Iterator[None]:
-    """Turn an out-of-memory error of the GPU into a UserError with this advice."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise UserError(f"the GPU ran out of memory; {advice}") from error
 
 
 def _run_inputs(inputs: Inputs, config: Config) -> dict[str, Any]:
@@ -176,8 +169,21 @@ def _run_inputs(inputs: Inputs, config: Config) -> dict[str, Any]:
         "text": inputs.text,
         "seed": settings.pop("seed"),
         "photo weight": settings.pop("photo_weight"),
+        **_photo_digests(inputs, config),
         "file to start from": inputs.init and hashlib.sha256(inputs.init.read_bytes()).hexdigest(),
         "settings": settings,
+    }
+
+
+def _photo_digests(inputs: Inputs, config: Config) -> dict[str, str]:
+    """What identifies the photos, by names for the user: their pixels, wherever the files are."""
+    names = ["photo"] if len(inputs.photos) == 1 else [f"photo {k + 1}" for k in range(len(inputs.photos))]
+    images = {name: photo.pixels for name, photo in zip(names, inputs.photos)}
+    if config.guidance.negative_face:
+        images["guidance.negative_face"] = read_image(config.guidance.negative_face)
+    return {
+        name: hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        for name, pixels in images.items()
     }
 
 
@@ -350,7 +356,7 @@ def read_splats(
 def _run_stages(session: Session, context: RunContext, live: LiveView | None) -> Avatar:
     """SEID, the refinement and the fit of SCR, from the last checkpoint if there is one; then the files."""
     guide, config, ranks = context.guide, context.config, session.ranks
-    checkpoint = session.resume()
+    checkpoint = session.resume(checkpoint_phases(guide))
     phase, step = ("seid", 0) if checkpoint is None else (checkpoint.name, int(checkpoint.meta["step"]))
     targets: Targets | None = None
     views: Tensor | None = None
@@ -360,10 +366,11 @@ def _run_stages(session: Session, context: RunContext, live: LiveView | None) ->
     elif phase == "start":
         assert checkpoint is not None
         views, phase, step = checkpoint.state["views"], "seid", 0
-    context.kernels.result()
+    with session.unsaved("compile"):
+        context.kernels.result()
     if splats is not None and (views is not None or checkpoint is None):
         session.progress.log("light and materials")
-        with session.timed("start"):
+        with session.unsaved("start"):
             state = start_from_splats(splats, guide, views, session.device, ranks)
         phase = "refine"
     elif views is not None:
@@ -388,6 +395,8 @@ def _run_stages(session: Session, context: RunContext, live: LiveView | None) ->
 
     if live is not None and ranks.is_main:
         live.show(_avatar(state, context))
+    if checkpoint is None or checkpoint.name == "start":
+        session.save(phase, step, pack())
 
     if phase == "seid":
         with session.training("seid", "SEID", config.seid.steps, step, pack, show):
@@ -397,8 +406,9 @@ def _run_stages(session: Session, context: RunContext, live: LiveView | None) ->
         _release_memory(guide.prior)
     if targets is None:
         session.progress.start("SCR views", config.scr.refine_steps * len(orbits(config.scr)))
-        with session.timed("refine"):
-            # Takes seconds, so it has no checkpoints: a run stopped here resumes from the one above.
+        # Takes seconds, so it has no checkpoints: a run stopped here resumes from the one above.
+        with session.unsaved("refine"):
+
             def after_refining(done: int, total: int) -> None:
                 session.progress.step(done)
                 session.check_stop()
@@ -410,6 +420,7 @@ def _run_stages(session: Session, context: RunContext, live: LiveView | None) ->
         _release_memory(guide.prior)
     with session.training("fit", "SCR fit", config.scr.fit_steps, step, pack, show):
         fit_targets(state, guide, targets, context.perceptual, step, session.after_step, ranks)
+    session.save(phase, config.scr.fit_steps, pack())
     finished = _finish(session, context, state)
     if live is not None and ranks.is_main:
         live.finish(finished)
@@ -421,7 +432,7 @@ def _sample_views(session: Session, guide: Guide) -> Tensor:
     start = guide.config.start
     steps = len(sampling_timesteps(guide.prior, start.ddim_steps, start.last_timesteps))
     session.progress.start("SEID views", steps)
-    with session.timed("views"):
+    with session.unsaved("views"):
 
         def after_sampling(done: int, total: int) -> None:
             session.progress.step(done)
@@ -438,7 +449,7 @@ def _start(session: Session, guide: Guide, views: Tensor) -> AvatarState:
     """SEID's first state, fitted to sampled views."""
     # Takes half a minute: a run stopped here starts the fit again, from the views.
     session.progress.start("SEID start", guide.config.start.fit.steps)
-    with session.timed("start"):
+    with session.unsaved("start"):
 
         def after_fitting(done: int, metrics: StepMetrics) -> None:
             session.progress.step(done)
@@ -489,7 +500,7 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
     if not session.ranks.is_main:
         return finished
     session.progress.log("writing the avatar and its turntable")
-    with session.timed("write"):
+    with session.unsaved("write"):
         avatar.save(folder.path)
         avatar.export(folder.path / "avatar.ply")
         folder.write_png("preview.png", preview(avatar, guide.body.height, 2 * PREVIEW_SIZE))

@@ -95,7 +95,10 @@ def _records(
 
 
 def _sound_records(
-    reader: csv.Reader, file: str, skipped: int, faults: Faults  # type: ignore[name-defined]
+    reader: csv.Reader,
+    file: str,
+    skipped: int,
+    faults: Faults,  # type: ignore[name-defined]
 ) -> Iterator[tuple[Place, list[str]]]:
     while True:
         place = Place(file, reader.line_num + skipped + 1)

@@ -259,7 +259,7 @@ def _details(result: _Result, folder: str) -> Iterator[str]:
     state, job = result.state, result.state.job
     count = len(result.notes)
     noted = f' <b class="noted">{count} {"note" if count == 1 else "notes"}</b>' if count else ""
-    yield f'<details><summary>{_html(job.preset)} · seed {job.seed}{noted}</summary>\n'
+    yield f"<details><summary>{_html(job.preset)} · seed {job.seed}{noted}</summary>\n"
     if result.notes:
         yield '<ul class="notes">'
         yield from (f'<li dir="auto">{_html(note)}</li>' for note in result.notes)
@@ -274,9 +274,7 @@ def _details(result: _Result, folder: str) -> Iterator[str]:
     ]
     if any(value for _, value in lines):
         yield '<dl class="made">'
-        yield from (
-            f'<dt>{label}</dt><dd dir="auto">{_html(value)}</dd>' for label, value in lines if value
-        )
+        yield from (f'<dt>{label}</dt><dd dir="auto">{_html(value)}</dd>' for label, value in lines if value)
         yield "</dl>\n"
     links = [f'<a href="{folder}/{file}">{file}</a>' for file in DOWNLOADS if file in result.files]
     if links:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -18,14 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specularip.errors import UserError
+from specularip.checkpoints import Checkpoint
+from specularip.errors import DamagedFile, UserError, quoted
 from specularip.files import json_value
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.progress import Progress
-from specularip.run_folder import Checkpoint, RunFolder
+from specularip.run_folder import RunFolder
 from specularip.stopping import StopRequest
 from specularip.training.parallel import SINGLE_RANK, Ranks
 from specularip.training.report import machine_report
+from specularip.training.schema import Many, NotFinite, Number, Schema, a_dict, check_state
 from specularip.training.step import MAX_SKIPPED
 from specularip.training.writer import BackgroundWriter
 
@@ -37,8 +40,27 @@ STOP_CHECK_EVERY = 8
 """Steps between two checks for a stop request where there are several ranks: each is an all-reduce."""
 SKIPPED = "skipped"
 """The metric that counts consecutive non-finite steps. It is not recorded; at MAX_SKIPPED the run ends."""
-CHECKPOINT_FORMAT = 2
-"""Version of the state in a checkpoint; a run with another version cannot be resumed."""
+META: Schema = {"step": Number(0, whole=True), "seconds": Many(Number(0), dict), "inputs": a_dict}
+MAX_DIFFERENCES = 3
+"""Inputs that an error message names."""
+
+
+def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Names of what differs between two JSON values, as in "settings.seid.steps"."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*now, *before)):
+            # Lacking is like None.
+            yield from differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif before != now:
+        yield name
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a checkpoint of this phase of a run may hold: `steps` that are done at most, and its state."""
+
+    steps: int
+    state: Schema
 
 
 class Session:
@@ -67,6 +89,7 @@ class Session:
         self._pending: tuple[int, StepMetrics] | None = None  # a step whose metrics were not read yet
         self._skipped = 0.0
         self._phase, self._steps = "", 0
+        self._phases: Mapping[str, Phase] = {}
         self._snapshot: Callable[[], Any] = dict
         self._preview: Callable[[], np.ndarray | Tensor] | None = None
         self._next_checkpoint = self._next_preview = 0.0
@@ -90,27 +113,50 @@ class Session:
         self.notes.append(text)
         self.progress.log(text)
 
-    def resume(self) -> Checkpoint | None:
-        """The checkpoint to continue from; None for a fresh run. Raises UserError if it is of another run."""
-        checkpoint = self.folder.load_checkpoint()
-        self.ranks.barrier()  # loading truncates metrics.jsonl to its length at the checkpoint
+    def resume(self, phases: Mapping[str, Phase]) -> Checkpoint | None:
+        """The newest checkpoint that is whole, to continue from; None for a fresh run. The run folder is made
+        what it was then.
+
+        phases: those in which the run can be, by name; `save` is held to them, too. Raises UserError if the
+        checkpoint is of a run with other inputs, or if there are some and none is whole.
+        """
+        self._phases = phases
+        checkpoint = self.folder.load_checkpoint(self._check)
+        self.ranks.barrier()  # all have read before anything is changed
+        if self.ranks.is_main:
+            self.folder.continue_from(checkpoint)
         if checkpoint is None:
             return None
-        if checkpoint.meta.get("format") != CHECKPOINT_FORMAT:
-            raise UserError(
-                f"the run in {self.folder.path} was made by another version of specularip: "
-                "use --overwrite to start again, or another --out"
-            )
-        before = checkpoint.meta["inputs"]
-        different = [key for key in self._inputs if before.get(key) != self._inputs[key]]
+        assert checkpoint.path is not None
+        self.seconds |= checkpoint.meta["seconds"]
+        line = f"resuming {checkpoint.name.upper()} at step {checkpoint.meta['step']}"
+        if checkpoint.problems:
+            damaged = ", ".join(f"{path.name} ({problem})" for path, problem in checkpoint.problems.items())
+            self.note(f"damaged: {damaged}; {line}, from {checkpoint.path.name}")
+        else:
+            self.progress.log(line)
+        return checkpoint
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Raise DamagedFile for a checkpoint that is none of this program, and UserError for one of a run
+        with other inputs."""
+        check_state(checkpoint.meta, META, "meta")
+        different = list(differences(checkpoint.meta["inputs"], self._inputs))
         if different:
+            more = len(different) - MAX_DIFFERENCES
+            named = [*different[:MAX_DIFFERENCES], *([f"{more} more"] if more > 0 else [])]
             raise UserError(
-                f"the run in {self.folder.path} was made with another {' and '.join(different)}: "
+                f"the run in {self.folder.path} was made with another {' and '.join(named)}: "
                 "repeat them to resume, or use --overwrite"
             )
-        self.seconds |= checkpoint.meta["seconds"]
-        self.progress.log(f"resuming {checkpoint.name.upper()} at step {checkpoint.meta['step']}")
-        return checkpoint
+        self._check_state(checkpoint.name, checkpoint.meta["step"], checkpoint.state)
+
+    def _check_state(self, phase: str, step: int, state: Any) -> None:
+        if phase not in self._phases:
+            raise DamagedFile(f"{quoted(phase)} is no phase of this run")
+        if step > self._phases[phase].steps:
+            raise DamagedFile(f"step {step} is beyond the {self._phases[phase].steps} of its phase")
+        check_state(state, self._phases[phase].state)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -122,6 +168,13 @@ class Session:
             torch.cuda.synchronize(self.device)
         self._timed = None
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
+
+    @contextmanager
+    def unsaved(self, phase: str) -> Iterator[None]:
+        """`timed`, for a phase that has no checkpoints. A stop request ends it at once: there is nothing to
+        wait for. With several ranks, all have to agree: then the phase calls `check_stop`."""
+        with self.timed(phase), self._stop.at_once() if self.ranks.world_size == 1 else nullcontext():
+            yield
 
     @contextmanager
     def training(
@@ -201,7 +254,15 @@ class Session:
         if self._timed is not None:
             timed, began = self._timed
             seconds[timed] = seconds.get(timed, 0.0) + time.perf_counter() - began
-        meta = {"format": CHECKPOINT_FORMAT, "step": step, "seconds": seconds, "inputs": self._inputs}
+        meta = {"step": step, "seconds": seconds, "inputs": self._inputs}
+        try:
+            if self._phases:
+                self._check_state(phase, step, state)
+        except NotFinite as problem:
+            raise UserError(
+                f"training diverged: {problem} at step {step} of {phase}; the last checkpoint in "
+                f"{self.folder.path} is kept: try another --seed"
+            ) from None
         self._writer.submit(self.folder.prepare_checkpoint(phase, state, meta))
 
     def write_report(self, values: Mapping[str, Any]) -> None:
