@@ -5,8 +5,8 @@
 
 A round starts a command on a tiny workload, ends it with SIGKILL at a random moment (half of the time right
 after a name in its folder has changed: a temporary file, a rename), or with SIGTERM, SIGHUP or SIGINT, or two
-of them; up to three times in a row. Then the command is continued, with --resume or as it was, to its end, and
-the result compared with that of an undisturbed one:
+of them; up to three times in a row. Then the command is continued, with --resume or as it was, to its end,
+and its result compared with that of an undisturbed one:
 
 - all tensors and metrics are equal (1e-3 is allowed; the table says how far they are apart),
 - metrics.jsonl has every step once, in order; the report is there,
@@ -66,8 +66,8 @@ class Fault(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """begin(folder), again(folder): arguments that start it and that continue it after a kill. prepare(folder):
-    what is there before. intact(folder, whole): raises Fault if a kill has damaged something; whole: the
+    """begin(folder), again(folder): arguments that start it and that continue it after a kill.
+    prepare(folder): what is there before. intact(folder, whole): raises Fault if a kill has damaged something; whole: the
     folder of the undisturbed one. difference(folder, whole): the largest of the result; raises Fault."""
 
     name: str
@@ -144,13 +144,17 @@ def run_commands(inputs: Path) -> dict[str, list[Command]]:
 
     def finish_older(folder: Path) -> None:
         if not (inputs / "older").exists():
-            finished(Running([*older, "--out", str(inputs / "older")], inputs, inputs / "older.txt", INTERVAL))
+            finished(
+                Running([*older, "--out", str(inputs / "older")], inputs, inputs / "older.txt", INTERVAL)
+            )
         shutil.copytree(inputs / "older", folder / "out")
 
     def keeps_older(folder: Path, whole: Path) -> None:
         whole_files(folder / "out")
         avatar = (folder / "out" / "avatar.safetensors").read_bytes()
-        if avatar not in [(place / "avatar.safetensors").read_bytes() for place in (inputs / "older", whole / "out")]:
+        if avatar not in [
+            (place / "avatar.safetensors").read_bytes() for place in (inputs / "older", whole / "out")
+        ]:
             raise Fault("the avatar is neither that of the older run nor the new one")
 
     replace = Command(
@@ -175,7 +179,9 @@ def batch_command(inputs: Path, settings: Sequence[str]) -> Command:
     jobs = inputs / "jobs.csv"
     jobs.write_text(
         "text,image,seed,photo_weight\n"
-        + "".join(f"A woman in a {colour} satin dress,{photo},{seed},0\n" for seed, colour in enumerate(COLOURS))
+        + "".join(
+            f"A woman in a {colour} satin dress,{photo},{seed},0\n" for seed, colour in enumerate(COLOURS)
+        )
     )
 
     def arguments(folder: Path) -> list[str]:
@@ -205,7 +211,16 @@ def export_command(inputs: Path, form: str) -> Command:
     def prepare(folder: Path) -> None:
         source = inputs / "exported"
         if not source.exists():
-            arguments = ["fit", str(inputs / "scene"), "--iterations", "2", "--points", "400", "--device", "cpu"]
+            arguments = [
+                "fit",
+                str(inputs / "scene"),
+                "--iterations",
+                "2",
+                "--points",
+                "400",
+                "--device",
+                "cpu",
+            ]
             finished(Running([*arguments, "--out", str(source)], inputs, inputs / "exported.txt", INTERVAL))
         shutil.copytree(source, folder / "run")
         (folder / "out").mkdir()
@@ -281,12 +296,15 @@ def run_difference(out: Path, whole: Path, pages: bool = True) -> float:
     if len(checkpoints) > KEEP or any(map(is_temporary, checkpoints)):
         raise Fault(f"checkpoints are left behind: {', '.join(sorted(checkpoints))}")
     lines, wanted = (
-        [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()] for place in (out, whole)
+        [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+        for place in (out, whole)
     )
     steps, wanted_steps = ([(line.get("stage"), line["step"]) for line in rows] for rows in (lines, wanted))
     if steps != wanted_steps:
         twice = len(steps) - len(set(steps))
-        raise Fault(f"metrics.jsonl has {len(steps)} steps, {twice} of them twice, instead of {len(wanted_steps)}")
+        raise Fault(
+            f"metrics.jsonl has {len(steps)} steps, {twice} of them twice, instead of {len(wanted_steps)}"
+        )
     found = tensor_difference(load_file(out / "avatar.safetensors"), load_file(whole / "avatar.safetensors"))
     for line, other in zip(lines, wanted):
         for name, value in other.items():
@@ -326,11 +344,11 @@ class Reference:
     changes: int
 
 
-def undisturbed(command: Command, place: Path) -> Reference:
-    """Run it as a user does, and once more as the rounds do; the two must agree."""
+def undisturbed(command: Command, place: Path, as_users: bool) -> Reference:
+    """Run it as the rounds do. as_users: before that as a user does; the two must agree."""
     folders = []
     process = None
-    for fresh in (True, False):
+    for fresh in (True, False) if as_users else (False,):
         folder = place / ("whole" if fresh else "timed")
         folder.mkdir(parents=True)
         command.prepare(folder)
@@ -339,7 +357,7 @@ def undisturbed(command: Command, place: Path) -> Reference:
         folders.append(folder)
     assert process is not None
     seconds = time.time() - process.began
-    if apart := command.difference(folders[1], folders[0]):
+    if apart := command.difference(folders[-1], folders[0]):
         raise RuntimeError(f"{command.name}: two undisturbed ones differ by {apart}")
     return Reference(folders[0], seconds, process.changes())
 
@@ -397,20 +415,28 @@ def last_line(log: Path) -> str:
 
 
 def rounds_of(
-    commands: Sequence[Command], rounds: int, seed: int, place: Path, only: int | None = None
+    commands: Sequence[Command],
+    rounds: int,
+    seed: int,
+    place: Path,
+    only: int | None = None,
+    as_users: bool = True,
 ) -> Tally:
-    """Rounds that take the commands in turn."""
+    """Rounds that take the commands in turn. only: the number of a single one. as_users: for
+    `undisturbed`."""
     tally, references = Tally(), {}
     for index in range(rounds) if only is None else [only]:
         command = commands[index % len(commands)]
         folder = place / command.name.replace(" ", "")
         if command.name not in references:
-            references[command.name] = undisturbed(command, folder)
+            references[command.name] = undisturbed(command, folder, as_users)
         rng = random.Random(f"{seed} {command.name} {index}")
         at = folder / f"round-{index}"
         tally.rounds += 1
         try:
-            one_round(command, references[command.name], at, rng, index % FRESH_EVERY == FRESH_EVERY - 1, tally)
+            one_round(
+                command, references[command.name], at, rng, index % FRESH_EVERY == FRESH_EVERY - 1, tally
+            )
         except Fault as error:
             tally.faults.append(f"{command.name}, round {index}: {error}; kept in {at}")
             print(tally.faults[-1], flush=True)

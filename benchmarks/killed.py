@@ -1,7 +1,7 @@
 """The processes that `kill_anywhere` kills, and what it does to them.
 
-A process is forked off one that has loaded the libraries, which a run needs five seconds for; the command line
-in it is the real one. It has a process group of its own, with its ffmpeg.
+A process is forked off one that has loaded the libraries, for which a run needs five seconds; the command
+line in it is the real one. It has a process group of its own, with its ffmpeg.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class Running:
 
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(LIBRARIES)
-            self._process = context.Process(target=killed_child.run, args=(list(arguments), str(log), seconds))
+            self._process = context.Process(
+                target=killed_child.run, args=(list(arguments), str(log), seconds)
+            )
             self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid

@@ -1,6 +1,6 @@
 """Many avatars in one process: does anything stay behind?
 
-    python benchmarks/soak.py [--avatars 20] [--preset tiny|compact] [--set NAME=VALUE ...]
+    python benchmarks/soak.py [--avatars 20] [--preset tiny|compact] [--batch] [--set NAME=VALUE ...]
 
 Makes avatars of different texts, seeds and photos, and looks at the process after each, after a garbage
 collection: its memory, open files, threads, child processes, signal handlers, temporary files, the machine
@@ -10,7 +10,8 @@ has given back what it keeps (`malloc_trim`): a leak shows in both, fragmentatio
 taken after the second and the last avatar, so that it changes nothing in between.
 
 tiny takes a random prior and seconds an avatar; compact the real one, to which --set gives fewer steps and
-Gaussians. Linux only. Exit code 1 if something stays.
+Gaussians. --batch makes them as the worker of a batch does: with networks that stay loaded, and a page of
+each. Linux only. Exit code 1 if something stays.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import ctypes
 import functools
 import gc
+import io
 import os
 import signal
 import sys
@@ -32,10 +34,13 @@ from pathlib import Path
 from numba.core.dispatcher import Dispatcher
 from PIL import Image
 
-from specularip.overrides import with_settings
+from specularip.batch.jobs import Job
+from specularip.batch.ledger import Attempt
+from specularip.batch.run_job import run_job
+from specularip.overrides import run_config
 from specularip.pipeline import generate
-from specularip.presets import preset_config
 from specularip.progress import Progress
+from specularip.run_networks import KeptNetworks
 from specularip.stopping import STOPS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,26 +156,27 @@ def left_behind(found: Sequence[Footprint], growth: float = GROWTH) -> list[str]
     return lines
 
 
-def avatars(folder: Path, settings: Sequence[str]) -> Callable[[int], None]:
-    """What makes the avatar of a number: with a text, a seed and a photo, 8 megapixels, of its own."""
-    config = with_settings(preset_config("compact"), settings)
+def avatars(folder: Path, settings: Sequence[str], batch: bool, width: int = 2400) -> Callable[[int], None]:
+    """What makes the avatar of a number: with a text, a seed and a photo of its own, about `width` pixels
+    wide. batch: see above."""
+    networks = KeptNetworks()
 
     def make(index: int) -> None:
         photo = folder / f"face-{index}.jpg"
         with Image.open(FACE) as image:
-            width = 2400 + 16 * index
-            image.resize((width, width * image.height // image.width)).save(photo, quality=85)
-        colour, garment = COLOURS[index % len(COLOURS)], GARMENTS[index % len(GARMENTS)]
-        with open(os.devnull, "w") as nowhere:
-            progress = Progress(nowhere)
-            generate(
-                f"A woman in a {colour} {garment}",
-                photo,
-                out=folder / f"avatar-{index}",
-                seed=index,
-                config=config,
-                progress=progress,
-            )
+            size = width + 16 * index
+            image.resize((size, size * image.height // image.width)).save(photo, quality=85)
+        text = f"A woman in a {COLOURS[index % len(COLOURS)]} {GARMENTS[index % len(GARMENTS)]}"
+        name = f"avatar-{index}"
+        if batch:
+            job = Job(name, text, (photo,), seed=index, settings=tuple(settings))
+            result = run_job(Attempt(job), folder, True, networks, lambda stage: None)
+            if result.outcome != "done":
+                raise RuntimeError(result.reason)
+        else:
+            config = run_config("compact", settings)
+            progress = Progress(io.StringIO())
+            generate(text, photo, out=folder / name, seed=index, config=config, progress=progress)
 
     return make
 
@@ -181,7 +187,10 @@ def main() -> None:
     )
     parser.add_argument("--avatars", type=int, default=20)
     parser.add_argument("--preset", choices=("tiny", "compact"), default="tiny")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", dest="settings")
+    parser.add_argument("--batch", action="store_true")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", dest="settings"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="specularip-soak-") as folder:
         temporary = Path(folder) / "temporary"
@@ -191,7 +200,7 @@ def main() -> None:
         settings = list(arguments.settings)
         if arguments.preset == "tiny":
             settings = [*TINY, f"prior.path={tiny_prior(Path(folder) / 'prior')}", *settings]
-        found = soak(avatars(Path(folder), settings), arguments.avatars)
+        found = soak(avatars(Path(folder), settings, arguments.batch), arguments.avatars)
         tempfile.tempdir = None
     lines = left_behind(found)
     print("\n".join(f"left behind: {line}" for line in lines) or "nothing is left behind")

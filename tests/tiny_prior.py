@@ -290,7 +290,7 @@ def compact_prior(seed: int = 0, *, size: int = 8, identity: bool = True) -> Pri
 
 
 def with_surface(prior: Prior) -> Prior:
-    """The prior of `compact_prior`, whose images are opaque now and about as far away as what the camera looks
+    """The prior of `compact_prior`; its images are opaque now, and about as far away as what the camera looks
     at, so that its views agree on a surface."""
     assert isinstance(prior.autoencoder, ConvAutoencoder)
     *_, last, _, seams = prior.autoencoder.decoder
