@@ -67,8 +67,9 @@ class Fault(Exception):
 @dataclass(frozen=True)
 class Command:
     """begin(folder), again(folder): arguments that start it and that continue it after a kill.
-    prepare(folder): what is there before. intact(folder, whole): raises Fault if a kill has damaged something; whole: the
-    folder of the undisturbed one. difference(folder, whole): the largest of the result; raises Fault."""
+    prepare(folder): what is there before. intact(folder, whole): raises Fault if a kill has damaged
+    something; whole: the folder of the undisturbed one. difference(folder, whole): the largest of the result;
+    raises Fault."""
 
     name: str
     prepare: Callable[[Path], None]

@@ -92,7 +92,7 @@ class Session:
         self._phases: Mapping[str, Phase] = {}
         self._snapshot: Callable[[], Any] = dict
         self._preview: Callable[[], np.ndarray | Tensor] | None = None
-        self._next_checkpoint = self._next_preview = 0.0
+        self._next_checkpoint, self._next_preview = time.monotonic() + CHECKPOINT_SECONDS, 0.0
 
     def __enter__(self) -> Session:
         return self
@@ -264,6 +264,12 @@ class Session:
                 f"{self.folder.path} is kept: try another --seed"
             ) from None
         self._writer.submit(self.folder.prepare_checkpoint(phase, state, meta))
+
+    def offer(self, phase: str, step: int, state: Any) -> None:
+        """`save` if there has been no checkpoint for CHECKPOINT_SECONDS."""
+        if time.monotonic() >= self._next_checkpoint and not self._writer.busy:
+            self.save(phase, step, state)
+            self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
 
     def write_report(self, values: Mapping[str, Any]) -> None:
         """Write report.json: `values`, then what every report holds. Raises UserError if a file before it
