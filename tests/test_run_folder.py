@@ -3,11 +3,15 @@
 import errno
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from specularip import files
 from specularip.errors import UserError
 from specularip.run_folder import FILES, RunFolder
 
@@ -332,3 +336,60 @@ def test_metrics_are_truncated_to_the_checkpoint(tmp_path):
 def test_state_of_unknown_type_raises(tmp_path):
     with pytest.raises(ValueError, match=r"state at 'a\.1'"):
         RunFolder.open(tmp_path / "run").save_checkpoint("x", {"a": [1, object()]})
+
+
+def half_written(path: Path, process: int, machine: str | None = None, age: float = 0.0) -> Path:
+    """What a killed process leaves of `path`; machine None: this one."""
+    machine = files._machine() if machine is None else machine
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = f".{path.stem}.{machine}-{process}.tmp{path.suffix}".replace(".-", ".")
+    left = path.with_name(name)
+    left.write_bytes(b"half")
+    os.utime(left, (time.time() - age,) * 2)
+    assert files.is_temporary(name)
+    return left
+
+
+def test_files_half_written_are_swept_by_the_next_run(tmp_path):
+    for how in ({}, {"resume": True}, {"overwrite": True}):
+        home = tmp_path / str(how)
+        run = RunFolder.open(home)
+        if how:
+            run.save_checkpoint("seid", {}, {})
+        left = [
+            half_written(home / "report.json", 1, "0123abcd"),
+            half_written(home / "checkpoints" / "0003-seid.safetensors", os.getpid()),
+            half_written(home / "preview.png", 4711, ""),  # as it was named before machines were in it
+        ]
+        if how.get("resume"):
+            other = RunFolder.open(home, overwrite=True)
+            other.save_checkpoint("seid", {}, {})
+            left = [half_written(other.path / "checkpoints" / "0001-fit.safetensors", 3), *left[1:]]
+            half_written(home / "checkpoints" / "0003-seid.safetensors", os.getpid())
+            half_written(home / "preview.png", 4711, "")
+        RunFolder.open(home, **how)
+        assert not [path for path in left if path.exists()], how
+
+
+def test_files_half_written_beside_an_output_are_swept_when_it_is_written(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    out, day = tmp_path / "a.b.ply", files.STALE_SECONDS
+    gone = [
+        half_written(out, ended.pid),
+        half_written(out, os.getpid(), "0123abcd", day + 60),
+        half_written(out, ended.pid, "", day + 60),
+    ]
+    kept = [
+        half_written(out, os.getppid()),
+        half_written(out, ended.pid, "0123abcd", day - 60),
+        half_written(tmp_path / "b.ply", ended.pid),
+        half_written(tmp_path / "a.b.png", ended.pid),
+        half_written(out, ended.pid, "0123abcd", -9 * day),  # written by a clock that was ahead
+    ]
+    kept = [path for path in dict.fromkeys(kept) if path not in gone]
+    files.write_bytes(out, b"whole")
+    assert not [path for path in gone if path.exists()] and all(path.exists() for path in kept)
+    assert out.read_bytes() == b"whole"
+    with pytest.raises(UserError):
+        files.write_bytes(tmp_path / "a.b.ply" / "c", b"")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from specularip.errors import UserError
+from specularip.errors import UserError, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
         _remove_stale(path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {path}: {reason(error)}") from error
     finally:
         try:
             temporary.unlink(missing_ok=True)
@@ -74,7 +74,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         trial.touch()
         trial.unlink()
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {path}: {reason(error)}") from error
 
 
 def existing_folder(path: Path) -> Path:

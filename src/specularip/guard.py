@@ -5,7 +5,6 @@ With `--debug`, or SPECULARIP_DEBUG=1 in the environment, the traceback comes be
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
@@ -14,25 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from specularip.errors import UserError, first_line, one_line
+from specularip.errors import UserError, first_line, one_line, reason
 from specularip.streams import output_error
 
 USER_ERROR, FAULT, STOPPED = 2, 70, 130
 """Exit codes: an error that the user can fix; a fault of this package (EX_SOFTWARE of sysexits.h); stopped by
 Ctrl-C, SIGTERM or SIGHUP."""
 DEBUG_VARIABLE = "SPECULARIP_DEBUG"
-
-ADVICE = {
-    errno.ENOSPC: "free some space on the disk, or write elsewhere",
-    errno.EDQUOT: "free some space within your quota, or write elsewhere",
-    errno.EROFS: "write elsewhere",
-    errno.EACCES: "change its permissions, or use another place",
-    errno.EPERM: "change its permissions, or use another place",
-    errno.EMFILE: "allow more with `ulimit -n 4096`",
-    errno.ENFILE: "end other programs",
-    errno.ENOMEM: "end other programs",
-}
-"""What to do about an error of the system."""
 
 
 def wants_debug(arguments: list[str]) -> bool:
@@ -98,11 +85,8 @@ def _explain_os_error(error: OSError) -> str:
         os.getcwd()
     except OSError:
         return "the current folder does not exist any more: change to another with cd"
-    # Some libraries put all of it into the first argument.
-    reason = error.strerror or first_line(error)
     name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-    advice = ADVICE.get(error.errno or 0, "")
-    return one_line(f"{name}{reason}{advice and f': {advice}'}")
+    return one_line(f"{name}{reason(error)}")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

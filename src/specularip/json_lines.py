@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from specularip.errors import UserError
+from specularip.errors import UserError, reason
 from specularip.files import json_value
 
 BLOCK = 2**16
@@ -39,7 +39,7 @@ class JsonLines:
                 os.ftruncate(file, start)
                 raise
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror or error}") from error
+            raise UserError(f"cannot write {self.path}: {reason(error)}") from error
 
     def size(self) -> int:
         """Bytes; 0 without a file."""
@@ -54,7 +54,7 @@ class JsonLines:
             if self.size() > size:
                 os.truncate(self.path, size)
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror or error}") from error
+            raise UserError(f"cannot write {self.path}: {reason(error)}") from error
 
     def close(self) -> None:
         """The next `append` opens the file again."""

@@ -26,7 +26,7 @@ from specularip.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from specularip.errors import DamagedFile, UserError
+from specularip.errors import DamagedFile, UserError, reason
 from specularip.files import atomic_path, check_writable, is_temporary, temporary_name, write_json, write_png
 from specularip.json_lines import JsonLines
 from specularip.run_lock import LOCK, check_unlocked
@@ -156,7 +156,7 @@ class RunFolder:
             os.rename(self.path, done)
             _remove_run(done)
         except OSError as error:
-            raise UserError(f"cannot write to {home}: {error.strerror or error}") from error
+            raise UserError(f"cannot write to {home}: {reason(error)}") from error
 
     def holds_something(self) -> bool:
         """Whether the folder has files of a run."""
