@@ -226,11 +226,6 @@ class Session:
             ended = time.monotonic()
             self._next_preview = ended + max(PREVIEW_SECONDS, (ended - began) / PREVIEW_SHARE)
 
-    @property
-    def stop_requested(self) -> bool:
-        """Whether a signal requested a stop; `after_step` will save a checkpoint and end the run."""
-        return self._stop.requested
-
     def check_stop(self, done: int | None = None) -> None:
         """Raise KeyboardInterrupt if any rank requests a stop; `done` given: after saving a checkpoint."""
         if not self.ranks.any(self._stop.requested, self.device):
