@@ -25,6 +25,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -374,7 +375,7 @@ def one_round(
     try:
         for index, kill in enumerate(planned):
             if fresh:
-                kill = Kill((kill.signals[-1].SIGKILL,), kill.at, kill.writes)
+                kill = Kill((signal.SIGKILL,), kill.at, kill.writes)
             arguments = command.begin(place) if index == 0 else command.again(place)
             process = Running(arguments, out, place / f"log-{index}.txt", INTERVAL, fresh)
             reached = process.until(kill, whole.seconds, whole.changes, rng)
@@ -420,12 +421,13 @@ def rounds_of(
     rounds: int,
     seed: int,
     place: Path,
+    tally: Tally,
     only: int | None = None,
     as_users: bool = True,
-) -> Tally:
-    """Rounds that take the commands in turn. only: the number of a single one. as_users: for
-    `undisturbed`."""
-    tally, references = Tally(), {}
+) -> None:
+    """Rounds that take the commands in turn, added to `tally`. only: the number of a single one. as_users:
+    for `undisturbed`."""
+    references: dict[str, Reference] = {}
     for index in range(rounds) if only is None else [only]:
         command = commands[index % len(commands)]
         folder = place / command.name.replace(" ", "")
@@ -433,7 +435,6 @@ def rounds_of(
             references[command.name] = undisturbed(command, folder, as_users)
         rng = random.Random(f"{seed} {command.name} {index}")
         at = folder / f"round-{index}"
-        tally.rounds += 1
         try:
             one_round(
                 command, references[command.name], at, rng, index % FRESH_EVERY == FRESH_EVERY - 1, tally
@@ -443,7 +444,7 @@ def rounds_of(
             print(tally.faults[-1], flush=True)
         else:
             shutil.rmtree(at)
-    return tally
+        tally.rounds += 1
 
 
 def table(tallies: dict[str, Tally]) -> str:
@@ -481,11 +482,16 @@ def main() -> None:
     place = Path(tempfile.mkdtemp(prefix="specularip-kills-"))
     inputs = made_inputs(place / "inputs")
     commands = all_commands(inputs)
-    tallies = {}
-    for name in arguments.commands:
-        began = time.time()
-        tallies[name] = rounds_of(commands[name], arguments.rounds, arguments.seed, place, arguments.only)
-        print(f"{name}: {time.time() - began:.0f} s", flush=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which jobs in the background ignore
+    tallies: dict[str, Tally] = {}
+    try:
+        for name in arguments.commands:
+            began = time.time()
+            tallies[name] = Tally()
+            rounds_of(commands[name], arguments.rounds, arguments.seed, place, tallies[name], arguments.only)
+            print(f"{name}: {time.time() - began:.0f} s", flush=True)
+    except KeyboardInterrupt:
+        print("stopped; so far:")
     print(table(tallies))
     if any(tally.faults for tally in tallies.values()):
         print(f"repeat one with --seed {arguments.seed} --commands NAME --only ROUND")

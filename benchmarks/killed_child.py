@@ -11,6 +11,7 @@ from PIL import Image
 
 import specularip.batch.run_job
 import specularip.exporting
+import specularip.fitting.fit
 import specularip.pipeline  # noqa: F401
 from specularip import raster, specular
 from specularip.cli import main

@@ -18,6 +18,7 @@ if os.name == "nt":
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from kill_anywhere import (
     Fault,
+    Tally,
     all_commands,
     made_inputs,
     rounds_of,
@@ -41,7 +42,8 @@ def test_killed_commands_end_as_undisturbed_ones(
     inputs: Path, tmp_path: Path, seed: int, name: str, rounds: int
 ) -> None:
     commands = all_commands(inputs)[name]
-    tally = rounds_of(commands, rounds, seed, tmp_path, as_users=False)
+    tally = Tally()
+    rounds_of(commands, rounds, seed, tmp_path, tally, as_users=False)
     assert tally.faults == [] and tally.rounds == rounds
     assert tally.difference == 0.0
 
