@@ -23,7 +23,7 @@ FEWER = ("seid.steps=2", "scr.fit_steps=2", "scr.close_ups=false", "scr.orbit_vi
 def test_avatars_of_one_process_leave_nothing_behind(tmp_path: Path, batch: bool) -> None:
     save_prior(pixel_prior(), tmp_path / "prior")
     settings = (*TINY, *FEWER, f"prior.path={tmp_path / 'prior'}")
-    found = soak(avatars(tmp_path, settings, batch, width=1200), 3 if batch else 4, lambda line: None)
+    found = soak(avatars(tmp_path, settings, batch, width=1200), 3, lambda line: None)
     assert left_behind(found) == []
 
 
