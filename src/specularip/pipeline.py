@@ -19,6 +19,7 @@ from torch import Tensor
 from specularip import raster, specular
 from specularip.avatar import Avatar, load
 from specularip.body import Body, anny_body, phenotype_from_text, smplx_body
+from specularip.checkpoints import Checkpoint
 from specularip.diffusion.one_person import one_standing_person
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
@@ -31,7 +32,7 @@ from specularip.faces.image_file import read_image
 from specularip.faces.insightface import CLIP_SIZE, FaceDetection, InsightFace, align
 from specularip.faces.landmarks import find_face, usable_faces
 from specularip.gaussians import Binding
-from specularip.inputs import Inputs, check_inputs, check_run
+from specularip.inputs import Inputs, check_inputs, check_run, forget_photos
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.compiling import in_background
 from specularip.lpips import NO_LPIPS
@@ -125,6 +126,7 @@ def generate(
         prior=config.prior.path,
         force=force,
     )
+    forget_photos()  # from here on `inputs` holds them, as long as they are needed
     check_gpu(config)
     ranks, device = init_ranks(config.device)
     check_memory(config, device)
@@ -374,8 +376,10 @@ def _run_stages(session: Session, context: RunContext, live: LiveView | None) ->
     targets: Targets | None = None
     views: Tensor | None = None
     splats = context.splats
-    if checkpoint is None and guide.prior.shows_depth and (splats is None or splats.avatar.colors is None):
-        views = _sample_views(session, guide)
+    begins = checkpoint is None and guide.prior.shows_depth
+    if phase == "views" or (begins and (splats is None or splats.avatar.colors is None)):
+        views = _sample_views(session, guide, checkpoint)
+        phase, step = "seid", 0
     elif phase == "start":
         assert checkpoint is not None
         views, phase, step = checkpoint.state["views"], "seid", 0
@@ -408,7 +412,7 @@ def _run_stages(session: Session, context: RunContext, live: LiveView | None) ->
 
     if live is not None and ranks.is_main:
         live.show(_avatar(state, context))
-    if checkpoint is None or checkpoint.name == "start":
+    if checkpoint is None or checkpoint.name in ("views", "start"):
         session.save(phase, step, pack())
 
     if phase == "seid":
@@ -442,18 +446,22 @@ def _run_stages(session: Session, context: RunContext, live: LiveView | None) ->
     return finished
 
 
-def _sample_views(session: Session, guide: Guide) -> Tensor:
-    """The views from which SEID starts, kept in a checkpoint."""
+def _sample_views(session: Session, guide: Guide, checkpoint: Checkpoint | None) -> Tensor:
+    """The views from which SEID starts, kept in a checkpoint. checkpoint: of the sampling, to go on from."""
     start = guide.config.start
+    begun = None if checkpoint is None else (int(checkpoint.meta["step"]), checkpoint.state["latents"])
     steps = len(sampling_timesteps(guide.prior, start.ddim_steps, start.last_timesteps))
-    session.progress.start("SEID views", steps)
+    session.progress.start("SEID views", steps, 0 if begun is None else begun[0])
     with session.unsaved("views"):
 
         def after_sampling(done: int, total: int) -> None:
             session.progress.step(done)
             session.check_stop()
 
-        views = sample_start(guide, after_sampling)
+        def keep(done: int, latents: Tensor) -> None:
+            session.offer("views", done, {"latents": latents})
+
+        views = sample_start(guide, after_sampling, begun, keep)
         session.ranks.broadcast(views)
     session.save("start", 0, {"views": views})
     _release_memory(guide.prior)

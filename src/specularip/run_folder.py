@@ -114,6 +114,13 @@ class RunFolder:
         return run
 
     @staticmethod
+    def is_begun(out: str | Path) -> bool:
+        """Whether there is something in `out` that a run could be resumed from: more than the lock and the
+        temporary files that one leaves which is killed in its first moments."""
+        path = Path(out)
+        return path.is_dir() and any(_counts(entry.name) for entry in path.iterdir())
+
+    @staticmethod
     def current(out: str | Path) -> RunFolder:
         """The folder in which the newest run in `out` is: the last unfinished one, else `out` itself."""
         return (_unfinished(Path(out)) or [RunFolder(Path(out))])[-1]
@@ -272,7 +279,7 @@ def _usable(out: str | Path, resume: bool, overwrite: bool) -> Path:
         names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror or error}, use another --out") from None
-    names = [name for name in names if name != LOCK and not is_temporary(name)]
+    names = list(filter(_counts, names))
     if resume and not names:
         raise UserError(f"there is no run to resume in {path}: check --out, or omit --resume")
     begun = names == [CHECKPOINTS] and all(is_temporary(one.name) for one in (path / CHECKPOINTS).iterdir())
@@ -287,6 +294,11 @@ def _usable(out: str | Path, resume: bool, overwrite: bool) -> Path:
         )
     check_writable(path / REPORT)  # the permissions alone do not show read-only mounts
     return path
+
+
+def _counts(name: str) -> bool:
+    """Whether a name in a run's folder is more than its lock or a temporary file."""
+    return name != LOCK and not is_temporary(name)
 
 
 def _is_run(names: Sequence[str]) -> bool:

@@ -243,6 +243,7 @@ class Fitting:
     near [N,8]: indices of neighbours, for the penalty on differences between them. gains [V,3]: logarithms of
     the images' exposures; None: all alike. order: the remaining views of this epoch. spacing: typical
     distance of the initial points in metres. source: see `PointInit`. body: in the images, if it was fitted.
+    losses: of the steps since the last line of metrics.jsonl, which averages over them.
     """
 
     state: TrainState[Any]
@@ -254,13 +255,16 @@ class Fitting:
     order: list[int] = field(default_factory=list)
     step: int = 0
     body: FittedBody | None = None
+    losses: list[Tensor] = field(default_factory=list)
     image_loss: GraphedFunction[Tensor] = field(default_factory=lambda: GraphedFunction(image_loss))
 
     def pack(self) -> dict[str, Any]:
         """Nested dicts, for a checkpoint."""
         kept = ("near", "spacing", "source", "gains", "order", "step")
         body = None if self.body is None else self.body.pack()
-        return {"state": self.state.pack(), "body": body, **{name: getattr(self, name) for name in kept}}
+        losses = torch.stack(self.losses) if self.losses else torch.zeros(0)
+        rest = {name: getattr(self, name) for name in kept}
+        return {"state": self.state.pack(), "body": body, "losses": losses, **rest}
 
     @staticmethod
     def unpack(packed: dict[str, Any], appearance: Appearance, device: torch.device) -> Fitting:
@@ -269,6 +273,7 @@ class Fitting:
         state = TrainState.unpack(rest.pop("state"), appearance.shared, device)
         for name in ("near", "gains"):
             rest[name] = None if rest[name] is None else rest[name].to(device)
+        rest["losses"] = list(rest["losses"].to(device))
         body = rest.pop("body")
         rest["body"] = None if body is None else FittedBody.unpack(body)
         return Fitting(state, appearance, **rest)
@@ -459,6 +464,7 @@ def _phases(config: FitConfig, views: int, appearance: SpecularAppearance) -> di
         "gains": Maybe(TensorOf((views, 3))),
         "order": Many(Number(0, views - 1, whole=True)),
         "step": Number(0, total, whole=True),
+        "losses": TensorOf(("recent",)),
     }
     return {"body": Phase(0, {"body": body}), "fit": Phase(total, state)}
 
@@ -478,15 +484,14 @@ def _optimise(
 
     if live is not None:
         live.show(_avatar(fitting))
-    losses: list[Tensor] = []
     optimizer = fitting.state.optimizer
     with session.training("fit", "fit", total, fitting.step, fitting.pack, preview, optimizer):
         while fitting.step < total:
-            losses.append(train_step(fitting, train, config))
+            fitting.losses.append(train_step(fitting, train, config))
             done, metrics = fitting.step, None
-            if done % LOG_EVERY == 0 or done == total or session.stop_requested:
-                loss = torch.stack(losses).mean()
-                losses.clear()
+            if done % LOG_EVERY == 0 or done == total:
+                loss = torch.stack(fitting.losses).mean()
+                fitting.losses.clear()
                 finite = loss.isfinite() & fitting.state.params["means"].isfinite().all()
                 # No step is skipped here, so that one that is not finite ends the fit.
                 skipped = ~finite * MAX_SKIPPED

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from specularip.body.regions import NAMES
+from specularip.diffusion.sample import sampling_timesteps
 from specularip.gaussians import PARAMETERS, field_specs
 from specularip.specular import LATENTS
 from specularip.stages.guide import Guide
@@ -24,13 +25,16 @@ MAX_SIDE = 2**16
 
 
 def checkpoint_phases(guide: Guide) -> Mapping[str, Phase]:
-    """By name, in their order: "start" has the views that the prior drew, "seid" and "refine" the Gaussians,
-    "fit" the refined views, too."""
+    """By name, in their order: "views" has the views that the prior is drawing, as latents, "start" the drawn
+    ones, "seid" and "refine" the Gaussians, "fit" the refined views, too."""
     config, prior = guide.config, guide.prior
     size = prior.image_size
     drawn = (len(start_views(guide.body.height, size).framings), prior.image_channels, size, size)
+    latents = (drawn[0], prior.latent_channels, prior.latent_size, prior.latent_size)
+    denoising = len(sampling_timesteps(prior, config.start.ddim_steps, config.start.last_timesteps))
     state = avatar_state(config, len(guide.body.joint_names))
     return {
+        "views": Phase(denoising, {"latents": TensorOf(latents, None)}),
         "start": Phase(0, {"views": TensorOf(drawn, None)}),
         "seid": Phase(config.seid.steps, {"state": state}),
         "refine": Phase(0, {"state": state}),

@@ -100,7 +100,7 @@ class Session:
         self._phases: Mapping[str, Phase] = {}
         self._snapshot: Callable[[], Any] = dict
         self._preview: Callable[[], np.ndarray | Tensor] | None = None
-        self._next_checkpoint = self._next_preview = 0.0
+        self._next_checkpoint, self._next_preview = time.monotonic() + CHECKPOINT_SECONDS, 0.0
 
     def __enter__(self) -> Session:
         return self
@@ -241,11 +241,6 @@ class Session:
             ended = time.monotonic()
             self._next_preview = ended + max(PREVIEW_SECONDS, (ended - began) / PREVIEW_SHARE)
 
-    @property
-    def stop_requested(self) -> bool:
-        """Whether a signal requested a stop; `after_step` will save a checkpoint and end the run."""
-        return self._stop.requested
-
     def check_stop(self, done: int | None = None) -> None:
         """Raise KeyboardInterrupt if any rank requests a stop; `done` given: after saving a checkpoint."""
         if not self.ranks.any(self._stop.requested, self.device):
@@ -285,6 +280,11 @@ class Session:
         self.folder.write_png("preview.png", image)
         if self._events is not None:
             self._events.image(self._before + done, "preview", image, always=last)
+    def offer(self, phase: str, step: int, state: Any) -> None:
+        """`save` if there has been no checkpoint for CHECKPOINT_SECONDS."""
+        if time.monotonic() >= self._next_checkpoint and not self._writer.busy:
+            self.save(phase, step, state)
+            self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
 
     def write_report(self, values: Mapping[str, Any]) -> None:
         """Write report.json: `values`, then what every report holds. Raises UserError if a file before it
