@@ -271,6 +271,12 @@ class Session:
             ) from None
         self._writer.submit(self.folder.prepare_checkpoint(phase, state, meta))
 
+    def offer(self, phase: str, step: int, state: Any) -> None:
+        """`save` if there has been no checkpoint for CHECKPOINT_SECONDS."""
+        if time.monotonic() >= self._next_checkpoint and not self._writer.busy:
+            self.save(phase, step, state)
+            self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
+
     def write_preview(self, image: np.ndarray | Tensor) -> None:
         """The last preview.png. Raises UserError if it cannot be written."""
         self._writer.join()
@@ -280,11 +286,6 @@ class Session:
         self.folder.write_png("preview.png", image)
         if self._events is not None:
             self._events.image(self._before + done, "preview", image, always=last)
-    def offer(self, phase: str, step: int, state: Any) -> None:
-        """`save` if there has been no checkpoint for CHECKPOINT_SECONDS."""
-        if time.monotonic() >= self._next_checkpoint and not self._writer.busy:
-            self.save(phase, step, state)
-            self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
 
     def write_report(self, values: Mapping[str, Any]) -> None:
         """Write report.json: `values`, then what every report holds. Raises UserError if a file before it
