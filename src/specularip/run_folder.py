@@ -251,6 +251,10 @@ class RunFolder:
                 with suppress(OSError):
                     path.unlink()
 
+    def remove_checkpoints(self) -> None:
+        """Delete all of them: the run is complete. Raises OSError if that fails."""
+        _remove_checkpoints(self.path)
+
     def has_checkpoint(self) -> bool:
         return self.newest_checkpoint() is not None
 
