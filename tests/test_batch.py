@@ -32,7 +32,7 @@ from specularip.batch.ray_workers import Cluster
 from specularip.batch.run import run_batch
 from specularip.batch.states import JobState
 from specularip.errors import UserError
-from specularip.run_folder import REPORT
+from specularip.run_folder import CHECKPOINTS, REPORT
 from specularip.run_lock import locked
 from specularip.stopping import StopRequest
 
@@ -72,6 +72,7 @@ def test_a_batch_goes_on_after_a_failure_and_later_does_the_rest(prior: Path, tm
     run_batch(jobs[2:], alone, pages=True, stream=shown)
     assert difference(load(out / "job-2"), load(alone / "job-2")) == 0
     assert (alone / "job-2" / "avatar.html").is_file()
+    assert not (alone / "job-2" / CHECKPOINTS).exists()
 
 
 def test_names_of_other_avatars_are_refused(prior: Path, tmp_path: Path) -> None:
@@ -94,6 +95,23 @@ def test_names_of_other_avatars_are_refused(prior: Path, tmp_path: Path) -> None
         with pytest.raises(UserError, match=r"under the names of a \(jobs.csv, line 2\): name these"):
             Ledger([other], tmp_path, journal, False, 0)
     journal.close()
+
+
+def test_without_a_journal_the_report_tells_whose_a_folder_is(tmp_path: Path) -> None:
+    job = Job("a", "A man  in a suit", (Path("faces/ben.jpg"),), seed=2**62 + 1)
+    same = {"text": "A man in a suit", "image": "/elsewhere/ben.jpg", "settings": {"seed": job.seed}}
+    (tmp_path / "a").mkdir()
+
+    def done(report: object) -> int:
+        (tmp_path / "a" / REPORT).write_text(json.dumps(report))
+        return Ledger([job], tmp_path, Journal(tmp_path), False, 0).count("done")
+
+    assert done(same) == done({**same, "image": ["/elsewhere/ben.jpg"]}) == 1
+    assert [done(odd) for odd in ({}, [], {"settings": 3}, {"image": 0}, {"text": None})] == [1] * 5
+    others = {"text": "A man in a coat"}, {"image": ["ben.jpg", "ben-left.jpg"]}, {"settings": {"seed": 1}}
+    for other in others:
+        with pytest.raises(UserError, match="under the names of a: name these jobs differently"):
+            done({**same, **other})
 
 
 def test_two_batches_do_not_share_a_folder(prior: Path, tmp_path: Path) -> None:
