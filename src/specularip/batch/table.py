@@ -43,7 +43,6 @@ class Table:
         self._live: Live | None = None
         self._began = self._shown = time.monotonic()
         self._ended = 0
-        self.workers = 1
 
     def __enter__(self) -> Table:
         if is_terminal(self.stream):
