@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +15,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +28,7 @@ from tiny_batches import save_tiny_prior, tiny_jobs
 from tiny_runs import difference
 
 from specularip.avatar import load
+from specularip.batch import ray_workers
 from specularip.batch import run_job as at_work
 from specularip.batch.jobs import Job
 from specularip.batch.journal import JOURNAL, Journal, digest, read_events
@@ -31,10 +36,13 @@ from specularip.batch.ledger import Attempt, Ledger, Result
 from specularip.batch.ray_workers import Cluster
 from specularip.batch.run import run_batch
 from specularip.batch.states import JobState
+from specularip.batch.table import Table
+from specularip.batch.worker import About
 from specularip.errors import UserError
 from specularip.run_folder import CHECKPOINTS, REPORT
 from specularip.run_lock import locked
 from specularip.stopping import StopRequest
+from specularip.version import __version__
 
 
 @pytest.fixture(scope="module")
@@ -277,3 +285,104 @@ def test_a_worker_of_ray_dies_at_work(prior: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     run_batch(jobs[:1], alone, pages=False, stream=io.StringIO())
     assert difference(load(out / "job-0"), load(alone / "job-0")) < 1e-3
+
+
+class FakeRay:
+    """Workers that end as `ends` say: of each start, whether it dies; of each job, the error or None."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+        class RayTaskError(RayError):
+            cause = ImportError("no module torch")
+
+    def __init__(self, starts: Sequence[bool], jobs: Sequence[type[Exception] | None]) -> None:
+        self.starts, self.jobs, self.names = list(starts), list(jobs), itertools.count()
+
+    def start(self) -> Any:
+        def about() -> About:
+            if self.starts and self.starts.pop(0):
+                raise self.exceptions.RayError("killed at its start")
+            return About(f"worker {next(self.names)}", __version__, True)
+
+        def run(attempt: Attempt) -> Result:
+            if self.jobs and (error := self.jobs.pop(0)) is not None:
+                raise error
+            return Result("done")
+
+        remote = SimpleNamespace(remote=lambda: lambda: None, options=lambda **_: remote)
+        return SimpleNamespace(
+            about=SimpleNamespace(remote=lambda: about),
+            run=SimpleNamespace(remote=lambda attempt: partial(run, attempt)),
+            stage=remote,
+        )
+
+    def wait(self, calls: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        assert calls
+        return calls[:num_returns], calls[num_returns:]
+
+    def get(self, call: Callable[[], Any]) -> Any:
+        return call()
+
+    def kill(self, actor: Any) -> None:
+        pass
+
+    def available_resources(self) -> dict[str, float]:
+        return {}
+
+    def run(self, ledger: Ledger, workers: int = 1) -> None:
+        table = Table(ledger, io.StringIO())
+        ray_workers._Driver(self, ledger, table, StopRequest(), self.start, workers).run()
+
+
+def test_workers_that_die_at_their_start_are_replaced_thrice_in_a_row(tmp_path: Path) -> None:
+    lost = FakeRay.exceptions.RayError
+    ledger, _ = ledger_of(6, tmp_path)
+    FakeRay([True, True, False, True, False, True, True, False], [None, lost, None, lost]).run(ledger)
+    assert [state.state for state in ledger.states] == ["done"] * 6
+    ledger, _ = ledger_of(7, tmp_path)
+    with pytest.raises(UserError, match="no worker could be started: killed at its start"):
+        FakeRay([False, True, True, True], [lost]).run(ledger)
+
+
+def test_a_job_that_no_worker_can_run_says_why(tmp_path: Path) -> None:
+    ledger, _ = ledger_of(1, tmp_path, retries=1)
+    FakeRay([], [FakeRay.exceptions.RayTaskError] * 2).run(ledger)
+    assert ledger.states[0].state == "failed" and ledger.states[0].reason == "no module torch"
+
+
+def test_an_address_without_a_cluster_is_told_soon(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        for wrong in (address, f"ray://{address}", "127.0.0.1:port", "127.0.0.1:99999"):
+            with pytest.raises(UserError, match=f"no Ray cluster at {wrong}: "):
+                ledger, _ = ledger_of(1, tmp_path)
+                ray_workers.run_on_ray(ledger, tmp_path, False, Table(ledger, io.StringIO()), Cluster(wrong))
+
+
+def test_a_summary_that_cannot_be_written_ends_no_job(
+    prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "index.html").mkdir()
+    monkeypatch.setattr("specularip.batch.run.SUMMARY_SECONDS", 0.0)
+
+    def finish(*arguments: Any, out: Path, **options: Any) -> None:
+        out.mkdir()
+        (out / REPORT).touch()
+
+    monkeypatch.setattr(at_work, "generate", finish)
+    shown = io.StringIO()
+    with pytest.raises(UserError, match=r"index\.html"):
+        run_batch(tiny_jobs(prior, 2), tmp_path, pages=False, stream=shown)
+    assert events(tmp_path)["job-1", "done"] == 1
+    assert "no summary: " in shown.getvalue()
+
+    def stop(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(at_work, "generate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_batch([replace(tiny_jobs(prior, 1)[0], name="other")], tmp_path, pages=False, stream=shown)

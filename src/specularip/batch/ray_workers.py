@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,10 @@ POLL_SECONDS = 1.0
 POLLS_PER_SECOND = 100
 START_SECONDS = 60.0
 """After so long without any worker, a line says why."""
+STARTS = 3
+"""After so many workers in a row that died before they ran, the batch ends."""
+REACH_SECONDS = 10.0
+"""Within which the cluster's address must answer. Ray itself tries for many minutes."""
 WORKER_BYTES = 2.2e9
 """Memory of a worker of the compact preset, of which so many are started as have room."""
 
@@ -67,7 +72,6 @@ def run_on_ray(ledger: Ledger, out: Path, pages: bool, table: Table, cluster: Cl
         return
     with _connected(cluster, table) as ray, stop_on_signal() as stop:
         gpus, count = _room(ray, cluster, ledger.waiting)
-        table.workers = count
         each = f"{cluster.cpus_per_worker} threads" + (f" and {gpus:g} GPUs" if gpus else "")
         table.log(f"starting {count} workers of {each}")
         actor = ray.remote(
@@ -91,6 +95,7 @@ class _Driver:
         self._idle: list[Post] = []
         self._next_poll = 0.0
         self._stopping = False
+        self._failed_starts = 0
         self._began: float | None = time.monotonic()  # None: some worker runs
         for _ in range(count):
             self._ask_for_worker()
@@ -134,7 +139,7 @@ class _Driver:
         if post.attempt is None:
             post.name = answer.name
             self._check(answer)
-            self._began = None
+            self._began, self._failed_starts = None, 0
         else:
             self._finish(post, answer)
         self._idle.append(post)
@@ -143,8 +148,13 @@ class _Driver:
         with suppress(Exception):  # it may only be out of reach: nothing must go on in the job's folder
             self._ray.kill(post.actor)
         if post.attempt is None:
-            raise UserError(f"a worker could not be started: {first_line(error)}") from error
-        self._finish(post, Result("lost"))
+            self._failed_starts += 1
+            if self._failed_starts == STARTS:
+                raise UserError(f"no worker could be started: {first_line(error)}") from error
+        elif isinstance(error, self._ray.exceptions.RayTaskError):  # such as a library that is missing there
+            self._finish(post, Result("lost", first_line(error.cause)))
+        else:
+            self._finish(post, Result("lost"))
         if self._ledger.waiting > len(self._idle):
             self._ask_for_worker()
 
@@ -209,6 +219,7 @@ def _connected(cluster: Cluster, table: Table) -> Iterator[Any]:
     if cluster.workers is not None:
         local["num_cpus"] = cluster.workers * cluster.cpus_per_worker
     try:
+        _reach(cluster.address)
         ray.init(
             **({"address": cluster.address} if cluster.address else local),
             log_to_driver=False,
@@ -221,6 +232,13 @@ def _connected(cluster: Cluster, table: Table) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise OSError, or another, if nothing answers at an address that has a port."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
 
 
 def _room(ray: Any, cluster: Cluster, jobs: int) -> tuple[float, int]:
