@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -386,3 +387,20 @@ def test_a_summary_that_cannot_be_written_ends_no_job(
     monkeypatch.setattr(at_work, "generate", stop)
     with pytest.raises(KeyboardInterrupt):
         run_batch([replace(tiny_jobs(prior, 1)[0], name="other")], tmp_path, pages=False, stream=shown)
+
+
+def test_a_stop_waits_until_ray_has_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise some of its processes stay."""
+    started = []
+
+    @contextmanager
+    def connected(*_: Any) -> Iterator[None]:
+        signal.raise_signal(signal.SIGINT)
+        started.append(True)
+        yield
+
+    monkeypatch.setattr(ray_workers, "_connected", connected)
+    ledger, _ = ledger_of(1, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        ray_workers.run_on_ray(ledger, tmp_path, False, Table(ledger, io.StringIO()), Cluster())
+    assert started and ledger.waiting == 1

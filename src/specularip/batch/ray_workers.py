@@ -70,7 +70,10 @@ def run_on_ray(ledger: Ledger, out: Path, pages: bool, table: Table, cluster: Cl
     """
     if not ledger.waiting:
         return
-    with _connected(cluster, table) as ray, stop_on_signal() as stop:
+    # In this order: stopped while it starts, Ray would leave processes behind.
+    with stop_on_signal() as stop, _connected(cluster, table) as ray:
+        if stop.requested:
+            raise KeyboardInterrupt
         gpus, count = _room(ray, cluster, ledger.waiting)
         each = f"{cluster.cpus_per_worker} threads" + (f" and {gpus:g} GPUs" if gpus else "")
         table.log(f"starting {count} workers of {each}")
