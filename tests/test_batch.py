@@ -28,6 +28,7 @@ from PIL import Image
 from tiny_batches import save_tiny_prior, tiny_jobs
 from tiny_runs import difference
 
+from specularip import cli
 from specularip.avatar import load
 from specularip.batch import ray_workers
 from specularip.batch import run_job as at_work
@@ -404,3 +405,9 @@ def test_a_stop_waits_until_ray_has_started(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         ray_workers.run_on_ray(ledger, tmp_path, False, Table(ledger, io.StringIO()), Cluster())
     assert started and ledger.waiting == 1
+
+
+@pytest.mark.parametrize("option", [{"address": "auto"}, {"workers": 2}, {"gpus_per_worker": 0.5}])
+def test_options_of_a_cluster_need_one(option: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="add --ray"):
+        cli.batch(tmp_path / "out", tmp_path / "jobs.csv", **option)

@@ -70,7 +70,7 @@ def run_on_ray(ledger: Ledger, out: Path, pages: bool, table: Table, cluster: Cl
     """
     if not ledger.waiting:
         return
-    # In this order: stopped while it starts, Ray would leave processes behind.
+    # In this order: stopped while it starts, Ray leaves processes behind for a minute.
     with stop_on_signal() as stop, _connected(cluster, table) as ray:
         if stop.requested:
             raise KeyboardInterrupt
