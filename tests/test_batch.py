@@ -162,7 +162,12 @@ def test_what_may_pass_is_tried_again_after_the_others(tmp_path: Path) -> None:
     assert order[:4] == [(i, 1, False) for i in range(4)]
     assert order[4:] == [(0, 2, True), (1, 2, False), (0, 3, True)]
     assert [state.state for state in ledger.states] == ["failed", "done", "failed", "done"]
-    assert [state.job.name for state in ended] == ["job-2", "job-3", "job-1", "job-0"]
+    told = [(state.job.name, state.state) for state in ended]
+    assert told[:4] == [
+        (f"job-{i}", state) for i, state in enumerate(("waiting", "waiting", "failed", "done"))
+    ]
+    assert told[4:] == [("job-0", "waiting"), ("job-1", "done"), ("job-0", "failed")]
+    assert ended[0].reason == "no memory" and "died" in ended[1].reason
     assert ledger.states[0].attempts == 3 and ledger.states[0].reason == "no memory"
 
 

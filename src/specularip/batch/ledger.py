@@ -39,8 +39,8 @@ class Result:
 
 
 class Ledger:
-    """Hands out attempts, and takes down what comes of them. `ended` hears of every job that will not be run
-    again by this batch."""
+    """Hands out attempts, and takes down what comes of them. `ended` hears of each; a job of which the state
+    is "waiting" then will be tried again."""
 
     def __init__(self, jobs: Sequence[Job], out: Path, journal: Journal, pages: bool, retries: int) -> None:
         """jobs: with distinct names. pages: whether a job is done only with its page. Raises UserError if a
@@ -81,9 +81,10 @@ class Ledger:
         if result.outcome in ("lost", "failed") and result.again and number <= self._retries:
             low_memory = attempt.low_memory or result.gpu_memory
             self._waiting.append(Attempt(job, number + 1, low_memory))
-            return
-        outcome = "failed" if result.outcome == "lost" else result.outcome
-        state = JobState(job, outcome, result.reason, number, worker)
+            state = JobState(job, "waiting", result.reason, number, worker)
+        else:
+            outcome = "failed" if result.outcome == "lost" else result.outcome
+            state = JobState(job, outcome, result.reason, number, worker)
         self._states[job.name] = state
         self.ended(state)
 
