@@ -18,6 +18,7 @@ from specularip.colors.asgs import SMOOTH
 from specularip.errors import DamagedFile, UserError, first_line
 from specularip.files import atomic_path, utf8_name
 from specularip.gaussians import Binding, Expressions, Gaussians, field_specs
+from specularip.json_reading import parse_json
 from specularip.placement import Placement
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 
@@ -146,9 +147,9 @@ def _take_gaussians(tensors: Mapping[str, Tensor], latents: int) -> Gaussians:
 
 def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarContents:
     try:
-        header = json.loads(metadata.get(HEADER, "null"))
-    except json.JSONDecodeError:
-        raise DamagedFile("its header is not JSON") from None
+        header = parse_json(metadata.get(HEADER, "null"))
+    except DamagedFile as error:
+        raise DamagedFile(f"its header is damaged: {error}") from None
     if OLD_BAKED_HEADER in metadata:
         raise DamagedFile("an earlier version baked it: bake the avatar again")
     if not isinstance(header, dict):

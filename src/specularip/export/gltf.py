@@ -15,8 +15,9 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from specularip.errors import UserError
+from specularip.errors import DamagedFile, UserError
 from specularip.files import atomic_path
+from specularip.json_reading import parse_object
 from specularip.version import __version__
 
 Json = dict[str, Any]
@@ -258,11 +259,9 @@ class Document:
         if text_length > MAX_JSON:
             raise self.error(f"its JSON has {text_length >> 20} MiB; at most {MAX_JSON >> 20} are read")
         try:
-            document = json.loads(bytes(data[20 : 20 + text_length]))
-        except (ValueError, RecursionError):
-            raise self.error("its JSON is damaged") from None
-        if not isinstance(document, dict):
-            raise self.error("its JSON is not an object")
+            document = parse_object(bytes(data[20 : 20 + text_length]))
+        except DamagedFile as error:
+            raise self.error(f"its JSON is damaged: {error}") from None
         start = 20 + text_length
         if start + 8 > length:
             return document, data[:0]

@@ -31,6 +31,7 @@ from specularip.export.palettes import CODES, codebook, palette
 from specularip.export.splats import Splats, splats_from
 from specularip.files import write_bytes
 from specularip.gaussians import Gaussians, morton_order
+from specularip.json_reading import parse_object
 from specularip.version import __version__
 
 BANDS = (0, 3, 8, 15)
@@ -190,12 +191,11 @@ class _Bundle:
 
 
 def _parse(bundle: _Bundle, size: int) -> Splats:
+    text = bundle.read("meta.json", MAX_META)
     try:
-        meta = json.loads(bundle.read("meta.json", MAX_META))
-    except (ValueError, RecursionError):
-        raise DamagedFile("its meta.json is not JSON") from None
-    if not isinstance(meta, dict):
-        raise DamagedFile("its meta.json is not an object")
+        meta = parse_object(text)
+    except DamagedFile as error:
+        raise DamagedFile(f"its meta.json is damaged: {error}") from None
     if meta.get("version") != 2:
         raise DamagedFile(
             f"it has version {meta.get('version', 1)!r:.20}, and 2 is supported: convert it again"

@@ -6,7 +6,6 @@ numbers, and each reports it in its own way. Here every key of the file and of t
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 import zipfile
@@ -21,8 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from specularip.diffusion.loading.sources import in_hub_cache, pick_weights
-from specularip.errors import MissingWeights, UserError, first_line
+from specularip.errors import DamagedFile, MissingWeights, UserError, first_line
 from specularip.files import utf8_name
+from specularip.json_reading import parse_object
 
 PICKLES = (".bin", ".pt", ".pth")
 """Endings of files that torch.load reads with `weights_only=True`, which allows tensors and no code."""
@@ -51,14 +51,13 @@ def pick_dtype(name: str, device: torch.device | str) -> torch.dtype:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises UserError if the file is missing, unreadable or holds no object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return parse_object(path.read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: a prior is a folder in diffusers' layout") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path}: {first_line(error)}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object")
-    return value
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except DamagedFile as error:
+        raise UserError(f"{path} is damaged: it is not a JSON object ({error})") from error
 
 
 def find_weights(folder: Path) -> list[Path]:
