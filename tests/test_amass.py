@@ -196,7 +196,7 @@ def member(shape: str, data: bytes = b"", descr: str = "<f8") -> bytes:
         (
             member("(400000, 66)", bytes(400_000 * 66 * 8)),
             "too large for a file of its size",
-        ),  # a bomb: 200 kB in the file
+        ),
     ],
     ids=["claims", "negative", "short", "void", "header", "other", "empty", "bomb"],
 )

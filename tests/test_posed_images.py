@@ -389,7 +389,7 @@ def test_body_mesh(tmp_path):
         ({"v": vertices, "f": faces - 1}, "from 0"),
         ({"v": vertices, "f": np.full((2, 3), 2**63, np.uint64)}, "from 0"),
         ({"v": vertices * 0, "f": faces}, "zero area"),
-        ({"v": np.array([{"a": 1}], dtype=object), "f": faces}, "arrays of numbers"),  # would need unpickling
+        ({"v": np.array([{"a": 1}], dtype=object), "f": faces}, "of numbers"),  # not unpickled
     ]
     for arrays, words in wrong:
         np.savez(path, **arrays)

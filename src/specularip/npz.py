@@ -111,5 +111,5 @@ def _read(stream: IO[bytes], size: int, allowed: int) -> np.ndarray | None:
         raise ValueError(f"an array of {list(shape)} is not what its {size} bytes hold")
     if count * max(width, WIDE) > allowed:
         raise ValueError(f"an array of {list(shape)} is too large for a file of its size")
-    array = np.frombuffer(stream.read(size - len(header)), dtype)
+    array = np.frombuffer(bytearray(stream.read(size - len(header))), dtype)  # writable
     return array.reshape(shape, order="F" if order == "True" else "C")

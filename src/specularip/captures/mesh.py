@@ -38,7 +38,7 @@ def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | No
         raise UserError(f"{error}: {hint}") from None
     v_key, f_key = ("v", "f") if "v" in arrays else ("vertices", "faces")
     if v_key not in arrays or f_key not in arrays:
-        raise UserError(f"{path} has no arrays of numbers v and f (or vertices and faces): {hint}")
+        raise UserError(f"{path} has no arrays v and f (or vertices and faces) of numbers: {hint}")
     vertices, faces = arrays[v_key], arrays[f_key]
     if vertices.ndim != 2 or vertices.shape[1] != 3 or vertices.dtype.kind not in "fiu":
         raise UserError(
