@@ -2,11 +2,11 @@
 
     python benchmarks/mutations.py --count 10000 --seed 0 [FORMAT ...]
 
-Trials SEED to SEED + COUNT - 1 of each format (all of `tests/damaged_formats.py` if none is named). A trial fails
-if anything else than a UserError is raised or its message is not one clean line; if it takes more than 10
-seconds, or more memory than four times the file and 200 MB; if the process ends; if a file is written, or
-something is printed. The bytes of each are saved to --keep, and the printed command repeats it alone. Exit code 1
-if any failed.
+Trials SEED to SEED + COUNT - 1 of each format (all of `tests/damaged_formats.py` if none is named). A trial
+fails if anything else than a UserError is raised or its message is not one clean line; if it takes more than
+10 seconds, or more memory than four times the file and 200 MB; if the process ends; if a file is written, or
+something is printed. The bytes of each are saved to --keep, and the printed command repeats it alone. Exit
+code 1 if any failed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import struct
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,17 +28,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from damaged_formats import FORMATS
+from damaged_formats import ACCEPTED, FAULT, FORMATS, REFUSED, Trial, damaged, trial
 
-from specularip.errors import UserError, escaped
+from specularip.errors import escaped
 
-SECONDS, SLACK, RATIO = 10, 200 << 20, 4
-"""A trial's limits: time; memory beyond RATIO times the file."""
 GRACE = 20
 """Seconds after which a process that does not answer is ended."""
 HEADER = struct.Struct("<QdQI")
-"""What a worker reports of a trial: number, seconds, bytes of memory, length of what is wrong or was refused."""
-ACCEPTED, REFUSED, FAULT = "accepted", "refused", "fault"
+"""What a worker reports of a trial: number, seconds, bytes of memory, length of the text that follows."""
 
 
 @dataclass
@@ -52,86 +48,13 @@ class Tally:
     seconds: float = 0.0
     memory: int = 0
 
-    def add(self, number: int, seconds: float, memory: int, outcome: str, message: str) -> None:
-        self.outcomes[outcome] += 1
-        self.seconds, self.memory = max(self.seconds, seconds), max(self.memory, memory)
-        if outcome == REFUSED:
-            self.messages[message] += 1
-        if outcome == FAULT:
-            self.faults.append((number, message))
-
-
-def fresh_peak() -> int:
-    """Forgets the largest size that this process had; bytes of its present size."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak()
-
-
-def peak() -> int:
-    """Bytes, the most that this process had in memory. Not `ru_maxrss`, which begins with the parent's."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) << 10
-
-
-def damaged(name: str, sound: bytes, number: int) -> bytes:
-    """The file of a trial."""
-    damages = FORMATS[name].damages
-    return damages[number % len(damages)](sound, number // len(damages))
-
-
-def read(name: str, path: Path) -> str:
-    """What is said of a file, "" if it is accepted. All else is raised, and TimeoutError after SECONDS."""
-
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"more than {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a warning that is not ours would be a second, puzzling line
-            warnings.filterwarnings("ignore", message=".*(left out|damaged|not used|its subject)")
-            FORMATS[name].read(path)
-        return ""
-    except UserError as error:
-        said = str(error).replace(str(path), "FILE").replace(str(path.parent), "FOLDER")
-        if said != escaped(said) or len(said) > 600 or not said:
-            raise AssertionError(f"not one clean line: {said[:2000]!r}") from None
-        return said
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def try_one(name: str, path: Path, data: bytes, printed: int) -> tuple[float, int, str, str]:
-    """Seconds, memory, outcome and message of a file. printed: a file that stdout and stderr go to."""
-    path.write_bytes(data)
-    names = sorted(path.parent.rglob("*"))
-    before, start = fresh_peak(), time.perf_counter()
-    try:
-        message = read(name, path)
-        outcome = REFUSED if message else ACCEPTED
-    except Exception as error:
-        frame, at = error.__traceback__, ""
-        while frame is not None:  # the innermost line of ours
-            if "specularip" in frame.tb_frame.f_code.co_filename:
-                at = f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}"
-            frame = frame.tb_next
-        outcome, message = FAULT, f"{at} {type(error).__name__}: {error}"
-    seconds, memory = time.perf_counter() - start, peak() - before
-    if outcome != FAULT:
-        sys.stdout.flush()
-        if seconds > SECONDS:
-            outcome, message = FAULT, f"{seconds:.1f} s"
-        elif memory > RATIO * len(data) + SLACK:
-            outcome, message = FAULT, f"{memory >> 20} MB of memory for {len(data)} bytes"
-        elif sorted(path.parent.rglob("*")) != names or path.read_bytes() != data:
-            outcome, message = FAULT, "it has written to the folder"
-        elif os.fstat(printed).st_size:
-            outcome, message = FAULT, f"it has printed {os.pread(printed, 200, 0)!r}"
-    os.ftruncate(printed, 0)
-    os.lseek(printed, 0, os.SEEK_SET)
-    return seconds, memory, outcome, message
+    def add(self, number: int, found: Trial) -> None:
+        self.outcomes[found.outcome] += 1
+        self.seconds, self.memory = max(self.seconds, found.seconds), max(self.memory, found.memory)
+        if found.outcome == REFUSED:
+            self.messages[found.message] += 1
+        if found.outcome == FAULT:
+            self.faults.append((number, found.message))
 
 
 def work(name: str, first: int, stop: int, answers: int) -> None:
@@ -143,14 +66,14 @@ def work(name: str, first: int, stop: int, answers: int) -> None:
         path = FORMATS[name].make(Path(folder))
         sound = path.read_bytes()
         for _ in range(2):  # what is loaded and compiled once is not a file's
-            outcome = try_one(name, path, sound, printed.fileno())
-        if outcome[2] != ACCEPTED:
-            raise AssertionError(f"{name}: the honest file is not accepted: {outcome[3]}")
+            found = trial(name, path, sound, printed.fileno())
+        if found.outcome != ACCEPTED:
+            raise AssertionError(f"{name}: the honest file is not accepted: {found.message}")
         for number in range(first, stop):
             os.write(answers, HEADER.pack(number, -1.0, 0, 0))
-            seconds, memory, outcome_, message = try_one(name, path, damaged(name, sound, number), printed.fileno())
-            text = f"{outcome_}\0{message}".encode("utf-8", "backslashreplace")[:4000]
-            os.write(answers, HEADER.pack(number, seconds, memory, len(text)) + text)
+            found = trial(name, path, damaged(name, sound, number), printed.fileno())
+            text = f"{found.outcome}\0{found.message}".encode("utf-8", "backslashreplace")[:4000]
+            os.write(answers, HEADER.pack(number, found.seconds, found.memory, len(text)) + text)
 
 
 class Worker:
@@ -183,7 +106,8 @@ class Worker:
             text, self.data = self.data[HEADER.size :][:length], self.data[HEADER.size + length :]
             self.at = number
             if seconds >= 0:
-                self.tally.add(number, seconds, memory, *text.decode("utf-8", "replace").split("\0", 1))
+                outcome, message = text.decode("utf-8", "replace").split("\0", 1)
+                self.tally.add(number, Trial(outcome, message, seconds, memory))
                 self.at = number + 1
         return bool(more)
 
@@ -197,7 +121,7 @@ class Worker:
         if self.at >= self.stop:
             return None
         why = f"no answer for {GRACE} s" if hung else f"the process ended by signal {os.WTERMSIG(status)}"
-        self.tally.add(self.at, GRACE if hung else 0.0, 0, FAULT, why)
+        self.tally.add(self.at, Trial(FAULT, why, GRACE if hung else 0.0, 0))
         return Worker(self.name, self.at + 1, self.stop, self.tally) if self.at + 1 < self.stop else None
 
 
@@ -249,7 +173,9 @@ def report(name: str, tally: Tally, keep: Path, most: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("formats", nargs="*", metavar="FORMAT", help=", ".join(FORMATS))
     parser.add_argument("--count", type=int, default=10_000, help="trials of each format")
     parser.add_argument("--seed", type=int, default=0, help="number of the first trial")
@@ -266,11 +192,9 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for name, tally in run(names, options.seed, options.seed + options.count, options.workers):
         faults += len(tally.faults)
-        print(
-            f"| {name} | {tally.outcomes.total()} | {tally.outcomes[ACCEPTED]} | {tally.outcomes[REFUSED]} | "
-            f"{len(tally.messages)} | {len(tally.faults)} | {tally.seconds:.2f} s | {tally.memory >> 20} MB |",
-            flush=True,
-        )
+        counts = (tally.outcomes.total(), tally.outcomes[ACCEPTED], tally.outcomes[REFUSED])
+        cells = (*counts, len(tally.messages), len(tally.faults), f"{tally.seconds:.2f} s")
+        print(f"| {name} | {' | '.join(map(str, cells))} | {tally.memory >> 20} MB |", flush=True)
         report(name, tally, options.keep, options.show)
     return 1 if faults else 0
 

@@ -5,10 +5,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import os
+import signal
 import struct
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +53,7 @@ from specularip.captures.load import load_posed_images
 from specularip.captures.mesh import load_body_mesh, load_points
 from specularip.colors import Asgs, HarmonicColors, SphericalBetas
 from specularip.diffusion.loading.weights import read_weights
+from specularip.errors import UserError, escaped
 from specularip.export.glb import write_glb
 from specularip.export.glb_skeleton import read_clips
 from specularip.export.ply import write_ply
@@ -57,15 +66,21 @@ from specularip.motion.clip import Clip
 from specularip.motion.load import load_clip
 from specularip.viewer.pack import pack, unpack
 
+SECONDS, SLACK, RATIO = 10, 200 << 20, 4
+"""What the reading of a file may take: time; memory beyond RATIO times the file."""
+ACCEPTED, REFUSED, FAULT = "accepted", "refused", "fault"
+
 
 @dataclass(frozen=True)
 class Format:
     """make: writes an honest file, and what else its reader needs, to an empty folder, and returns its path.
-    read: what the product does with it; UserError is all that it may raise. damages: taken in turn."""
+    read: what the product does with it; UserError is all that it may raise. damages: taken in turn. chatty:
+    the library that reads it prints what is wrong with it to stderr, as libtiff does."""
 
     make: Callable[[Path], Path]
     read: Callable[[Path], object]
     damages: tuple[Damage, ...] = (mutate,)
+    chatty: bool = False
 
 
 def _avatar(folder: Path, kind: str = "") -> Path:
@@ -82,7 +97,12 @@ def _avatar(folder: Path, kind: str = "") -> Path:
     expressions = Expressions(("smile",), torch.arange(5), torch.randn(1, 5, 3))
     path = folder / "avatar.safetensors"
     Avatar(
-        avatar.gaussians, avatar.head, avatar.provenance, avatar.binding, colors=colors, expressions=expressions
+        avatar.gaussians,
+        avatar.head,
+        avatar.provenance,
+        avatar.binding,
+        colors=colors,
+        expressions=expressions,
     ).save(path)
     return path
 
@@ -125,7 +145,11 @@ def _splats(kind: str, folder: Path) -> Path:
         write_sog(path, cloud, harmonics)
     else:
         clip = Clip(
-            "wave", 24.0, ("root", "hip", "knee"), F.normalize(torch.randn(5, 3, 4), dim=-1), torch.randn(5, 3)
+            "wave",
+            24.0,
+            ("root", "hip", "knee"),
+            F.normalize(torch.randn(5, 3, 4), dim=-1),
+            torch.randn(5, 3),
         )
         write_glb(path, cloud, harmonics, asgs=_asgs(count), binding=avatar.binding, clips=[clip])
     return path
@@ -309,7 +333,10 @@ def _binding() -> Binding:
 
 
 def _camera_path(folder: Path) -> Path:
-    frames = [{"time": 0, "azimuth_deg": 0, "distance": 2.5}, {"time": 2, "azimuth_deg": 90, "target": [0, 0, 1]}]
+    frames = [
+        {"time": 0, "azimuth_deg": 0, "distance": 2.5},
+        {"time": 2, "azimuth_deg": 90, "target": [0, 0, 1]},
+    ]
     path = folder / "path.json"
     path.write_text(json.dumps({"fps": 24, "keyframes": frames}))
     return path
@@ -351,10 +378,11 @@ JPEG = io.BytesIO()
 Image.new("RGB", (32, 32), (9, 99, 199)).save(JPEG, "JPEG")
 _in_capture = partial(_read_capture, "..")
 
+_TENSORS = (mutate, in_safetensors, in_safetensors)
 FORMATS: Mapping[str, Format] = {
-    "avatar": Format(_avatar, read_avatar, (mutate, in_safetensors, in_safetensors)),
+    "avatar": Format(_avatar, read_avatar, _TENSORS),
     **{
-        f"baked, {kind}": Format(partial(_avatar, kind=kind), read_avatar, (mutate, in_safetensors, in_safetensors))
+        f"baked, {kind}": Format(partial(_avatar, kind=kind), read_avatar, _TENSORS)
         for kind in ("asg", "betas", "harmonics")
     },
     **{
@@ -373,8 +401,8 @@ FORMATS: Mapping[str, Format] = {
     "photo, webp": _image("webp"),
     "photo, lossless webp": _image("webp", lossless=True),
     "photo, avif": _image("avif", speed=10),
-    "photo, tiff": _image("tiff"),
-    "photo, tiff of floats": Format(_float_tiff, read_image_file),
+    "photo, tiff": Format(partial(_photo, "tiff"), read_image_file, chatty=True),
+    "photo, tiff of floats": Format(_float_tiff, read_image_file, chatty=True),
     "photo, gif": _image("gif"),
     "photo, bmp": _image("bmp"),
     "photo, jpeg 2000": _image("jp2"),
@@ -392,6 +420,121 @@ FORMATS: Mapping[str, Format] = {
     "amass": Format(_amass, _read_motion, (mutate, in_npz, in_npz)),
     "bvh": Format(_bvh, _read_motion),
     "camera path": _json_file(_camera_path, _read_path),
-    "weights, safetensors": Format(_small_weights, _read_weights, (mutate, in_safetensors, in_safetensors)),
+    "weights, safetensors": Format(_small_weights, _read_weights, _TENSORS),
     "weights, torch": Format(_torch_weights, _read_weights, (mutate, in_zip())),
 }
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of a file. message: why it was refused, or what is wrong."""
+
+    outcome: str
+    message: str
+    seconds: float
+    memory: int
+
+
+def fresh_peak() -> int:
+    """Forgets the largest size that this process had; bytes of its present size."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
+def peak() -> int:
+    """Bytes, the most that this process had in memory. Not `ru_maxrss`, which begins with the parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
+def damaged(name: str, sound: bytes, number: int) -> bytes:
+    """The file of a trial."""
+    damages = FORMATS[name].damages
+    return damages[number % len(damages)](sound, number // len(damages))
+
+
+def read(name: str, path: Path) -> str:
+    """What is said of a file, "" if it is accepted. All else is raised, and TimeoutError after SECONDS."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a warning that is not ours would be a second, puzzling line
+            warnings.filterwarnings("ignore", message=".*(left out|damaged|not used|its subject)")
+            FORMATS[name].read(path)
+        return ""
+    except UserError as error:
+        said = str(error).replace(str(path), "FILE").replace(str(path.parent), "FOLDER")
+        if said != escaped(said) or len(said) > 600 or not said:
+            raise AssertionError(f"not one clean line: {said[:2000]!r}") from None
+        return said
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def trial(name: str, path: Path, data: bytes, printed: int) -> Trial:
+    """What comes of a file of this format with these bytes, written to `path`. printed: a file that stdout
+    and stderr go to."""
+    path.write_bytes(data)
+    names = sorted(path.parent.rglob("*"))
+    before, start = fresh_peak(), time.perf_counter()
+    try:
+        message = read(name, path)
+        outcome = REFUSED if message else ACCEPTED
+    except Exception as error:
+        outcome, message = FAULT, f"{_place(error)} {type(error).__name__}: {error}"
+    seconds, memory = time.perf_counter() - start, peak() - before
+    if outcome != FAULT:
+        sys.stdout.flush()
+        if seconds > SECONDS:
+            outcome, message = FAULT, f"{seconds:.1f} s"
+        elif memory > RATIO * len(data) + SLACK:
+            outcome, message = FAULT, f"{memory >> 20} MB of memory for {len(data)} bytes"
+        elif sorted(path.parent.rglob("*")) != names or path.read_bytes() != data:
+            outcome, message = FAULT, "it has written to the folder"
+        elif os.fstat(printed).st_size and not FORMATS[name].chatty:
+            outcome, message = FAULT, f"it has printed {os.pread(printed, 200, 0)!r}"
+    os.ftruncate(printed, 0)
+    os.lseek(printed, 0, os.SEEK_SET)
+    return Trial(outcome, message, seconds, memory)
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of ours that an error has passed."""
+    frame, place = error.__traceback__, ""
+    while frame is not None:
+        file = Path(frame.tb_frame.f_code.co_filename)
+        if "specularip" in file.parts:
+            place = f"{file.name}:{frame.tb_lineno}"
+        frame = frame.tb_next
+    return place
+
+
+def trials_elsewhere(files: Sequence[tuple[str, Path]]) -> list[Trial]:
+    """What comes of files, each with its format, in another process."""
+    command = [sys.executable, __file__, *(str(word) for file in files for word in file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [Trial(*found) for found in json.loads(done.stdout)]
+
+
+def main() -> None:
+    results = os.dup(1)
+    with tempfile.TemporaryFile() as printed:
+        os.dup2(printed.fileno(), 1)
+        os.dup2(printed.fileno(), 2)
+        found = []
+        for name, path in zip(sys.argv[1::2], map(Path, sys.argv[2::2])):
+            with tempfile.TemporaryDirectory() as folder:  # what is loaded once is not the file's
+                FORMATS[name].read(FORMATS[name].make(Path(folder)))
+            found.append(trial(name, path, path.read_bytes(), printed.fileno()))
+    os.write(results, json.dumps([dataclasses.astuple(one) for one in found]).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -22,7 +22,22 @@ EXTREMES = (
     b"0x10", b"1.0.0", b"--3", b"\xff\xfe", b"1e", b"65535",
 )  # fmt: skip
 """Numbers that readers stumble over."""
-WHOLE = (0, 1, -1, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
+WHOLE = (
+    0,
+    1,
+    -1,
+    127,
+    255,
+    2**15,
+    2**16 - 1,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**62,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+)
 """Whole numbers that readers stumble over, as sizes above all."""
 DEEP = "@deep@"
 VALUES: tuple[Any, ...] = (
@@ -89,7 +104,7 @@ def _edit(data: bytearray, generator: np.random.Generator) -> None:
 
 
 def _whole(data: bytearray, generator: np.random.Generator) -> None:
-    """A whole number of one to eight bytes, of either byte order, at a place that is a multiple of its size."""
+    """A whole number of one to eight bytes, in either byte order, at a multiple of its size."""
     size = int(generator.choice([1, 2, 4, 8]))
     start = _chunk(data, generator).start // size * size
     number = WHOLE[int(generator.integers(len(WHOLE)))] % 256**size
@@ -110,7 +125,7 @@ def spliced(other: bytes) -> Damage:
 
 
 def in_json(data: bytes, seed: int) -> bytes:
-    """JSON with one to three values replaced, removed, repeated or renamed; damaged as text every third time."""
+    """JSON with one to three values replaced, removed, repeated or renamed; every third time as text."""
     if seed % 3 == 0:
         return mutate(data, seed)
     generator = np.random.default_rng(seed)
@@ -162,8 +177,8 @@ def in_gzip(damage: Damage = mutate) -> Damage:
 
 
 def in_zip(first: Damage = mutate) -> Damage:
-    """A file within a zip, packed again with the right sums. Half of the time it is the first, which is damaged
-    in this way; in JSON, say, if it says how to read all others."""
+    """A file within a zip, packed again with the right sums. Half of the time it is the first, which is
+    damaged in this way; in JSON, say, if it says how to read all others."""
 
     def damage(data: bytes, seed: int) -> bytes:
         out = io.BytesIO()
@@ -183,7 +198,10 @@ def in_zip(first: Damage = mutate) -> Damage:
 def in_npz(data: bytes, seed: int) -> bytes:
     """An array of an .npz, packed again: its header every second time."""
     out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as sound, zipfile.ZipFile(out, "w", 8 * (seed % 3 == 0)) as archive:
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as sound,
+        zipfile.ZipFile(out, "w", 8 * (seed % 3 == 0)) as archive,
+    ):
         names = sound.namelist()
         hit = seed % len(names)
         for index, name in enumerate(names):

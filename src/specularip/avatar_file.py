@@ -15,7 +15,7 @@ from torch import Tensor
 
 from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
 from specularip.colors.asgs import SMOOTH
-from specularip.errors import DamagedFile, UserError, first_line
+from specularip.errors import DamagedFile, UserError, first_line, quoted
 from specularip.files import atomic_path, utf8_name
 from specularip.gaussians import Binding, Expressions, Gaussians, field_specs
 from specularip.json_reading import parse_json
@@ -160,8 +160,8 @@ def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarConten
         )
     if header.get("format") not in (3, 4, FORMAT):
         raise DamagedFile(
-            f"format {header.get('format')} is not one that this version reads: update specularip if a newer "
-            "version wrote it"
+            f"format {quoted(header.get('format'))} is not one that this version reads: update specularip if "
+            "a newer version wrote it"
         )
     provenance = header.get("provenance", {})
     if not isinstance(provenance, dict):
@@ -240,7 +240,7 @@ def _parse_colors(kind: object, tensors: dict[str, Tensor], count: int) -> Color
     if kind == "harmonics":
         return HarmonicColors(_take(tensors, "colors.coefficients", (count, 16, 3)))
     if kind not in ("asg", "betas"):
-        raise DamagedFile(f"its colours are of an unknown kind, {kind!r}: update specularip")
+        raise DamagedFile(f"its colours are of an unknown kind, {quoted(kind)}: update specularip")
     counted = "colors.lights" if kind == "asg" else "colors.lobes"
     lobes = tuple(tensors.get(counted, torch.empty(0)).shape[1:2])
     if kind == "betas":

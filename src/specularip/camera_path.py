@@ -18,7 +18,7 @@ import numpy as np
 from scipy.interpolate import CubicHermiteSpline, PchipInterpolator
 
 from specularip.cameras import Cameras
-from specularip.errors import DamagedFile, UserError
+from specularip.errors import DamagedFile, UserError, quoted
 from specularip.json_reading import parse_object
 
 RANGES = {
@@ -76,7 +76,7 @@ def read_path(path: Path, start: dict[str, float], fps: float) -> CameraPath:
         where = f"keyframes[{index}]"
         unknown = sorted(set(frame) - set(RANGES) - {"time", "target"})
         if unknown:
-            raise UserError(f"{path}: {where} has unknown {', '.join(unknown)}")
+            raise UserError(f"{path}: {where} has unknown {', '.join(map(quoted, unknown[:8]))}")
         times.append(_number(path, f"{where}.time", frame.get("time"), 0.0, 1e5))
         if index and times[-1] <= times[-2]:
             raise UserError(f"{path}: the times of the key frames must increase, see {where}")

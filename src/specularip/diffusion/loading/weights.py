@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from specularip.diffusion.loading.sources import in_hub_cache, pick_weights
-from specularip.errors import DamagedFile, MissingWeights, UserError, first_line
+from specularip.errors import DamagedFile, MissingWeights, UserError, first_line, quoted
 from specularip.files import utf8_name
 from specularip.json_reading import parse_object
 
@@ -84,7 +84,7 @@ def find_weights(folder: Path) -> list[Path]:
         raise UserError(f"{folder / name} lists no weights")
     for shard in sorted(set(shards)):
         if shard not in names:  # only in this folder: paths that lead elsewhere are not followed
-            raise UserError(f"{folder / name} lists {shard}, which is missing")
+            raise UserError(f"{folder / name} lists {quoted(shard)}, which is missing")
     return [folder / shard for shard in sorted(set(shards))]
 
 
@@ -231,7 +231,9 @@ def check_keys(
     """
 
     def some(keys: Sequence[str]) -> str:
-        return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+        return ", ".join(quoted(key).strip("'") for key in keys[:3]) + (
+            f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        )
 
     faults = []
     if missing:
