@@ -9,6 +9,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -464,7 +465,7 @@ def read(name: str, path: Path) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a warning that is not ours would be a second, puzzling line
-            warnings.filterwarnings("ignore", message=".*(left out|damaged|not used|its subject)")
+            warnings.filterwarnings("ignore", message=re.escape(f"{path}: "))  # ours
             FORMATS[name].read(path)
         return ""
     except UserError as error:
@@ -488,7 +489,7 @@ def trial(name: str, path: Path, data: bytes, printed: int) -> Trial:
         outcome = REFUSED if message else ACCEPTED
     except Exception as error:
         outcome, message = FAULT, f"{_place(error)} {type(error).__name__}: {error}"
-    seconds, memory = time.perf_counter() - start, peak() - before
+    seconds, memory = time.perf_counter() - start, max(0, peak() - before)  # the kernel counts in batches
     if outcome != FAULT:
         sys.stdout.flush()
         if seconds > SECONDS:

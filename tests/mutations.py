@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import io
 import json
@@ -143,7 +144,7 @@ def _changed(value: Any, generator: np.random.Generator) -> Any:
     """A copy of `value` with a change somewhere: each step goes into an element, or changes what is there."""
     place: Any = value
     if not isinstance(value, dict | list) or not value:
-        return VALUES[int(generator.integers(len(VALUES)))]
+        return _value(generator)
     while True:
         keys = list(place) if isinstance(place, dict) else range(len(place))
         key = keys[int(len(keys) * generator.random() ** 1.5)]
@@ -167,8 +168,12 @@ def _changed(value: Any, generator: np.random.Generator) -> Any:
             case 3 if isinstance(inner, int | float):
                 place[key] = WHOLE[int(generator.integers(len(WHOLE)))]
             case _:
-                place[key] = VALUES[int(generator.integers(len(VALUES)))]
+                place[key] = _value(generator)
         return value
+
+
+def _value(generator: np.random.Generator) -> Any:
+    return copy.deepcopy(VALUES[int(generator.integers(len(VALUES)))])
 
 
 def in_gzip(damage: Damage = mutate) -> Damage:
@@ -272,7 +277,7 @@ def in_png(data: bytes, seed: int) -> bytes:
         content = zlib.compress(mutate(zlib.decompress(content), seed), 1)
     else:
         content = mutate(content, seed)
-    chunks[hit] = (kind, content[:13].ljust(13, b"\1") if kind == b"IHDR" else content)
+    chunks[hit] = (kind, content)
     if generator.random() < 0.2:
         chunks.insert(int(generator.integers(len(chunks))), chunks[int(generator.integers(len(chunks)))])
     body = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks]

@@ -110,7 +110,7 @@ def _open_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             # Copies are aligned as the saved tensors were; otherwise matrix products differ in the last bit.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}
             return file.metadata() or {}, tensors
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged or cut short: {first_line(error)[:200]}") from error
 
 

@@ -23,6 +23,7 @@ from specularip.diffusion.loading.sources import in_hub_cache, pick_weights
 from specularip.errors import DamagedFile, MissingWeights, UserError, first_line, quoted
 from specularip.files import utf8_name
 from specularip.json_reading import parse_object
+from specularip.torch_files import read_torch
 
 PICKLES = (".bin", ".pt", ".pth")
 """Endings of files that torch.load reads with `weights_only=True`, which allows tensors and no code."""
@@ -123,17 +124,16 @@ def read_weights(path: Path) -> dict[str, Any]:
         try:
             with utf8_name(path) as name:
                 return dequantise(load_file(name), path)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, RuntimeError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{path} is not a complete safetensors file: {first_line(error)}; download it again"
             ) from error
-    zipped = zipfile.is_zipfile(path)
-    if not zipped and _read_start(path, 2) == b"PK":
+    if not zipfile.is_zipfile(path) and _read_start(path, 2) == b"PK":
         raise UserError(f"{path} is truncated: download it again")
     try:
-        with warnings.catch_warnings(), utf8_name(path) as name:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of problems that are raised below
-            state = torch.load(name, map_location="cpu", weights_only=True, mmap=zipped)
+            state = read_torch(path)
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError, OSError...
         reason = "it holds more than tensors, which could run code; use a .safetensors of the same model"
         if "weights_only" not in str(error).lower() and "unsupported global" not in str(error).lower():
