@@ -11,7 +11,7 @@ from specularip.files import utf8_name
 
 
 def read_torch(path: Path) -> Any:
-    """What the file holds: tensors, and lists and dicts of them. Mapped from the file where its format allows.
+    """What the file holds: tensors, and lists and dicts of them, mapped from the file where that can be.
 
     Raises DamagedFile for a zip whose files are compressed: torch never compresses them, and would inflate
     them to whatever size they claim. Else as `torch.load` with `weights_only=True`: all kinds of exceptions.

@@ -284,7 +284,9 @@ def _read_clip(
     extras = document.object(animation, "extras")
     fps = extras.get("fps", _rate(max(keys, key=len)))
     if not isinstance(fps, int | float) or not 0 < fps < 1e4 or (end - start) * fps > MAX_FRAMES:
-        raise document.error(f"an animation has {fps!r:.40} frames a second, or over {MAX_FRAMES} frames")
+        raise document.error(
+            f"an animation has {quoted(fps, 40)} frames a second, or over {MAX_FRAMES} frames"
+        )
     frames = max(1, round((end - start) * fps) + 1)
     loops = extras.get("loops") is True and frames > 1
     times = start + np.arange(frames - loops) / fps
