@@ -193,7 +193,7 @@ def synchronized_time() -> float:
 
 def watch(clock: Clock) -> None:
     """Measure what loads, what happens in a few steps only, and the parts of the refinement."""
-    from specularip import pipeline, raster, specular
+    from specularip import pipeline, raster, run_networks, specular
     from specularip.diffusion.loading import folder, networks, sd15
     from specularip.diffusion.prior import Prior
     from specularip.kernels import cuda_graphs
@@ -202,10 +202,12 @@ def watch(clock: Clock) -> None:
     from specularip.training.session import Session
 
     for name in (
-        "check_inputs", "check_memory", "init_ranks", "_prepare", "find_lpips", "load_prior", "load_sd15",
-        "accelerate", "read_head", "read_faces", "initial_state", "make_targets", "write_video",
+        "check_inputs", "check_memory", "init_ranks", "_prepare", "read_head", "read_faces", "initial_state",
+        "make_targets", "write_video",
     ):  # fmt: skip
         clock.wrap(pipeline, name, clock.part)
+    for name in ("find_lpips", "load_prior", "load_sd15", "accelerate"):
+        clock.wrap(run_networks, name, clock.part)
     clock.wrap(raster, "warm_up", clock.part, "compile the rasteriser")
     clock.wrap(specular, "warm_up", clock.part, "compile the shading")
     clock.wrap(sd15, "load_tokenizer", clock.part)

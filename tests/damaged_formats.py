@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import io
 import json
@@ -48,6 +49,9 @@ from splat_files import columns_of, write
 from torch.nn import functional as F
 
 from specularip.avatar import Avatar, load
+from specularip.batch.figures import notes_of, read_report, stage_seconds
+from specularip.batch.journal import read_events
+from specularip.batch.read_jobs import read_jobs
 from specularip.body import anny_body
 from specularip.camera_path import read_path
 from specularip.captures.load import load_posed_images
@@ -379,6 +383,58 @@ JPEG = io.BytesIO()
 Image.new("RGB", (32, 32), (9, 99, 199)).save(JPEG, "JPEG")
 _in_capture = partial(_read_capture, "..")
 
+
+def _jobs(suffix: str, folder: Path) -> Path:
+    """A file of jobs and their photos."""
+    for name in ("anna.png", "bo.png"):
+        Image.new("RGB", (64, 64), (90, 120, 30)).save(folder / name)
+    rows = [
+        {"name": "anna", "text": "A woman, in red", "image": "anna.png", "seed": "3"},
+        {"name": "bo", "text": 'A man with a "tall" hat', "image": "bo.png", "seed": "4"},
+    ]
+    path = folder / f"jobs.{suffix}"
+    if suffix == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    elif suffix == "jsonl":
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    else:
+        path.write_text("".join(f"- {json.dumps(row)}\n" for row in rows))  # YAML's flow style
+    return path
+
+
+def _report(folder: Path) -> Path:
+    path = folder / "report.json"
+    times = {"seconds": {"seid": 3.5, "scr": 6.0}, "peak_memory": 123456789}
+    path.write_text(json.dumps({"prompt": "a", "gaussians": 150, "notes": ["a line"], **times}))
+    return path
+
+
+def _read_report(path: Path) -> None:
+    report = read_report(path)
+    if report is None:
+        raise UserError("no report")
+    notes_of(report), stage_seconds(report)
+
+
+def _journal(folder: Path) -> Path:
+    events = [
+        {"job": f"a{k}", "event": event, "digest": "x", "attempt": 1, "worker": "node-1"}
+        for k in range(4)
+        for event in ("begun", "done")
+    ]
+    path = folder / "batch.jsonl"
+    path.write_text("".join(f"{json.dumps(event)}\n" for event in events))
+    return path
+
+
+def _read_journal(path: Path) -> None:
+    if not read_events(path.read_bytes()):
+        raise UserError("no events")
+
+
 _TENSORS = (mutate, in_safetensors, in_safetensors)
 FORMATS: Mapping[str, Format] = {
     "avatar": Format(_avatar, read_avatar, _TENSORS),
@@ -423,6 +479,11 @@ FORMATS: Mapping[str, Format] = {
     "camera path": _json_file(_camera_path, _read_path),
     "weights, safetensors": Format(_small_weights, _read_weights, _TENSORS),
     "weights, torch": Format(_torch_weights, _read_weights, (mutate, in_zip())),
+    "jobs, csv": Format(partial(_jobs, "csv"), read_jobs),
+    "jobs, jsonl": Format(partial(_jobs, "jsonl"), read_jobs),
+    "jobs, yaml": Format(partial(_jobs, "yaml"), read_jobs),
+    "report.json": _json_file(_report, _read_report),
+    "batch.jsonl": Format(_journal, _read_journal),
 }
 
 

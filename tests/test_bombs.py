@@ -290,7 +290,11 @@ def others(folder: Path) -> dict[str, Bomb]:
             tensors({"__metadata__": {"specularip": '{"format":' + "9" * 10**6 + "}"}}),
             "format inf",
         ),
-        "accessor's count": ("glb", glb(lambda t: t["accessors"][0].update(count=10**9)), "outside|another number"),
+        "accessor's count": (
+            "glb",
+            glb(lambda t: t["accessors"][0].update(count=10**9)),
+            "outside|another number",
+        ),
         "accessors without data": (
             "glb",
             glb(lambda t: [one.pop("bufferView") and one.update(count=10**9) for one in t["accessors"]]),

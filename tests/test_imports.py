@@ -41,7 +41,7 @@ stages
 presets
 overrides
 models
-inputs machine
+inputs machine run_networks
 pipeline
 batch
 cli
@@ -50,7 +50,8 @@ cli
 other, except on the ground floor."""
 
 WITHOUT_TORCH = """
-batch.jobs batch.states bounds cli ffmpeg inputs lpips models.check options overrides presets resources
+batch.jobs batch.states batch.ray_workers batch.run
+bounds cli ffmpeg inputs lpips models.check options overrides presets resources
 run_folder diffusion.settings diffusion.loading.settings diffusion.loading.sources fitting.settings
 stages.settings
 """.split()

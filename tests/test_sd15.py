@@ -15,7 +15,7 @@ import torch
 from sd15_files import EMBED, write_sources
 from tiny_prior import make_condition, sd15_prior
 
-from specularip import machine, pipeline
+from specularip import machine, pipeline, run_networks
 from specularip.cameras import Cameras
 from specularip.diffusion.attention import KeyViews
 from specularip.diffusion.conditioning import identity
@@ -223,7 +223,7 @@ def test_the_run_from_files_as_published(tmp_path: Path, monkeypatch: pytest.Mon
             crop = torch.rand(3, 224, 224, generator=generator)
             return types.SimpleNamespace(embedding=embedding, crop=crop, note="2 faces, of which the largest")
 
-    monkeypatch.setattr(pipeline.InsightFace, "load", staticmethod(lambda folder, device: Recogniser()))
+    monkeypatch.setattr(run_networks.InsightFace, "load", staticmethod(lambda folder, device: Recogniser()))
     config = with_settings(small(tmp_path), ["prior.path=sd15", "seid.steps=2", "scr.fit_steps=1"])
     config = replace(config, prior=replace(config.prior, sources=sources))
     config = with_settings(config, [f"guidance.negative_face={FACE}", "scr.guidance.identity_structure=0.9"])
@@ -272,7 +272,7 @@ def test_missing_input_is_reported_before_the_first_step(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert re.search("NVIDIA GPU with 16 GB.*--low-memory.*--preset compact", error_of(sd15()))
     monkeypatch.setenv("SPECULARIP_LPIPS", "")
-    monkeypatch.setattr(pipeline, "find_lpips", lambda device: None)
+    monkeypatch.setattr(run_networks, "find_lpips", lambda device: None)
     cpu = replace(sd15(), device="cpu")
     assert "LPIPS" in error_of(cpu) and "perceptual_weight=0" in error_of(cpu)
     folder = with_settings(cpu, ["scr.perceptual_weight=0", f"prior.sources.base={tmp_path / 'nothing'}"])
@@ -280,7 +280,7 @@ def test_missing_input_is_reported_before_the_first_step(
     assert "unpack it" in error_of(
         replace(folder, prior=replace(folder.prior, faces=str(tmp_path / "zipped")))
     )
-    monkeypatch.setattr(pipeline.InsightFace, "load", staticmethod(lambda folder, device: None))
+    monkeypatch.setattr(run_networks.InsightFace, "load", staticmethod(lambda folder, device: None))
     assert "nothing" in error_of(folder)
     assert "photo-weight" in error_of(cpu, photo_weight=-1.0)
     save_prior(prior, tmp_path / "prior", torch.float32)

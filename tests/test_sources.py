@@ -29,7 +29,6 @@ from sd15_files import (
 )
 from torch import Tensor
 
-from specularip import pipeline
 from specularip.diffusion.loading import networks
 from specularip.diffusion.loading import original_names as original
 from specularip.diffusion.loading.networks import PUBLISHED
@@ -39,6 +38,7 @@ from specularip.diffusion.loading.sources import hub_id, resolve
 from specularip.diffusion.prior import Prior
 from specularip.errors import MissingWeights, UserError
 from specularip.presets import preset_config
+from specularip.run_networks import load_prior
 
 SEED = 0  # the fixture `seed` sets it
 pytestmark = pytest.mark.usefixtures("seed")
@@ -258,7 +258,7 @@ def test_hub_ids_are_resolved_in_the_cache(
     with pytest.raises(MissingWeights, match=published.base):
         load_sd15(published)
     with pytest.raises(UserError, match=f"{published.base} is neither.*: `specularip models fetch"):
-        pipeline.load_prior(preset_config("sd15"))
+        load_prior(preset_config("sd15").prior)
     places = {
         "base": Path(sources.base),
         "vae": root / "vae",

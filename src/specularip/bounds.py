@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal
@@ -51,7 +52,7 @@ def check_settings(settings: Any, spelled: Callable[[str], str] = str) -> None:
     spelled: how a setting's dotted name appears in messages. Raises UserError for the first setting that is
     wrong, with its name, its bounds and what was given.
     """
-    for name, problem in _problems(settings, ""):
+    for name, problem in problems_of(settings):
         raise UserError(f"{spelled(name)} {problem}")
 
 
@@ -72,8 +73,9 @@ def out_of_order(settings: Any, lower: str, upper: str) -> str:
     return f"{lower} must not exceed {upper}, got {_shown(low)} and {_shown(high)}" if low > high else ""
 
 
+@cache
 def hints_of(kind: Any) -> dict[str, Any]:
-    """The types of a dataclass's fields, with their bounds."""
+    """The types of a dataclass's fields, with their bounds. Cached: do not change it."""
     return typing.get_type_hints(kind, include_extras=True)
 
 
@@ -88,8 +90,9 @@ def unwrapped(kind: Any, marks: tuple[Any, ...] = ()) -> tuple[Any, tuple[Any, .
     return kind, marks, False
 
 
-def _problems(settings: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """(name, problem) of each wrong field; of contradictions only where each field alone is right."""
+def problems_of(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, what is wrong) of each wrong field, and of those in it; of contradictions only where each
+    field alone is right."""
     fine = True
     hints = hints_of(type(settings))
     for field in fields(settings):
@@ -109,7 +112,7 @@ def _value_problems(value: Any, kind: Any, name: str) -> Iterator[tuple[str, str
         return
     if is_dataclass(kind):
         if isinstance(value, typing.cast(type, kind)):
-            yield from _problems(value, f"{name}.")
+            yield from problems_of(value, f"{name}.")
         else:
             yield name, f"must be a {getattr(kind, '__name__', kind)}, got {value!r}"
     elif origin is tuple:

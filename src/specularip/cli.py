@@ -21,7 +21,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from specularip.errors import UserError, escaped, one_line
-from specularip.guard import STOPPED, guard, wants_debug
+from specularip.guard import STOPPED, USER_ERROR, guard, wants_debug
 from specularip.stopping import interrupt_on_termination
 from specularip.streams import steady_streams
 from specularip.version import __version__
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
+FAULTS_SHOWN = 50
+"""Of a job file, at most."""
+SOME_FAILED = 1
 NARROWEST, WIDEST = 40, 1000
 """Columns of help texts: tyro hangs where there are only a few, and pads to as many as COLUMNS says."""
 
@@ -104,17 +107,12 @@ def generate(
             one_line(f'specularip {__version__}: "{" ".join(text.split())}", face from {names}', 2000),
             flush=True,
         )
-    from dataclasses import replace
-
     from specularip.inputs import check_inputs, check_run
-    from specularip.overrides import with_settings
-    from specularip.presets import preset_config
+    from specularip.overrides import run_config
     from specularip.progress import Progress
     from specularip.run_folder import RunFolder
 
-    config = replace(with_settings(preset_config(preset), tuple(chain(*settings))), seed=seed)
-    if photo_weight is not None:
-        config = replace(config, photo_weight=photo_weight)
+    config = run_config(preset, tuple(chain(*settings)), seed, photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
     check_run(config, out)
     check_inputs(
@@ -160,6 +158,99 @@ def generate(
             print(escaped(f"done: {out}/turntable.mp4, {out}/preview.png, {out}/avatar.ply"))
         if live is not None:
             live.stay(out)
+
+
+def batch(
+    out: Annotated[Path, arg(metavar="DIR")],
+    jobs: Annotated[Positional[Path | None], arg(metavar="JOBS")] = None,
+    texts: Annotated[Path | None, arg(metavar="FILE")] = None,
+    images: Annotated[Path | None, arg(metavar="FILE")] = None,
+    pair: Literal["zip", "product"] = "zip",
+    preset: Literal["compact", "sd15"] = "compact",
+    seed: int = 0,
+    photo_weight: float | None = None,
+    low_memory: bool = False,
+    force: bool = False,
+    settings: Settings = (),
+    no_pages: bool = False,
+    retries: int = 2,
+    ray: bool = False,
+    address: Annotated[str, arg(metavar="HOST:PORT")] = "",
+    workers: int | None = None,
+    cpus_per_worker: int = 1,
+    gpus_per_worker: float | None = None,
+) -> None:
+    """Make many avatars: one for each job of a file, or for each pair of a text and a photo.
+
+    JOBS is a table (.csv), or .jsonl or .yaml, with text and image of each job, and any option and setting of
+    `generate`; docs/batch.md describes it. All of it is checked before the first job starts.
+
+    Each job has a run folder in DIR. The same command again continues the batch: finished jobs are left as
+    they are, begun ones go on from their checkpoints, failed ones are tried again. DIR/index.html shows all
+    avatars and why jobs failed; DIR/summary.csv has the same as a table.
+
+    One job runs at a time, unless --ray spreads them over processes and machines (pip install
+    'specularip[ray]'). Exit code 1 if a job failed.
+
+    Example: specularip batch --texts texts.txt --images faces.txt --pair product --out gallery
+
+    Args:
+        out: Folder of the batch. With --ray on several machines, all of them must see it under this name.
+        jobs: File with the jobs; or give --texts and --images.
+        texts: File with one text a line.
+        images: File with the path of one photo a line, relative to the file.
+        pair: zip joins the texts and photos of the same lines, product each text with each photo.
+        preset: For jobs that name none, as for `generate`, and so are the next five.
+        seed: Random seed.
+        photo_weight: How far the photos determine the face, 0 to 1.
+        low_memory: Smaller batches, for GPUs with less memory.
+        force: Go on with texts of which no word is understood.
+        settings: Settings of the preset.
+        no_pages: Leave out the interactive page of each avatar (avatar.html, 6 MB and some seconds each).
+        retries: How often a job is tried again after its process died or the machine failed it.
+        ray: Run the jobs on a Ray cluster: on one that is started on this machine, or that at --address.
+        address: The Ray cluster to use, as `ray start --head` prints it; "auto" finds one of this machine.
+        workers: Number of processes. If omitted, as many as the cluster has room for.
+        cpus_per_worker: CPU cores, and threads, of each.
+        gpus_per_worker: GPUs of each, such as 0.5 for two on one GPU. If omitted, 1 if the cluster has any.
+    """
+    from specularip.batch.faults import JobFaults
+    from specularip.batch.ray_workers import Cluster
+    from specularip.batch.read_jobs import Defaults, pair_jobs, read_jobs
+    from specularip.batch.run import run_batch
+    from specularip.bounds import Range, as_option, check_settings, check_value
+
+    if address and not ray:
+        raise UserError("--address is that of a Ray cluster: add --ray")
+    check_value("--retries", retries, Annotated[int, Range(0, 100)])
+    cluster = Cluster(address, workers, cpus_per_worker, gpus_per_worker) if ray else None
+    if cluster is not None:
+        check_settings(cluster, as_option)
+    defaults = Defaults(preset, seed, photo_weight, low_memory, force, tuple(chain(*settings)))
+    try:
+        if jobs is not None and texts is None and images is None:
+            found = read_jobs(jobs, defaults)
+        elif jobs is None and texts is not None and images is not None:
+            found = pair_jobs(texts, images, pair, defaults)
+        else:
+            raise UserError("give a file with JOBS, or both --texts and --images")
+    except JobFaults as faults:
+        for fault in faults.faults[:FAULTS_SHOWN]:
+            print(f"specularip: error: {fault}", file=sys.stderr)
+        if more := len(faults.faults) - FAULTS_SHOWN:
+            print(f"specularip: error: and {more} more faults", file=sys.stderr)
+        raise SystemExit(USER_ERROR) from None
+    try:
+        states = run_batch(found, out, pages=not no_pages, retries=retries, cluster=cluster)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues the batch", file=sys.stderr)
+        raise SystemExit(STOPPED) from None
+    failed = [state for state in states if state.state == "failed"]
+    for state in failed:
+        print(one_line(f"failed: {state.job.name}: {state.reason}"), file=sys.stderr)
+    print(escaped(f"{len(states) - len(failed)} of {len(states)} done: {out}/index.html"))
+    if failed:
+        raise SystemExit(SOME_FAILED)
 
 
 def fit(
@@ -763,8 +854,8 @@ def _print_warning(message: Warning | str, category: type[Warning], *details: An
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Exit codes: 0 success, 1 missing models (`models` only), 2 user error, 70 a fault of this package (both
-    with one line on stderr), 130 stopped.
+    Exit codes: 0 success, 1 missing models (`models`) or failed jobs (`batch`), 2 user error, 70 a fault of
+    this package (both with one line on stderr), 130 stopped.
     """
     steady_streams()
     arguments = list(sys.argv[1:] if args is None else args)
@@ -783,6 +874,7 @@ def main(args: Sequence[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(
             {
                 "generate": generate,
+                "batch": batch,
                 "fit": fit,
                 "render": render,
                 "animate": animate,

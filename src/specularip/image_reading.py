@@ -73,8 +73,6 @@ def open_image(file: BinaryIO, path: Path) -> Image.Image:
             f"{path} is damaged or empty: its {width}x{height} pixels would take {taken >> 20} MB, and the "
             f"file has {length:,} bytes; save it again, or scale it down"
         )
-    if image.format in ("JPEG", "MPO") and (scans := _count_scans(file)) > MAX_SCANS:
-        raise UserError(f"{path} has {scans} scans, at most {MAX_SCANS} are read: save it again as JPEG")
     return image
 
 
@@ -86,15 +84,17 @@ def _bytes_per_pixel(image: Image.Image) -> int:
     return STORED_BYTES.get(image.mode, 4) + 4 + progressive
 
 
-def _count_scans(file: BinaryIO) -> int:
-    """Scans of the first image in a JPEG file. What follows it, such as a film of a phone, is not looked at.
-    The position in the file is changed."""
-    file.seek(0)
-    data, at, scans = file.read(), 2, 0
+def _check_scans(image: Image.Image, path: Path) -> None:
+    """Raise UserError if the first image in a JPEG file has more than MAX_SCANS. What follows it, such as a
+    phone's film, is not looked at. Changes the position in the file."""
+    assert image.fp is not None
+    image.fp.seek(0)
+    data, at, scans = image.fp.read(), 2, 0
     while (marker := _MARKER.search(data, at)) is not None and data[marker.start() + 1] != 0xD9:
         scans += data[marker.start() + 1] == 0xDA
         at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
-    return scans
+    if scans > MAX_SCANS:
+        raise UserError(f"{path} has {scans} scans, at most {MAX_SCANS} are read: save it again as JPEG")
 
 
 def _parsed(file: BinaryIO, path: Path) -> Image.Image:
@@ -137,13 +137,15 @@ def orientation(image: Image.Image) -> int:
 
 
 def decoded(
-    image: Image.Image, turned: bool, finish: Callable[[Image.Image], Image.Image]
+    image: Image.Image, path: Path, turned: bool, finish: Callable[[Image.Image], Image.Image]
 ) -> tuple[np.ndarray, bool]:
     """The pixels of an opened image, uint8 [H,W,C], upright if `turned`; and False as `in_srgb` returns it.
 
-    finish: makes of colours, RGB or RGBA, what is returned of them. Raises all kinds of exceptions if the
-    image is damaged.
+    finish: makes of colours, RGB or RGBA, what is returned of them. Raises UserError for a JPEG of too many
+    scans, and all kinds of exceptions if the image is damaged.
     """
+    if image.format in ("JPEG", "MPO"):
+        _check_scans(image, path)
     size = image.size
     image.load()
     if image.size != size:

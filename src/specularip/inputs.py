@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from specularip.bounds import as_option, check_settings
-from specularip.diffusion.vocabulary import Vocabulary
+from specularip.diffusion.vocabulary import KNOWN_WORDS, SYNONYMS, Vocabulary
 from specularip.errors import UserError
 from specularip.faces.hair import names_hair
 from specularip.faces.photo import Photo, clearest, read_photo
@@ -97,19 +97,19 @@ def check_inputs(
     if not text:
         raise UserError("the text is empty: describe the person, as in 'A woman in a red satin dress'")
     if not (force or resume):
-        _check_words(text, prior)
+        check_words(text, prior)
     paths = [Path(image)] if isinstance(image, str | os.PathLike) else [Path(path) for path in image]
     if not 1 <= len(paths) <= MAX_PHOTOS:
         raise UserError(f"{len(paths)} photos given: give 1 to {MAX_PHOTOS} of one person with --image")
     folder = RunFolder.check(out, resume, overwrite)  # the cheapest checks first
-    start = None if init is None else _file_to_start_from(Path(init))
+    start = None if init is None else file_to_start_from(Path(init))
     files: dict[tuple[int, ...], Path] = {}
     for path in paths:
-        version = _file_version(path)
+        version = file_version(path)
         if version and version in files:
             raise UserError(f"{files[version]} and {path} are the same photo: give each only once")
         files[version] = path
-    photos = tuple(_read_photo(path, _file_version(path), look_for_face) for path in paths)
+    photos = tuple(_read_photo(path, file_version(path), look_for_face) for path in paths)
     identity = clearest(photos)
     notes = [note for photo in photos for note in photo.notes]
     if identity is not photos[0]:
@@ -117,7 +117,7 @@ def check_inputs(
     return Inputs(text, photos, identity, folder, tuple(notes), start)
 
 
-def _file_to_start_from(path: Path) -> Path:
+def file_to_start_from(path: Path) -> Path:
     """The avatar's file; of a run folder, that in it. Raises UserError if there is none."""
     file = path / "avatar.safetensors" if path.is_dir() else path
     if not file.is_file():
@@ -125,7 +125,7 @@ def _file_to_start_from(path: Path) -> Path:
     return file
 
 
-def _check_words(text: str, prior: str) -> None:
+def check_words(text: str, prior: str) -> None:
     """Raise UserError for a text of which no word is understood.
 
     A prior with a list of its words is held to that list and to the words that shape the body. One without,
@@ -133,7 +133,8 @@ def _check_words(text: str, prior: str) -> None:
     Latin script: so a text has to have a word in that.
     """
     shipped = Path(str(files("specularip") / "assets" / "compact"))
-    vocabulary = Vocabulary.read(shipped if prior == "compact" else Path(prior))
+    folder = shipped if prior == "compact" else Path(prior)
+    vocabulary = _read_vocabulary(folder, file_version(folder / KNOWN_WORDS), file_version(folder / SYNONYMS))
     if vocabulary is None:
         understood = bool(re.search(r"[a-z]{2}", normalized(text).lower()))
     else:
@@ -150,13 +151,19 @@ def _check_words(text: str, prior: str) -> None:
         )
 
 
+@lru_cache(maxsize=4)
+def _read_vocabulary(folder: Path, *versions: tuple[int, ...]) -> Vocabulary | None:
+    """Cached: a batch checks thousands of texts."""
+    return Vocabulary.read(folder)
+
+
 @lru_cache(maxsize=MAX_PHOTOS)
 def _read_photo(path: Path, version: tuple[int, ...], look_for_face: bool) -> Photo:
     """Cached: the command line checks the inputs before all else loads, and `generate` checks them again."""
     return read_photo(path, look_for_face)
 
 
-def _file_version(path: Path) -> tuple[int, ...]:
+def file_version(path: Path) -> tuple[int, ...]:
     """Cache key that changes with the file's content, and is the same for links to a file; () if there is
     none."""
     try:

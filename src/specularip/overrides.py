@@ -6,11 +6,22 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import is_dataclass, replace
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from specularip.errors import UserError
+from specularip.presets import preset_config
+from specularip.stages.settings import Config
 
 Settings = TypeVar("Settings")
+
+
+def run_config(
+    preset: str, overrides: Sequence[str] = (), seed: int = 0, photo_weight: float | None = None
+) -> Config:
+    """The configuration of a run of `generate`. Raises UserError as `preset_config` and `with_settings`."""
+    config = replace(with_settings(preset_config(preset), overrides), seed=seed)
+    return config if photo_weight is None else replace(config, photo_weight=photo_weight)
 
 
 def with_settings(config: Settings, overrides: Sequence[str]) -> Settings:
@@ -27,8 +38,13 @@ def with_settings(config: Settings, overrides: Sequence[str]) -> Settings:
     return config
 
 
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _set(config: Any, path: list[str], text: str, setting: str) -> Any:
-    hints = typing.get_type_hints(type(config))
+    hints = _hints(type(config))
     if path[0] not in hints:
         raise UserError(f"--set {setting}: there is no setting '{path[0]}', only {', '.join(hints)}")
     value = getattr(config, path[0])

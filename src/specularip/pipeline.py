@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,11 @@ from torch import Tensor
 from specularip import raster, specular
 from specularip.avatar import Avatar, load
 from specularip.body import Body, anny_body, phenotype_from_text, smplx_body
-from specularip.diffusion.fast.accelerate import accelerate, supports
-from specularip.diffusion.loading import folder as prior_folder
-from specularip.diffusion.loading.sd15 import load_sd15
-from specularip.diffusion.loading.weights import pick_dtype
 from specularip.diffusion.one_person import one_standing_person
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
 from specularip.diffusion.sample import sampling_timesteps
-from specularip.errors import MissingWeights, UserError, escaped
+from specularip.errors import UserError, escaped
 from specularip.export.video import write_video
 from specularip.faces.alignment import align_face, framed_by_hair
 from specularip.faces.hair import told_hair
@@ -39,7 +34,7 @@ from specularip.gaussians import Binding
 from specularip.inputs import Inputs, check_inputs, check_run
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.compiling import in_background
-from specularip.lpips import NO_LPIPS, find_lpips
+from specularip.lpips import NO_LPIPS
 from specularip.machine import check_gpu, check_memory
 from specularip.presentation import preview, turntable
 from specularip.presets import preset_config, with_low_memory
@@ -47,6 +42,7 @@ from specularip.progress import Progress
 from specularip.registration.splats import RegisteredSplats, register_splats
 from specularip.run_folder import RunFolder
 from specularip.run_lock import locked
+from specularip.run_networks import KeptNetworks, Networks, load_networks
 from specularip.sentences import denied, normalized, symbols, without_denials, without_names
 from specularip.stages.given_start import start_from_splats, with_given_head
 from specularip.stages.guide import EncodedFace, Guide
@@ -58,7 +54,7 @@ from specularip.stages.scr import Targets, fit_targets, make_targets, orbits
 from specularip.stages.seid import seid
 from specularip.stages.settings import Config
 from specularip.stages.start import sample_start, start_from
-from specularip.stopping import stop_on_signal
+from specularip.stopping import StopRequest, stop_on_signal
 from specularip.training.parallel import init_ranks
 from specularip.training.session import Session
 from specularip.training.state import TrainState
@@ -91,13 +87,16 @@ def generate(
     config: Config | None = None,
     progress: Progress | None = None,
     live: LiveView | None = None,
+    networks: KeptNetworks | None = None,
+    stop: StopRequest | None = None,
 ) -> Avatar:
     """Text and photos of a face to a full-body avatar, written to the folder `out` and returned, on the CPU.
 
     image: one photo, or up to eight of the same person. init: a person as 3D Gaussians to start from, any
     file that `sip.load` reads, instead of from views that the prior draws. config replaces the preset; seed
     still comes from the arguments, and so do photo_weight and low_memory if given. force: go on with a text
-    of which no word is understood. live: a page that shows the run. Under torchrun, the processes share each
+    of which no word is understood. live: a page that shows the run. networks: those of earlier runs, to be
+    used again. stop: how to stop the run; by default, signals do. Under torchrun, the processes share each
     step's views (`training.parallel`). Raises UserError for input that the user can correct (see
     `inputs.check_inputs`) and for a machine without the memory or GPU needed, KeyboardInterrupt after saving
     a checkpoint when stopped by Ctrl-C or SIGTERM.
@@ -128,11 +127,12 @@ def generate(
         if progress is None:
             nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             progress = stack.enter_context(Progress(None if ranks.is_main else nowhere))
-        stop = stack.enter_context(stop_on_signal())
+        stop = stop or stack.enter_context(stop_on_signal())
         began = time.perf_counter()
         advice = "no run was changed: end other programs on the GPU, or add --low-memory"
         with _memory_errors(advice):
-            context = _prepare(inputs, config, device, progress)
+            loaded = load_networks(config, device) if networks is None else networks.get(config, device)
+            context = _prepare(inputs, config, loaded, device, progress)
         if ranks.is_main:
             folder = RunFolder.open(out, resume, overwrite)
         ranks.barrier()
@@ -198,8 +198,10 @@ class RunContext:
         return self.guide.config
 
 
-def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Progress) -> RunContext:
-    """Load the prior, encode text and face, build the body and the photo anchor."""
+def _prepare(
+    inputs: Inputs, config: Config, networks: Networks, device: torch.device, progress: Progress
+) -> RunContext:
+    """Encode text and face, build the body and the photo anchor."""
     notes: list[str] = []
 
     def note(line: str) -> None:
@@ -207,19 +209,9 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
             notes.append(line)
             progress.log(line)
 
-    for line in inputs.notes:
+    for line in (*inputs.notes, *networks.notes):
         note(line)
-    perceptual: Perceptual | None = None
-    if config.scr.perceptual == "lpips" and config.scr.perceptual_weight:
-        perceptual = find_lpips(device)
-        if perceptual is None:
-            raise UserError(f"{NO_LPIPS}; --set scr.perceptual_weight=0 does without")
-    # Before the prior, which takes longer to load, so that damaged models are reported early.
-    sd15 = config.prior.path == "sd15"
-    faces = find_insightface(config, device, note) if sd15 else None
-    prior = load_prior(config, device)
-    if prior.wants_face_embedding and not sd15:
-        faces = find_insightface(config, device, note)
+    prior = networks.prior
     splats = None if inputs.init is None else read_splats(inputs.init, config, progress, note)
     body, head = read_head(inputs, config, note) if splats is None else (splats.fitted.body, None)
     told = inputs.text
@@ -227,15 +219,17 @@ def _prepare(inputs: Inputs, config: Config, device: torch.device, progress: Pro
         note(f"the text names no hair; as in the photo: {head.hair.words}")
         told = f"{told.rstrip('.')}, with {head.hair.words}"
     text = readable(prior, told, note)
-    face, other = read_faces(prior, faces, inputs, told, config, note)
+    prior.move_image_encoder(device)  # where an earlier run has moved it away
+    face, other = read_faces(prior, networks.faces, inputs, told, config, note)
     painted = None if head is None else head.face
     against = denied(told) if prior.vocabulary is None else []
     guide = Guide(prior, PromptBook(prior), text, face, body.to(device), config, other, painted, against)
     for guidance in (config.guidance, config.scr.guidance or config.guidance):
         guide.identity(guidance)
     if device.type == "cuda":
-        prior.image_encoder = None  # a fifth of all weights, unused once the face is encoded
+        prior.move_image_encoder("cpu")
         torch.cuda.empty_cache()
+    perceptual: Perceptual | None = networks.lpips
     if perceptual is None and config.scr.perceptual_weight:
         perceptual = perceptual_loss(prior)
         top, bottom, left, right = config.scr.crop
@@ -281,15 +275,6 @@ def readable(prior: Prior, text: str, note: Callable[[str], None]) -> str:
     elif unknown:
         note(f"words that the prior was not trained on, which may do little: {', '.join(unknown)}")
     return text
-
-
-def find_insightface(config: Config, device: torch.device, note: Callable[[str], None]) -> InsightFace | None:
-    """insightface's models; None where they are absent. note: then receives what that costs."""
-    try:
-        return InsightFace.load(config.prior.faces, device)
-    except MissingWeights as error:
-        note(f"{error}. Until then the face is read from its landmarks alone, at a loss of likeness")
-        return None
 
 
 def read_faces(
@@ -533,20 +518,3 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
         }
     )
     return finished
-
-
-def load_prior(config: Config, device: torch.device | str = "cpu") -> Prior:
-    """The prior that the configuration names, frozen, on `device`."""
-    dtype = pick_dtype(config.prior.dtype, device)
-    if config.prior.path == "sd15":
-        try:
-            prior = load_sd15(config.prior.sources, device=device, dtype=dtype)
-        except MissingWeights as error:
-            raise UserError(f"{error}: `specularip models fetch --preset sd15` downloads it") from error
-    else:
-        shipped = str(files("specularip") / "assets" / "compact")
-        path = shipped if config.prior.path == "compact" else config.prior.path
-        prior = prior_folder.load_prior(path, device=device, dtype=dtype)
-    return (
-        accelerate(prior) if config.prior.fast and prior.device.type == "cuda" and supports(prior) else prior
-    )

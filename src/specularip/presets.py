@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from specularip.diffusion.loading.settings import PriorConfig
 from specularip.diffusion.settings import GuidanceConfig
-from specularip.errors import UserError
+from specularip.errors import UserError, quoted
 from specularip.stages.settings import (
     PUBLISHED_HEIGHT,
     Config,
@@ -135,12 +135,14 @@ def sd15() -> Config:
     )
 
 
+PRESETS = {"compact": Config, "sd15": sd15}
+
+
 def preset_config(name: str) -> Config:
     """The configuration of a preset. Raises UserError for an unknown name."""
-    presets = {"compact": Config, "sd15": sd15}
-    if name not in presets:
-        raise UserError(f"there is no preset '{name}': use {' or '.join(presets)}")
-    return presets[name]()
+    if name not in PRESETS:
+        raise UserError(f"there is no preset {quoted(name)}: use {' or '.join(PRESETS)}")
+    return PRESETS[name]()
 
 
 def with_low_memory(config: Config) -> Config:

@@ -51,6 +51,8 @@ def part(report: Report, start: float, end: float) -> Report:
 class Progress:
     """Shows one stage after the other on `stream`, by default the standard output."""
 
+    every_seconds = EVERY_SECONDS
+
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
         self._bars: Bars | None = None
@@ -83,7 +85,7 @@ class Progress:
         self._started = time.monotonic()
         self._recent.clear()
         self._recent.append((self._started, done))
-        if self._terminal():
+        if is_terminal(self.stream):
             if self._bars is None:
                 self._bars = _make_bars(self.stream)
                 self._bars.start()
@@ -98,9 +100,9 @@ class Progress:
         status = "" if loss is None else f"loss {loss:.4g}"
         if self._bars is not None and self._task is not None:
             remaining = self.remaining_seconds()
-            eta = "" if remaining is None else f"ETA {_clock(remaining)}  "
+            eta = "" if remaining is None else f"ETA {clock(remaining)}  "
             self._bars.update(self._task, completed=done, status=eta + status)
-        elif time.monotonic() - self._shown >= EVERY_SECONDS or done >= self._total:
+        elif time.monotonic() - self._shown >= self.every_seconds or done >= self._total:
             self._print(status)
 
     def stage(self) -> Stage:
@@ -115,18 +117,19 @@ class Progress:
             return None
         return (now - before) / (last - first) * max(0, self._total - last)
 
-    def _terminal(self) -> bool:
-        """Whether bars can be drawn: not where the cursor cannot move, as in an editor's shell."""
-        return self.stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
-
     def _print(self, status: str) -> None:
         self._shown = time.monotonic()
         share = 100 * self._done // max(1, self._total)
         words = [f"{self._stage} {self._done}/{self._total} ({share}%)", status]
         remaining = self.remaining_seconds()
         if remaining is not None:
-            words += [f"elapsed {_clock(self._shown - self._started)}", f"ETA {_clock(remaining)}"]
+            words += [f"elapsed {clock(self._shown - self._started)}", f"ETA {clock(remaining)}"]
         print("  ".join(word for word in words if word), file=self.stream, flush=True)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether bars can be drawn: not where the cursor cannot move, as in an editor's shell."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def _make_bars(stream: TextIO) -> Bars:
@@ -144,6 +147,7 @@ def _make_bars(stream: TextIO) -> Bars:
     )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as 1:05, or 2:01:05."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes}:{seconds:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 FILES = ("avatar.safetensors", "avatar.ply", "turntable.mp4", "preview.png", "report.json", "metrics.jsonl")
 REPORT = "report.json"
 """Written last: a run that has one is complete."""
-SNAPSHOT, BAKED = "snapshot.pack", "baked.safetensors"
-"""What the viewer's page adds to the folder: the growing avatar, and the colours of the finished one."""
+SNAPSHOT, BAKED, PAGE = "snapshot.pack", "baked.safetensors", "avatar.html"
+"""What the viewer's page and `batch` add to the folder: the growing avatar, the colours of the finished one,
+and its page."""
 CHECKPOINTS = "checkpoints"
 KEEP = 2
 """Number of checkpoints kept: the newest, and the one before it in case the newest is damaged."""
@@ -146,7 +147,7 @@ class RunFolder:
                     _link(self.path / name, home / name)
                 else:
                     (home / name).unlink(missing_ok=True)
-            for name in (SNAPSHOT, BAKED):
+            for name in (SNAPSHOT, BAKED, PAGE):
                 (home / name).unlink(missing_ok=True)
             _remove_checkpoints(home)
             for _, _, checkpoint in self._checkpoints():
@@ -327,7 +328,7 @@ def _link(source: Path, target: Path) -> None:
 def _remove_run(path: Path) -> None:
     """Delete the files of a run, and the folder if it is empty then; symbolic links are removed, not
     followed."""
-    for name in (*FILES, SNAPSHOT, BAKED):
+    for name in (*FILES, SNAPSHOT, BAKED, PAGE):
         (path / name).unlink(missing_ok=True)
     _remove_temporary(path)
     _remove_checkpoints(path)  # last: a folder without them is not taken for a run

@@ -24,6 +24,12 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.E
 """What file systems without locks answer."""
 HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 
+
+
+class InUse(UserError):
+    """Another run holds the lock of the folder."""
+
+
 if sys.platform == "win32":
     import msvcrt
 
@@ -116,7 +122,7 @@ def _is_at(file: int, path: Path) -> bool:
         return False
 
 
-def _in_use(folder: Path, file: int) -> UserError:
+def _in_use(folder: Path, file: int) -> InUse:
     os.lseek(file, 0, os.SEEK_SET)
     holder = os.read(file, 500).decode(errors="replace").strip() or "another process"
-    return UserError(f"a run is writing to {folder} ({holder}): wait for it, stop it, or use another --out")
+    return InUse(f"a run is writing to {folder} ({holder}): wait for it, stop it, or use another --out")

@@ -94,7 +94,7 @@ def read_pixels(file: Path, *, turned: bool = False) -> tuple[np.ndarray, bool]:
     """
     with _opened(file) as image:
         with _decoding(file):
-            return decoded(image, turned, lambda colours: colours.convert("RGBA"))
+            return decoded(image, file, turned, lambda colours: colours.convert("RGBA"))
 
 
 def read_mask(file: Path, size: tuple[int, int], photo: Header, *, turned: bool = False) -> np.ndarray:
@@ -212,6 +212,8 @@ def _opened(file: Path) -> Iterator[Image.Image]:
 def _decoding(file: Path) -> Iterator[None]:
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # Pillow's decoders raise all kinds of exceptions on damaged data
         reason = "cut short" if "truncated" in str(error) else "damaged"
         raise UserError(f"{file} is {reason} and cannot be decoded: export it again") from None
@@ -223,9 +225,8 @@ def _coverage(file: Path) -> np.ndarray:
         if image.width * image.height > MAX_PIXELS:
             raise UserError(f"{file} is {image.width}x{image.height}, too large for a mask: scale it")
         with _decoding(file):
-            image.load()
             image.info.pop("icc_profile", None)  # these are numbers, not colours
-            pixels, _ = decoded(image, False, lambda colours: colours.convert("RGBA"))
+            pixels, _ = decoded(image, file, False, lambda colours: colours.convert("RGBA"))
     # Labels are often painted in one pure colour.
     mask = pixels[..., :3].max(-1) if pixels[..., 3].min() == 255 else pixels[..., 3]
     low, high = int(mask.min()), int(mask.max())

@@ -227,6 +227,12 @@ class Prior(nn.Module):
             )
         return FaceFeatures(embeds.to(self.device, torch.float32), self._hidden(pixels))
 
+    def move_image_encoder(self, device: torch.device | str) -> None:
+        """Encoding faces needs it on the device of the rest. It is a fifth of all weights, and idle once the
+        faces are encoded."""
+        if self.image_encoder is not None:
+            self.image_encoder.to(device)
+
     def _face_pixels(self, face: Tensor) -> Tensor:
         """Face crops as the image encoder's normalised input."""
         size = int(self.image_encoder.config.image_size)
@@ -244,13 +250,11 @@ class Prior(nn.Module):
         """The null face, `count` times: input of the unconditional branch of guidance.
 
         Embeddings of zeros. For FaceID-PlusV2, with the hidden states of a normalised input of zeros, as in
-        its training: an image of CLIP's mean colour. Raises ValueError if the image encoder was released.
+        its training: an image of CLIP's mean colour.
         """
         embeds = torch.zeros(count, self.identity_dim, device=self.device)
         if not self.wants_face_embedding:
             return embeds
-        if self.image_encoder is None:
-            raise ValueError("cannot encode the null face: the image encoder was released")
         size = int(self.image_encoder.config.image_size)
         dtype = next(self.image_encoder.parameters()).dtype
         hidden = self._hidden(torch.zeros(1, 3, size, size, device=self.device, dtype=dtype))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,12 +140,16 @@ class Vocabulary:
                 article = article[0] + ("n " if known[0] in "aeiou" else " ")
             return f"{article or ''}{known}"
 
-        longest_first = sorted(self.synonyms, key=len, reverse=True)
-        pattern = rf"(?<![\w-])(an? )?({'|'.join(map(re.escape, longest_first))})(?:[- ]colou?red)?(?![\w-])"
-        text = re.sub(pattern, meaning, text, flags=re.IGNORECASE)
+        text = self._synonym.sub(meaning, text)
         if replaced:  # "carrot orange" is now "orange orange"
             text = re.sub(r"\b(\w+)(?: \1\b)+", r"\1", text, flags=re.IGNORECASE)
         return text, replaced
+
+    @cached_property
+    def _synonym(self) -> re.Pattern[str]:
+        longest_first = sorted(self.synonyms, key=len, reverse=True)
+        pattern = rf"(?<![\w-])(an? )?({'|'.join(map(re.escape, longest_first))})(?:[- ]colou?red)?(?![\w-])"
+        return re.compile(pattern, re.IGNORECASE)
 
     @property
     def denials(self) -> list[str]:

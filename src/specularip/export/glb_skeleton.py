@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from specularip.errors import quoted
 from specularip.export.gltf import Builder, Document, Json
 from specularip.gaussians import Binding, Gaussians
 from specularip.motion.clip import Clip

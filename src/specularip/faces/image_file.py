@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,32 @@ def read_image_file(path: str | Path) -> tuple[np.ndarray, list[str]]:
     """
     path = Path(path)
     notes: list[str] = []
+    with _opened(path) as image:
+        try:
+            pixels, profile_usable = decoded(image, path, True, _on_grey)
+        except UserError:
+            raise
+        except Exception as error:  # Pillow's decoders raise all kinds of exceptions on damaged data
+            reason = "cut short" if "truncated" in str(error) else "damaged"
+            raise UserError(
+                f"{path} is {reason} and cannot be decoded: save or download the photo again"
+            ) from None
+        if not profile_usable:
+            notes.append(f"{path} has an unusable colour profile, which is ignored: its colours may be off")
+        if _has_more_images(image):
+            notes.append(f"{path} holds several images: taking the first")
+    return pixels, notes
+
+
+def check_image_file(path: str | Path) -> None:
+    """Raise UserError where `read_image` would by a file's kind, its header or its size. Decodes nothing."""
+    with _opened(Path(path)):
+        pass
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image of which only the header is read. Raises UserError as `read_image_file` says."""
     try:
         if path.is_dir():
             raise UserError(f"{path} is a folder: give an image file")
@@ -55,18 +83,7 @@ def read_image_file(path: str | Path) -> tuple[np.ndarray, list[str]]:
             raise UserError(
                 f"{path} is only {width}x{height} pixels: use a photo whose face is at least {MIN_FACE} wide"
             )
-        try:
-            pixels, profile_usable = decoded(image, True, _on_grey)
-        except Exception as error:  # Pillow's decoders raise all kinds of exceptions on damaged data
-            reason = "cut short" if "truncated" in str(error) else "damaged"
-            raise UserError(
-                f"{path} is {reason} and cannot be decoded: save or download the photo again"
-            ) from None
-        if not profile_usable:
-            notes.append(f"{path} has an unusable colour profile, which is ignored: its colours may be off")
-        if _has_more_images(image):
-            notes.append(f"{path} holds several images: taking the first")
-    return pixels, notes
+        yield image
 
 
 def _on_grey(colours: Image.Image) -> Image.Image:

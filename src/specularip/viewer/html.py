@@ -21,8 +21,8 @@ def page_html(packed: bytes, title: str) -> str:
     style = (assets / "style.css").read_text("utf-8")
     page = (assets / "index.html").read_text("utf-8")
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src '{policy_hash(script)}'; style-src '{policy_hash(style)}'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     data = base64.b64encode(packed).decode("ascii")
     parts = {
@@ -45,5 +45,6 @@ def write_html(path: str | os.PathLike[str], packed: bytes, title: str) -> Path:
     return write_bytes(path, page_html(packed, title).encode())
 
 
-def _hash(text: str) -> str:
+def policy_hash(text: str) -> str:
+    """What a content-security policy allows an inline script or style by."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

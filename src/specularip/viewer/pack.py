@@ -186,8 +186,9 @@ def _objects(found: Any) -> dict[str, dict[str, Any]]:
 
 def _stored_columns(raw: bytes, start: int, about: Mapping[str, Any]) -> Columns:
     """The columns that `Columns.planes` has written, with what `Columns.described` says of them."""
-    rows, width, bits = (about.get(name) for name in ("rows", "columns", "bits"))
-    if not all(type(count) is int and count >= 0 for count in (rows, width, bits)) or not 1 <= bits <= 32:
+    sizes = [about.get(name) for name in ("rows", "columns", "bits")]
+    rows, width, bits = (size if type(size) is int and size >= 0 else -1 for size in sizes)
+    if min(rows, width) < 0 or not 1 <= bits <= 32:
         raise DamagedFile("a section has no valid size")
     planes = (bits + 7) // 8
     if max(rows, width, rows * width * planes) > len(raw) - start:

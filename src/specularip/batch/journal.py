@@ -1,0 +1,99 @@
+"""What happened in a batch: DIR/batch.jsonl, one event a line.
+
+It tells which job a folder was made for, so that a job file that was edited meanwhile cannot take one avatar
+for another. Whether a job is done is not read from it but from its folder, which may have been copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO, get_args
+
+from specularip.batch.jobs import Job
+from specularip.errors import DamagedFile, UserError
+from specularip.files import json_value
+from specularip.json_reading import parse_object
+
+JOURNAL = "batch.jsonl"
+Event = Literal["begun", "done", "failed", "lost", "stopped"]
+"""lost: the process that ran the job died."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the journal last says about a job. digest: see `digest`; "" if it does not say."""
+
+    digest: str
+    event: Event
+    reason: str = ""
+    worker: str = ""
+    attempt: int = 0
+
+
+def digest(job: Job) -> str:
+    """A short hash of what determines the job's avatar. Photos count by name, not by place, so that a batch
+    can be moved to another machine."""
+    given = {
+        "text": " ".join(job.text.split()),
+        "images": [path.name for path in job.images],
+        "preset": job.preset,
+        "seed": job.seed,
+        "init": job.init and job.init.name,
+        "photo_weight": job.photo_weight,
+        "settings": sorted(job.settings),
+    }
+    return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Journal:
+    """Appends events to the journal in `folder`, of which the caller holds the lock. past: by job's name."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises UserError if the journal can be neither read nor written."""
+        self._path = folder / JOURNAL
+        try:
+            content = self._path.read_bytes() if self._path.exists() else b""
+            # A line that a killed process was writing stays alone on its line, and is not read.
+            self._file: TextIO = self._path.open("a", encoding="utf-8", buffering=1)
+            if content and not content.endswith(b"\n"):
+                self._file.write("\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
+        self.past = read_events(content)
+
+    def add(self, job: Job, event: Event, attempt: int, worker: str = "", reason: str = "") -> None:
+        """Record an event. Raises UserError if the disk is full."""
+        line: dict[str, Any] = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "job": job.name}
+        line |= {"event": event, "attempt": attempt, "digest": digest(job)}
+        line |= {key: value for key, value in (("worker", worker), ("reason", reason)) if value}
+        try:
+            self._file.write(json.dumps(json_value(line)) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
+        self.past[job.name] = Past(line["digest"], event, reason, worker, attempt)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_events(content: bytes) -> dict[str, Past]:
+    """The last event of each job in a journal. Lines that are none are passed over: nothing that matters is
+    only there."""
+    found: dict[str, Past] = {}
+    for line in content.splitlines():
+        try:
+            event = parse_object(line)
+        except DamagedFile:
+            continue
+        if event.get("event") not in get_args(Event):
+            continue
+        texts = [event.get(key, "") for key in ("job", "digest", "reason", "worker")]
+        attempt = event.get("attempt", 0)
+        if all(isinstance(text, str) for text in texts) and isinstance(attempt, int):
+            name, mark, reason, worker = texts
+            found[name] = Past(mark, event["event"], reason, worker, attempt)
+    return found

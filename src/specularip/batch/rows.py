@@ -1,0 +1,40 @@
+"""What job files of all formats are read into: rows of keys with texts.
+
+Numbers and truth values stay texts, as they are in CSV, until it is known what their key stands for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias, Union
+
+from specularip.batch.faults import Place
+
+Value: TypeAlias = Union[str, None, list["Value"], tuple["Entry", ...]]  # noqa: UP007
+"""A text; None, which stands for the default; a list; or a mapping."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    key: str
+    value: Value
+    place: Place
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job. source: where it was read, as users are told."""
+
+    entries: tuple[Entry, ...]
+    place: Place
+    source: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """defaults: what holds for rows that do not say it themselves. missing: keys whose lack is told once for
+    all rows, as of a column."""
+
+    rows: list[Row]
+    defaults: tuple[Entry, ...] = ()
+    missing: frozenset[str] = frozenset()
