@@ -379,7 +379,7 @@ def test_body_mesh(tmp_path):
     wrong = [
         ({"v": vertices}, "no arrays v and f"),
         ({"v": vertices[:, :2], "f": faces}, "[V,3]"),
-        ({"v": vertices.astype(complex), "f": faces}, "[V,3]"),
+        ({"v": vertices.astype(complex), "f": faces}, "of numbers"),
         ({"v": vertices * math.nan, "f": faces}, "NaN"),
         ({"v": vertices * 1e30, "f": faces}, "beyond"),
         ({"v": vertices, "f": faces[:0]}, "[F,3]"),
