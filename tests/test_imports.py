@@ -50,7 +50,7 @@ cli
 other, except on the ground floor."""
 
 WITHOUT_TORCH = """
-batch.jobs batch.states batch.ray_workers batch.run
+batch.jobs batch.states batch.ray_workers batch.read_jobs batch.run
 bounds cli ffmpeg inputs lpips models.check options overrides presets resources
 run_folder diffusion.settings diffusion.loading.settings diffusion.loading.sources fitting.settings
 stages.settings

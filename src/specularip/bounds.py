@@ -94,7 +94,8 @@ def problems_of(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(dotted name, what is wrong) of each wrong field, and of those in it; of contradictions only where each
     field alone is right."""
     fine = True
-    hints = hints_of(type(settings))
+    kind: Any = type(settings)
+    hints = hints_of(kind)
     for field in fields(settings):
         for found in _value_problems(getattr(settings, field.name), hints[field.name], prefix + field.name):
             fine = False

@@ -237,7 +237,7 @@ def batch(
     except JobFaults as faults:
         for fault in faults.faults[:FAULTS_SHOWN]:
             print(f"specularip: error: {fault}", file=sys.stderr)
-        if more := len(faults.faults) - FAULTS_SHOWN:
+        if (more := len(faults.faults) - FAULTS_SHOWN) > 0:
             print(f"specularip: error: and {more} more faults", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     try:

@@ -39,12 +39,13 @@ def with_settings(config: Settings, overrides: Sequence[str]) -> Settings:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
 def _set(config: Any, path: list[str], text: str, setting: str) -> Any:
-    hints = _hints(type(config))
+    kind: Any = type(config)
+    hints = _hints(kind)
     if path[0] not in hints:
         raise UserError(f"--set {setting}: there is no setting '{path[0]}', only {', '.join(hints)}")
     value = getattr(config, path[0])

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from specularip.batch.faults import Faults, Place
 from specularip.batch.keys import SETTINGS, canonical, unknown
@@ -13,6 +14,7 @@ from specularip.batch.rows import Entry, Row, Table
 
 DELIMITERS = ",;\t"
 PHOTO_SEPARATOR = "|"
+MOST_COLUMNS = 1000
 
 
 def csv_table(text: str, file: str, faults: Faults) -> Table:
@@ -22,27 +24,31 @@ def csv_table(text: str, file: str, faults: Faults) -> Table:
     "sep=;", as Excel writes it. A cell of images is split at "|".
     """
     skipped = 0
-    if match := re.match(r'"?sep=(.)"?\r?\n', text):
+    if match := re.match(rf'"?sep=([{DELIMITERS}])"?\r?\n', text):
         delimiter, text, skipped = match[1], text[match.end() :], 1
     else:
         delimiter = max(DELIMITERS, key=lambda one: _known_names(text, one))
-    try:
-        records = _records(text, delimiter, file, skipped, faults)
-    except (TypeError, ValueError):  # a delimiter that cannot be one
-        faults.add(Place(file, 1), "sep= must name a comma, a semicolon or another separator")
-        return Table([])
+    records = _records(text, delimiter, file, skipped, faults)
     header = next(records, None)
     if header is None:
+        return Table([])
+    if len(header[1]) > MOST_COLUMNS:
+        faults.add(header[0], f"{len(header[1]):,} columns: give at most {MOST_COLUMNS}")
         return Table([])
     columns = _columns(*header, faults)
     missing = frozenset({"text", "image"}.difference(columns))
     for key in sorted(missing):
         names = " | ".join(name.strip() for name in header[1])
         faults.add(header[0], f"there is no column {key}, only {names}")
-    rows = []
+    return Table(_rows(records, columns, delimiter, faults), missing=missing)
+
+
+def _rows(
+    records: Iterator[tuple[Place, list[str]]], columns: list[str | None], delimiter: str, faults: Faults
+) -> Iterator[Row]:
     for place, cells in records:
         pairs = list(zip(columns, cells))
-        stray = [cell for cell in cells[len(columns) :] if cell.strip()]
+        stray = any(cell.strip() for cell in islice(cells, len(columns), None))
         if stray or any(cell.strip() and column is None for column, cell in pairs):
             separator = {"\t": "tabs", ";": "semicolons", ",": "commas"}.get(delimiter, delimiter)
             faults.add(
@@ -58,8 +64,7 @@ def csv_table(text: str, file: str, faults: Faults) -> Table:
             for column, cell in pairs
             if column
         ]
-        rows.append(Row(tuple(entries), place, str(place)))
-    return Table(rows, missing=missing)
+        yield Row(tuple(entries), place, str(place))
 
 
 def _columns(place: Place, names: list[str], faults: Faults) -> list[str | None]:
@@ -91,12 +96,6 @@ def _records(
 ) -> Iterator[tuple[Place, list[str]]]:
     """The records that are not blank, with the line where each begins."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    return _sound_records(reader, file, skipped, faults)
-
-
-def _sound_records(
-    reader: csv.Reader, file: str, skipped: int, faults: Faults  # type: ignore[name-defined]
-) -> Iterator[tuple[Place, list[str]]]:
     while True:
         place = Place(file, reader.line_num + skipped + 1)
         try:

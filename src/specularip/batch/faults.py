@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 from specularip.errors import UserError, one_line
 
+MOST_FAULTS = 20_000
+"""After so many, reading stops: the file is none of jobs."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """A line of a file, from 1; 0 stands for the file as a whole."""
 
@@ -36,8 +39,11 @@ class Faults:
     """How often `add` was called."""
 
     def add(self, place: Place, problem: str) -> None:
+        """Raises JobFaults if there are MOST_FAULTS."""
         self.found[place, problem] = None
         self.told += 1
+        if len(self.found) >= MOST_FAULTS:
+            self.check()
 
     def check(self) -> None:
         """Raise JobFaults if there are any."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from specularip.batch.faults import Faults
@@ -35,7 +35,7 @@ def _names(config: Any, prefix: str) -> Iterator[str]:
             yield prefix + field.name
 
 
-@cache
+@lru_cache(maxsize=10_000)
 def canonical(written: str) -> str:
     """The key that is meant by what is written: of FIELDS, of SETTINGS, or a setting's name; "" if none."""
     key = written.strip()
@@ -46,7 +46,7 @@ def canonical(written: str) -> str:
     return key if key in setting_names() else ""
 
 
-@cache
+@lru_cache(maxsize=10_000)
 def unknown(written: str, kind: str) -> str:
     """What is wrong with a key that means nothing. kind: "key", "column" or "setting"."""
     key = written.strip()
@@ -77,7 +77,7 @@ def keyed(entries: Sequence[Entry], faults: Faults) -> dict[str, Entry]:
 
 def is_default(value: Value) -> bool:
     """Whether a value is empty, as a cell may be."""
-    return value is None or (isinstance(value, str) and not value.strip())
+    return not (value.strip() if isinstance(value, str) else value)
 
 
 def _put(found: dict[str, Entry], key: str, entry: Entry, faults: Faults) -> None:

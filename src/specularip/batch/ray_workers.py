@@ -70,14 +70,14 @@ def run_on_ray(ledger: Ledger, out: Path, pages: bool, table: Table, cluster: Cl
         table.workers = count
         each = f"{cluster.cpus_per_worker} threads" + (f" and {gpus:g} GPUs" if gpus else "")
         table.log(f"starting {count} workers of {each}")
-        remote = ray.remote(Worker).options(
+        actor = ray.remote(
             num_cpus=cluster.cpus_per_worker,
             num_gpus=gpus,
             memory=WORKER_BYTES,
             concurrency_groups={"watch": 1},
-        )
+        )(Worker)
         arguments = str(out.resolve()), pages, cluster.cpus_per_worker
-        _Driver(ray, ledger, table, stop, lambda: remote.remote(*arguments), count).run()
+        _Driver(ray, ledger, table, stop, lambda: actor.remote(*arguments), count).run()
 
 
 class _Driver:

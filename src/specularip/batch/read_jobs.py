@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,8 @@ FORMATS = {
     ".yaml": yaml_table,
     ".yml": yaml_table,
 }
+MOST_JOBS = 100_000
+"""Of a batch."""
 MOST_TEXT = 5_000
 """Characters of a text. The priors' text encoders read some hundred."""
 CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -46,7 +48,10 @@ TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for jobs that do not say it themselves: the options of the command. settings: "NAME=VALUE"."""
+    """What holds for jobs that do not say it themselves: the options of the command.
+
+    settings: "NAME=VALUE", as `--set` takes them.
+    """
 
     preset: str = "compact"
     seed: int = 0
@@ -77,15 +82,17 @@ def read_jobs(path: str | Path, defaults: Defaults | None = None) -> list[Job]:
     faults = Faults()
     text = read_text(path, faults)
     table = Table([]) if text is None else table_of(text, path.name, faults)
-    if not table.rows and not faults.found:
+    jobs = _JobReader(defaults, faults, _folder(path)).jobs(table)
+    if not jobs and not faults.found:
         faults.add(Place(path.name, 0), "holds no jobs: give one with text and image for each avatar")
-    return _JobReader(defaults, faults, _folder(path), _folder(path)).jobs(table)
+    faults.check()
+    return jobs
 
 
 def pair_jobs(
     texts: str | Path,
     images: str | Path,
-    pair: Literal["zip", "product"] = "product",
+    pair: Literal["zip", "product"] = "zip",
     defaults: Defaults | None = None,
 ) -> list[Job]:
     """Jobs of two files with a prompt, and with the photo of a person, on each line.
@@ -99,21 +106,24 @@ def pair_jobs(
     defaults.check()
     faults = Faults()
     prompts, people = _lines(texts, "text", faults), _lines(images, "image", faults)
+    pairs: Iterable[tuple[Entry, Entry]]
     if pair == "product":
         prompts, people = _without_repeats(prompts, faults), _without_repeats(people, faults)
-        pairs = [(prompt, person) for prompt in prompts for person in people]
+        pairs = ((prompt, person) for prompt in prompts for person in people)
     else:
-        pairs = list(zip(prompts, people))
-        if len(prompts) != len(people):
+        pairs = zip(prompts, people)
+        if prompts and people and len(prompts) != len(people):
             faults.add(
                 Place(images.name, 0),
                 f"{len(people)} photos for the {len(prompts)} prompts of {texts.name}: give as many of both, "
                 "or pair every prompt with every photo by --pair product",
             )
-    rows = [
+    rows = (
         Row((prompt, person), prompt.place, f"{prompt.place} and {person.place}") for prompt, person in pairs
-    ]
-    return _JobReader(defaults, faults, _folder(texts), _folder(images)).jobs(Table(rows))
+    )
+    jobs = _JobReader(defaults, faults, _folder(images)).jobs(Table(rows))
+    faults.check()
+    return jobs
 
 
 def _folder(path: Path) -> Path:
@@ -151,36 +161,39 @@ class _Wrong(Exception):
 
 @dataclass
 class _JobReader:
-    """Makes jobs of rows, and keeps what rows have in common. folder, image_folder: of relative paths."""
+    """Makes jobs of rows, and keeps what rows have in common. folder: of relative paths."""
 
     defaults: Defaults
     faults: Faults
     folder: Path
-    image_folder: Path
     checks: JobChecks = field(default_factory=JobChecks)
-    names: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Each name and its job's source, by the folded name."""
-    twins: dict[Hashable, str] = field(default_factory=dict)
-    """Sources of the jobs without a given name, by all that determines what becomes of them."""
+    names: dict[str, tuple[str, Row]] = field(default_factory=dict)
+    """Each name and its row, by the folded name."""
+    twins: dict[Hashable, Row] = field(default_factory=dict)
+    """Rows without a given name, by all that determines what becomes of the job."""
 
     def jobs(self, table: Table) -> list[Job]:
+        """Those with which nothing is wrong; what is wrong with others is among the faults."""
         common = keyed(table.defaults, self.faults)
         if "name" in common:
             self.faults.add(common.pop("name").place, "name cannot be the same for all jobs: leave it out")
-        found = [self._job(row, common, table.missing) for row in table.rows]
-        jobs = [self._named(*one) for one in found if one is not None]
-        self.faults.check()
-        return jobs
+        found: list[tuple[Job, list[str], Row] | None] = []
+        for row in table.rows:
+            if len(found) == MOST_JOBS:
+                self.faults.add(row.place, f"is beyond {MOST_JOBS:,} jobs: split them into several batches")
+                break
+            found.append(self._job(row, common, table.missing))
+        return [self._named(*one) for one in found if one is not None]
 
     def _job(
         self, row: Row, common: dict[str, Entry], missing: frozenset[str]
-    ) -> tuple[Job, list[str], Place] | None:
-        """The job of a row, its paths as written, and its place; None if something is wrong with it."""
+    ) -> tuple[Job, list[str], Row] | None:
+        """The job of a row, its paths as written, and the row; None if something is wrong with it."""
         before = self.faults.told
         given = common | keyed(row.entries, self.faults)
         name = self._take(given, "name", _name, "")
         if name:
-            self._claim(name, given["name"].place, row.source)
+            self._claim(name, given["name"].place, row)
         preset = self._take(given, "preset", _preset, self.defaults.preset)
         seed = self._take(given, "seed", _seed, self.defaults.seed)
         weight = self._take(given, "photo_weight", _number, self.defaults.photo_weight)
@@ -199,13 +212,13 @@ class _JobReader:
         if text and not force and (problem := self.checks.words(text, prior)):
             self.faults.add(given["text"].place, problem)
         images = self._images(given["image"].place, paths) if paths else ()
-        init = self._path(start, given["init"], self.folder) if start else None
+        init = self._path(start, given["init"].place) if start else None
         if init is not None and (problem := self.checks.init(init)):
             self.faults.add(given["init"].place, problem)
         if self.faults.told > before or not (text and images):
             return None
         job = Job(name, text, images, preset, seed, init, weight, low_memory, force, settings, row.source)
-        return job, [*paths, start], row.place
+        return job, [*paths, start], row
 
     def _take(self, given: dict[str, Entry], key: str, read: Callable[[Value], Any], default: Any) -> Any:
         """The value of a key; the default if it is not given or wrong, which is told."""
@@ -236,7 +249,7 @@ class _JobReader:
             self.faults.add(place, f"{len(written)} photos: give 1 to {MAX_PHOTOS} of one person")
             return ()
         seen: dict[Version, Path] = {}
-        for path in (self._path(one, place, self.image_folder) for one in written):
+        for path in (self._path(one, place) for one in written):
             if path is None:
                 continue
             version, problem = self.checks.image(path)
@@ -247,37 +260,38 @@ class _JobReader:
             seen[version] = path
         return tuple(seen.values())
 
-    def _path(self, written: str, place: Place, folder: Path) -> Path | None:
+    def _path(self, written: str, place: Place) -> Path | None:
         if "://" in written:
             self.faults.add(place, f"{written} is an address: download it, and give the file")
             return None
         try:
-            return folder / Path(written).expanduser()
+            return self.folder / Path(written).expanduser()
         except RuntimeError:  # no such user, or no home
             self.faults.add(place, f"{written}: the home folder is unknown: write the whole path")
             return None
 
-    def _claim(self, name: str, place: Place, source: str) -> None:
+    def _claim(self, name: str, place: Place, row: Row) -> None:
         """Take a name, unless another job has it."""
-        other, where = self.names.setdefault(folded(name), (name, source))
-        if where != source:
-            alike = "" if other == name else f", and {quoted(other)} is the same to some systems"
-            self.faults.add(place, f"the name {quoted(name)} is that of {where}{alike}: give another")
+        other, first = self.names.setdefault(folded(name), (name, row))
+        if first is not row:
+            alike = "" if other == name else f", {quoted(other)}, which is the same to some systems"
+            self.faults.add(place, f"the name {quoted(name)} is that of {first.source}{alike}: give another")
 
-    def _named(self, job: Job, written: list[str], place: Place) -> Job:
+    def _named(self, job: Job, written: list[str], row: Row) -> Job:
         """The job with a name. written: its photos, and the file to start from or "", as in the job file."""
         if job.name:
             return job
         rest = (job.preset, job.photo_weight, *job.settings)
         versions = tuple(self.checks.image(path)[0] for path in job.images)
-        twin = self.twins.setdefault((job.text, versions, job.seed, job.init, rest), job.source)
-        if twin != job.source:
-            which = "" if job.source == str(place) else f"{job.source}: "
-            self.faults.add(place, f"{which}is the same job as {twin}: remove one, or give each a name")
+        twin = self.twins.setdefault((job.text, versions, job.seed, job.init, rest), row)
+        if twin is not row:
+            which = "" if row.source == str(row.place) else f"{row.source}: "
+            problem = f"{which}is the same job as {twin.source}: remove one, or give each a name"
+            self.faults.add(row.place, problem)
             return job
         *images, start = written
         job = replace(job, name=derived_name(job.text, images, job.seed, [start, *rest]))
-        self._claim(job.name, place, job.source)
+        self._claim(job.name, row.place, row)
         return job
 
 

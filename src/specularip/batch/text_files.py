@@ -8,7 +8,7 @@ from pathlib import Path
 from specularip.batch.faults import Faults, Place
 from specularip.errors import UserError
 
-MOST_BYTES = 64 << 20
+MOST_BYTES = 32 << 20
 
 
 def read_text(path: Path, faults: Faults) -> str | None:

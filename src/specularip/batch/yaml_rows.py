@@ -16,7 +16,7 @@ from specularip.batch.rows import Entry, Row, Table, Value
 from specularip.errors import first_line, quoted
 
 DEEPEST = 12
-MOST_NODES = 5_000_000
+MOST_NODES = 1_000_000
 """After aliases are replaced by what they stand for."""
 NULLS = ("", "~", "null", "Null", "NULL")
 TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map"))

@@ -1,0 +1,261 @@
+"""Batches: every job once, whatever fails meanwhile."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_batches import save_tiny_prior, tiny_jobs
+from tiny_runs import difference
+
+from specularip.avatar import load
+from specularip.batch import run_job as at_work
+from specularip.batch.jobs import Job
+from specularip.batch.journal import JOURNAL, Journal, digest, read_events
+from specularip.batch.ledger import Attempt, Ledger, Result
+from specularip.batch.ray_workers import Cluster
+from specularip.batch.run import run_batch
+from specularip.batch.states import JobState
+from specularip.errors import UserError
+from specularip.run_folder import REPORT
+from specularip.run_lock import locked
+from specularip.stopping import StopRequest
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_prior(tmp_path_factory.mktemp("prior") / "prior")
+
+
+def events(out: Path) -> Counter[tuple[str, str]]:
+    """How often the journal has each event of each job."""
+    lines = (out / JOURNAL).read_text().splitlines()
+    return Counter((line["job"], line["event"]) for line in map(json.loads, lines))
+
+
+def test_a_batch_goes_on_after_a_failure_and_later_does_the_rest(prior: Path, tmp_path: Path) -> None:
+    jobs = tiny_jobs(prior, 3)
+    grey = tmp_path / "grey.png"
+    Image.fromarray(np.full((200, 200, 3), 128, np.uint8)).save(grey)
+    jobs[1] = replace(jobs[1], images=(grey,), settings=(*jobs[1].settings, "photo_weight=1"))
+    out, shown = tmp_path / "out", io.StringIO()
+    states = run_batch(jobs, out, pages=False, stream=shown)
+    assert [state.state for state in states] == ["done", "failed", "done"]
+    assert "no face" in states[1].reason and states[1].attempts == 1  # the photo will not get better
+    assert f"failed job-1: {states[1].reason}" in shown.getvalue()
+    assert (out / "index.html").is_file() and (out / "summary.csv").is_file()
+    first = (out / "job-0" / "avatar.safetensors").stat().st_mtime_ns
+
+    jobs[1] = replace(tiny_jobs(prior, 2)[1], name="job-1b")
+    states = run_batch(jobs, out, pages=False, stream=shown)
+    assert [state.state for state in states] == ["done"] * 3
+    assert (out / "job-0" / "avatar.safetensors").stat().st_mtime_ns == first
+    assert events(out)["job-0", "begun"] == 1 and events(out)["job-1b", "done"] == 1
+
+    # The networks that the jobs share do not carry anything from one to the next.
+    alone = tmp_path / "alone"
+    run_batch(jobs[2:], alone, pages=True, stream=shown)
+    assert difference(load(out / "job-2"), load(alone / "job-2")) == 0
+    assert (alone / "job-2" / "avatar.html").is_file()
+
+
+def test_names_of_other_avatars_are_refused(prior: Path, tmp_path: Path) -> None:
+    photo, copy = tmp_path / "face.jpg", tmp_path / "copy.jpg"
+    photo.write_bytes(b"a photo")
+    copy.write_bytes(b"a photo")
+    job = Job("a", "A man in a suit", (photo,))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / REPORT).write_text("{}")
+    journal = Journal(tmp_path)
+    journal.add(job, "done", 1)
+    moved = replace(job, images=(copy,), source="jobs.csv, line 2")
+    assert Ledger([moved], tmp_path, journal, False, 0).count("done") == 1
+    assert Ledger([replace(job, name="b", text="other")], tmp_path, journal, False, 0).count("done") == 1
+    assert Ledger([moved], tmp_path, journal, True, 0).waiting == 1  # its page is missing
+    (tmp_path / "other.jpg").write_bytes(b"another photo")
+    others = replace(moved, text="A man in a coat"), replace(moved, images=(tmp_path / "other.jpg",))
+    for other in (*others, replace(moved, seed=1)):
+        with pytest.raises(UserError, match=r"under the names of a \(jobs.csv, line 2\): name these"):
+            Ledger([other], tmp_path, journal, False, 0)
+    journal.close()
+
+
+def test_two_batches_do_not_share_a_folder(prior: Path, tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(UserError, match="a run is writing to"):
+        run_batch(tiny_jobs(prior, 1), tmp_path, pages=False)
+    assert not (tmp_path / JOURNAL).exists()
+
+
+def ledger_of(count: int, folder: Path, retries: int = 2) -> tuple[Ledger, list[JobState]]:
+    jobs = [Job(f"job-{i}", "text", ()) for i in range(count)]
+    ledger, ended = Ledger(jobs, folder, Journal(folder), False, retries), list[JobState]()
+    ledger.ended = ended.append
+    return ledger, ended
+
+
+def run_all(ledger: Ledger, result_of: Callable[[Attempt], Result]) -> list[Attempt]:
+    attempts = []
+    while (attempt := ledger.next()) is not None:
+        attempts.append(attempt)
+        ledger.begin(attempt)
+        ledger.end(attempt, result_of(attempt))
+    return attempts
+
+
+def test_what_may_pass_is_tried_again_after_the_others(tmp_path: Path) -> None:
+    def result(attempt: Attempt) -> Result:
+        if attempt.job.name == "job-0":
+            return Result("failed", "no memory", again=True, gpu_memory=True)
+        if attempt.job.name == "job-1" and attempt.number == 1:
+            return Result("lost")
+        if attempt.job.name == "job-2":
+            return Result("failed", "no face")
+        return Result("done")
+
+    ledger, ended = ledger_of(4, tmp_path)
+    attempts = run_all(ledger, result)
+    order = [(int(attempt.job.name[-1]), attempt.number, attempt.low_memory) for attempt in attempts]
+    assert order[:4] == [(i, 1, False) for i in range(4)]
+    assert order[4:] == [(0, 2, True), (1, 2, False), (0, 3, True)]
+    assert [state.state for state in ledger.states] == ["failed", "done", "failed", "done"]
+    assert [state.job.name for state in ended] == ["job-2", "job-3", "job-1", "job-0"]
+    assert ledger.states[0].attempts == 3 and ledger.states[0].reason == "no memory"
+
+
+def test_jobs_whose_process_always_dies_fail_at_last(tmp_path: Path) -> None:
+    ledger, _ = ledger_of(1, tmp_path, retries=1)
+    assert len(run_all(ledger, lambda attempt: Result("lost"))) == 2
+    assert ledger.states[0].state == "failed" and "died" in ledger.states[0].reason
+
+
+def test_journals_survive_what_a_kill_leaves(tmp_path: Path) -> None:
+    ledger, _ = ledger_of(2, tmp_path)
+    run_all(ledger, lambda attempt: Result("done"))
+    with (tmp_path / JOURNAL).open("a") as file:
+        file.write('{"job": "job-0", "event": "fai')
+    journal = Journal(tmp_path)
+    assert [journal.past[f"job-{i}"].event for i in range(2)] == ["done", "done"]
+    journal.add(Job("job-2", "text", ()), "begun", 1)
+    journal.close()
+    assert set(Journal(tmp_path).past) == {"job-0", "job-1", "job-2"}
+    nonsense = [b"[1]", b"{}", b"\xff", b'{"job": 3, "event": "done"}', b'{"job": "x", "event": []}']
+    nonsense += [b"[" * 100_000, b'{"job": "x", "event": "done", "attempt": "1"}', b"1" * 5000]
+    assert read_events(b"\n".join(nonsense)) == {}
+
+
+def test_digests_tell_jobs_apart(prior: Path) -> None:
+    job = tiny_jobs(prior, 1)[0]
+    same = [replace(job, name="other", source="x", low_memory=True, force=False)]
+    same += [replace(job, settings=job.settings[::-1]), replace(job, text=f" {job.text} ")]
+    assert {digest(other) for other in same} == {digest(job)}
+    others = [replace(job, seed=7), replace(job, text="x"), replace(job, photo_weight=0.5)]
+    others += [replace(job, images=job.images * 2), replace(job, init=Path("a.ply"))]
+    assert len({digest(other) for other in (job, *others)}) == 6
+
+
+def test_memory_of_the_gpu_runs_out(prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second attempt takes less of it."""
+    low, generate = [], at_work.generate
+
+    def greedy(*arguments: Any, config: Any, **options: Any) -> Any:
+        low.append(config.low_memory)
+        if not config.low_memory:
+            raise UserError("the GPU ran out of memory") from torch.cuda.OutOfMemoryError("2 GiB")
+        return generate(*arguments, config=config, **options)
+
+    monkeypatch.setattr(at_work, "generate", greedy)
+    states = run_batch(tiny_jobs(prior, 1), tmp_path / "out", pages=False, stream=io.StringIO())
+    assert low == [False, True] and states[0].state == "done" and states[0].attempts == 2
+
+
+def test_finished_batches_are_recognised_without_torch(tmp_path: Path) -> None:
+    jobs = "".join(f"A man in a suit,{i}\n" for i in range(20))
+    code = f"""
+import sys
+from pathlib import Path
+from specularip.batch.read_jobs import read_jobs
+from specularip.batch.run import run_batch
+Path("jobs.csv").write_text("text,seed,image\\n" + {jobs!r}.replace("\\n", ",face.png\\n"))
+jobs = read_jobs("jobs.csv")
+for job in jobs:
+    Path("out", job.name).mkdir(parents=True)
+    Path("out", job.name, "report.json").write_text("{{}}")
+assert all(state.state == "done" for state in run_batch(jobs, Path("out"), pages=False))
+sys.exit("torch" in sys.modules)
+"""
+    Image.new("RGB", (64, 64)).save(tmp_path / "face.png")
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_a_stop_saves_a_checkpoint(prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs, stop = tiny_jobs(prior, 1), StopRequest()
+    stop.requested = True
+    generate = at_work.generate
+    monkeypatch.setattr(at_work, "generate", lambda *a, **options: generate(*a, **{**options, "stop": stop}))
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(jobs, tmp_path, pages=False, stream=io.StringIO())
+    assert events(tmp_path)["job-0", "stopped"] == 1
+    assert "stopped" in (tmp_path / "summary.csv").read_text()
+    stop.requested = False
+    states = run_batch(jobs, tmp_path, pages=False, stream=io.StringIO())
+    assert states[0].state == "done"
+
+
+def on_ray(jobs: Sequence[Job], out: Path) -> tuple[list[JobState], str]:
+    shown = io.StringIO()
+    return run_batch(jobs, out, pages=False, cluster=Cluster(workers=2), stream=shown), shown.getvalue()
+
+
+def test_a_worker_of_ray_dies_at_work(prior: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    jobs, out = tiny_jobs(prior, 4), tmp_path / "out"
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        for _ in range(1200):
+            lines = (out / JOURNAL).read_text().splitlines() if (out / JOURNAL).exists() else []
+            begun = [json.loads(line) for line in lines]
+            if begun and not killed:
+                killed.append(int(begun[0]["worker"].rpartition(" ")[2]))
+                time.sleep(0.5)
+                os.kill(killed[0], signal.SIGKILL)
+                return
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    states, _ = on_ray(jobs, out)
+    killer.join()
+    assert killed and [state.state for state in states] == ["done"] * 4
+    counts = events(out)
+    assert sum(counts[job.name, "lost"] for job in jobs) == 1
+    for job in jobs:
+        assert counts[job.name, "done"] == 1
+        assert counts[job.name, "begun"] == 1 + counts[job.name, "lost"]
+        steps = [json.loads(line) for line in (out / job.name / "metrics.jsonl").read_text().splitlines()]
+        assert [(one["stage"], one["step"]) for one in steps] == sorted(
+            {(one["stage"], one["step"]) for one in steps}, key=lambda step: (step[0] != "seid", step[1])
+        )
+    table = (out / "summary.csv").read_text()
+    assert table.count(",done") == 4 and "lost" not in table
+
+    # The same avatars as in one process, of which the threads are others.
+    alone = tmp_path / "alone"
+    run_batch(jobs[:1], alone, pages=False, stream=io.StringIO())
+    assert difference(load(out / "job-0"), load(alone / "job-0")) < 1e-3
