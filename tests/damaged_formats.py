@@ -69,6 +69,7 @@ from specularip.gaussians import Binding, Expressions
 from specularip.models.check import inspect_file
 from specularip.motion.clip import Clip
 from specularip.motion.load import load_clip
+from specularip.run_folder import RunFolder
 from specularip.viewer.pack import pack, unpack
 
 SECONDS, SLACK, RATIO = 10, 200 << 20, 4
@@ -203,7 +204,9 @@ def _photo(suffix: str, folder: Path, size: tuple[int, int] = (64, 80), **option
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "maker"
     path = folder / f"photo.{suffix}"
-    more = {} if suffix in ("gif", "bmp") else {"exif": exif.tobytes(), "icc_profile": profile(None, 2.2)}
+    more: dict[str, Any] = (
+        {} if suffix in ("gif", "bmp") else {"exif": exif.tobytes(), "icc_profile": profile(None, 2.2)}
+    )
     Image.fromarray(pixels.astype(np.uint8)).save(path, **more, **options)
     return path
 
@@ -435,6 +438,23 @@ def _read_journal(path: Path) -> None:
         raise UserError("no events")
 
 
+def _checkpoint(folder: Path) -> Path:
+    """A run's folder with one checkpoint, of a nested state as training has it."""
+    avatar = random_avatar()
+    assert avatar.head is not None
+    moments = {
+        name: {"step": 5, "moments": (tensor, 0.5)} for name, tensor in avatar.head.state_dict().items()
+    }
+    state = {"params": avatar.gaussians.tensors(), "optimizer": moments, "order": [3, 1, 2]}
+    meta = {"step": 5, "inputs": {"text": "a"}, "seconds": {"seid": 3.5}}
+    return RunFolder(folder).save_checkpoint("seid-0005", state, meta)
+
+
+def _read_checkpoint(path: Path) -> None:
+    if RunFolder(path.parents[1]).load_checkpoint() is None:
+        raise UserError("no checkpoint is whole")
+
+
 _TENSORS = (mutate, in_safetensors, in_safetensors)
 FORMATS: Mapping[str, Format] = {
     "avatar": Format(_avatar, read_avatar, _TENSORS),
@@ -479,6 +499,7 @@ FORMATS: Mapping[str, Format] = {
     "camera path": _json_file(_camera_path, _read_path),
     "weights, safetensors": Format(_small_weights, _read_weights, _TENSORS),
     "weights, torch": Format(_torch_weights, _read_weights, (mutate, in_zip())),
+    "checkpoint": Format(_checkpoint, _read_checkpoint, _TENSORS),
     "jobs, csv": Format(partial(_jobs, "csv"), read_jobs),
     "jobs, jsonl": Format(partial(_jobs, "jsonl"), read_jobs),
     "jobs, yaml": Format(partial(_jobs, "yaml"), read_jobs),
