@@ -442,9 +442,8 @@ def _checkpoint(folder: Path) -> Path:
     """A run's folder with one checkpoint, of a nested state as training has it."""
     avatar = random_avatar()
     assert avatar.head is not None
-    moments = {
-        name: {"step": 5, "moments": (tensor, 0.5)} for name, tensor in avatar.head.state_dict().items()
-    }
+    tensors = avatar.head.state_dict()
+    moments = {name: {"step": 5, "moments": (tensor, 0.5)} for name, tensor in tensors.items()}
     state = {"params": avatar.gaussians.tensors(), "optimizer": moments, "order": [3, 1, 2]}
     meta = {"step": 5, "inputs": {"text": "a"}, "seconds": {"seid": 3.5}}
     return RunFolder(folder).save_checkpoint("seid-0005", state, meta)
