@@ -206,7 +206,7 @@ def test_damaged_files_are_one_line(tmp_path):
         (replaced("meta.json", b"{"), "meta.json is damaged: "),
         (replaced("meta.json", b"[" * 100_000), "meta.json is damaged: "),
         (replaced("meta.json", b" " * 2_000_000), "too large"),
-        (replaced("meta.json", b"3"), "not an object"),
+        (replaced("meta.json", b"3"), "an object is expected"),
         (edited(version=1), "version 1"),
         (edited(count=0), "no Gaussians"),
         (edited(count=True), "no Gaussians"),

@@ -84,12 +84,11 @@ def _bytes_per_pixel(image: Image.Image) -> int:
     return STORED_BYTES.get(image.mode, 4) + 4 + progressive
 
 
-def _check_scans(image: Image.Image, path: Path) -> None:
+def _check_scans(file: BinaryIO, path: Path) -> None:
     """Raise UserError if the first image in a JPEG file has more than MAX_SCANS. What follows it, such as a
-    phone's film, is not looked at. Changes the position in the file."""
-    assert image.fp is not None
-    image.fp.seek(0)
-    data, at, scans = image.fp.read(), 2, 0
+    phone's film, is not looked at."""
+    file.seek(0)
+    data, at, scans = file.read(), 2, 0
     while (marker := _MARKER.search(data, at)) is not None and data[marker.start() + 1] != 0xD9:
         scans += data[marker.start() + 1] == 0xDA
         at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
@@ -145,7 +144,8 @@ def decoded(
     scans, and all kinds of exceptions if the image is damaged.
     """
     if image.format in ("JPEG", "MPO"):
-        _check_scans(image, path)
+        with path.open("rb") as file:
+            _check_scans(file, path)
     size = image.size
     image.load()
     if image.size != size:

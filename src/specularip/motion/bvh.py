@@ -96,6 +96,7 @@ def read_bvh(path: Path, fps: float | None = None) -> Capture:
     for index, joint in enumerate(joints):
         above = places[joint.parent] if joint.parent >= 0 else torch.zeros(3)
         places[index] = above + torch.tensor(joint.offset)
+    shown = ", ".join(quoted(name).strip("'") for name in notes[:4])
     capture = Capture(
         name=escaped(path.stem),
         fps=fps,
@@ -104,9 +105,7 @@ def read_bvh(path: Path, fps: float | None = None) -> Capture:
         joints=places,
         rotations=rotations,
         translation=translation,
-        notes=(f"joints keep their rest distance: {', '.join(map(quoted, notes[:4]))} move",)
-        if notes
-        else (),
+        notes=(f"joints keep their rest distance: {shown} move",) if notes else (),
     )
     return upright(capture, str(path))
 
