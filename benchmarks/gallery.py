@@ -1,149 +1,99 @@
-"""docs/gallery.md, docs/gallery.png and docs/gallery/*.png: sixteen avatars, generated and rendered.
+"""docs/gallery.png, docs/gallery.md and docs/gallery/*.png: the avatars of examples/gallery.
 
-    python benchmarks/gallery.py --assets assets.npz [--runs out/gallery] [--jobs 1] [--only NAME ...]
+    specularip batch --texts examples/gallery/gallery_text_prompts.txt \\
+        --images examples/gallery/gallery_image_prompts.txt --pair zip --out out/gallery
+    python benchmarks/gallery.py out/gallery [--docs docs]
 
-Finished runs are reused; with --only, the others keep their pictures. Faces are the shipped portrait and
-renders of people of the training generator whom training never saw: no private persons.
+A run's pictures are its photo and its preview.png: nothing is rendered and no torch is loaded. Prompts
+without a finished run are named and left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from runs import PORTRAIT, ROOT, Order, cost_of, in_own_process, is_finished, make, render
+import numpy as np
+from PIL import Image
+from runs import ROOT
 
-if TYPE_CHECKING:
-    import numpy as np
+from specularip.files import atomic_path
 
-DOCS = ROOT / "docs"
-SIZE, SMALL = 512, 160
+PROMPTS = ROOT / "examples" / "gallery"
+TEXTS, IMAGES = PROMPTS / "gallery_text_prompts.txt", PROMPTS / "gallery_image_prompts.txt"
+HEIGHT, SMALL = 256, 192
+"""Of an avatar's strip in pixels, by itself and on the sheet."""
+ACROSS, GAP = 3, 8
+"""Strips in a row of the sheet, and the pixels between them."""
+FIGURE = 0.6
+"""Width of a view of the whole body relative to its height: its sides are empty."""
 COLORS = 224
-"""Of a strip's palette: a PNG of 2048 x 512 pixels then takes about 350 kB."""
-GREY = 153
+"""Of a picture's palette: a PNG is then a third of the size of true colour."""
 
 
 @dataclass(frozen=True)
-class Face:
-    """Who of the training generator lends a face: sex, age (people.AGES), and the place on the skin ramp, 0
-    pale to 1 very dark; with a beard or without."""
-
-    sex: str
-    age: str
-    tone: float
-    beard: bool = False
-
-
-@dataclass(frozen=True)
-class Entry:
-    """face None: the shipped portrait."""
+class Shown:
+    """One prompt with its finished run; photo: the face; report: the run's report.json."""
 
     text: str
-    face: Face | None
+    photo: Path
+    folder: Path
+    report: dict[str, Any]
 
 
-ENTRIES = {
-    "satin-dress": Entry("A woman in a red satin dress", None),
-    "suit": Entry(
-        "An African man with a short beard in a navy wool suit, a white shirt and brown leather shoes",
-        Face("male", "adult", 0.8, beard=True),
-    ),
-    "child": Entry(
-        "A boy with short brown hair in a yellow cotton t-shirt, denim shorts and white sneakers",
-        Face("male", "child", 0.25),
-    ),
-    "gown": Entry(
-        "A slender young woman with dark skin and black hair in a bun in an emerald satin gown",
-        Face("female", "young", 0.75),
-    ),
-    "leather-jacket": Entry(
-        "A young man with blonde hair in a black leather jacket over a white t-shirt, blue jeans and boots",
-        Face("male", "young", 0.15),
-    ),
-    "coat": Entry(
-        "An old woman with a white bob, wearing a long camel wool coat, grey trousers and brown boots",
-        Face("female", "old", 0.2),
-    ),
-    "ski": Entry(
-        "A woman with a blonde ponytail in an orange ski suit, a white beanie and black gloves",
-        Face("female", "young", 0.1),
-    ),
-    "sweater": Entry(
-        "A heavy old man with grey hair and a full beard in a burgundy wool sweater and brown trousers",
-        Face("male", "old", 0.3, beard=True),
-    ),
-    "metallic": Entry(
-        "A tall Asian woman with a black bob in a silver metallic mini dress and silver high heels",
-        Face("female", "young", 0.3),
-    ),
-    "dungarees": Entry(
-        "A girl with a red braid in denim dungarees over a green t-shirt and red sneakers",
-        Face("female", "child", 0.1),
-    ),
-    "tank-top": Entry(
-        "A muscular young man with very dark skin, bald, in a grey tank top, black shorts and blue sneakers",
-        Face("male", "young", 0.95),
-    ),
-    "blouse": Entry(
-        "A heavy middle-aged woman with short brown hair in a pink silk blouse, a black skirt and high heels",
-        Face("female", "middle-aged", 0.4),
-    ),
-    "hoodie": Entry(
-        "A teenage boy with a black afro in a purple hoodie, black jeans and white sneakers",
-        Face("male", "teen", 0.6),
-    ),
-    "cotton-dress": Entry(
-        "A short woman with long red hair in a blue cotton dress and brown sandals",
-        Face("female", "adult", 0.05),
-    ),
-    "raincoat": Entry(
-        "A slim middle-aged Asian man in a yellow raincoat, navy trousers and black boots",
-        Face("male", "middle-aged", 0.35),
-    ),
-    "blazer": Entry(
-        "A woman with brown skin and curly black hair in a white blazer over a black top and blue jeans",
-        Face("female", "adult", 0.55),
-    ),
-}
+def prompts() -> list[tuple[str, Path]]:
+    """The sentences, each with its photo."""
+    texts, images = (path.read_text(encoding="utf-8").splitlines() for path in (TEXTS, IMAGES))
+    return [(text, PROMPTS / image) for text, image in zip(texts, images, strict=True)]
 
 
-def draw_faces(assets: Path, device: str, folder: Path, names: list[str]) -> None:
-    """NAME.png: a photo of a person who fits the entry's `Face`."""
-    from subjects import Studio, fitting_face
-
-    from specularip.files import write_png
-
-    studio = Studio.open(assets, device)
-    for name in names:
-        if (face := ENTRIES[name].face) is not None:
-            number = list(ENTRIES).index(name)
-            person = fitting_face(number, face.sex, face.age, face.tone, face.beard)
-            write_png(folder / f"{name}.png", studio.photo(person))
+def finished(runs: Path) -> list[Shown | None]:
+    """The run of each prompt in a folder of run folders, told by its text and its photo's name; None where
+    there is none, or where it is not finished."""
+    made: dict[tuple[str, str], tuple[Path, dict[str, Any]]] = {}
+    for path in sorted(runs.glob("*/report.json"), reverse=True):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(report.get("image"), str) and (path.parent / "preview.png").exists():
+            made[report["text"], Path(report["image"]).name] = path.parent, report
+    runs_of = [made.get((text, photo.name)) for text, photo in prompts()]
+    return [run and Shown(*prompt, *run) for prompt, run in zip(prompts(), runs_of)]
 
 
-def strip(folder: Path, text: str) -> np.ndarray:
-    """The avatar from the front, three-quarter, from the back, and its head: uint8 [SIZE,4 SIZE,3]."""
-    from subjects import views_of
+def strip(shown: Shown, height: int) -> Image.Image:
+    """Side by side: the photo; the avatar from the front, three-quarter, from the back; and its head."""
+    with Image.open(shown.photo) as file:
+        photo = file.convert("RGB")
+    side = min(photo.size)
+    left = (photo.width - side) // 2
+    tiles = [photo.crop((left, 0, left + side, side)).resize((height, height))]
+    with Image.open(shown.folder / "preview.png") as file:
+        preview = file.convert("RGB")
+    size = preview.height
+    for view in range(4):
+        part = preview.crop((view * size, 0, (view + 1) * size, size)).resize((height, height))
+        margin = round((1 - FIGURE) / 2 * height) if view < 3 else 0
+        tiles.append(part.crop((margin, 0, height - margin, height)))
+    return Image.fromarray(np.concatenate([np.asarray(tile) for tile in tiles], 1))
 
-    from specularip.body import anny_body, phenotype_from_text
-    from specularip.cameras import FULL, HEAD
-    from specularip.files import to_uint8
 
-    height = anny_body(phenotype_from_text(text)).height
-    looks = ((FULL, 0.0), (FULL, 40.0), (FULL, 180.0), (HEAD, 15.0))
-    images, _ = render(folder, views_of(looks, height, SIZE).cameras)
-    return to_uint8(images.movedim(0, 1).flatten(1, 2))
+def sheet(strips: Sequence[Image.Image]) -> Image.Image:
+    """Strips of one size, ACROSS in a row."""
+    width, height = strips[0].size
+    rows = -(-len(strips) // ACROSS)
+    size = ACROSS * (width + GAP) - GAP, rows * (height + GAP) - GAP
+    result = Image.new("RGB", size, "white")
+    for i, one in enumerate(strips):
+        result.paste(one, (i % ACROSS * (width + GAP), i // ACROSS * (height + GAP)))
+    return result
 
 
 def write_strip(path: Path, pixels: np.ndarray) -> None:
-    """As a PNG with a palette of its own, dithered: a third of the size of true colour."""
-    from PIL import Image
-
-    from specularip.files import atomic_path
-
+    """uint8 [H,W,3] as a PNG with a palette of its own, dithered."""
     picture = Image.fromarray(pixels)
     palette = picture.quantize(COLORS, method=Image.Quantize.MEDIANCUT)
     with atomic_path(path) as temporary:
@@ -152,74 +102,50 @@ def write_strip(path: Path, pixels: np.ndarray) -> None:
         )
 
 
-def write_sheet(path: Path, names: list[str]) -> None:
-    """All strips on one sheet, two beside each other."""
-    from PIL import Image
-
-    columns, width = 2, 4 * SMALL
-    sheet = Image.new("RGB", (columns * width, -(-len(names) // columns) * SMALL), (GREY,) * 3)
-    for i, name in enumerate(names):
-        strip_ = Image.open(DOCS / "gallery" / f"{name}.png").convert("RGB").resize((width, SMALL))
-        sheet.paste(strip_, (i % columns * width, i // columns * SMALL))
-    sheet.save(path, optimize=True)
-
-
-def caption(name: str, runs: Path) -> str:
-    entry = ENTRIES[name]
-    parts = ["face: the shipped portrait" if entry.face is None else "face: drawn by the training tools"]
-    cost = cost_of(runs, name)
-    if cost and cost["jobs"] == 1 and not cost["resumed"]:
-        parts.append(f"{cost['seconds']:.0f} s")
-    return f"**{entry.text}**\n({', '.join(parts)})"
+def page(shown: Sequence[tuple[str, Shown]]) -> str:
+    """docs/gallery.md; shown: the name of each strip's file, and what it shows."""
+    devices = sorted({"a CPU" if one.report["device"] == "cpu" else "a GPU" for _, one in shown})
+    lines = [
+        "# Gallery",
+        "",
+        f"{len(shown)} avatars of the compact preset, made by `specularip batch` on {' and '.join(devices)}",
+        "from the sentences and faces in [examples/gallery](../examples/gallery/README.md), which says whose",
+        "faces they are, and put together by `benchmarks/gallery.py`. Seed 0 throughout, nothing retouched.",
+        "Each row: the photo; the avatar from the front, three-quarter, from the back; its head.",
+        "",
+        "![All of them on one sheet](gallery.png)",
+        "",
+    ]
+    for name, one in shown:
+        lines += [f"**{one.text}**", "", f"![{one.text}](gallery/{name})", ""]
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = list(ENTRIES)
-    parser.add_argument("--assets", type=Path, default=ROOT / "assets.npz")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="renders the faces")
-    parser.add_argument("--runs", type=Path, default=ROOT / "out" / "gallery")
-    parser.add_argument("--jobs", type=int, default=1, help="avatars at a time")
-    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("runs", type=Path, help="the folder of the batch")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the pictures go")
     args = parser.parse_args()
-    runs, faces = args.runs, args.runs / "faces"
-    photos = {n: PORTRAIT if e.face is None else faces / f"{n}.png" for n, e in ENTRIES.items()}
-    faces.mkdir(parents=True, exist_ok=True)
-    if missing := [name for name in args.only if not photos[name].exists()]:
-        in_own_process(draw_faces, args.assets, args.device, faces, missing)
-    make([Order(name, ENTRIES[name].text, photos[name]) for name in args.only], runs, jobs=args.jobs)
-
-    pictures = DOCS / "gallery"
-    pictures.mkdir(exist_ok=True)
-    for name in args.only:
-        if is_finished(runs / name):
-            write_strip(pictures / f"{name}.png", strip(runs / name, ENTRIES[name].text))
-            print(pictures / f"{name}.png")
+    found = finished(args.runs)
+    for (text, photo), run in zip(prompts(), found):
+        if run is None:
+            print(f"no finished run of '{text}' with {photo.name}", file=sys.stderr)
+    shown = [(f"{i:02d}.png", run) for i, run in enumerate(found, 1) if run is not None]
+    if not shown:
+        raise SystemExit(f"{args.runs} has no finished run of a prompt in {TEXTS.parent}")
+    pictures = args.docs / "gallery"
+    pictures.mkdir(parents=True, exist_ok=True)
+    for name, run in shown:
+        write_strip(pictures / name, np.asarray(strip(run, HEIGHT)))
+    write_strip(args.docs / "gallery.png", np.asarray(sheet([strip(run, SMALL) for _, run in shown])))
+    (args.docs / "gallery.md").write_text(page(shown), encoding="utf-8")
     for old in pictures.glob("*.png"):
-        if old.stem not in names:
+        if old.name not in {name for name, _ in shown}:
             old.unlink()
-    shown = [name for name in ENTRIES if (pictures / f"{name}.png").exists()]
-    if len(shown) < len(ENTRIES):
-        print(f"only {len(shown)} of {len(ENTRIES)} avatars are there", file=sys.stderr)
-    write_sheet(DOCS / "gallery.png", shown)
-    text = [
-        "# Gallery",
-        "",
-        f"{len(shown)} avatars of the compact preset, generated on a CPU and rendered by",
-        "`benchmarks/gallery.py`. Seed 0 throughout, nothing retouched. Each row: front, three-quarter,",
-        "back, head.",
-        "",
-        "![All of them on one sheet](gallery.png)",
-        "",
-    ]
-    for name in shown:
-        picture = f"![{ENTRIES[name].text}](gallery/{name}.png)"
-        text += [caption(name, runs), "", picture, ""]
-    (DOCS / "gallery.md").write_text("\n".join(text), encoding="utf-8")
-    total = sum(path.stat().st_size for path in pictures.glob("*.png")) / 2**20
-    print(f"{total:.1f} MiB in {pictures}")
+    total = sum(path.stat().st_size for path in (args.docs / "gallery.png", *pictures.iterdir())) / 2**20
+    print(f"{len(shown)} avatars, {total:.1f} MiB: {args.docs / 'gallery.png'} and {pictures}")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gallery import GREY, write_strip
+from gallery import write_strip
 from runs import PORTRAIT, RESULTS, ROOT, Order, in_own_process, is_finished, machine, make, render
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ SURFACE_GOAL = 3.0
 """Largest mean surface error, in millimetres."""
 SHOWN = (0.0, 30.0, 60.0, 90.0, 180.0)
 """Angles of the sheets."""
-SIZE, TILE = 768, 224
+SIZE, TILE, GREY = 768, 224, 153
 PORTRAIT_NAME = "portrait"
 PORTRAIT_TEXT = "A woman in a red satin dress"
 FILES = (

@@ -14,6 +14,7 @@ import torch
 from tiny_runs import FACE, TEXT
 
 from specularip.bounds import Range, Seed, as_option, check_settings, check_value, hints_of, unwrapped
+from specularip.diffusion.settings import GuidanceConfig
 from specularip.diffusion.timesteps import ahds_bounds
 from specularip.errors import UserError
 from specularip.fitting.fit import resolved
@@ -189,6 +190,10 @@ def use(config: Config) -> None:
         ({"scr.orbit_views": 256, "seid.render_size": 1024}, "seid.render_size must not exceed 512 for 256"),
         ({"start.last_timesteps": (20, 40)}, "start.last_timesteps must fall, got 20, 40"),
         ({"start.fusion.neighbours": 3}, "start.fusion.least_neighbours must not exceed neighbours"),
+        (
+            {"scr.guidance": GuidanceConfig(negative_face="a.png")},
+            "scr.guidance.negative_face must be empty: guidance.negative_face counts for both stages",
+        ),
         ({"guidance.kind": "sds"}, "guidance.kind must be anpg or cfg, got 'sds'"),
         ({"scr.close_ups": "no"}, "scr.close_ups must be true or false"),
         ({"seid.rates": None}, "seid.rates must be a RateConfig"),

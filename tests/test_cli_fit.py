@@ -16,7 +16,9 @@ from specularip.run_folder import RunFolder
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     made: list[dict] = []
 
-    def fit(data: Path, out: Path, *, config, device, seed, resume, overwrite, init, progress, live) -> None:
+    def fit(
+        data: Path, out: Path, *, config, device, seed, resume, overwrite, init, progress, live, tensorboard
+    ) -> None:
         made.append({**locals()})
         folder = RunFolder.open(out, resume, overwrite)
         if "broken" in str(data):

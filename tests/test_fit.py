@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from event_files import read_events
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -225,17 +226,22 @@ class Interrupting(Progress):
 def test_a_resumed_fit_ends_where_an_uninterrupted_one_does(scene, fitted, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        fit(scene, out, config=TINY, device="cpu", progress=Interrupting("fit"))
+        fit(scene, out, config=TINY, device="cpu", progress=Interrupting("fit"), tensorboard=True)
     assert not (out / "avatar.safetensors").exists()
     with pytest.raises(UserError, match="another settings"):
         fit(scene, out, config=replace(TINY, lights=8), device="cpu", resume=True)
-    fit(scene, out, config=TINY, device="cpu", resume=True)
+    fit(scene, out, config=TINY, device="cpu", resume=True, tensorboard=True)
     one, two = (load_file(folder / "avatar.safetensors") for folder in (fitted[1], out))
     assert set(one) == set(two)
     for name, tensor in one.items():
         assert torch.equal(tensor, two[name]), name
-    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert steps == sorted(set(steps)) and steps[-1] == TINY.iterations
+    whole, resumed = ((folder / "metrics.jsonl").read_text() for folder in (fitted[1], out))
+    assert resumed == whole
+    steps = [json.loads(line)["step"] for line in whole.splitlines()]
+    assert steps[-1] == TINY.iterations
+    events = read_events(out)
+    assert [scalar.step for scalar in events.Scalars("fit/loss")] == steps
+    assert events.Scalars("test/psnr")[0].step == TINY.iterations
 
 
 def test_a_stop_while_it_starts_is_heeded_between_its_parts(scene, tmp_path):

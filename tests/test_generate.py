@@ -13,14 +13,16 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+from event_files import read_events, steps
 from PIL import Image, ImageOps
 from tiny_runs import FACE, SEID, TINY, difference, make
 
 from specularip import avatar as avatar_module
+from specularip import checkpoints
 from specularip.errors import UserError
 from specularip.pipeline import generate
 from specularip.progress import Progress
-from specularip.run_folder import FILES, RunFolder
+from specularip.run_folder import EVENTS, FILES, RunFolder
 from specularip.stages import seid as seid_module
 from specularip.training import session
 
@@ -28,7 +30,7 @@ from specularip.training import session
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, avatar_module.Avatar]:
     out = tmp_path_factory.mktemp("run") / "avatar"
-    return out, make(out)
+    return out, make(out, tensorboard=True)
 
 
 def test_the_run_folder_has_its_files_and_the_report_its_entries(
@@ -44,6 +46,7 @@ def test_the_run_folder_has_its_files_and_the_report_its_entries(
     assert report["image"] == str(FACE) and made.provenance["photo"] == FACE.name
     assert report["gaussians"] == len(made.gaussians) > 300
     assert {"seid", "refine", "fit", "load", "write"} <= set(report["seconds"])
+    assert report["last_metrics"]["fit"].keys() >= {"loss", "l1", "perceptual"}
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["stage"] == "seid"] == list(range(1, 11))
     assert [line["step"] for line in lines if line["stage"] == "fit"] == list(range(1, 5))
@@ -53,6 +56,19 @@ def test_the_run_folder_has_its_files_and_the_report_its_entries(
     assert made.binding is not None and int(made.gaussians.bind_joints.max()) < len(made.binding.joint_names)
     assert made.expressions is not None and "eyeBlinkLeft" in made.expressions.names
     assert int(made.expressions.index.max()) < len(made.gaussians)
+
+
+def test_event_files_hold_the_metrics_of_both_stages(finished: tuple[Path, avatar_module.Avatar]) -> None:
+    out, _ = finished
+    found = read_events(out)
+    assert steps(found, "seid/sds") == steps(found, "learning rate/shared")[:10] == list(range(1, 11))
+    assert steps(found, "fit/perceptual") == steps(found, "fit/points") == list(range(11, 15))
+    assert [image.step for image in found.Images("preview")][-1] == 14
+    assert "inputs/text/text_summary" in found.Tags()["tensors"]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    losses = [scalar.value for stage in ("seid", "fit") for scalar in found.Scalars(f"{stage}/loss")]
+    assert losses == pytest.approx([line["loss"] for line in lines])
+    assert [path.name for path in (out / EVENTS).iterdir()] == ["events.out.tfevents.0001"]
 
 
 def test_both_stages_train_the_specular_branch(finished: tuple[Path, avatar_module.Avatar]) -> None:
@@ -152,8 +168,8 @@ def test_the_checkpoint_of_another_format_is_refused_in_one_line(
     finished: tuple[Path, avatar_module.Avatar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(finished[0], tmp_path / "run")
-    monkeypatch.setattr(session, "CHECKPOINT_FORMAT", session.CHECKPOINT_FORMAT + 1)
-    with pytest.raises(UserError, match="another version of specularip: use --overwrite") as caught:
+    monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
+    with pytest.raises(UserError, match=r"another version of specularip made it.* --overwrite") as caught:
         make(tmp_path / "run", resume=True)
     assert "\n" not in str(caught.value)
 
@@ -173,7 +189,7 @@ save, calls = safetensors.torch.save, []
 
 def killing(*arguments):
     calls.append(None)
-    if len(calls) == 3:
+    if len(calls) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return save(*arguments)
 
@@ -185,8 +201,6 @@ make(Path({str(tmp_path / "run")!r}))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     kept = RunFolder(tmp_path / "run").load_checkpoint()
     assert kept is not None and kept.name == "seid"
-    steps = [
-        json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert steps == list(range(1, kept.meta["step"] + 1))
     assert difference(make(tmp_path / "run", resume=True), finished[1]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(1, 11), *range(1, 5)]

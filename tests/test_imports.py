@@ -15,7 +15,7 @@ PACKAGE = "specularip"
 
 FLOORS = """
 errors version streams guard files image_reading json_reading npz torch_files progress stopping cameras
-gaussians placement sentences bounds ffmpeg resources run_lock
+gaussians placement sentences bounds checkpoints ffmpeg json_lines resources run_lock
 kernels options run_folder
 raster
 body specular
@@ -43,17 +43,18 @@ overrides
 models
 inputs machine run_networks
 pipeline
-batch
+batch doctor
 cli
 """
 """The rooms (packages and single files of the top level), lowest first. Rooms of one line do not import each
 other, except on the ground floor."""
 
 WITHOUT_TORCH = """
-batch.jobs batch.states batch.ray_workers batch.read_jobs batch.run
-bounds cli ffmpeg inputs lpips models.check options overrides presets resources
+batch.jobs batch.states batch.ray_workers batch.read_jobs batch.run batch.summary
+bounds cli doctor.installed doctor.report doctor.system ffmpeg inputs lpips models.check options
+overrides presets resources
 run_folder diffusion.settings diffusion.loading.settings diffusion.loading.sources fitting.settings
-stages.settings
+stages.settings training.events
 """.split()
 
 

@@ -183,7 +183,7 @@ def test_thread_count_respects_container_quotas(monkeypatch, tmp_path, text, mos
     (tmp_path / "cpu.max").write_text(text)
     monkeypatch.setattr(threads, "CGROUP_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert threads._cores.__wrapped__() == most
+    assert threads.available_cores.__wrapped__() == most
 
 
 def test_compilation_is_logged_once(tmp_path):

@@ -3,13 +3,17 @@
 import errno
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from specularip import files
 from specularip.errors import UserError
-from specularip.run_folder import FILES, RunFolder
+from specularip.run_folder import EVENTS, FILES, RunFolder
 
 
 def _files(path):
@@ -126,13 +130,17 @@ class Killed(BaseException):
     """What ends `publish` where SIGKILL would."""
 
 
-@pytest.mark.parametrize("at", range(1, 60))
+@pytest.mark.parametrize("at", range(1, 75))
 def test_a_kill_while_publishing_loses_neither_run(tmp_path, monkeypatch, at):
     """At every change that `publish` makes to the disk."""
     home = finished_run(tmp_path / "run", "old").path
     RunFolder.open(home, overwrite=True).save_checkpoint("seid", {}, {"text": "stopped"})
     run = RunFolder.open(home, overwrite=True)
     fill(run, "new", turntable=False)
+    for folder, serials in ((home, "12"), (run.path, "1")):
+        (folder / EVENTS).mkdir()
+        for serial in serials:
+            (folder / EVENTS / f"events.out.tfevents.000{serial}").write_text(folder.name)
     calls = [0]
 
     def killing(function):
@@ -158,8 +166,10 @@ def test_a_kill_while_publishing_loses_neither_run(tmp_path, monkeypatch, at):
     if avatar == "old":
         assert texts(run.path)["report.json"] == "new", "the new run is whole"
     resumed = RunFolder.open(home, resume=True)
-    assert resumed.path == home and (at < 59 or calls[0] < at), "every change was tried"
+    assert resumed.path == home and (at < 74 or calls[0] < at), "every change was tried"
     assert texts(home) == {name: "new" for name in FILES if name != "turntable.mp4"}
+    [events] = (home / EVENTS).iterdir()
+    assert events.read_text() == run.path.name
     loaded = resumed.load_checkpoint()
     assert loaded is not None and loaded.meta == {"text": "new"}
     assert not list(home.glob("unfinished-*")) and not list(home.glob(".*"))
@@ -325,10 +335,67 @@ def test_metrics_are_truncated_to_the_checkpoint(tmp_path):
     run.add_metrics({"step": 2, "loss": float("nan")})
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}]
-    run.load_checkpoint()
+    run.continue_from(run.load_checkpoint())
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 def test_state_of_unknown_type_raises(tmp_path):
     with pytest.raises(ValueError, match=r"state at 'a\.1'"):
         RunFolder.open(tmp_path / "run").save_checkpoint("x", {"a": [1, object()]})
+
+
+def half_written(path: Path, process: int, machine: str | None = None, age: float = 0.0) -> Path:
+    """What a killed process leaves of `path`; machine None: this one."""
+    machine = files._machine() if machine is None else machine
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = f".{path.stem}.{machine}-{process}.tmp{path.suffix}".replace(".-", ".")
+    left = path.with_name(name)
+    left.write_bytes(b"half")
+    os.utime(left, (time.time() - age,) * 2)
+    assert files.is_temporary(name)
+    return left
+
+
+def test_files_half_written_are_swept_by_the_next_run(tmp_path):
+    for how in ({}, {"resume": True}, {"overwrite": True}):
+        home = tmp_path / str(how)
+        run = RunFolder.open(home)
+        if how:
+            run.save_checkpoint("seid", {}, {})
+        left = [
+            half_written(home / "report.json", 1, "0123abcd"),
+            half_written(home / "checkpoints" / "0003-seid.safetensors", os.getpid()),
+            half_written(home / "preview.png", 4711, ""),  # as it was named before machines were in it
+        ]
+        if how.get("resume"):
+            other = RunFolder.open(home, overwrite=True)
+            other.save_checkpoint("seid", {}, {})
+            left = [half_written(other.path / "checkpoints" / "0001-fit.safetensors", 3), *left[1:]]
+            half_written(home / "checkpoints" / "0003-seid.safetensors", os.getpid())
+            half_written(home / "preview.png", 4711, "")
+        RunFolder.open(home, **how)
+        assert not [path for path in left if path.exists()], how
+
+
+def test_files_half_written_beside_an_output_are_swept_when_it_is_written(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    out, day = tmp_path / "a.b.ply", files.STALE_SECONDS
+    gone = [
+        half_written(out, ended.pid),
+        half_written(out, os.getpid(), "0123abcd", day + 60),
+        half_written(out, ended.pid, "", day + 60),
+    ]
+    kept = [
+        half_written(out, os.getppid()),
+        half_written(out, ended.pid, "0123abcd", day - 60),
+        half_written(tmp_path / "b.ply", ended.pid),
+        half_written(tmp_path / "a.b.png", ended.pid),
+        half_written(out, ended.pid, "0123abcd", -9 * day),  # written by a clock that was ahead
+    ]
+    kept = [path for path in dict.fromkeys(kept) if path not in gone]
+    files.write_bytes(out, b"whole")
+    assert not [path for path in gone if path.exists()] and all(path.exists() for path in kept)
+    assert out.read_bytes() == b"whole"
+    with pytest.raises(UserError):
+        files.write_bytes(tmp_path / "a.b.ply" / "c", b"")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from specularip import run_folder
+from specularip import checkpoints, run_folder
 from specularip.errors import UserError
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.progress import Progress
@@ -22,11 +22,13 @@ from specularip.run_folder import RunFolder
 from specularip.stopping import StopRequest
 from specularip.training import session as session_module
 from specularip.training.parallel import SINGLE_RANK, Ranks
-from specularip.training.report import machine_report
-from specularip.training.session import STOP_CHECK_EVERY, Session
+from specularip.training.report import LAST_STEPS, last_metrics, machine_report
+from specularip.training.schema import TensorOf
+from specularip.training.session import STOP_CHECK_EVERY, Phase, Session
 from specularip.training.writer import BackgroundWriter
 
 CPU = torch.device("cpu")
+PHASES = {"seid": Phase(9, {"weight": TensorOf((2,))})}
 
 
 def make(folder: Path, ranks: Ranks = SINGLE_RANK, **inputs: Any) -> tuple[Session, StopRequest]:
@@ -107,9 +109,9 @@ def test_a_stopped_run_resumes_from_its_last_step(tmp_path: Path) -> None:
     with session, pytest.raises(KeyboardInterrupt):
         train(session, 9, step, lambda: {"weight": weight})
     with pytest.raises(UserError, match="another seed: repeat them to resume"):
-        make(tmp_path / "run", seed=4)[0].resume()
+        make(tmp_path / "run", seed=4)[0].resume(PHASES)
     again, _ = make(tmp_path / "run", seed=3)
-    checkpoint = again.resume()
+    checkpoint = again.resume(PHASES)
     assert checkpoint is not None and checkpoint.meta["step"] == 4
     assert torch.equal(checkpoint.state["weight"], torch.full((2,), 4.0))
     assert "seid" in again.seconds and len(lines(tmp_path / "run")) == 4
@@ -121,13 +123,13 @@ def test_a_checkpoint_holds_its_own_step_however_late_it_is_written(
     monkeypatch.setattr(session_module, "CHECKPOINT_SECONDS", 0.0)
     session, _ = make(tmp_path / "run")
     weight, release = torch.zeros(1), threading.Event()
-    write_bytes = run_folder.write_bytes
+    write_bytes = checkpoints.write_bytes
 
     def late(*arguments: Any) -> Path:
         assert release.wait(60)
         return write_bytes(*arguments)
 
-    monkeypatch.setattr(run_folder, "write_bytes", late)
+    monkeypatch.setattr(checkpoints, "write_bytes", late)
 
     def step(done: int) -> None:
         weight.fill_(done)
@@ -141,6 +143,7 @@ def test_a_checkpoint_holds_its_own_step_however_late_it_is_written(
         newer.unlink()
     checkpoint = session.folder.load_checkpoint()
     assert checkpoint is not None and checkpoint.meta["step"] == 1
+    session.folder.continue_from(checkpoint)
     assert float(checkpoint.state["weight"]) == 1 and len(lines(tmp_path / "run")) == 1
 
 
@@ -153,7 +156,8 @@ def test_an_error_of_the_background_thread_ends_the_run(
     def full(*arguments: Any, **options: Any) -> None:
         raise UserError("cannot write x: No space left on device")
 
-    monkeypatch.setattr(run_folder, "write_bytes" if file == "checkpoint" else "write_png", full)
+    module, name = (checkpoints, "write_bytes") if file == "checkpoint" else (run_folder, "write_png")
+    monkeypatch.setattr(module, name, full)
     session, _ = make(tmp_path / "run")
     with pytest.raises(UserError, match="No space left"), session:
         train(session, 3)
@@ -221,3 +225,25 @@ def test_peak_memory_is_null_without_the_resource_module(
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["peak_memory_gib"] is None and report["peak_gpu_gib"] is None
     assert report["notes"] == ["a note"] and report["text"] == "a man" and report["device"] == "cpu"
+
+
+def test_the_report_has_the_means_of_the_last_metrics_of_each_stage(tmp_path: Path) -> None:
+    session, _ = make(tmp_path / "run")
+    steps = LAST_STEPS + 5
+    with session:
+        train(session, 3)
+        with session.training("fit", "SCR fit", steps, 0, dict, lambda: torch.zeros(4, 4, 3)):
+            for done in range(1, steps + 1):
+                session.after_step(done, metrics(loss=float("nan") if done == steps else float(done)))
+        session.write_report({})
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    # From step 6 on; the last one, which was not finite, does not count.
+    assert report["last_metrics"] == {"seid": {"loss": 0.5}, "fit": {"loss": (6 + steps - 1) / 2}}
+
+
+def test_damaged_lines_of_metrics_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert last_metrics(path) == {}
+    good = b'{"stage": "fit", "step": 1, "loss": 2.0, "l1": null}\n'
+    path.write_bytes(b"\0\0\0\n" + good + b"[1]\n{}\n\xff\n" + good.replace(b"2.0", b"4.0") + b'{"stage": "f')
+    assert last_metrics(path) == {"fit": {"loss": 3.0}}

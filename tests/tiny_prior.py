@@ -289,6 +289,19 @@ def compact_prior(seed: int = 0, *, size: int = 8, identity: bool = True) -> Pri
     return _randomize(prior, seed)
 
 
+def with_surface(prior: Prior) -> Prior:
+    """The prior of `compact_prior`; its images are opaque now, and about as far away as what the camera looks
+    at, so that its views agree on a surface."""
+    assert isinstance(prior.autoencoder, ConvAutoencoder)
+    *_, last, _, seams = prior.autoencoder.decoder
+    weight, bias = (parameter.data.view(5, -1, *parameter.shape[1:]) for parameter in last.parameters())
+    weight[3:] *= 0.02
+    bias[3], bias[4] = 1.0, 0.0
+    torch.nn.init.zeros_(seams.conv2.weight)
+    torch.nn.init.zeros_(seams.conv2.bias)
+    return prior
+
+
 def sd15_prior(folder: Path, seed: int = 0) -> Prior:
     """Stable Diffusion 1.5's layout, every width scaled down: four levels in UNet, ControlNet and VAE (8x8
     latents of 64x64 images), and a plain identity adapter. `folder` is scratch."""

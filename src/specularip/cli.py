@@ -62,6 +62,7 @@ def generate(
     overwrite: bool = False,
     force: bool = False,
     view: bool = False,
+    tensorboard: bool = False,
     settings: Settings = (),
 ) -> None:
     """Make an avatar from a sentence and one to eight photos of a face.
@@ -94,6 +95,8 @@ def generate(
         force: Go on with a text of which no word is understood.
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
+        tensorboard: Write losses, learning rates and previews to DIR/tensorboard as well; `tensorboard
+            --logdir DIR` shows them. Needs the package: pip install 'specularip[tensorboard]'.
         settings: Change settings of the preset by their names in report.json, such as expression=photo (the
             photo's expression instead of a neutral one), seid.steps=1200 or
             prior.sources.base=/models/realistic_vision.
@@ -111,9 +114,12 @@ def generate(
     from specularip.overrides import run_config
     from specularip.progress import Progress
     from specularip.run_folder import RunFolder
+    from specularip.training.events import check_tensorboard
 
     config = run_config(preset, tuple(chain(*settings)), seed, photo_weight)
     # Before all that is slow to load, so that input errors appear soon.
+    if tensorboard:
+        check_tensorboard()
     check_run(config, out)
     check_inputs(
         text,
@@ -149,6 +155,7 @@ def generate(
                     config=config,
                     progress=progress,
                     live=live,
+                    tensorboard=tensorboard,
                 )
         except KeyboardInterrupt:
             if is_main:
@@ -266,6 +273,7 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     view: bool = False,
+    tensorboard: bool = False,
 ) -> None:
     """Fit an avatar to posed images: photographs, renders or generated views with known cameras.
 
@@ -308,18 +316,23 @@ def fit(
             new one is in DIR/unfinished-1. Deletes only files that a run writes.
         view: Serve a page that shows the avatar while it grows, and the finished one until Ctrl-C; print its
             address.
+        tensorboard: Write losses, learning rates and previews to DIR/tensorboard as well; `tensorboard
+            --logdir DIR` shows them. Needs the package: pip install 'specularip[tensorboard]'.
     """
     print(escaped(f"specularip {__version__}: fit to {data}"), flush=True)
     from specularip.bounds import Seed, as_option, check_settings, check_value
     from specularip.fitting.settings import FitConfig
     from specularip.progress import Progress
     from specularip.run_folder import RunFolder
+    from specularip.training.events import check_tensorboard
 
     given: dict[str, Any] = {"iterations": iterations, "points": points}
     given |= {"exposure": exposure, "body": body}
     config = FitConfig(**{name: value for name, value in given.items() if value is not None})
     check_settings(config, as_option)
     check_value("--seed", seed, Seed)
+    if tensorboard:
+        check_tensorboard()
     RunFolder.check(out, resume, overwrite)  # before torch loads, so that errors appear at once
     before = RunFolder.current(out).newest_checkpoint()
     with ExitStack() as page:
@@ -340,6 +353,7 @@ def fit(
                     init=init,
                     progress=progress,
                     live=live,
+                    tensorboard=tensorboard,
                 )
         except KeyboardInterrupt:
             _print_resume_command(out, resume, before)
@@ -776,6 +790,37 @@ def view(
     run(avatar, tuple(map(_expanded, motion)), host, port, open_browser=not no_open)
 
 
+def doctor(json: bool = False) -> None:
+    """Report what is installed and whether it works: for yourself, and for bug reports.
+
+    Looks at the machine, the libraries, the models and the GPU, then renders a small avatar and takes a step
+    of distillation. Each line begins with ok, missing (some feature needs it), slow or problem (it does not
+    work), and says what to do. Takes half a minute, and a minute more if the kernels are not compiled yet.
+
+    Exit code 0 if `generate` works with its default settings, 1 if something that it needs does not.
+
+    Example: specularip doctor
+
+    Args:
+        json: Print all findings as JSON, by keys that stay the same.
+    """
+    from specularip.doctor.report import as_json, as_text, examine, verdict
+
+    lines = []
+    section = ""
+    for line in examine():
+        lines.append(line)
+        if json:
+            continue
+        if line.section != section:
+            print(f"\n{line.section}" if section else line.section, flush=True)
+            section = line.section
+        print(as_text(line), flush=True)
+    print(as_json(lines) if json else f"\n{verdict(lines)}")
+    if any(line.fails for line in lines):
+        raise SystemExit(1)
+
+
 def _print_models(preset: str, found: Sequence[Model]) -> None:
     print(f"{preset} preset")
     for model in found:
@@ -854,8 +899,8 @@ def _print_warning(message: Warning | str, category: type[Warning], *details: An
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Exit codes: 0 success, 1 missing models (`models`) or failed jobs (`batch`), 2 user error, 70 a fault of
-    this package (both with one line on stderr), 130 stopped.
+    Exit codes: 0 success, 1 something is missing (`models`, `doctor`) or jobs failed (`batch`), 2 user error,
+    70 a fault of this package (both with one line on stderr), 130 stopped.
     """
     steady_streams()
     arguments = list(sys.argv[1:] if args is None else args)
@@ -883,6 +928,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 "export": export,
                 "masks": masks,
                 "models": models,
+                "doctor": doctor,
                 "view": view,
             },
             prog="specularip",

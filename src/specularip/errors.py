@@ -5,6 +5,20 @@ bytes that are no text, or megabytes. `quoted` is for values within a message, `
 a UserError is one line of printable text whatever is put into it.
 """
 
+import errno
+
+ADVICE = {
+    errno.ENOSPC: "free some space on the disk, or write elsewhere",
+    errno.EDQUOT: "free some space within your quota, or write elsewhere",
+    errno.EROFS: "write elsewhere",
+    errno.EACCES: "change its permissions, or use another place",
+    errno.EPERM: "change its permissions, or use another place",
+    errno.EMFILE: "allow more with `ulimit -n 4096`",
+    errno.ENFILE: "end other programs",
+    errno.ENOMEM: "end other programs",
+}
+"""What to do about an error of the system."""
+
 
 class UserError(Exception):
     """Something the user can fix: the message names the file, the problem and the remedy. Exit code 2."""
@@ -19,6 +33,13 @@ class MissingWeights(UserError):
 
 class DamagedFile(Exception):
     """A file could be opened, but its contents are wrong; the message says how. The reader adds its name."""
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused something, and what to do about it."""
+    advice = ADVICE.get(error.errno or 0, "")
+    # Some libraries put all of it into the first argument.
+    return f"{error.strerror or first_line(error)}{advice and f': {advice}'}"
 
 
 def first_line(error: BaseException) -> str:

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import math
 import os
+import re
+import socket
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from specularip.errors import UserError
+from specularip.errors import UserError, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+STALE_SECONDS = 24 * 3600.0
+"""Age at which a temporary file of an unknown process is one that a killed process left."""
+_TEMPORARY = re.compile(
+    r"\.(?P<stem>.+)\.((?P<machine>[0-9a-f]{8})-)?(?P<process>\d+)\.tmp(?P<suffix>\.[^.]+)?", re.DOTALL
+)
 
 
 @contextmanager
@@ -27,10 +38,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` (same suffix) to write to. It replaces `path` when the block succeeds.
 
     When the block fails, the temporary file is removed and `path` is unchanged. Creates missing folders. An
-    OSError (disk full, no permission) becomes a UserError.
+    OSError (disk full, no permission) becomes a UserError. Temporary files for the same `path` that killed
+    processes left are removed, too.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The permissions that `open` sets. Not from os.umask, whose change other threads would see.
@@ -40,8 +52,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         temporary.chmod(permissions)  # some libraries create files that only the owner can read
         os.replace(temporary, path)
+        _remove_stale(path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {path}: {reason(error)}") from error
     finally:
         try:
             temporary.unlink(missing_ok=True)
@@ -57,11 +70,11 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         if path.is_dir():
             raise UserError(f"cannot write {path}: it is a folder")
         folder = existing_folder(path.parent)
-        trial = _temporary(folder / path.name)  # its name is longer than the file's
+        trial = temporary_name(folder / path.name)  # its name is longer than the file's
         trial.touch()
         trial.unlink()
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {path}: {reason(error)}") from error
 
 
 def existing_folder(path: Path) -> Path:
@@ -76,8 +89,50 @@ def existing_folder(path: Path) -> Path:
     return path
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+def temporary_name(path: Path) -> Path:
+    """Where this process writes what is to become `path`."""
+    return path.with_name(f".{path.stem}.{_machine()}-{os.getpid()}.tmp{path.suffix}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether it is a file name that `temporary_name` makes, or made before it named the machine."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+@cache
+def _machine() -> str:
+    """Names what numbers of processes are of: this host, and on Linux the container."""
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        namespace = 0
+    return hashlib.blake2b(f"{socket.gethostname()} {namespace}".encode(), digest_size=4).hexdigest()
+
+
+def _remove_stale(path: Path) -> None:
+    """Delete temporary files for `path` whose process has ended. On a file system that machines share, the
+    process may be one of another: then they are stale after a day without a change."""
+    for entry in path.parent.iterdir():
+        if not entry.name.startswith(f".{path.stem}.") or (match := _TEMPORARY.fullmatch(entry.name)) is None:
+            continue
+        if (match["stem"], match["suffix"] or "") != (path.stem, path.suffix):
+            continue
+        with suppress(OSError):
+            ended = match["machine"] == _machine() and not _is_alive(int(match["process"]))
+            if ended or time.time() - entry.stat().st_mtime > STALE_SECONDS:
+                entry.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # where signal 0 is not a question but Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is another user's, or no number of a process
+        return True
+    return True
 
 
 @contextmanager
@@ -95,10 +150,11 @@ def utf8_name(path: str | os.PathLike[str]) -> Iterator[str]:
         yield f"/dev/fd/{file.fileno()}"
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write `data` atomically. Raises UserError as `atomic_path` does."""
+def write_bytes(path: str | os.PathLike[str], *parts: bytes | memoryview) -> Path:
+    """Write `parts`, one after the other, atomically. Raises UserError as `atomic_path` does."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(data)
+        for part in parts:
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())  # otherwise a power cut may leave an empty file under the new name
     return Path(path)

@@ -14,25 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from specularip.errors import UserError, first_line, one_line
+from specularip.errors import ADVICE, UserError, first_line, one_line, reason
 from specularip.streams import output_error
 
 USER_ERROR, FAULT, STOPPED = 2, 70, 130
 """Exit codes: an error that the user can fix; a fault of this package (EX_SOFTWARE of sysexits.h); stopped by
 Ctrl-C, SIGTERM or SIGHUP."""
 DEBUG_VARIABLE = "SPECULARIP_DEBUG"
-
-ADVICE = {
-    errno.ENOSPC: "free some space on the disk, or write elsewhere",
-    errno.EDQUOT: "free some space within your quota, or write elsewhere",
-    errno.EROFS: "write elsewhere",
-    errno.EACCES: "change its permissions, or use another place",
-    errno.EPERM: "change its permissions, or use another place",
-    errno.EMFILE: "allow more with `ulimit -n 4096`",
-    errno.ENFILE: "end other programs",
-    errno.ENOMEM: "end other programs",
-}
-"""What to do about an error of the system."""
 
 
 def wants_debug(arguments: list[str]) -> bool:
@@ -69,7 +57,7 @@ def guard(debug: bool = False) -> Iterator[None]:
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code for an error, and the line that says what is wrong and what to do."""
     if isinstance(error, UserError):
-        return USER_ERROR, one_line(str(error))
+        return USER_ERROR, one_line(_with_advice(str(error), error.__context__))
     if _is_out_of_memory(error):
         return USER_ERROR, (
             "memory ran out: end other programs, or ask for less (a smaller --size, fewer --points, fewer or "
@@ -88,6 +76,14 @@ def explain(error: Exception) -> tuple[int, str]:
     return FAULT, f"this is a fault of specularip: {_report(error)}"
 
 
+def _with_advice(text: str, cause: BaseException | None) -> str:
+    """A message, and what to do where the process has no file handles left, whichever file it was."""
+    if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+        advice = ADVICE[cause.errno]
+        return text if advice in text else f"{text}: {advice}"
+    return text
+
+
 def _check_output() -> None:
     if (error := output_error()) is not None:
         raise UserError(f"the work is done, but not all output could be written: {error.strerror}")
@@ -98,11 +94,8 @@ def _explain_os_error(error: OSError) -> str:
         os.getcwd()
     except OSError:
         return "the current folder does not exist any more: change to another with cd"
-    # Some libraries put all of it into the first argument.
-    reason = error.strerror or first_line(error)
     name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-    advice = ADVICE.get(error.errno or 0, "")
-    return one_line(f"{name}{reason}{advice and f': {advice}'}")
+    return one_line(f"{name}{reason(error)}")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from specularip import raster, specular
 from specularip.avatar import Avatar, load
 from specularip.body import Body, anny_body, phenotype_from_text, smplx_body
+from specularip.checkpoints import Checkpoint
 from specularip.diffusion.one_person import one_standing_person
 from specularip.diffusion.prior import Prior
 from specularip.diffusion.prompts import PromptBook, view_prompt
@@ -31,7 +32,7 @@ from specularip.faces.image_file import read_image
 from specularip.faces.insightface import CLIP_SIZE, FaceDetection, InsightFace, align
 from specularip.faces.landmarks import find_face, usable_faces
 from specularip.gaussians import Binding
-from specularip.inputs import Inputs, check_inputs, check_run
+from specularip.inputs import Inputs, check_inputs, check_run, forget_photos
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.compiling import in_background
 from specularip.lpips import NO_LPIPS
@@ -48,6 +49,7 @@ from specularip.stages.given_start import start_from_splats, with_given_head
 from specularip.stages.guide import EncodedFace, Guide
 from specularip.stages.initial_state import AvatarState, initial_state, new_head
 from specularip.stages.perceptual import Perceptual, UnetFeatures, perceptual_loss
+from specularip.stages.phases import checkpoint_phases
 from specularip.stages.photo_head import PhotoHead, photo_head
 from specularip.stages.rigging import rigged
 from specularip.stages.scr import Targets, fit_targets, make_targets, orbits
@@ -55,6 +57,8 @@ from specularip.stages.seid import seid
 from specularip.stages.settings import Config
 from specularip.stages.start import sample_start, start_from
 from specularip.stopping import StopRequest, stop_on_signal
+from specularip.training.events import check_tensorboard
+from specularip.training.gpu_memory import memory_errors
 from specularip.training.parallel import init_ranks
 from specularip.training.session import Session
 from specularip.training.state import TrainState
@@ -89,6 +93,7 @@ def generate(
     live: LiveView | None = None,
     networks: KeptNetworks | None = None,
     stop: StopRequest | None = None,
+    tensorboard: bool = False,
 ) -> Avatar:
     """Text and photos of a face to a full-body avatar, written to the folder `out` and returned, on the CPU.
 
@@ -96,7 +101,8 @@ def generate(
     file that `sip.load` reads, instead of from views that the prior draws. config replaces the preset; seed
     still comes from the arguments, and so do photo_weight and low_memory if given. force: go on with a text
     of which no word is understood. live: a page that shows the run. networks: those of earlier runs, to be
-    used again. stop: how to stop the run; by default, signals do. Under torchrun, the processes share each
+    used again. stop: how to stop the run; by default, signals do. tensorboard: write curves and previews to
+    its folder `tensorboard`, which needs the package tensorboard. Under torchrun, the processes share each
     step's views (`training.parallel`). Raises UserError for input that the user can correct (see
     `inputs.check_inputs`) and for a machine without the memory or GPU needed, KeyboardInterrupt after saving
     a checkpoint when stopped by Ctrl-C or SIGTERM.
@@ -106,6 +112,8 @@ def generate(
         config = replace(config, photo_weight=photo_weight)
     if low_memory:
         config = with_low_memory(config)
+    if tensorboard:
+        check_tensorboard()
     check_run(config, out)
     inputs = check_inputs(
         text,
@@ -118,6 +126,7 @@ def generate(
         prior=config.prior.path,
         force=force,
     )
+    forget_photos()  # from here on `inputs` holds them, as long as they are needed
     check_gpu(config)
     ranks, device = init_ranks(config.device)
     check_memory(config, device)
@@ -130,7 +139,7 @@ def generate(
         stop = stop or stack.enter_context(stop_on_signal())
         began = time.perf_counter()
         advice = "no run was changed: end other programs on the GPU, or add --low-memory"
-        with _memory_errors(advice):
+        with memory_errors(advice), stop.at_once() if ranks.world_size == 1 else nullcontext():
             loaded = load_networks(config, device) if networks is None else networks.get(config, device)
             context = _prepare(inputs, config, loaded, device, progress)
         if ranks.is_main:
@@ -139,7 +148,16 @@ def generate(
         if not ranks.is_main:
             folder = RunFolder.current(out)
         session = stack.enter_context(
-            Session(folder, progress, stop, device, _run_inputs(inputs, config), context.notes, ranks)
+            Session(
+                folder,
+                progress,
+                stop,
+                device,
+                _run_inputs(inputs, config),
+                context.notes,
+                ranks,
+                tensorboard,
+            )
         )
         if warning:
             session.note(warning)
@@ -149,21 +167,12 @@ def generate(
         if live is not None and ranks.is_main:
             live.begin(folder.path, progress, inputs.text, inputs.identity.pixels)
         advice = f"{out} keeps the last checkpoint: end other programs on the GPU, or continue with"
-        with _memory_errors(f"{advice} --resume --low-memory"):
+        with memory_errors(f"{advice} --resume --low-memory"):
             avatar = _run_stages(session, context, live)
         if ranks.is_main:
             folder.publish()
     ranks.barrier()
     return avatar
-
-
-@contextmanager
-def _memory_errors(advice: str) -> Iterator[None]:
-    """Turn an out-of-memory error of the GPU into a UserError with this advice."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise UserError(f"the GPU ran out of memory; {advice}") from error
 
 
 def _run_inputs(inputs: Inputs, config: Config) -> dict[str, Any]:
@@ -175,8 +184,21 @@ def _run_inputs(inputs: Inputs, config: Config) -> dict[str, Any]:
         "text": inputs.text,
         "seed": settings.pop("seed"),
         "photo weight": settings.pop("photo_weight"),
+        **_photo_digests(inputs, config),
         "file to start from": inputs.init and hashlib.sha256(inputs.init.read_bytes()).hexdigest(),
         "settings": settings,
+    }
+
+
+def _photo_digests(inputs: Inputs, config: Config) -> dict[str, str]:
+    """What identifies the photos, by names for the user: their pixels, wherever the files are."""
+    names = ["photo"] if len(inputs.photos) == 1 else [f"photo {k + 1}" for k in range(len(inputs.photos))]
+    images = {name: photo.pixels for name, photo in zip(names, inputs.photos)}
+    if config.guidance.negative_face:
+        images["guidance.negative_face"] = read_image(config.guidance.negative_face)
+    return {
+        name: hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        for name, pixels in images.items()
     }
 
 
@@ -349,20 +371,23 @@ def read_splats(
 def _run_stages(session: Session, context: RunContext, live: LiveView | None) -> Avatar:
     """SEID, the refinement and the fit of SCR, from the last checkpoint if there is one; then the files."""
     guide, config, ranks = context.guide, context.config, session.ranks
-    checkpoint = session.resume()
+    checkpoint = session.resume(checkpoint_phases(guide))
     phase, step = ("seid", 0) if checkpoint is None else (checkpoint.name, int(checkpoint.meta["step"]))
     targets: Targets | None = None
     views: Tensor | None = None
     splats = context.splats
-    if checkpoint is None and guide.prior.shows_depth and (splats is None or splats.avatar.colors is None):
-        views = _sample_views(session, guide)
+    begins = checkpoint is None and guide.prior.shows_depth
+    if phase == "views" or (begins and (splats is None or splats.avatar.colors is None)):
+        views = _sample_views(session, guide, checkpoint)
+        phase, step = "seid", 0
     elif phase == "start":
         assert checkpoint is not None
         views, phase, step = checkpoint.state["views"], "seid", 0
-    context.kernels.result()
+    with session.unsaved("compile"):
+        context.kernels.result()
     if splats is not None and (views is not None or checkpoint is None):
         session.progress.log("light and materials")
-        with session.timed("start"):
+        with session.unsaved("start"):
             state = start_from_splats(splats, guide, views, session.device, ranks)
         phase = "refine"
     elif views is not None:
@@ -387,17 +412,20 @@ def _run_stages(session: Session, context: RunContext, live: LiveView | None) ->
 
     if live is not None and ranks.is_main:
         live.show(_avatar(state, context))
+    if checkpoint is None or checkpoint.name in ("views", "start"):
+        session.save(phase, step, pack())
 
     if phase == "seid":
-        with session.training("seid", "SEID", config.seid.steps, step, pack, show):
+        with session.training("seid", "SEID", config.seid.steps, step, pack, show, state.optimizer):
             seid(state, guide, step, session.after_step, ranks)
         phase, step = "refine", 0
         session.save(phase, step, pack())
         _release_memory(guide.prior)
     if targets is None:
         session.progress.start("SCR views", config.scr.refine_steps * len(orbits(config.scr)))
-        with session.timed("refine"):
-            # Takes seconds, so it has no checkpoints: a run stopped here resumes from the one above.
+        # Takes seconds, so it has no checkpoints: a run stopped here resumes from the one above.
+        with session.unsaved("refine"):
+
             def after_refining(done: int, total: int) -> None:
                 session.progress.step(done)
                 session.check_stop()
@@ -407,26 +435,33 @@ def _run_stages(session: Session, context: RunContext, live: LiveView | None) ->
         phase, step = "fit", 0
         session.save(phase, step, pack())
         _release_memory(guide.prior)
-    with session.training("fit", "SCR fit", config.scr.fit_steps, step, pack, show):
+    with session.training(
+        "fit", "SCR fit", config.scr.fit_steps, step, pack, show, state.optimizer, before=config.seid.steps
+    ):
         fit_targets(state, guide, targets, context.perceptual, step, session.after_step, ranks)
+    session.save(phase, config.scr.fit_steps, pack())
     finished = _finish(session, context, state)
     if live is not None and ranks.is_main:
         live.finish(finished)
     return finished
 
 
-def _sample_views(session: Session, guide: Guide) -> Tensor:
-    """The views from which SEID starts, kept in a checkpoint."""
+def _sample_views(session: Session, guide: Guide, checkpoint: Checkpoint | None) -> Tensor:
+    """The views from which SEID starts, kept in a checkpoint. checkpoint: of the sampling, to go on from."""
     start = guide.config.start
+    begun = None if checkpoint is None else (int(checkpoint.meta["step"]), checkpoint.state["latents"])
     steps = len(sampling_timesteps(guide.prior, start.ddim_steps, start.last_timesteps))
-    session.progress.start("SEID views", steps)
-    with session.timed("views"):
+    session.progress.start("SEID views", steps, 0 if begun is None else begun[0])
+    with session.unsaved("views"):
 
         def after_sampling(done: int, total: int) -> None:
             session.progress.step(done)
             session.check_stop()
 
-        views = sample_start(guide, after_sampling)
+        def keep(done: int, latents: Tensor) -> None:
+            session.offer("views", done, {"latents": latents})
+
+        views = sample_start(guide, after_sampling, begun, keep)
         session.ranks.broadcast(views)
     session.save("start", 0, {"views": views})
     _release_memory(guide.prior)
@@ -437,7 +472,7 @@ def _start(session: Session, guide: Guide, views: Tensor) -> AvatarState:
     """SEID's first state, fitted to sampled views."""
     # Takes half a minute: a run stopped here starts the fit again, from the views.
     session.progress.start("SEID start", guide.config.start.fit.steps)
-    with session.timed("start"):
+    with session.unsaved("start"):
 
         def after_fitting(done: int, metrics: StepMetrics) -> None:
             session.progress.step(done)
@@ -488,10 +523,10 @@ def _finish(session: Session, context: RunContext, state: AvatarState) -> Avatar
     if not session.ranks.is_main:
         return finished
     session.progress.log("writing the avatar and its turntable")
-    with session.timed("write"):
+    with session.unsaved("write"):
         avatar.save(folder.path)
         avatar.export(folder.path / "avatar.ply")
-        folder.write_png("preview.png", preview(avatar, guide.body.height, 2 * PREVIEW_SIZE))
+        session.write_preview(preview(avatar, guide.body.height, 2 * PREVIEW_SIZE))
         write_video(
             turntable(avatar, config.turntable_frames, config.turntable_size), folder.path / "turntable.mp4"
         )

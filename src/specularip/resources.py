@@ -12,6 +12,7 @@ from specularip.files import existing_folder
 
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Where a container's limit is, in bytes, or "max"."""
+MEMORY_INFO = Path("/proc/meminfo")
 
 
 def check_space(path: str | os.PathLike[str], needed: float, what: str) -> None:
@@ -43,6 +44,27 @@ def total_memory() -> float | None:
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     with suppress(OSError, ValueError):  # "max": no limit
         found.append(float(MEMORY_LIMIT.read_text()))
+    return min(found, default=None)
+
+
+def free_memory() -> float | None:
+    """Bytes of memory that this process can still take without swapping; None where the system does not say.
+
+    Memory that the system would give back (caches) counts as free, by Linux' own estimate.
+    """
+    found: list[float] = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = MEMORY_INFO.read_text().splitlines()
+        [available] = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+        found.append(1024.0 * int(available))
+    with suppress(OSError, ValueError):  # "max": no limit
+        used = float(MEMORY_LIMIT.with_name("memory.current").read_text())
+        with suppress(OSError, ValueError, IndexError):
+            counts = dict(
+                line.split() for line in MEMORY_LIMIT.with_name("memory.stat").read_text().splitlines()
+            )
+            used -= float(counts.get("inactive_file", 0))
+        found.append(max(0.0, float(MEMORY_LIMIT.read_text()) - used))
     return min(found, default=None)
 
 

@@ -9,27 +9,26 @@ be resumed as long as the new one has no checkpoint.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from specularip.errors import UserError
-from specularip.files import (
-    atomic_path,
-    check_writable,
-    json_value,
-    utf8_name,
-    write_bytes,
-    write_json,
-    write_png,
+from specularip.checkpoints import (
+    Checkpoint,
+    OtherVersion,
+    flatten_state,
+    read_checkpoint,
+    write_checkpoint,
 )
+from specularip.errors import DamagedFile, UserError, reason
+from specularip.files import atomic_path, check_writable, is_temporary, temporary_name, write_json, write_png
+from specularip.json_lines import JsonLines
 from specularip.run_lock import LOCK, check_unlocked
 
 if TYPE_CHECKING:
@@ -43,6 +42,8 @@ SNAPSHOT, BAKED, PAGE = "snapshot.pack", "baked.safetensors", "avatar.html"
 """What the viewer's page and `batch` add to the folder: the growing avatar, the colours of the finished one,
 and its page."""
 CHECKPOINTS = "checkpoints"
+EVENTS = "tensorboard"
+"""Folder of TensorBoard's event files."""
 KEEP = 2
 """Number of checkpoints kept: the newest, and the one before it in case the newest is damaged."""
 GAUSSIAN_BYTES, PIXEL_BYTES, OTHER_BYTES = 1000, 20, 32_000_000
@@ -52,7 +53,7 @@ AVATAR_BYTES = 1000
 TRAINING_BYTES = 4000
 """Of memory that a Gaussian takes in training, at least."""
 _CHECKPOINT = re.compile(r"(\d{4,})-(.+)\.safetensors")
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
+EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{4,})")
 _UNFINISHED = re.compile(r"unfinished-(\d+)")
 
 
@@ -60,15 +61,6 @@ def run_bytes(points: int, target_pixels: float = 0.0) -> float:
     """About how much a run of so many Gaussians, and pixels of targets kept with them, writes to the disk."""
     checkpoint = GAUSSIAN_BYTES * points + PIXEL_BYTES * target_pixels + OTHER_BYTES
     return (KEEP + 1) * checkpoint + AVATAR_BYTES * points  # a new checkpoint is written before one goes
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """name, state, meta: as given to `RunFolder.save_checkpoint`; tensors are on the CPU."""
-
-    name: str
-    state: Any
-    meta: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -107,8 +99,8 @@ class RunFolder:
                     run.publish()  # the process ended just before it did so
                 elif not run.has_checkpoint():
                     _remove_run(run.path)
-            if resume or overwrite:
-                _remove_temporary(path)
+            for run in (RunFolder(path), *_unfinished(path)):
+                _remove_temporary(run.path)
             for emptied in _numbered(path):
                 with suppress(OSError):  # it is not empty
                     emptied.rmdir()
@@ -120,6 +112,13 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write to {path}: {error.strerror or error}, use another --out") from None
         return run
+
+    @staticmethod
+    def is_begun(out: str | Path) -> bool:
+        """Whether there is something in `out` that a run could be resumed from: more than the lock and the
+        temporary files that one leaves which is killed in its first moments."""
+        path = Path(out)
+        return path.is_dir() and any(_counts(entry.name) for entry in path.iterdir())
 
     @staticmethod
     def current(out: str | Path) -> RunFolder:
@@ -149,6 +148,9 @@ class RunFolder:
                     (home / name).unlink(missing_ok=True)
             for name in (SNAPSHOT, BAKED, PAGE):
                 (home / name).unlink(missing_ok=True)
+            _remove_events(home)
+            for events in _event_files(self.path):
+                _link(events, home / EVENTS / events.name)
             _remove_checkpoints(home)
             for _, _, checkpoint in self._checkpoints():
                 _link(checkpoint, home / CHECKPOINTS / checkpoint.name)
@@ -156,11 +158,11 @@ class RunFolder:
                 if other != self:
                     _remove_run(other.path)
             # One step: from now on this is no run any more. Then its names can go one by one.
-            done = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+            done = temporary_name(self.path)
             os.rename(self.path, done)
             _remove_run(done)
         except OSError as error:
-            raise UserError(f"cannot write to {home}: {error.strerror or error}") from error
+            raise UserError(f"cannot write to {home}: {reason(error)}") from error
 
     def holds_something(self) -> bool:
         """Whether the folder has files of a run."""
@@ -175,28 +177,17 @@ class RunFolder:
         return write_png(self.path / name, image)
 
     def add_metrics(self, values: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl. Lines are flushed: a killed process loses at most the line that
-        it was writing."""
-        try:
-            self._metrics.write(json.dumps(json_value(values)) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {self._metrics_path}: {error.strerror or error}") from error
+        """Append one line to metrics.jsonl. A killed process loses at most the line that it was writing."""
+        self.metrics.append(values)
 
     def close(self) -> None:
         """Close metrics.jsonl; the next `add_metrics` opens it again."""
-        if (file := self.__dict__.pop("_metrics", None)) is not None:
-            file.close()
+        self.metrics.close()
 
     @cached_property
-    def _metrics(self) -> TextIO:
-        return self._metrics_path.open("a", encoding="utf-8", buffering=1)  # line buffered
-
-    @property
-    def _metrics_path(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    def _metrics_bytes(self) -> int:
-        return self._metrics_path.stat().st_size if self._metrics_path.exists() else 0
+    def metrics(self) -> JsonLines:
+        """metrics.jsonl."""
+        return JsonLines(self.path / "metrics.jsonl")
 
     def prepare_checkpoint(
         self, name: str, state: Any, meta: Mapping[str, Any] | None = None
@@ -208,20 +199,13 @@ class RunFolder:
         head.state_dict(), "adam": adam.state_dict(), "rng": generator.get_state()}`; `load_checkpoint`
         returns the same. meta: JSON values, readable in the file's header.
         """
-        from safetensors.torch import save
-
         tensors, layout = flatten_state(state)
-        header = {
-            "name": name,
-            "meta": json_value(dict(meta or {})),
-            "layout": layout,
-            "metrics_bytes": self._metrics_bytes(),
-        }
+        metrics_bytes = self.metrics.size()
 
         def write() -> Path:
             serials = [serial for serial, _, _ in self._checkpoints()]
             target = self.path / CHECKPOINTS / f"{max(serials, default=0) + 1:04d}-{name}.safetensors"
-            write_bytes(target, save(tensors, {"specularip": json.dumps(header)}))
+            write_checkpoint(target, name, tensors, layout, meta or {}, metrics_bytes)
             for _, _, old in self._checkpoints()[KEEP:]:
                 old.unlink(missing_ok=True)
             return target
@@ -232,25 +216,40 @@ class RunFolder:
         """`prepare_checkpoint`, and write it."""
         return self.prepare_checkpoint(name, state, meta)()
 
-    def load_checkpoint(self) -> Checkpoint | None:
-        """The newest intact checkpoint; None if there is none.
+    def load_checkpoint(self, check: Callable[[Checkpoint], None] = lambda one: None) -> Checkpoint | None:
+        """The newest checkpoint that is whole, with the problems of newer ones; None if there are none.
+        Changes nothing; see `continue_from`.
 
-        Truncates metrics.jsonl to its length at the checkpoint, so that a resumed run logs no step twice.
+        check: raises DamagedFile for one that does not fit the run. Raises UserError if none is whole: a run
+        that starts again without a word would lose hours.
         """
-        from safetensors import SafetensorError, safe_open
-
-        for _, name, path in self._checkpoints():
+        problems: dict[Path, DamagedFile] = {}
+        for _, _, path in self._checkpoints():
             try:
-                with utf8_name(path) as readable, safe_open(readable, framework="pt") as file:
-                    header = json.loads((file.metadata() or {})["specularip"])
-                    tensors = {key: file.get_tensor(key) for key in file.keys()}
-                state = unflatten_state(tensors, header["layout"])
-            except (SafetensorError, OSError, KeyError, ValueError):
-                continue  # damaged, for example by a power cut: try the previous one
-            if self._metrics_bytes() > header["metrics_bytes"]:
-                os.truncate(self._metrics_path, header["metrics_bytes"])
-            return Checkpoint(name, state, header["meta"])
-        return None
+                checkpoint = read_checkpoint(path)
+                check(checkpoint)
+                return replace(checkpoint, problems=problems)
+            except DamagedFile as error:
+                problems[path] = error
+        if not problems:
+            return None
+        path, problem = next(iter(problems.items()))
+        remedy = "start again with --overwrite, or use another --out"
+        if isinstance(problem, OtherVersion):
+            raise UserError(f"the run in {self.path} cannot be continued: {problem}; {remedy}")
+        raise UserError(
+            f"no checkpoint in {path.parent} is whole ({path.name}: {problem}): restore one, {remedy}"
+        )
+
+    def continue_from(self, checkpoint: Checkpoint | None) -> None:
+        """Make the folder what it was at `checkpoint`, None: before the first step. metrics.jsonl gets the
+        length that it had, so that no step is in it twice, and damaged checkpoints are deleted, so that they
+        do not count among the KEEP newest."""
+        self.metrics.truncate(checkpoint.metrics_bytes if checkpoint else 0)
+        for path, problem in ((checkpoint and checkpoint.problems) or {}).items():
+            if not isinstance(problem, OtherVersion):
+                with suppress(OSError):
+                    path.unlink()
 
     def has_checkpoint(self) -> bool:
         return self.newest_checkpoint() is not None
@@ -280,10 +279,10 @@ def _usable(out: str | Path, resume: bool, overwrite: bool) -> Path:
         names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror or error}, use another --out") from None
-    names = [name for name in names if name != LOCK]
+    names = list(filter(_counts, names))
     if resume and not names:
         raise UserError(f"there is no run to resume in {path}: check --out, or omit --resume")
-    begun = names == [CHECKPOINTS] and not any((path / CHECKPOINTS).iterdir())  # stopped at once
+    begun = names == [CHECKPOINTS] and all(is_temporary(one.name) for one in (path / CHECKPOINTS).iterdir())
     if names and not (resume or overwrite or begun):
         raise UserError(
             f"{path} is not empty: use another --out, --resume to continue its run, "
@@ -295,6 +294,11 @@ def _usable(out: str | Path, resume: bool, overwrite: bool) -> Path:
         )
     check_writable(path / REPORT)  # the permissions alone do not show read-only mounts
     return path
+
+
+def _counts(name: str) -> bool:
+    """Whether a name in a run's folder is more than its lock or a temporary file."""
+    return name != LOCK and not is_temporary(name)
 
 
 def _is_run(names: Sequence[str]) -> bool:
@@ -331,6 +335,7 @@ def _remove_run(path: Path) -> None:
     for name in (*FILES, SNAPSHOT, BAKED, PAGE):
         (path / name).unlink(missing_ok=True)
     _remove_temporary(path)
+    _remove_events(path)
     _remove_checkpoints(path)  # last: a folder without them is not taken for a run
     with suppress(OSError):  # it holds files of others
         path.rmdir()
@@ -342,56 +347,38 @@ def _remove_checkpoints(path: Path) -> None:
         checkpoints.unlink()
     elif checkpoints.is_dir():
         for entry in checkpoints.iterdir():
-            if _CHECKPOINT.fullmatch(entry.name) or _TEMPORARY.fullmatch(entry.name):
+            if _CHECKPOINT.fullmatch(entry.name) or is_temporary(entry.name):
                 entry.unlink()
         if not any(checkpoints.iterdir()):
             checkpoints.rmdir()
 
 
+def _event_files(path: Path) -> list[Path]:
+    """TensorBoard's files of the run in this folder."""
+    folder = path / EVENTS
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return [entry for entry in folder.iterdir() if EVENT_FILE.fullmatch(entry.name)]
+
+
+def _remove_events(path: Path) -> None:
+    folder = path / EVENTS
+    for entry in _event_files(path):
+        entry.unlink()
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def _remove_temporary(path: Path) -> None:
-    """Delete what a killed run left half written or half removed."""
-    for entry in path.iterdir():
-        if _TEMPORARY.fullmatch(entry.name):
+    """Delete what killed runs left half written or half removed. None of it is in use: the caller holds the
+    folder's lock, and has not written to it yet."""
+    checkpoints = path / CHECKPOINTS
+    inner = checkpoints.iterdir() if checkpoints.is_dir() and not checkpoints.is_symlink() else ()
+    for entry in (*path.iterdir(), *inner):
+        if is_temporary(entry.name):
             if entry.is_dir() and not entry.is_symlink():
                 _remove_run(entry)
             else:
                 entry.unlink()
-
-
-def flatten_state(state: Any) -> tuple[dict[str, Tensor], Any]:
-    """Split nested state into named tensors and the JSON layout that restores it.
-
-    The layout also encodes integer keys and tuples, which optimizer state dicts have and JSON lacks.
-    """
-    import torch
-
-    tensors: dict[str, torch.Tensor] = {}
-
-    def lay(value: Any, name: str) -> Any:
-        if isinstance(value, torch.Tensor):
-            # A separate copy: safetensors rejects tensors that share memory.
-            tensors[name] = value.detach().to("cpu", copy=True).contiguous()
-            return {"tensor": name}
-        if isinstance(value, Mapping):
-            return {"dict": [[key, lay(item, f"{name}.{key}".strip("."))] for key, item in value.items()]}
-        if isinstance(value, tuple | list):
-            kind = "tuple" if isinstance(value, tuple) else "list"
-            return {kind: [lay(item, f"{name}.{index}".strip(".")) for index, item in enumerate(value)]}
-        if value is None or isinstance(value, bool | int | float | str):
-            return {"value": value}
-        raise ValueError(f"state at '{name}' must be tensor, number, string, dict or list, got {type(value)}")
-
-    return tensors, lay(state, "")
-
-
-def unflatten_state(tensors: Mapping[str, Tensor], layout: Any) -> Any:
-    """The inverse of `flatten_state`."""
-    [(kind, value)] = layout.items()
-    if kind == "tensor":
-        return tensors[value]
-    if kind == "dict":
-        return {key: unflatten_state(tensors, item) for key, item in value}
-    if kind in ("tuple", "list"):
-        items = [unflatten_state(tensors, item) for item in value]
-        return tuple(items) if kind == "tuple" else items
-    return value

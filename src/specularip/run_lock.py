@@ -25,7 +25,6 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.E
 HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 
 
-
 class InUse(UserError):
     """Another run holds the lock of the folder."""
 
@@ -106,10 +105,11 @@ def _acquire(path: Path) -> tuple[int, bool]:
                 raise problem from None
         else:
             if _is_at(file, path):
-                os.ftruncate(file, 0)
-                os.lseek(file, 0, os.SEEK_SET)
                 since = time.strftime("%H:%M:%S on %Y-%m-%d")
-                os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
+                with suppress(OSError):  # on a full disk it is locked all the same
+                    os.ftruncate(file, 0)
+                    os.lseek(file, 0, os.SEEK_SET)
+                    os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
                 return file, True
         os.close(file)  # held for now, or deleted by its last holder after it was opened here
         time.sleep(0.02)

@@ -20,11 +20,30 @@ class StopRequest:
     consistent."""
 
     requested = False
+    _at_once = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within the block, which has nothing that could be saved, the first signal raises KeyboardInterrupt;
+        one that came before does so here."""
+        self._at_once = True
+        try:
+            if self.requested:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._at_once = False
+
+    def signalled(self) -> None:
+        """A signal has come. Raises KeyboardInterrupt for all but the first, and `at_once`."""
+        if self.requested or self._at_once:
+            raise KeyboardInterrupt
+        self.requested = True
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Within the block, the first signal of STOPS only sets `requested`; another raises KeyboardInterrupt.
+    """Within the block, signals of STOPS are those of `StopRequest.signalled`.
 
     Python handles signals in the main thread only: in any other thread the block has no effect.
     """
@@ -34,9 +53,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
         return
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if request.requested:
-            raise KeyboardInterrupt
-        request.requested = True
+        request.signalled()
 
     before = {number: signal.signal(number, on_signal) for number in STOPS if not _under_nohup(number)}
     try:

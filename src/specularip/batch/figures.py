@@ -19,7 +19,7 @@ MAX_BYTES = 1_000_000
 """A report is some 8 KB long. A longer file than this is none."""
 MAX_NOTES = 50
 LARGEST = 1e15
-"""A larger number is a sign of damage, as is a negative one: all figures are durations, amounts and errors."""
+"""A larger number is a sign of damage, as is a negative one: figures are durations, amounts and errors."""
 
 Report = Mapping[str, Any]
 
@@ -135,11 +135,11 @@ FIGURES = (
     ),
     Figure(
         "fit_l1", "L1", "Mean difference from the refined views at the end, of colours from 0 to 1",
-        _at("last_metrics", "fit", "l1"), lambda value: f"{value:.2g}",
+        _at("last_metrics", "fit", "l1"), lambda value: f"{value:#.2g}",
     ),
     Figure(
         "fit_perceptual", "Perceptual", "Perceptual distance from the refined views at the end",
-        _at("last_metrics", "fit", "perceptual"), lambda value: f"{value:.2g}",
+        _at("last_metrics", "fit", "perceptual"), lambda value: f"{value:#.2g}",
     ),
     Figure(
         "silhouette_iou", "Overlap", "Outlines of the given 3D Gaussians and of the body fitted to them",

@@ -54,7 +54,7 @@ def digest(job: Job) -> str:
 
 @cache
 def _content(path: Path) -> str:
-    """What tells a file from others: its size and its start, which is compressed and differs between photos."""
+    """What tells a file from others: its size and its start, which differs between photos."""
     try:
         with path.open("rb") as file:
             start = file.read(START_BYTES)

@@ -18,8 +18,8 @@ from specularip.overrides import run_config
 from specularip.pipeline import generate
 from specularip.presets import with_low_memory
 from specularip.progress import Progress, Stage
-from specularip.run_folder import PAGE, REPORT
-from specularip.run_lock import LOCK, InUse
+from specularip.run_folder import PAGE, REPORT, RunFolder
+from specularip.run_lock import InUse
 from specularip.run_networks import KeptNetworks
 from specularip.stopping import StopRequest
 
@@ -81,7 +81,7 @@ def _make(
     config = run_config(job.preset, job.settings, job.seed, job.photo_weight)
     if attempt.low_memory or job.low_memory:
         config = with_low_memory(config)
-    begun = folder.is_dir() and any(entry.name != LOCK for entry in folder.iterdir())
+    begun = RunFolder.is_begun(folder)
     generate(
         job.text,
         job.images,

@@ -42,7 +42,7 @@ from specularip.viewer.html import policy_hash
 PAGE, TABLE, THUMBNAILS = "index.html", "summary.csv", "summary"
 STATES = ("done", "failed", "stopped", "waiting")
 PREVIEW, TURNTABLE, AVATAR_PAGE, REPORT = "preview.png", "turntable.mp4", "avatar.html", "report.json"
-DOWNLOADS = ("avatar.safetensors", "avatar.ply", TURNTABLE, PREVIEW, REPORT, "metrics.jsonl")
+DOWNLOADS = ("avatar.safetensors", "avatar.ply", TURNTABLE, REPORT)
 MAX_FACES = 3
 """Photos shown on a card."""
 COLUMNS = (
@@ -159,12 +159,14 @@ def _page(name: str, states: Sequence[JobState], found: Sequence[list[float]]) -
         f"default-src 'none'; script-src '{policy_hash(script)}'; style-src '{policy_hash(style)}'; "
         "img-src 'self' file: data:; media-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
-    counts = Counter(state.state for state in states)
+    counts = Counter[str](state.state for state in states)
     told = [f"{len(states):,} {'job' if len(states) == 1 else 'jobs'}"]
     told += [f"{counts[state]:,} {state}" for state in STATES if counts[state]]
     if times := found[0]:
         told.append(f"{duration(sum(times))} in all, {duration(median(times))} an avatar")
-    orders = [(n, figure.label) for n, figure in enumerate(FIGURES) if found[n]]
+    known = [(n, figure) for n, figure in enumerate(FIGURES) if found[n]]
+    meanings = "".join(f"<dt>{figure.label}</dt><dd>{escape(figure.meaning)}</dd>" for _, figure in known)
+    legend = f"<details><summary>What the figures mean</summary><dl>{meanings}</dl></details>"
     chips = [_chip("", "All", len(states))]
     chips += [_chip(state, state.capitalize(), counts[state]) for state in STATES if counts[state]]
     now = datetime.now().astimezone()
@@ -177,8 +179,12 @@ def _page(name: str, states: Sequence[JobState], found: Sequence[list[float]]) -
         time=now.isoformat(timespec="seconds"),
         written=now.strftime("%Y-%m-%d %H:%M %Z"),
         table=TABLE,
+        legend=legend if known else "",
         chips="".join(chips),
-        orders="".join(f'<option value="{n}">{label}</option>' for n, label in orders),
+        orders="".join(
+            f'<option value="{figure.column}" data-figure="{n}">{figure.label}</option>'
+            for n, figure in known
+        ),
         cards="\0",  # the page holds no other one
     )
     before, _, after = page.partition("\0")
@@ -207,7 +213,8 @@ def _card_parts(result: _Result, thumbnails: dict[Path, str]) -> Iterator[str]:
     yield f'<article class="card" data-state="{state.state}" data-figures="{numbers}"{turntable}>\n'
     page = f'href="{folder}/{AVATAR_PAGE}"' if AVATAR_PAGE in result.files else ""
     # The name is the same link, for the keyboard.
-    yield f'<a class="view" tabindex="-1" {page}>' if page else '<div class="view">'
+    view = "view" if PREVIEW in result.files else "view empty"
+    yield f'<a class="{view}" tabindex="-1" {page}>' if page else f'<div class="{view}">'
     if PREVIEW in result.files:
         # From left to right: front, three-quarter, back, face.
         yield (
@@ -221,7 +228,8 @@ def _card_parts(result: _Result, thumbnails: dict[Path, str]) -> Iterator[str]:
     title = f"<a {page}>{name}</a>" if page else name
     yield f'<h2 dir="auto">{title}</h2>\n<p class="text" dir="auto">{_html(job.text)}</p>\n'
     if state.state == "failed":
-        yield f'<p class="reason" dir="auto">{_html(state.reason or "no reason is known")}</p>\n'
+        after = f"After {state.attempts} attempts: " if state.attempts > 1 else ""
+        yield f'<p class="reason">{after}<bdi>{_html(state.reason or "no reason is known")}</bdi></p>\n'
     yield from _figures(result)
     yield from _details(result, folder)
     yield "</article>\n"
@@ -248,9 +256,7 @@ def _figures(result: _Result) -> Iterator[str]:
         return
     yield '<dl class="figures">'
     for figure, value in found:
-        yield (
-            f'<div title="{escape(figure.meaning)}"><dt>{figure.label}</dt><dd>{figure.shown(value)}</dd></div>'
-        )
+        yield f"<div><dt>{figure.label}</dt><dd>{figure.shown(value)}</dd></div>"
     yield "</dl>\n"
 
 
@@ -259,7 +265,7 @@ def _details(result: _Result, folder: str) -> Iterator[str]:
     state, job = result.state, result.state.job
     count = len(result.notes)
     noted = f' <b class="noted">{count} {"note" if count == 1 else "notes"}</b>' if count else ""
-    yield f'<details><summary>{_html(job.preset)} · seed {job.seed}{noted}</summary>\n'
+    yield f"<details><summary><bdi>{_html(job.preset)}</bdi> · seed {job.seed}{noted}</summary>\n"
     if result.notes:
         yield '<ul class="notes">'
         yield from (f'<li dir="auto">{_html(note)}</li>' for note in result.notes)
@@ -268,15 +274,13 @@ def _details(result: _Result, folder: str) -> Iterator[str]:
         ("Read as", result.text_read),
         ("Settings", ", ".join(job.settings)),
         ("Stages", ", ".join(f"{stage} {duration(value)}" for stage, value in result.stages.items())),
-        ("Attempts", str(state.attempts) if state.attempts > 1 or state.state == "failed" else ""),
+        ("Attempts", str(state.attempts) if state.attempts > 1 and state.state != "failed" else ""),
         ("Worker", state.worker),
         ("From", job.source),
     ]
     if any(value for _, value in lines):
         yield '<dl class="made">'
-        yield from (
-            f'<dt>{label}</dt><dd dir="auto">{_html(value)}</dd>' for label, value in lines if value
-        )
+        yield from (f'<dt>{label}</dt><dd dir="auto">{_html(value)}</dd>' for label, value in lines if value)
         yield "</dl>\n"
     links = [f'<a href="{folder}/{file}">{file}</a>' for file in DOWNLOADS if file in result.files]
     if links:

@@ -29,13 +29,17 @@ def write_thumbnails(folder: Path, photos: Iterable[Path]) -> dict[Path, str]:
     """
     found: dict[Path, str] = {}
     for photo in dict.fromkeys(photos):
-        name = hashlib.sha256(os.fsencode(photo)).hexdigest()[:24] + ".jpg"
+        path = str(photo).encode("utf-8", "surrogatepass")  # names need not be text
+        name = f"{hashlib.sha256(path).hexdigest()[:24]}.jpg"
         if _up_to_date(folder / name, photo) or _make(folder / name, photo):
             found[photo] = name
     kept = set(found.values())
-    for entry in folder.iterdir() if folder.is_dir() else ():
-        if _NAME.fullmatch(entry.name) and entry.name not in kept:
-            entry.unlink(missing_ok=True)
+    try:
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if _NAME.fullmatch(entry.name) and entry.name not in kept:
+                entry.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
     return found
 
 
@@ -47,7 +51,7 @@ def _up_to_date(thumbnail: Path, photo: Path) -> bool:
         return False
     try:
         return abs(made_for - photo.stat().st_mtime) < 2  # the resolution of FAT and of ZIP archives
-    except OSError:
+    except (OSError, ValueError):
         return True
 
 
@@ -56,7 +60,7 @@ def _make(thumbnail: Path, photo: Path) -> bool:
     try:
         changed = photo.stat().st_mtime
         image = Image.fromarray(read_image(photo))
-    except (UserError, OSError):
+    except (UserError, OSError, ValueError):  # ValueError: a name that no file can have
         return False
     image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
     data = io.BytesIO()

@@ -31,6 +31,8 @@ def sample(
     generator: torch.Generator | None = None,
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
+    begun: tuple[int, Tensor] | None = None,
+    keep: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """One image [V,C,S,S] in 0..1 for each view of `condition`, by deterministic DDIM with guidance.
 
@@ -39,9 +41,17 @@ def sample(
 
     Where views attend to each other, those of one batch show one person. The noise is drawn on the CPU, so
     that a seed gives the same noise on every device. progress(done, total) is called after every step.
+
+    keep(done, latents): is called, too, and may keep the latents [V,c,h,w]; begun: goes on from such a call.
+    Both only where all views are in one batch.
     """
+    if (begun or keep) and batch < len(condition):
+        raise ValueError("only one batch can be continued")
+    first = 0
     shape = (len(condition), prior.latent_channels, prior.latent_size, prior.latent_size)
     noise = torch.randn(shape, generator=generator)
+    if begun is not None:
+        first, noise = begun
     timesteps = sampling_timesteps(prior, steps, last)
     images = []
     total = len(timesteps) * -(-len(condition) // batch)
@@ -49,10 +59,12 @@ def sample(
         part = condition[start : start + batch]
         part = replace(part, pose=prior.encode_pose(part.pose))
         noisy = noise[start : start + batch].to(prior.device)
-        for done, (t, previous) in enumerate(zip(timesteps, [*timesteps[1:], -1])):
+        for done, (t, previous) in list(enumerate(zip(timesteps, [*timesteps[1:], -1])))[first:]:
             at = torch.full((len(part),), t, device=prior.device)
             guided = cfg_noise(prior, noisy, at, part, scale if done < steps else 1.0, rescale)
             noisy = prior.ddim_step(noisy, guided, t, previous)
+            if keep is not None:
+                keep(done + 1, noisy)
             if progress is not None:
                 progress(index * len(timesteps) + done + 1, total)
         images.append(prior.decode(noisy))

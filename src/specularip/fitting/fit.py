@@ -22,6 +22,7 @@ from specularip.captures.load import load_posed_images
 from specularip.captures.mesh import load_body_mesh, load_points
 from specularip.captures.scene import settled
 from specularip.captures.views import PosedImages
+from specularip.checkpoints import Checkpoint
 from specularip.errors import escaped
 from specularip.fitting import silhouettes
 from specularip.fitting.appearance import Appearance, Fields, SpecularAppearance
@@ -31,6 +32,7 @@ from specularip.fitting.observations import observe
 from specularip.fitting.point_init import PointInit, init_points, neighbours
 from specularip.fitting.rigging import bound
 from specularip.fitting.settings import Exposure, FitConfig
+from specularip.gaussians import PARAMETERS, field_specs
 from specularip.kernels.async_transfer import StepMetrics
 from specularip.kernels.cuda_graphs import GraphedFunction
 from specularip.lpips import NO_LPIPS, find_lpips
@@ -43,13 +45,16 @@ from specularip.raster.cuda import pick_device
 from specularip.registration.fit_body import FittedBody, fit_body
 from specularip.registration.outlines import outlines_of
 from specularip.resources import check_memory, check_space
-from specularip.run_folder import TRAINING_BYTES, Checkpoint, RunFolder, run_bytes
+from specularip.run_folder import TRAINING_BYTES, RunFolder, run_bytes
 from specularip.run_lock import locked
-from specularip.specular import SpecularConfig, SpecularHead
+from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 from specularip.stopping import stop_on_signal
+from specularip.training.events import check_tensorboard
+from specularip.training.gpu_memory import memory_errors
 from specularip.training.optimizer import set_rates
 from specularip.training.relocate import relocate
-from specularip.training.session import Session
+from specularip.training.schema import Many, Maybe, Number, TensorOf, Text
+from specularip.training.session import Phase, Session
 from specularip.training.state import TrainState
 from specularip.training.step import MAX_SKIPPED
 from specularip.version import __version__
@@ -84,6 +89,7 @@ def fit(
     init: str | Path | None = None,
     progress: Progress | None = None,
     live: LiveView | None = None,
+    tensorboard: bool = False,
 ) -> Avatar:
     """Fit an avatar to the posed images in the folder `data` (in any layout of docs/captures.md),
     write it to the run folder `out` and return it, on the CPU.
@@ -91,6 +97,7 @@ def fit(
     device: "cpu" or "cuda"; None: the GPU if CUDA and gsplat are installed. If there is a test split, the
     avatar is evaluated on it at the end, and report.json holds the metrics. init: 3D Gaussians of the person
     to start from, any file that `sip.load` reads; all of them are taken. live: a page that shows the run.
+    tensorboard: write curves and previews to its folder `tensorboard`, which needs the package tensorboard.
 
     Raises UserError for data or folders that the user can correct, KeyboardInterrupt after saving a
     checkpoint when stopped by Ctrl-C or SIGTERM.
@@ -98,13 +105,18 @@ def fit(
     check_value("seed", seed, Seed)
     place = pick_device(device)
     config = resolved(config or FitConfig(), place)
+    if tensorboard:
+        check_tensorboard()
     folder_path = RunFolder.check(out, resume, overwrite)
     points = config.points or 0
     check_space(out, run_bytes(points), "the run")
     if place.type == "cpu":
         check_memory(TRAINING_BYTES * points, f"a fit of {points} points")
     with locked(folder_path) as warning:
-        return _fit(data, folder_path, config, place, seed, resume, overwrite, init, warning, progress, live)
+        return _fit(
+            data, folder_path, config, place, seed, resume, overwrite, init, warning, progress, live,
+            tensorboard,
+        )  # fmt: skip
 
 
 def _fit(
@@ -119,6 +131,7 @@ def _fit(
     warning: str,
     progress: Progress | None,
     live: LiveView | None,
+    tensorboard: bool,
 ) -> Avatar:
     """`fit`, its options checked and the folder `out` locked. warning: a line for the report, or ""."""
     train = load_posed_images(data, "train")
@@ -133,21 +146,25 @@ def _fit(
     lpips = find_lpips(place) if len(test) else None
     folder = RunFolder.open(out, resume, overwrite)
     inputs = {
-        "data": _fingerprint(train),
+        **_digests(train, mesh, cloud),
         "seed": seed,
         "settings": asdict(config),
         "file to start from": None if given is None else given.digest(),
     }
     with (
+        memory_errors(
+            f"{out} keeps the last checkpoint: end other programs on the GPU and continue with --resume, or "
+            "fit fewer --points or smaller images to another --out"
+        ),
         Progress() if progress is None else nullcontext(progress) as shown,
         stop_on_signal() as stop,
-        Session(folder, shown, stop, place, inputs) as session,
+        Session(folder, shown, stop, place, inputs, tensorboard=tensorboard) as session,
     ):
         for line in dict.fromkeys(filter(None, (*train.notes, *test.notes, _shared(train, test), warning))):
             session.note(line)
         if folder.replaces is not None:
             shown.log(folder.replacing)
-        checkpoint = session.resume()
+        checkpoint = session.resume(_phases(config, len(train), new_appearance(config, seed)))
         body = _registered(train, config, checkpoint, session)
         if body is not None:
             train = train.placed(train.placement @ body.placement)
@@ -159,9 +176,10 @@ def _fit(
             live.begin(folder.path, shown, escaped(f"Fit to {Path(data).resolve().name}"))
         if place.type == "cpu":
             # Compile the kernels now, so that the ETA does not include it.
-            raster.warm_up()
-            specular.warm_up()
-            silhouettes.warm_up()
+            with session.unsaved("compile"):
+                raster.warm_up()
+                specular.warm_up()
+                silhouettes.warm_up()
         from_files = train.placement.inverse()
         surface = mesh and (from_files.points(mesh[0]).float(), mesh[1])
         if body is not None:
@@ -170,21 +188,22 @@ def _fit(
         points = cloud and from_files.points(cloud[0]).float()
         fitting = _start(Path(data), train, config, seed, session, checkpoint, body, given, surface, points)
         _optimise(fitting, train, config, session, live)
-        avatar = _finished_avatar(fitting, Path(data), seed, train.placement)
-        if body is not None:
-            shown.log("binding the Gaussians to the body")
-            avatar = bound(avatar, body)
-        shown.log("writing the avatar and evaluating it")
-        avatar.save(folder.path)
-        avatar.export(folder.path / "avatar.ply")
-        picture, shown_there = _preview(avatar, train)
-        folder.write_png("preview.png", picture)
+        with session.unsaved("write"):
+            avatar = _finished_avatar(fitting, Path(data), seed, train.placement)
+            if body is not None:
+                shown.log("binding the Gaussians to the body")
+                avatar = bound(avatar, body)
+            shown.log("writing the avatar and evaluating it")
+            avatar.save(folder.path)
+            avatar.export(folder.path / "avatar.ply")
+            picture, shown_there = _preview(avatar, train)
+            session.write_preview(picture)
         if not shown_there:
             session.note(
                 "preview.png is empty: the avatar cannot be seen in the training views; check their alpha or "
                 "masks, and whether the cameras look at one subject"
             )
-        with session.timed("evaluate"):
+        with session.unsaved("evaluate"):
             metrics = evaluate(avatar.to(place), test, lpips)
         _log_metrics(metrics, len(test), shown)
         if line := nothing_shown(metrics):
@@ -224,6 +243,7 @@ class Fitting:
     near [N,8]: indices of neighbours, for the penalty on differences between them. gains [V,3]: logarithms of
     the images' exposures; None: all alike. order: the remaining views of this epoch. spacing: typical
     distance of the initial points in metres. source: see `PointInit`. body: in the images, if it was fitted.
+    losses: of the steps since the last line of metrics.jsonl, which averages over them.
     """
 
     state: TrainState[Any]
@@ -235,13 +255,16 @@ class Fitting:
     order: list[int] = field(default_factory=list)
     step: int = 0
     body: FittedBody | None = None
+    losses: list[Tensor] = field(default_factory=list)
     image_loss: GraphedFunction[Tensor] = field(default_factory=lambda: GraphedFunction(image_loss))
 
     def pack(self) -> dict[str, Any]:
         """Nested dicts, for a checkpoint."""
         kept = ("near", "spacing", "source", "gains", "order", "step")
         body = None if self.body is None else self.body.pack()
-        return {"state": self.state.pack(), "body": body, **{name: getattr(self, name) for name in kept}}
+        losses = torch.stack(self.losses) if self.losses else torch.zeros(0)
+        rest = {name: getattr(self, name) for name in kept}
+        return {"state": self.state.pack(), "body": body, "losses": losses, **rest}
 
     @staticmethod
     def unpack(packed: dict[str, Any], appearance: Appearance, device: torch.device) -> Fitting:
@@ -250,6 +273,7 @@ class Fitting:
         state = TrainState.unpack(rest.pop("state"), appearance.shared, device)
         for name in ("near", "gains"):
             rest[name] = None if rest[name] is None else rest[name].to(device)
+        rest["losses"] = list(rest["losses"].to(device))
         body = rest.pop("body")
         rest["body"] = None if body is None else FittedBody.unpack(body)
         return Fitting(state, appearance, **rest)
@@ -359,8 +383,9 @@ def _registered(
         return None
     if checkpoint is not None:
         return FittedBody.unpack(checkpoint.state["body"])
-    with session.timed("body"):
+    with session.unsaved("body"):
         body = fit_body(train, _shown_stage("body", session))
+    session.save("body", 0, {"body": body.pack()})
     session.note(f"the body model fits the images: {body.described()}")
     for line in body.notes:
         session.note(line)
@@ -395,13 +420,10 @@ def _start(
     cloud: Tensor | None,
 ) -> Fitting:
     """The fit to continue, or a fresh one. mesh, cloud: as for `init_points`."""
-    head = SpecularHead(SpecularConfig(lights=config.lights, attention=config.attention), seed)
-    appearance = SpecularAppearance(
-        head.to(session.device), config.initial_shading_steps, config.material_tie
-    )
-    if checkpoint is not None:
+    appearance = new_appearance(config, seed, session.device)
+    if checkpoint is not None and checkpoint.name == "fit":
         return Fitting.unpack(checkpoint.state, appearance, session.device)
-    with session.timed("start"):
+    with session.unsaved("start"):
         report = _shown_stage("start", session)
         generator = torch.Generator().manual_seed(seed)
         first = part(report, 0.0, 0.4)
@@ -417,7 +439,34 @@ def _start(
         report(1.0)
         if fitting.gains is not None:
             session.note(exposure_note(fitting.gains))
-        return fitting
+    session.save("fit", 0, fitting.pack())
+    return fitting
+
+
+def new_appearance(config: FitConfig, seed: int, device: torch.device | str = "cpu") -> SpecularAppearance:
+    """The appearance before it has seen an image."""
+    head = SpecularHead(SpecularConfig(lights=config.lights, attention=config.attention), seed)
+    return SpecularAppearance(head.to(device), config.initial_shading_steps, config.material_tie)
+
+
+def _phases(config: FitConfig, views: int, appearance: SpecularAppearance) -> dict[str, Phase]:
+    """The phases of a fit to so many views in which there are checkpoints, and what these hold."""
+    specs = {name: TensorOf(("N", *spec.shape), spec.dtype) for name, spec in field_specs(LATENTS).items()}
+    params = {name: specs[name] for name in PARAMETERS}
+    body = FittedBody.schema() if config.body else None
+    total = config.iterations or 0
+    state = {
+        "state": TrainState.schema(params, {"initial_normals": TensorOf(("N", 3))}, appearance.shared),
+        "body": body,
+        "near": TensorOf(("N", "near"), torch.int64, low=0, below="N"),
+        "spacing": Number(0),
+        "source": Text(("mesh", "points", "random", "init")),
+        "gains": Maybe(TensorOf((views, 3))),
+        "order": Many(Number(0, views - 1, whole=True)),
+        "step": Number(0, total, whole=True),
+        "losses": TensorOf(("recent",)),
+    }
+    return {"body": Phase(0, {"body": body}), "fit": Phase(total, state)}
 
 
 def _optimise(
@@ -435,17 +484,18 @@ def _optimise(
 
     if live is not None:
         live.show(_avatar(fitting))
-    losses: list[Tensor] = []
-    with session.training("fit", "fit", total, fitting.step, fitting.pack, preview):
+    optimizer = fitting.state.optimizer
+    with session.training("fit", "fit", total, fitting.step, fitting.pack, preview, optimizer):
         while fitting.step < total:
-            losses.append(train_step(fitting, train, config))
+            fitting.losses.append(train_step(fitting, train, config))
             done, metrics = fitting.step, None
-            if done % LOG_EVERY == 0 or done == total or session.stop_requested:
-                loss = torch.stack(losses).mean()
-                losses.clear()
+            if done % LOG_EVERY == 0 or done == total:
+                loss = torch.stack(fitting.losses).mean()
+                fitting.losses.clear()
                 finite = loss.isfinite() & fitting.state.params["means"].isfinite().all()
                 # No step is skipped here, so that one that is not finite ends the fit.
-                metrics = StepMetrics({"loss": loss, "skipped": ~finite * MAX_SKIPPED})
+                skipped = ~finite * MAX_SKIPPED
+                metrics = StepMetrics({"loss": loss, "skipped": skipped}, points=len(fitting.state))
             session.after_step(done, metrics)
         session.save("fit", total, fitting.pack())
 
@@ -507,13 +557,27 @@ def _log_metrics(values: Mapping[str, float], views: int, progress: Progress) ->
         progress.log(f"test split ({views} views): " + ", ".join(words))
 
 
-def _fingerprint(posed: PosedImages) -> str:
-    """Identifies a set of posed images by its content, not by its path."""
-    digest = hashlib.sha256()
-    for view in posed:
-        for tensor in (view.camera.viewmats, view.camera.Ks, view.pixels[::7, ::7]):
-            digest.update(tensor.contiguous().numpy().tobytes())
-        digest.update(bytes([view.premultiplied]))
-    sizes = sorted({f"{view.camera.width}x{view.camera.height}" for view in posed})
-    described = sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes"
-    return f"{len(posed)} images of {described}, {digest.hexdigest()[:16]}"
+def _digests(
+    posed: PosedImages, mesh: tuple[Tensor, Tensor] | None, cloud: tuple[Tensor, Tensor | None] | None
+) -> dict[str, Any]:
+    """What identifies the data, by names for the user: the contents, wherever the files are. A GB takes about
+    a second."""
+    views: dict[str, str] = {}
+    for index, view in enumerate(posed):
+        name = view.name or str(index)
+        views[name if name not in views else f"{name} ({index})"] = _digest(
+            view.camera.viewmats, view.camera.Ks, view.pixels, torch.tensor(view.premultiplied)
+        )
+    return {
+        "image": views,
+        "mesh": None if mesh is None else _digest(*mesh),
+        "point cloud": None if cloud is None else _digest(*(part for part in cloud if part is not None)),
+    }
+
+
+def _digest(*tensors: Tensor) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(f"{list(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()

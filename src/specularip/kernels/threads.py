@@ -29,15 +29,15 @@ def thread_count() -> int:
     """
     setting = os.environ.get("SPECULARIP_NUM_THREADS", "")
     if not setting:
-        return _cores()
+        return available_cores()
     if not setting.isdecimal() or int(setting) < 1:
         raise UserError(f"SPECULARIP_NUM_THREADS must be a positive whole number, not {setting!r}")
     return int(setting)
 
 
 @cache
-def _cores() -> int:
-    """By CPU affinity and, in a container, by its CPU quota."""
+def available_cores() -> int:
+    """Cores that this process may use, by CPU affinity and, in a container, by its CPU quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = CGROUP_QUOTA.read_text().split()

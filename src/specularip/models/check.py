@@ -271,7 +271,7 @@ def _smplx(source: str, optional: bool = False) -> Model:
 
 
 def _compact() -> Model:
-    files = tuple(file for file in compact_files() if file.path.name != "anny.safetensors")
+    files = tuple(file for file in compact_files(ASSETS) if file.path.name != "anny.safetensors")
     return Model("compact prior", "the package", ASSETS / "compact", "Apache-2.0", "", files)
 
 

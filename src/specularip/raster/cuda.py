@@ -207,10 +207,15 @@ def available() -> bool:
     if not torch.cuda.is_available():
         return False
     try:
-        _kernels()
+        check_kernels()
     except UserError:
         return False
     return True
+
+
+def check_kernels() -> None:
+    """Load gsplat's kernels, or build them. Raises UserError, which says why they cannot be used."""
+    _kernels()
 
 
 @cache

@@ -12,6 +12,7 @@ from torch import Tensor
 from specularip.body.anny import AnnyModel
 from specularip.body.mesh import Body, vertex_normals
 from specularip.captures.views import PosedImages
+from specularip.errors import DamagedFile
 from specularip.gaussians import Binding
 from specularip.motion.quaternions import from_matrices, multiply
 from specularip.motion.skinning import joint_transforms
@@ -22,6 +23,7 @@ from specularip.registration.posed_shape import PosedShape, ShapeModel
 from specularip.registration.refine import FINE, ROUGH, Refiner
 from specularip.registration.seen_faces import SeenFace, of_head, seen_faces
 from specularip.registration.start import METRES, overlap, starts, with_tried_arms
+from specularip.training.schema import Many, Maybe, Number, Schema, TensorOf, Text
 
 POOR_OVERLAP = 0.5
 """With less intersection over union, the body is not where the person is."""
@@ -64,6 +66,22 @@ class FittedBody:
             **rest,
         )
 
+    @staticmethod
+    def schema() -> Schema:
+        """Of what `pack` returns."""
+        model = AnnyModel.load()
+        vertices, joints = len(model.regions), len(model.joint_names)
+        return {
+            "stance": TensorOf((joints, 4)),
+            "silhouette_iou": Number(0, 1),
+            "landmark_error": Maybe(Number(0)),
+            "faces": Number(0, whole=True),
+            "notes": Many(Text(), tuple),
+            "vertices": TensorOf((vertices, 3)),
+            "joints": TensorOf((joints, 3)),
+            "placement": a_placement,
+        }
+
     def described(self) -> str:
         """How well it fits, in words."""
         words = f"the outlines overlap by {100 * self.silhouette_iou:.0f} % (intersection over union)"
@@ -86,6 +104,14 @@ class FittedBody:
     def standing(self) -> Body:
         """The body as the person stands, in the body's world."""
         return posed_body(self.body, self.stance)
+
+
+def a_placement(value: Any) -> None:
+    """A schema: what `Placement.pack` returns."""
+    try:
+        Placement.unpack(value)
+    except ValueError as error:
+        raise DamagedFile(f"is none: {error}") from None
 
 
 def posed_body(body: Body, turns: Tensor) -> Body:

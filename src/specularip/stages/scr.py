@@ -54,7 +54,7 @@ class Targets:
 
     def pack(self) -> dict[str, Any]:
         """The fields as a dict, for a checkpoint."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return dict(vars(self))
 
     @staticmethod
     def unpack(packed: dict[str, Any], device: torch.device | str = "cpu") -> Targets:
@@ -200,7 +200,8 @@ def fit_targets(
                 "l1": photometric,
                 "perceptual": perceived,
                 "skipped": state.skipped,
-            }
+            },
+            points=len(state),
         )
         after_step(step + 1, metrics)
 

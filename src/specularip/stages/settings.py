@@ -393,6 +393,8 @@ class Config:
         return self.prior.path != "sd15" or self.photo_weight > 0
 
     def contradiction(self) -> str:
+        if self.scr.guidance is not None and self.scr.guidance.negative_face:
+            return "scr.guidance.negative_face must be empty: guidance.negative_face counts for both stages"
         if self.scr.render_size == 0:
             return _too_large("seid.render_size", self.scr.orbit_views, self.seid.render_size)
         return ""

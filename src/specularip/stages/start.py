@@ -33,10 +33,15 @@ from specularip.training.parallel import SINGLE_RANK, Ranks
 
 
 @torch.no_grad()
-def sample_start(guide: Guide, after_step: Callable[[int, int], None]) -> Tensor:
+def sample_start(
+    guide: Guide,
+    after_step: Callable[[int, int], None],
+    begun: tuple[int, Tensor] | None = None,
+    keep: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
     """Images [V,5,S,S] of the person from the sides of `start_views`, all sampled together.
 
-    after_step(done, total) is called after every denoising step.
+    after_step(done, total) is called after every denoising step. begun, keep: see `sample`.
     """
     config, prior = guide.config.start, guide.prior
     views = start_views(guide.body.height, prior.image_size)
@@ -50,6 +55,8 @@ def sample_start(guide: Guide, after_step: Callable[[int, int], None]) -> Tensor
         generator=torch.Generator().manual_seed(guide.config.seed),
         batch=len(views.framings),
         progress=after_step,
+        begun=begun,
+        keep=keep,
     )
 
 

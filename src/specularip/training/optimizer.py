@@ -7,12 +7,17 @@ of the policy: `densify` and `relocate` decide which Gaussians are cloned, split
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from specularip.training.schema import Maybe, Number, Schema, TensorOf
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam keeps of each parameter."""
 SHARED = "shared"
 """Name of the group of parameters that belong to no single Gaussian, such as the specular head's."""
 
@@ -37,6 +42,52 @@ def make_adam(
     ]
     fused = all(tensor.is_cuda for tensor in params.values())
     return torch.optim.Adam(groups, betas=betas, eps=eps, fused=fused)
+
+
+def packed_adam(optimizer: torch.optim.Adam) -> dict[str, Any]:
+    """All that differs between runs, as nested dicts: initial rates and moments by the groups' names. None
+    stands for the moments of a parameter before its first step. Not `state_dict`, which differs between
+    versions of torch."""
+    groups = {group["name"]: group for group in optimizer.param_groups}
+
+    def moments(tensor: Tensor) -> dict[str, Tensor] | None:
+        state = optimizer.state.get(tensor)
+        return {name: state[name] for name in MOMENTS} if state else None
+
+    return {
+        "betas": tuple(optimizer.defaults["betas"]),
+        "eps": optimizer.defaults["eps"],
+        "rates": {name: group["initial_lr"] for name, group in groups.items()},
+        "moments": {name: [moments(tensor) for tensor in group["params"]] for name, group in groups.items()},
+    }
+
+
+def restore_moments(optimizer: torch.optim.Adam, packed: Mapping[str, Any]) -> None:
+    """The moments of `packed_adam`, for an Adam made of the same parameters."""
+    for group in optimizer.param_groups:
+        for tensor, moments in zip(group["params"], packed["moments"][group["name"]], strict=True):
+            if moments is not None:
+                state = {name: moments[name].to(tensor.device, copy=True) for name in MOMENTS}
+                if not group["fused"]:
+                    state["step"] = state["step"].cpu()
+                optimizer.state[tensor] = state
+
+
+def adam_schema(params: Mapping[str, TensorOf], shared: Iterable[Tensor]) -> Schema:
+    """Of what `packed_adam` returns for an Adam over `params` and `shared`."""
+
+    def moments(spec: TensorOf) -> Maybe:
+        return Maybe({"step": TensorOf((), low=0), "exp_avg": spec, "exp_avg_sq": replace(spec, low=0)})
+
+    members = {name: [moments(spec)] for name, spec in params.items()}
+    if rest := [moments(TensorOf(tuple(tensor.shape), tensor.dtype)) for tensor in shared]:
+        members[SHARED] = rest
+    return {
+        "betas": (Number(0, 1), Number(0, 1)),
+        "eps": Number(0, 1),
+        "rates": dict.fromkeys(members, Number(0)),
+        "moments": members,
+    }
 
 
 def set_initial_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, float]) -> None:

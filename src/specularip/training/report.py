@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
+from collections import deque
 from importlib import metadata
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from specularip.version import __version__
 
+LAST_STEPS = 20
+"""Steps whose metrics are averaged for the report: those of a single one depend on the views it drew."""
 LIBRARIES = ("torch", "diffusers", "transformers", "numba", "numpy", "scikit-image")
 
 
@@ -24,6 +30,30 @@ def machine_report(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
+
+
+def last_metrics(path: Path) -> dict[str, dict[str, float]]:
+    """The means of each stage's metrics over its last LAST_STEPS steps, from metrics.jsonl: it holds the
+    steps before a resumed run as well. {} if there is no such file; a line that a power cut damaged does not
+    count."""
+    stages: dict[str, deque[dict[str, Any]]] = {}
+    if path.is_file():
+        with path.open("rb") as lines:
+            for line in lines:
+                try:
+                    entries = json.loads(line)
+                    stage, _ = str(entries.pop("stage")), entries.pop("step")
+                except (ValueError, AttributeError, TypeError, KeyError):
+                    continue
+                stages.setdefault(stage, deque(maxlen=LAST_STEPS)).append(entries)
+    means: dict[str, dict[str, float]] = {}
+    for stage, steps in stages.items():
+        # Without those that were not finite, which are null.
+        means[stage] = {}
+        for name in sorted({name for step in steps for name in step}):
+            if values := [step[name] for step in steps if isinstance(step.get(name), int | float)]:
+                means[stage][name] = fmean(values)
+    return means
 
 
 def peak_memory_gib() -> float | None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from specularip.gaussians import Gaussians
 from specularip.training.gradients import ScreenGradients
-from specularip.training.optimizer import make_adam
+from specularip.training.optimizer import adam_schema, make_adam, packed_adam, restore_moments
+from specularip.training.schema import Schema, TensorOf, generator_state, tensors_like
 
 Shared = TypeVar("Shared", bound=nn.Module)
 
@@ -76,7 +77,7 @@ class TrainState(Generic[Shared]):
             "params": self.params,
             "ties": self.ties,
             "shared": self.shared.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "adam": packed_adam(self.optimizer),
             "generator": self.generator.get_state(),
             "screen_gradients": vars(self.screen_gradients),
             "skipped": self.skipped,
@@ -87,19 +88,39 @@ class TrainState(Generic[Shared]):
         packed: Mapping[str, Any], shared: Shared, device: torch.device | str = "cpu"
     ) -> TrainState[Shared]:
         """The inverse of `pack`, on `device`. shared: a module of the packed one's structure; its parameters
-        are overwritten."""
+        are overwritten. The state is one that `schema` describes."""
 
         def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device) for name, tensor in tensors.items()}
 
         shared.load_state_dict(packed["shared"])
-        rates = {group["name"]: group["initial_lr"] for group in packed["optimizer"]["param_groups"]}
+        adam = packed["adam"]
         generator = torch.Generator()
         generator.set_state(packed["generator"])
         state = TrainState.create(
-            moved(packed["params"]), moved(packed["ties"]), shared.to(device), rates, generator
+            moved(packed["params"]),
+            moved(packed["ties"]),
+            shared.to(device),
+            adam["rates"],
+            generator,
+            tuple(adam["betas"]),
+            adam["eps"],
         )
-        state.optimizer.load_state_dict(packed["optimizer"])
+        restore_moments(state.optimizer, adam)
         state.screen_gradients = ScreenGradients(**moved(packed["screen_gradients"]))
         state.skipped = packed["skipped"].to(device)
         return state
+
+    @staticmethod
+    def schema(params: Mapping[str, TensorOf], ties: Mapping[str, TensorOf], shared: nn.Module) -> Schema:
+        """Of what `pack` returns, for these parameters and ties, whose first size is "N"."""
+        rows = TensorOf(("N",), low=0)
+        return {
+            "params": params,
+            "ties": ties,
+            "shared": tensors_like(shared.state_dict()),
+            "adam": adam_schema(params, shared.parameters()),
+            "generator": generator_state,
+            "screen_gradients": {"grad_sum": rows, "views": rows},
+            "skipped": TensorOf((), torch.int64, low=0),
+        }

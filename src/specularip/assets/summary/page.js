@@ -27,14 +27,15 @@
 
   function sort() {
     const sign = reverse.ariaPressed === "true" ? -1 : 1, key = order.value;
-    const part = { name: "h2", text: ".text" }[key];
-    const read = part ? (card) => textOf(card, part) : (card) => card.dataset.figures.split(",")[key];
+    const part = { name: "h2", text: ".text" }[key], figure = order.selectedOptions[0].dataset.figure;
+    const read = part ? (card) => textOf(card, part) : (card) => card.dataset.figures.split(",")[figure];
     const rows = cards.map((card, place) => [key ? read(card) : place, card, place]);
     rows.sort(([a, , i], [b, , j]) => {
       if (!key) return sign * (i - j);
       if (a === "" || b === "") return (a === "") - (b === "") || i - j; // without a figure: last, in both directions
       return sign * (part ? collator.compare(a, b) : a - b) || i - j;
     });
+    list.replaceChildren(); // at once: taken away one by one from the front, ten thousand cards take minutes
     const sorted = document.createDocumentFragment();
     for (const [, card] of rows) sorted.append(card);
     list.append(sorted);
@@ -79,6 +80,12 @@
   order.addEventListener("change", () => { sort(); keep(); });
   reverse.addEventListener("click", () => { reverse.ariaPressed = String(reverse.ariaPressed !== "true"); turnArrow(); sort(); keep(); });
   view.addEventListener("change", () => { list.dataset.view = view.value; keep(); });
+
+  // Where a card is unfolded, all of its prompt shows, and its neighbours stay as they are.
+  list.addEventListener("toggle", (event) => {
+    event.target.parentNode.classList.toggle("open", event.target.open);
+    list.classList.toggle("unfolded", list.querySelector(".open") !== null);
+  }, true);
 
   // One turntable at a time: of the card under the pointer, with the focus, or touched.
   let playing = null;

@@ -1,0 +1,1 @@
+"""`specularip doctor`: what is installed, and whether it works."""
