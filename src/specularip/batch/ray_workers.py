@@ -75,8 +75,8 @@ def run_on_ray(ledger: Ledger, out: Path, pages: bool, table: Table, cluster: Cl
         if stop.requested:
             raise KeyboardInterrupt
         gpus, count = _room(ray, cluster, ledger.waiting)
-        each = f"{cluster.cpus_per_worker} threads" + (f" and {gpus:g} GPUs" if gpus else "")
-        table.log(f"starting {count} workers of {each}")
+        each = f"{cluster.cpus_per_worker} threads" + (f" and {gpus:g} GPU" if gpus else "")
+        table.log(f"starting workers: {count}, each with {each}")
         actor = ray.remote(
             num_cpus=cluster.cpus_per_worker,
             num_gpus=gpus,

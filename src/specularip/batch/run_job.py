@@ -57,10 +57,12 @@ def run_job(
     """
     folder = out / attempt.job.name
     progress = FollowedProgress(follow)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # the report is about this job alone
     try:
         if not (folder / REPORT).is_file():
             _make(attempt, folder, networks, progress, stop)
-        RunFolder(folder).remove_checkpoints()
+        RunFolder(folder).forget_checkpoints()
         if pages and not (folder / PAGE).is_file():
             export(folder, folder / PAGE, progress=progress)
     except KeyboardInterrupt:
