@@ -202,6 +202,18 @@ def test_digests_tell_jobs_apart(prior: Path) -> None:
     assert len({digest(other) for other in (job, *others)}) == 6
 
 
+def test_digests_notice_files_that_change(tmp_path: Path) -> None:
+    """Within one process, too; of a run folder, its avatar counts."""
+    photo, run = tmp_path / "face.jpg", tmp_path / "run"
+    run.mkdir()
+    job, found = Job("a", "A man in a suit", (photo,), init=run), set()
+    for content in (b"one", b"another"):
+        for file in (photo, run / "avatar.safetensors"):
+            file.write_bytes(content)
+            found.add(digest(job))
+    assert len(found) == 4
+
+
 def test_memory_of_the_gpu_runs_out(prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second attempt takes less of it."""
     low, generate = [], at_work.generate

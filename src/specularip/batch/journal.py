@@ -16,8 +16,10 @@ from typing import Any, Literal, get_args
 
 from specularip.batch.jobs import Job
 from specularip.errors import DamagedFile, UserError, reason
+from specularip.inputs import file_version
 from specularip.json_lines import JsonLines
 from specularip.json_reading import parse_object
+from specularip.run_folder import AVATAR
 
 JOURNAL = "batch.jsonl"
 START_BYTES = 65536
@@ -52,9 +54,16 @@ def digest(job: Job) -> str:
     return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@cache
 def _content(path: Path) -> str:
-    """What tells a file from others: its size and its start, which differs between photos."""
+    """What tells a file from others: its size and its start, which differs between photos and avatars. Of a
+    run folder, that of its avatar."""
+    file = path / AVATAR if path.is_dir() else path
+    return _start(file, file_version(file))
+
+
+@cache
+def _start(path: Path, version: tuple[int, ...]) -> str:
+    """version: the file may change while a program makes several batches."""
     try:
         with path.open("rb") as file:
             start = file.read(START_BYTES)
