@@ -34,7 +34,7 @@ def check_space(path: str | os.PathLike[str], needed: float, what: str) -> None:
 
 def check_address_space(needed: float, what: str) -> None:
     """Raise UserError if `ulimit -v` allows this process less than `needed` bytes of address space. Libraries
-    that meet that limit while they load fail in many ways, none of which names it."""
+    that meet this limit as they load fail in many ways, none of which names it."""
     try:
         import resource
     except ImportError:  # Windows has no such limits
