@@ -42,7 +42,7 @@ def check_address_space(needed: float, what: str) -> None:
     allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
     if allowed != resource.RLIM_INFINITY and allowed < needed:
         raise UserError(
-            f"{what} needs {size_words(needed)} of address space, and the shell allows {size_words(allowed)}: "
+            f"{what} needs {size_words(needed)} of address space, the shell allows {size_words(allowed)}: "
             f"use `ulimit -v {math.ceil(needed / 1024)}` or more"
         )
 
