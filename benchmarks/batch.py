@@ -137,12 +137,10 @@ def gpus(folder: Path, count: int, per_gpu: int) -> None:
     run(write_jobs(folder / "warm.csv", workers), folder / "warm", *cluster, *settings)
     one = run(jobs, folder / "one", *cluster, "--workers", "1", *settings)
     many = run(jobs, folder / "many", *cluster, "--workers", str(workers), *settings)
-    print(
-        f"{count} jobs of the compact preset, {available} {torch.cuda.get_device_name()}, {threads} threads each"
-    )
-    print(f"  one worker    {one:7.1f} s   {one / count:.1f} s an avatar")
-    print(f"  {workers} workers     {many:7.1f} s   {many / count:.1f} s an avatar")
-    print(f"  {one / many:.2f} times one worker")
+    gpu = torch.cuda.get_device_name()
+    print(f"{count} jobs of the compact preset, {available} {gpu}, {threads} threads a worker")
+    print(f"  one worker  {one:7.1f} s   {one / count:.1f} s an avatar")
+    print(f"  {workers} workers   {many:7.1f} s   {many / count:.1f} s an avatar, {one / many:.2f} times one")
 
 
 def main() -> None:
