@@ -347,6 +347,9 @@ class FakeRay:
     def kill(self, actor: Any) -> None:
         pass
 
+    def remote(self, **_: Any) -> Any:
+        return lambda worker: SimpleNamespace(remote=lambda *arguments: self.start())
+
     def available_resources(self) -> dict[str, float]:
         return {}
 
@@ -422,6 +425,28 @@ def test_a_stop_waits_until_ray_has_started(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         ray_workers.run_on_ray(ledger, tmp_path, False, Table(ledger, io.StringIO()), Cluster())
     assert started and ledger.waiting == 1
+
+
+def test_a_stop_is_ours_after_ray_has_taken_the_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray, before = FakeRay([], []), signal.getsignal(signal.SIGTERM)
+
+    @contextmanager
+    def connected(*_: Any) -> Iterator[FakeRay]:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as ray.init does
+        yield ray
+
+    def room(*_: Any) -> tuple[float, int]:
+        signal.raise_signal(signal.SIGTERM)
+        return 0.0, 1
+
+    monkeypatch.setattr(ray_workers, "_connected", connected)
+    monkeypatch.setattr(ray_workers, "_room", room)
+    ledger, _ = ledger_of(1, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        ray_workers.run_on_ray(ledger, tmp_path, False, Table(ledger, io.StringIO()), Cluster())
+    assert ledger.waiting == 1 and signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("option", [{"address": "auto"}, {"workers": 2}, {"gpus_per_worker": 0.5}])

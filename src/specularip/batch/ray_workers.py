@@ -70,9 +70,10 @@ def run_on_ray(ledger: Ledger, out: Path, pages: bool, table: Table, cluster: Cl
     """
     if not ledger.waiting:
         return
-    # In this order: stopped while it starts, Ray leaves processes behind for a minute.
-    with stop_on_signal() as stop, _connected(cluster, table) as ray:
-        if stop.requested:
+    # Stopped while it starts, Ray leaves processes behind for a minute. Then it has a handler of its own for
+    # SIGTERM, which would end this process without a word to the workers.
+    with stop_on_signal() as early, _connected(cluster, table) as ray, stop_on_signal() as stop:
+        if early.requested:
             raise KeyboardInterrupt
         gpus, count = _room(ray, cluster, ledger.waiting)
         each = f"{cluster.cpus_per_worker} threads" + (f" and {gpus:g} GPU" if gpus else "")
