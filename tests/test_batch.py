@@ -427,6 +427,15 @@ def test_a_stop_waits_until_ray_has_started(tmp_path: Path, monkeypatch: pytest.
     assert started and ledger.waiting == 1
 
 
+def test_a_stop_by_which_ray_ends_the_process_is_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **_: sys.exit(signal.SIGTERM)))
+    ledger, _ = ledger_of(1, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        ray_workers.run_on_ray(ledger, tmp_path, False, Table(ledger, io.StringIO()), Cluster())
+
+
 def test_a_stop_is_ours_after_ray_has_taken_the_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,6 +229,8 @@ def _connected(cluster: Cluster, table: Table) -> Iterator[Any]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    except SystemExit:  # how Ray answers SIGTERM while it starts
+        raise KeyboardInterrupt from None
     except Exception as error:  # of many kinds
         where = f"at {cluster.address}" if cluster.address else "here"
         raise UserError(f"no Ray cluster {where}: {first_line(error)}") from error
