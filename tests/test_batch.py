@@ -122,6 +122,13 @@ def test_without_a_journal_the_report_tells_whose_a_folder_is(tmp_path: Path) ->
     for other in others:
         with pytest.raises(UserError, match="under the names of a: name these jobs differently"):
             done({**same, **other})
+    journal = Journal(tmp_path)
+    journal.add(job, "failed", 1)  # someone else used its folder meanwhile
+    with pytest.raises(UserError, match="under the names of a"):
+        done({**same, **others[0]})
+    journal.add(job, "done", 1)
+    assert done({**same, **others[0]}) == 1  # known, and not read
+    journal.close()
 
 
 def test_two_batches_do_not_share_a_folder(prior: Path, tmp_path: Path) -> None:

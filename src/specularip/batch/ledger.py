@@ -95,10 +95,11 @@ def _recognised(jobs: Sequence[Job], out: Path, journal: Journal, pages: bool) -
     for job in jobs:
         folder, past = out / job.name, journal.past.get(job.name)
         complete = (folder / REPORT).is_file()
-        if past is not None and past.digest:
-            is_other = past.digest != digest(job) and folder.exists()
-        else:
-            is_other = complete and _reports_another(folder, job)
+        if past is not None and past.digest not in ("", digest(job)):
+            is_other = folder.exists()
+        else:  # a run that the journal does not call done may be another's
+            known = past is not None and past.digest and past.event == "done"
+            is_other = complete and not known and _reports_another(folder, job)
         if is_other:
             foreign.append(f"{job.name} ({job.source})" if job.source else job.name)
         done = complete and (not pages or (folder / PAGE).is_file())
@@ -113,8 +114,8 @@ def _recognised(jobs: Sequence[Job], out: Path, journal: Journal, pages: bool) -
 
 
 def _reports_another(folder: Path, job: Job) -> bool:
-    """Whether the report of a run that is not in the journal, which may be lost, names another text, seed or
-    photo than the job. Photos go by their names: they may have been moved."""
+    """Whether the report of a run names another text, seed or photo than the job. Photos go by their names:
+    they may have been moved."""
     report = read_report(folder / REPORT) or {}
     settings, images = report.get("settings"), report.get("image")
     paths = [images] if isinstance(images, str) else images if isinstance(images, list) else None
