@@ -131,6 +131,18 @@ def test_without_a_journal_the_report_tells_whose_a_folder_is(tmp_path: Path) ->
     journal.close()
 
 
+@pytest.mark.parametrize("name", ["index.html", "summary.csv"])
+def test_pages_and_tables_of_others_are_not_replaced(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("other")
+    with pytest.raises(UserError, match="is not of a batch: use another --out"):
+        run_batch([], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "other"
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        run_batch([], tmp_path, stream=io.StringIO())
+    assert not (tmp_path / JOURNAL).exists() and (tmp_path / "index.html").exists()
+
+
 def test_two_batches_do_not_share_a_folder(prior: Path, tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(UserError, match="a run is writing to"):
         run_batch(tiny_jobs(prior, 1), tmp_path, pages=False)
@@ -395,7 +407,7 @@ def test_an_address_without_a_cluster_is_told_soon(tmp_path: Path) -> None:
 def test_a_summary_that_cannot_be_written_ends_no_job(
     prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "index.html").mkdir()
+    (tmp_path / "summary").touch()
     monkeypatch.setattr("specularip.batch.run.SUMMARY_SECONDS", 0.0)
 
     def finish(*arguments: Any, out: Path, **options: Any) -> None:
@@ -404,7 +416,7 @@ def test_a_summary_that_cannot_be_written_ends_no_job(
 
     monkeypatch.setattr(at_work, "generate", finish)
     shown = io.StringIO()
-    with pytest.raises(UserError, match=r"index\.html"):
+    with pytest.raises(UserError, match=r"cannot write .*summary"):
         run_batch(tiny_jobs(prior, 2), tmp_path, pages=False, stream=shown)
     assert events(tmp_path)["job-1", "done"] == 1
     assert "no summary: " in shown.getvalue()

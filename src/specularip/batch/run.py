@@ -9,11 +9,11 @@ from typing import TextIO
 
 from specularip.batch.here import run_here
 from specularip.batch.jobs import Job
-from specularip.batch.journal import Journal
+from specularip.batch.journal import JOURNAL, Journal
 from specularip.batch.ledger import Ledger
 from specularip.batch.ray_workers import Cluster, run_on_ray
 from specularip.batch.states import JobState
-from specularip.batch.summary import write_summary
+from specularip.batch.summary import check_replaceable, write_summary
 from specularip.batch.table import Table
 from specularip.errors import UserError
 from specularip.inputs import check_run
@@ -44,6 +44,8 @@ def run_batch(
     with locked(out) as warning:
         for preset, settings in dict.fromkeys((job.preset, job.settings) for job in jobs):
             check_run(run_config(preset, settings), out)
+        if not (out / JOURNAL).exists():
+            check_replaceable(out)
         journal = Journal(out)
         try:
             ledger = Ledger(jobs, out, journal, pages, retries)

@@ -35,7 +35,7 @@ from specularip.batch.figures import (
 )
 from specularip.batch.states import JobState
 from specularip.batch.thumbnails import write_thumbnails
-from specularip.errors import escaped
+from specularip.errors import UserError, escaped
 from specularip.files import write_bytes
 from specularip.run_folder import AVATAR, REPORT
 from specularip.run_folder import PAGE as AVATAR_PAGE
@@ -96,6 +96,19 @@ def write_summary(out: Path, states: Sequence[JobState]) -> Path:
     write_bytes(out / TABLE, table.getvalue().encode())
     before, after = _page(out.absolute().name, states, found)
     return write_bytes(out / PAGE, b"".join([before.encode(), *cards, after.encode()]))
+
+
+def check_replaceable(out: Path) -> None:
+    """Raise UserError if index.html or summary.csv in `out`, which has no journal, is not of a batch, and
+    would be lost."""
+    start = ",".join(COLUMNS[:3]).encode()
+    try:
+        with (out / TABLE).open("rb") as file:
+            ours = file.read(len(start)) == start
+    except OSError:
+        ours = not ((out / PAGE).exists() or (out / TABLE).exists())
+    if not ours:
+        raise UserError(f"{out} has an {PAGE} or {TABLE} that is not of a batch: use another --out")
 
 
 def _read(out: Path, state: JobState) -> _Result:
