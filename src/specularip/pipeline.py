@@ -71,7 +71,7 @@ PREVIEW_SIZE = 192
 MEMORY_SETTINGS = (
     ("", "low_memory"), ("seid", "views_at_once"), ("scr", "refine_batch"), ("scr", "vae_batch"),
 )  # fmt: skip
-"""Settings that a resumed run may change, because they do not affect the result."""
+"""Settings that a resumed run may change: batch sizes, which affect the result by rounding only."""
 OWN_FEATURES = f"the perceptual loss compares features of the prior's own networks; {NO_LPIPS}"
 
 
