@@ -12,11 +12,11 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TextIO, get_args
+from typing import Any, Literal, get_args
 
 from specularip.batch.jobs import Job
 from specularip.errors import UserError
-from specularip.files import json_value
+from specularip.json_lines import JsonLines
 
 JOURNAL = "batch.jsonl"
 START_BYTES = 65536
@@ -67,30 +67,23 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         """Raises UserError if the journal can be neither read nor written."""
-        self._path = folder / JOURNAL
+        self._lines = JsonLines(folder / JOURNAL)
+        self._lines.open()
         try:
-            content = self._path.read_bytes() if self._path.exists() else b""
-            # A line that a killed process was writing stays alone on its line, and is not read.
-            self._file: TextIO = self._path.open("a", encoding="utf-8", buffering=1)
-            if content and not content.endswith(b"\n"):
-                self._file.write("\n")
+            self.past = read_events(self._lines.path.read_bytes())
         except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
-        self.past = read_events(content)
+            raise UserError(f"cannot read {self._lines.path}: {error.strerror or error}") from error
 
     def add(self, job: Job, event: Event, attempt: int, worker: str = "", reason: str = "") -> None:
-        """Record an event. Raises UserError if the disk is full."""
+        """Record an event. Raises UserError if it cannot be written."""
         line: dict[str, Any] = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "job": job.name}
         line |= {"event": event, "attempt": attempt, "digest": digest(job)}
         line |= {key: value for key, value in (("worker", worker), ("reason", reason)) if value}
-        try:
-            self._file.write(json.dumps(json_value(line)) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
+        self._lines.append(line)
         self.past[job.name] = Past(line["digest"], event, reason, worker, attempt)
 
     def close(self) -> None:
-        self._file.close()
+        self._lines.close()
 
 
 def read_events(content: bytes) -> dict[str, Past]:
