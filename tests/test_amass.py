@@ -193,7 +193,10 @@ def member(shape: str, data: bytes = b"", descr: str = "<f8") -> bytes:
         (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f", "header of an array is too long"),
         (b"not an array", r"not a \.npy array"),
         (b"\x93NUMPY", r"not a \.npy array"),
-        (member("(400000, 66)", bytes(400_000 * 66 * 8)), "would be 211200"),  # a bomb: 200 kB in the file
+        (
+            member("(400000, 66)", bytes(400_000 * 66 * 8)),
+            "too large for a file of its size",
+        ),
     ],
     ids=["claims", "negative", "short", "void", "header", "other", "empty", "bomb"],
 )
@@ -220,9 +223,9 @@ def test_other_files_are_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"not a \.npz file"):
         read_amass(path)
-    with pytest.raises(UserError, match="no motion file"):
+    with pytest.raises(UserError, match="there is no"):
         read_amass(tmp_path / "none.npz")
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_amass(tmp_path)
 
 

@@ -59,6 +59,7 @@ def test_a_batch_goes_on_after_a_failure_and_later_does_the_rest(prior: Path, tm
     assert "no face" in states[1].reason and states[1].attempts == 1  # the photo will not get better
     assert f"failed job-1: {states[1].reason}" in shown.getvalue()
     assert (out / "index.html").is_file() and (out / "summary.csv").is_file()
+    assert not (out / "job-0" / "checkpoints").exists()
     first = (out / "job-0" / "avatar.safetensors").stat().st_mtime_ns
 
     jobs[1] = replace(tiny_jobs(prior, 2)[1], name="job-1b")

@@ -108,7 +108,7 @@ def test_missing_file_says_where_to_get_it(tmp_path):
 def test_broken_files_raise(tmp_path):
     path = tmp_path / "SMPLX_NEUTRAL.npz"
     path.write_bytes(b"not a zip file")
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match=r"not a \.npz file"):
         smplx_body(path)
     np.savez(path, v_template=np.zeros((4, 3)))
     with pytest.raises(UserError, match=r"lacks shapedirs"):
@@ -117,9 +117,23 @@ def test_broken_files_raise(tmp_path):
     np.savez(path, **{**arrays, "weights": arrays["weights"][:, :24]})
     with pytest.raises(UserError, match=r"weights is"):
         smplx_body(path)
-    np.savez(path, **{**arrays, "f": np.array([{"a": 1}], dtype=object)})
-    with pytest.raises(UserError, match="cannot read"):
+    np.savez(path, **{**arrays, "f": np.array([{"a": 1}], dtype=object)})  # would need unpickling
+    with pytest.raises(UserError, match="lacks f"):
         smplx_body(path)
+    parents = np.array(arrays["kintree_table"])
+    parents[0, 5] = 60
+    wrong = {
+        "shapedirs is": {"shapedirs": arrays["shapedirs"][:-1]},
+        "f is": {"f": arrays["f"][:, :2]},
+        "faces have vertices": {"f": np.asarray(arrays["f"]) + 10**6},
+        "joints have parents": {"kintree_table": parents},
+        "not finite": {"posedirs": np.asarray(arrays["posedirs"]) * np.nan},
+        "hands_meanl is": {"hands_meanl": np.zeros(44)},
+    }
+    for message, changed in wrong.items():
+        np.savez(path, **{**arrays, **changed})
+        with pytest.raises(UserError, match=message):
+            smplx_body(path)
 
 
 def test_missing_package_is_named(model_file, monkeypatch):

@@ -525,7 +525,7 @@ def damages(document: dict, binary: bytes) -> dict[str, bytes]:
         "only glTF 2": whole[:4] + struct.pack("<I", 1) + whole[8:],
         "cut short or damaged": whole[:-4],
         "JSON is damaged": struct.pack("<5I", 0x46546C67, 2, 20 + len(deep), len(deep), 0x4E4F534A) + deep,
-        "JSON is not an object": joined([], binary),  # type: ignore[arg-type]
+        "JSON is damaged: an object is expected": joined([], binary),  # type: ignore[arg-type]
         "is not glTF 2": changed(asset={"version": "1.0"}),
         "it needs KHR_draco": changed(extensionsRequired=["KHR_draco_mesh_compression"]),
         "in other files": changed(buffers=[{"uri": "a.bin", "byteLength": 8}]),

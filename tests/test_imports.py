@@ -14,8 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "specularip"
 
 FLOORS = """
-errors version streams guard files image_reading progress stopping cameras gaussians placement sentences
-bounds checkpoints ffmpeg json_lines resources run_lock
+errors version streams guard files image_reading json_reading npz torch_files progress stopping cameras
+gaussians placement sentences bounds checkpoints ffmpeg json_lines resources run_lock
 kernels options run_folder
 raster
 body specular

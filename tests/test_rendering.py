@@ -162,12 +162,12 @@ def test_camera_paths_pass_their_key_frames_and_rest_at_the_ends(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("{", "not JSON"),
-        ("[]", "at least two"),
+        ("{", "not a JSON object"),
+        ("[]", "an object is expected"),
         ('{"keyframes": [{"time": 0}]}', "at least two"),
         ('{"keyframes": [{"time": 0}, {"time": 0}]}', "must increase"),
         ('{"keyframes": [{"time": 0}, {}]}', r"keyframes\[1\].time must be a number"),
-        ('{"keyframes": [{"time": 0}, {"time": 1, "zoom": 2}]}', "unknown zoom"),
+        ('{"keyframes": [{"time": 0}, {"time": 1, "zoom": 2}]}', "unknown 'zoom'"),
         ('{"keyframes": [{"time": 0}, {"time": 1, "distance": -2}]}', "distance must lie"),
         ('{"keyframes": [{"time": 0}, {"time": 1, "distance": NaN}]}', "must be a number"),
         ('{"keyframes": [{"time": 0}, {"time": 1, "target": [0, 1]}]}', "three numbers"),

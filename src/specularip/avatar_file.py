@@ -17,9 +17,10 @@ from torch import Tensor
 
 from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
 from specularip.colors.asgs import SMOOTH
-from specularip.errors import DamagedFile, UserError, first_line
+from specularip.errors import DamagedFile, UserError, first_line, quoted
 from specularip.files import atomic_path, utf8_name
 from specularip.gaussians import Binding, Expressions, Gaussians, field_specs
+from specularip.json_reading import parse_json
 from specularip.placement import Placement
 from specularip.specular import LATENTS, SpecularConfig, SpecularHead
 
@@ -113,7 +114,7 @@ def _open_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             # Copies are aligned as the saved tensors were; otherwise matrix products differ in the last bit.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}
             return file.metadata() or {}, tensors
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged or cut short: {first_line(error)[:200]}") from error
 
 
@@ -150,9 +151,9 @@ def _take_gaussians(tensors: Mapping[str, Tensor], latents: int) -> Gaussians:
 
 def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarContents:
     try:
-        header = json.loads(metadata.get(HEADER, "null"))
-    except json.JSONDecodeError:
-        raise DamagedFile("its header is not JSON") from None
+        header = parse_json(metadata.get(HEADER, "null"))
+    except DamagedFile as error:
+        raise DamagedFile(f"its header is damaged: {error}") from None
     if OLD_BAKED_HEADER in metadata:
         raise DamagedFile("an earlier version baked it: bake the avatar again")
     if not isinstance(header, dict):
@@ -163,8 +164,8 @@ def _parse(metadata: dict[str, str], tensors: dict[str, Tensor]) -> AvatarConten
         )
     if header.get("format") not in (3, 4, FORMAT):
         raise DamagedFile(
-            f"format {header.get('format')} is not one that this version reads: update specularip if a newer "
-            "version wrote it"
+            f"format {quoted(header.get('format'))} is not one that this version reads: update specularip if "
+            "a newer version wrote it"
         )
     provenance = header.get("provenance", {})
     if not isinstance(provenance, dict):
@@ -243,7 +244,7 @@ def _parse_colors(kind: object, tensors: dict[str, Tensor], count: int) -> Color
     if kind == "harmonics":
         return HarmonicColors(_take(tensors, "colors.coefficients", (count, 16, 3)))
     if kind not in ("asg", "betas"):
-        raise DamagedFile(f"its colours are of an unknown kind, {kind!r}: update specularip")
+        raise DamagedFile(f"its colours are of an unknown kind, {quoted(kind)}: update specularip")
     counted = "colors.lights" if kind == "asg" else "colors.lobes"
     lobes = tuple(tensors.get(counted, torch.empty(0)).shape[1:2])
     if kind == "betas":

@@ -10,7 +10,6 @@ Times are in seconds. What a key frame leaves out stays as in the one before.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ import numpy as np
 from scipy.interpolate import CubicHermiteSpline, PchipInterpolator
 
 from specularip.cameras import Cameras
-from specularip.errors import UserError
+from specularip.errors import DamagedFile, UserError, quoted
+from specularip.json_reading import parse_object
 
 RANGES = {
     "azimuth_deg": (-1e5, 1e5),
@@ -60,12 +60,12 @@ def read_path(path: Path, start: dict[str, float], fps: float) -> CameraPath:
     the camera starts and ends at rest. Raises UserError for a file that is no such path.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_object(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-    frames = data.get("keyframes") if isinstance(data, dict) else None
+    except DamagedFile as error:
+        raise UserError(f"{path} is not a JSON object: {error}") from None
+    frames = data.get("keyframes")
     if not isinstance(frames, list) or len(frames) < 2 or not all(isinstance(one, dict) for one in frames):
         raise UserError(f'{path} needs a list "keyframes" of at least two objects, each with a "time"')
     fps = _number(path, "fps", data.get("fps", fps), 1.0, 1000.0)
@@ -76,7 +76,7 @@ def read_path(path: Path, start: dict[str, float], fps: float) -> CameraPath:
         where = f"keyframes[{index}]"
         unknown = sorted(set(frame) - set(RANGES) - {"time", "target"})
         if unknown:
-            raise UserError(f"{path}: {where} has unknown {', '.join(unknown)}")
+            raise UserError(f"{path}: {where} has unknown {', '.join(map(quoted, unknown[:8]))}")
         times.append(_number(path, f"{where}.time", frame.get("time"), 0.0, 1e5))
         if index and times[-1] <= times[-2]:
             raise UserError(f"{path}: the times of the key frames must increase, see {where}")

@@ -1,7 +1,8 @@
 """Errors that reach a user as one line of text instead of a traceback.
 
 File names and file contents in a message come from elsewhere: they may hold terminal escapes, line breaks,
-bytes that are no text, or megabytes. `quoted` is for values within a message, `one_line` for a whole one.
+bytes that are no text, or megabytes. `quoted` is for values within a message, `one_line` for a whole one, and
+a UserError is one line of printable text whatever is put into it.
 """
 
 import errno
@@ -21,6 +22,9 @@ ADVICE = {
 
 class UserError(Exception):
     """Something the user can fix: the message names the file, the problem and the remedy. Exit code 2."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class MissingWeights(UserError):

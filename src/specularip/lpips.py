@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specularip.errors import UserError
+from specularip.errors import DamagedFile, UserError, first_line
 from specularip.files import utf8_name
+from specularip.torch_files import read_torch
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +124,6 @@ def feature_distance(features_a: Sequence[Tensor], features_b: Sequence[Tensor])
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
     """All tensors of all weight files in `folder` by their keys; {} if there is none."""
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -136,9 +136,12 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
                 with utf8_name(path) as name:
                     state |= load_file(name)
             elif path.suffix in (".pth", ".pt", ".bin"):
-                state |= torch.load(path, map_location="cpu", weights_only=True)
-        except (SafetensorError, OSError, EOFError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; download it again") from error
+                state |= read_torch(path)
+        except (
+            *(SafetensorError, DamagedFile, OSError, EOFError, RuntimeError),
+            *(TypeError, ValueError, OverflowError, MemoryError),
+        ) as error:
+            raise UserError(f"cannot read {path}: {first_line(error)}; download it again") from error
         except Exception as error:  # pickle.UnpicklingError: the file holds code, which is never run
             raise UserError(f"{path} is not a plain state dict of tensors; download it again") from error
     return state

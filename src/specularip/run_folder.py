@@ -164,6 +164,13 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write to {home}: {reason(error)}") from error
 
+    def forget_checkpoints(self) -> None:
+        """Delete the checkpoints of a run that is complete. Raises UserError if that fails."""
+        try:
+            _remove_checkpoints(self.path)
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {reason(error)}") from error
+
     def holds_something(self) -> bool:
         """Whether the folder has files of a run."""
         return self.has_checkpoint() or any((self.path / name).exists() for name in FILES)

@@ -6,14 +6,14 @@ nothing is raised.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specularip.errors import one_line
+from specularip.errors import DamagedFile, one_line
+from specularip.json_reading import parse_object
 
 MAX_BYTES = 1_000_000
 """A report is some 8 KB long. A longer file than this is none."""
@@ -44,10 +44,9 @@ def read_report(path: Path) -> Report | None:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
-        report = json.loads(data) if len(data) <= MAX_BYTES else None
-    except (OSError, ValueError, RecursionError):
+        return parse_object(data, MAX_BYTES)
+    except (OSError, DamagedFile):
         return None
-    return report if isinstance(report, dict) else None
 
 
 def notes_of(report: Report) -> list[str]:

@@ -6,17 +6,22 @@ from pathlib import Path
 
 from specularip.batch.ledger import Ledger
 from specularip.batch.table import Table
+from specularip.overrides import run_config
 
 
 def run_here(ledger: Ledger, out: Path, pages: bool, table: Table) -> None:
     """Run all that waits. Raises KeyboardInterrupt when it is stopped, after the job has saved a checkpoint,
-    and UserError if the journal cannot be written."""
+    and UserError without a GPU that a job needs, or if the journal cannot be written."""
     if not ledger.waiting:
         return  # and spare the import of torch
     table.log("loading libraries")
     from specularip.batch.run_job import run_job
+    from specularip.machine import check_gpu
     from specularip.run_networks import KeptNetworks
 
+    waiting = (state.job for state in ledger.states if state.state == "waiting")
+    for preset, settings in dict.fromkeys((job.preset, job.settings) for job in waiting):
+        check_gpu(run_config(preset, settings))
     networks = KeptNetworks()
     while (attempt := ledger.next()) is not None:
         ledger.begin(attempt)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from specularip.batch.jobs import Job
-from specularip.errors import UserError
+from specularip.errors import DamagedFile, UserError
 from specularip.json_lines import JsonLines
+from specularip.json_reading import parse_object
 
 JOURNAL = "batch.jsonl"
 START_BYTES = 65536
@@ -92,10 +93,10 @@ def read_events(content: bytes) -> dict[str, Past]:
     found: dict[str, Past] = {}
     for line in content.splitlines():
         try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
+            event = parse_object(line)
+        except DamagedFile:
             continue
-        if not isinstance(event, dict) or event.get("event") not in get_args(Event):
+        if event.get("event") not in get_args(Event):
             continue
         texts = [event.get(key, "") for key in ("job", "digest", "reason", "worker")]
         attempt = event.get("attempt", 0)

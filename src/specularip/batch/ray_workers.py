@@ -68,8 +68,8 @@ def run_on_ray(ledger: Ledger, out: Path, pages: bool, table: Table, cluster: Cl
     with _connected(cluster, table) as ray, stop_on_signal() as stop:
         gpus, count = _room(ray, cluster, ledger.waiting)
         table.workers = count
-        each = f"{cluster.cpus_per_worker} threads" + (f" and {gpus:g} GPUs" if gpus else "")
-        table.log(f"starting {count} workers of {each}")
+        each = f"{cluster.cpus_per_worker} threads" + (f" and {gpus:g} GPU" if gpus else "")
+        table.log(f"starting workers: {count}, each with {each}")
         actor = ray.remote(
             num_cpus=cluster.cpus_per_worker,
             num_gpus=gpus,

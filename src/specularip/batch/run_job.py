@@ -56,11 +56,14 @@ def run_job(
     """
     folder = out / attempt.job.name
     progress = FollowedProgress(follow)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # the report is about this job alone
     try:
         if not (folder / REPORT).is_file():
             _make(attempt, folder, networks, progress, stop)
         if pages and not (folder / PAGE).is_file():
             export(folder, folder / PAGE, progress=progress)
+        RunFolder(folder).forget_checkpoints()  # four fifths of the folder
     except KeyboardInterrupt:
         return Result("stopped")
     except Exception as error:

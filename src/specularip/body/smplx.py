@@ -7,7 +7,6 @@ model cannot be redistributed: it needs a registration at smpl-x.is.tue.mpg.de a
 from __future__ import annotations
 
 import math
-import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from specularip.body.mesh import Body, centred, fit_head, vertex_normals
 from specularip.body.regions import HEAD, NAMES
 from specularip.errors import UserError
+from specularip.npz import read_arrays
 
 _SIDES = ("left", "right")
 _FINGERS = tuple(
@@ -116,27 +116,36 @@ def _find(path: Path, gender: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in _KEYS if key not in file.files]
-            if missing:
-                raise UserError(f"{path} is not an SMPL-X model: it lacks {', '.join(missing)}")
-            optional = [key for key in ("hands_meanl", "hands_meanr") if key in file.files]
-            arrays = {key: file[key] for key in (*_KEYS, *optional)}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path} as an SMPL-X .npz ({error}); download it again") from error
-    vertices, joints = len(arrays["v_template"]), len(JOINT_NAMES)
+    arrays = read_arrays(path, (*_KEYS, "hands_meanl", "hands_meanr"))
+    missing = [key for key in _KEYS if key not in arrays]
+    if missing:
+        raise UserError(f"{path} is not an SMPL-X model: it lacks {', '.join(missing)}")
+    template, joints = arrays["v_template"], len(JOINT_NAMES)
+    vertices = len(template) if template.ndim else 0
     expected = {
         "v_template": (vertices, 3),
         "weights": (vertices, joints),
         "J_regressor": (joints, vertices),
         "kintree_table": (2, joints),
         "posedirs": (vertices, 3, (joints - 1) * 9),
+        "shapedirs": (vertices, 3),
     }
+    expected |= {key: (45,) for key in ("hands_meanl", "hands_meanr") if key in arrays}
     for key, shape in expected.items():
         found = arrays[key].shape
-        if found != shape:
+        if found[: len(shape)] != shape or len(found) > max(len(shape), 3):
             raise UserError(f"{path} is not an SMPL-X model: {key} is {list(found)}, not {list(shape)}")
+    for key in expected:
+        if not np.isfinite(arrays[key]).all():
+            raise UserError(f"{path} is damaged: {key} has numbers that are not finite")
+    parents = arrays["kintree_table"][0].astype(np.int64)[1:]
+    if ((parents < 0) | (parents >= np.arange(1, joints))).any():
+        raise UserError(f"{path} is damaged: joints have parents that do not come before them")
+    faces = arrays["f"]
+    if faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype.kind not in "iu" or not len(faces):
+        raise UserError(f"{path} is not an SMPL-X model: f is {faces.dtype} {list(faces.shape)}")
+    if int(faces.min()) < 0 or int(faces.max()) >= vertices:
+        raise UserError(f"{path} is damaged: faces have vertices that it does not have")
     return arrays
 
 

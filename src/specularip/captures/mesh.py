@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,12 @@ from specularip.captures.frames import PointCloud
 from specularip.captures.layout import read_capture
 from specularip.errors import UserError
 from specularip.export.ply import read_points
+from specularip.npz import read_arrays
 
-MAX_MESH_BYTES = 1 << 30
+MAX_VERTICES, MAX_FACES = 1_000_000, 2_000_000
+"""Of a body mesh: 24 and 48 MB. Scans have half a million vertices, body models some ten thousand."""
+BLOCK = 100_000
+"""Triangles whose areas are computed at once."""
 MAX_DISTANCE = 1e7
 """Larger coordinates, in whatever unit the capture has, are treated as errors."""
 
@@ -30,20 +33,13 @@ def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | No
         return None
     hint = "save it with numpy.savez(..., v=vertices, f=faces), or remove it"
     try:
-        if not path.is_file():
-            raise UserError(f"{path} is not a regular file: {hint}")
-        with zipfile.ZipFile(path) as archive:  # check sizes first: a small archive may unpack to any size
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_MESH_BYTES:
-                raise UserError(f"{path} unpacks to over {MAX_MESH_BYTES >> 30} GiB, too large for a body")
-        with np.load(path, allow_pickle=False) as file:
-            v_key, f_key = ("v", "f") if "v" in file else ("vertices", "faces")
-            if v_key not in file or f_key not in file:
-                raise UserError(f"{path} has no arrays v and f (or vertices and faces): {hint}")
-            vertices, faces = file[v_key], file[f_key]
-    except UserError:
-        raise
-    except Exception:  # zipfile, zlib and numpy raise all kinds of exceptions on damaged data
-        raise UserError(f"{path} is damaged or not an .npz file of plain arrays: {hint}") from None
+        arrays = read_arrays(path, ("v", "f", "vertices", "faces"))
+    except UserError as error:
+        raise UserError(f"{error}: {hint}") from None
+    v_key, f_key = ("v", "f") if "v" in arrays else ("vertices", "faces")
+    if v_key not in arrays or f_key not in arrays:
+        raise UserError(f"{path} has no arrays v and f (or vertices and faces) of numbers: {hint}")
+    vertices, faces = arrays[v_key], arrays[f_key]
     if vertices.ndim != 2 or vertices.shape[1] != 3 or vertices.dtype.kind not in "fiu":
         raise UserError(
             f"{path}: {v_key} must be numbers [V,3], got {vertices.dtype} {list(vertices.shape)}: {hint}"
@@ -53,8 +49,13 @@ def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | No
             f"{path}: {f_key} must be integers [F,3], triangles, "
             f"got {faces.dtype} {list(faces.shape)}: {hint}"
         )
+    if len(vertices) > MAX_VERTICES or len(faces) > MAX_FACES:
+        raise UserError(
+            f"{path} has {len(vertices):,} vertices and {len(faces):,} triangles, and {MAX_VERTICES:,} and "
+            f"{MAX_FACES:,} are read: simplify the mesh"
+        )
     with np.errstate(all="ignore"):
-        vertices = vertices.astype(np.float64)
+        vertices = vertices.astype(np.float64, copy=False)
         if not (np.abs(vertices) <= MAX_DISTANCE).all():
             raise UserError(f"{path}: {v_key} holds NaN or coordinates beyond {MAX_DISTANCE:g}: {hint}")
     if int(faces.min()) < 0 or int(faces.max()) >= len(vertices):
@@ -62,9 +63,12 @@ def load_body_mesh(folder: str | os.PathLike[str]) -> tuple[Tensor, Tensor] | No
             f"{path}: {f_key} must index the {len(vertices)} vertices from 0, "
             f"got {faces.min()} to {faces.max()}: {hint}"
         )
-    faces = faces.astype(np.int64)
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    if not np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() > 1e-9:
+    faces = faces.astype(np.int64, copy=False)
+    area = 0.0
+    for start in range(0, len(faces), BLOCK):
+        a, b, c = (vertices[faces[start : start + BLOCK, k]] for k in range(3))
+        area += float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum())
+    if not area > 1e-9:
         raise UserError(f"{path}: its triangles have zero area: {hint}")
     return torch.from_numpy(vertices), torch.from_numpy(faces)
 

@@ -18,10 +18,10 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 
 from specularip.errors import UserError
-from specularip.image_reading import TURNS, in_srgb, open_image, orientation, upright
+from specularip.image_reading import MAX_PIXELS, QUARTER_TURNS, TURNS, decoded, open_image, orientation
 
-MIN_SIDE, MAX_PIXELS = 16, 100_000_000
-"""Smallest side and largest area of an image; others are rejected by their header."""
+MIN_SIDE = 16
+"""Smallest side of an image."""
 MAX_LABEL = 15
 """Brightest value of a mask that holds numbers of parts or of people rather than grey levels."""
 MEMORY_SHARE = 0.7
@@ -30,8 +30,6 @@ OUTSIDE = 0.01
 """Alpha below which a pixel is background alone."""
 BACKGROUND_SIZE = 9
 """Side in pixels of the square in which the background at an outline is looked for."""
-_QUARTER_TURNS = (5, 6, 7, 8)
-"""EXIF orientations with which width and height are exchanged."""
 _INVERSE = {6: 8, 8: 6}
 """Orientations that undo one another; all others undo themselves."""
 
@@ -47,7 +45,7 @@ class Header:
     @property
     def upright(self) -> tuple[int, int]:
         """Width and height after turning it as its orientation says."""
-        turned = self.orientation in _QUARTER_TURNS
+        turned = self.orientation in QUARTER_TURNS
         return (self.height, self.width) if turned else (self.width, self.height)
 
 
@@ -96,9 +94,7 @@ def read_pixels(file: Path, *, turned: bool = False) -> tuple[np.ndarray, bool]:
     """
     with _opened(file) as image:
         with _decoding(file):
-            image.load()
-            colours, usable = in_srgb(upright(image) if turned else image)
-            return np.array(colours.convert("RGBA")), usable
+            return decoded(image, file, turned, lambda colours: colours.convert("RGBA"))
 
 
 def read_mask(file: Path, size: tuple[int, int], photo: Header, *, turned: bool = False) -> np.ndarray:
@@ -111,7 +107,7 @@ def read_mask(file: Path, size: tuple[int, int], photo: Header, *, turned: bool 
     Raises UserError if it is damaged or of another shape.
     """
     mask = _coverage(file)
-    if not same_shape(mask.shape[::-1], size) and photo.orientation in _QUARTER_TURNS:
+    if not same_shape(mask.shape[::-1], size) and photo.orientation in QUARTER_TURNS:
         turn = TURNS[photo.orientation if turned else _INVERSE.get(photo.orientation, photo.orientation)]
         mask = np.array(Image.fromarray(mask).transpose(turn))
     height, width = mask.shape
@@ -127,11 +123,11 @@ def are_inverted(masks: Sequence[Path]) -> bool:
     within is darker. Raises UserError if one is damaged."""
     votes = []
     for file in masks[:: max(1, len(masks) // 12)]:
-        mask = _coverage(file) / 255
+        mask = _coverage(file)
         border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
         height, width = mask.shape
         middle = mask[height // 4 : height - height // 4, width // 4 : width - width // 4]
-        votes.append(border.mean() > 0.9 and middle.mean() < 0.75)
+        votes.append(border.mean() > 0.9 * 255 and middle.mean() < 0.75 * 255)
     return bool(votes) and sum(votes) >= 0.8 * len(votes)
 
 
@@ -216,6 +212,8 @@ def _opened(file: Path) -> Iterator[Image.Image]:
 def _decoding(file: Path) -> Iterator[None]:
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # Pillow's decoders raise all kinds of exceptions on damaged data
         reason = "cut short" if "truncated" in str(error) else "damaged"
         raise UserError(f"{file} is {reason} and cannot be decoded: export it again") from None
@@ -227,9 +225,8 @@ def _coverage(file: Path) -> np.ndarray:
         if image.width * image.height > MAX_PIXELS:
             raise UserError(f"{file} is {image.width}x{image.height}, too large for a mask: scale it")
         with _decoding(file):
-            image.load()
             image.info.pop("icc_profile", None)  # these are numbers, not colours
-            pixels = np.array(in_srgb(image)[0].convert("RGBA"))
+            pixels, _ = decoded(image, file, False, lambda colours: colours.convert("RGBA"))
     # Labels are often painted in one pure colour.
     mask = pixels[..., :3].max(-1) if pixels[..., 3].min() == 255 else pixels[..., 3]
     low, high = int(mask.min()), int(mask.max())

@@ -9,7 +9,6 @@ where the cameras are.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,9 +23,9 @@ from specularip.captures.intrinsics import Said, as_number, lens_of, said_in
 from specularip.captures.names import Finder, cloud_in, relative_name
 from specularip.captures.pixels import read_header
 from specularip.captures.splits import rule_of
-from specularip.errors import UserError, quoted
+from specularip.errors import DamagedFile, UserError, quoted
+from specularip.json_reading import MOST_BYTES, parse_object
 
-MAX_JSON_BYTES = 64 << 20
 MAX_DISTANCE = 1e7
 """Of cameras from the origin. Larger coordinates are treated as errors; even those of maps are smaller."""
 RIGID_TOLERANCE = 2e-3
@@ -104,24 +103,13 @@ def read_json(path: Path) -> dict[str, Any]:
             raise UserError(f"{path} is missing: give the folder of a capture, see docs/captures.md")
         if not path.is_file():
             raise UserError(f"{path} is not a regular file")
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise UserError(f"{path} is over {MAX_JSON_BYTES >> 20} MiB: too large for a list of cameras")
-        text = path.read_text(encoding="utf-8-sig")
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path} is over {MOST_BYTES >> 20} MiB: too large for a list of cameras")
+        return parse_object(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not text in UTF-8: export it again") from None
-    try:
-        table = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not valid JSON (line {error.lineno}: {error.msg}): export it again"
-        ) from None
-    except (RecursionError, ValueError):  # thousands of nested levels or digits
-        raise UserError(f"{path} is not valid JSON: export it again") from None
-    if not isinstance(table, dict):
-        raise UserError(f"{path} must hold a JSON object with 'frames', got {quoted(table)}")
-    return table
+    except DamagedFile as error:
+        raise UserError(f"{path} is not a JSON object with 'frames' ({error}): export it again") from None
 
 
 def read_table(

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from specularip.colors import Asgs, HarmonicColors
 from specularip.colors.asgs import SMOOTH
 from specularip.colors.harmonics import SH_0, harmonics_turn
-from specularip.errors import UserError
+from specularip.errors import UserError, quoted
 from specularip.export.axes import Y_UP, turned
 from specularip.export.glb_skeleton import (
     add_clip,
@@ -255,9 +255,9 @@ def _read_part(document: Document, primitive: _Primitive) -> _Part:
 
     notes = []
     if khr.get("kernel") != "ellipse":
-        notes.append(f"the kernel {khr.get('kernel')!r:.40} is unknown: drawn as ellipses")
+        notes.append(f"the kernel {quoted(khr.get('kernel'), 40)} is unknown: drawn as ellipses")
     if khr.get("colorSpace") != "srgb_rec709_display":
-        notes.append(f"the colour space {khr.get('colorSpace')!r:.40} is drawn as if it were sRGB")
+        notes.append(f"the colour space {quoted(khr.get('colorSpace'), 40)} is drawn as if it were sRGB")
     linear = primitive.transform[:3, :3]
     shift = torch.from_numpy(primitive.transform[:3, 3])
     if not 1e-30 < abs(np.linalg.det(linear)) < 1e30:

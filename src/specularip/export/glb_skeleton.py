@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from specularip.errors import quoted
 from specularip.export.gltf import Builder, Document, Json
 from specularip.gaussians import Binding, Gaussians
 from specularip.motion.clip import Clip
@@ -284,7 +285,9 @@ def _read_clip(
     extras = document.object(animation, "extras")
     fps = extras.get("fps", _rate(max(keys, key=len)))
     if not isinstance(fps, int | float) or not 0 < fps < 1e4 or (end - start) * fps > MAX_FRAMES:
-        raise document.error(f"an animation has {fps!r:.40} frames a second, or over {MAX_FRAMES} frames")
+        raise document.error(
+            f"an animation has {quoted(fps, 40)} frames a second, or over {MAX_FRAMES} frames"
+        )
     frames = max(1, round((end - start) * fps) + 1)
     loops = extras.get("loops") is True and frames > 1
     times = start + np.arange(frames - loops) / fps

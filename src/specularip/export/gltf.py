@@ -15,8 +15,9 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from specularip.errors import UserError
+from specularip.errors import DamagedFile, UserError, quoted
 from specularip.files import atomic_path
+from specularip.json_reading import parse_object
 from specularip.version import __version__
 
 Json = dict[str, Any]
@@ -136,7 +137,7 @@ class Document:
         """An element of a top-level list, by an index from the file."""
         items = self.items(name)
         if not _whole(index) or not 0 <= index < len(items):
-            raise self.error(f"it has no {name}[{index!r:.40}]")
+            raise self.error(f"it has no {name}[{quoted(index, 40)}]")
         return items[index]
 
     def objects(self, parent: Json, name: str) -> list[Json]:
@@ -164,7 +165,7 @@ class Document:
         """A whole number, at least `least`."""
         found = parent.get(name, default)
         if not _whole(found) or found < least:
-            raise self.error(f"{name} is {found!r:.40}, not a whole number from {least}")
+            raise self.error(f"{name} is {quoted(found, 40)}, not a whole number from {least}")
         return found
 
     def count(self, index: Any) -> int:
@@ -258,11 +259,9 @@ class Document:
         if text_length > MAX_JSON:
             raise self.error(f"its JSON has {text_length >> 20} MiB; at most {MAX_JSON >> 20} are read")
         try:
-            document = json.loads(bytes(data[20 : 20 + text_length]))
-        except (ValueError, RecursionError):
-            raise self.error("its JSON is damaged") from None
-        if not isinstance(document, dict):
-            raise self.error("its JSON is not an object")
+            document = parse_object(bytes(data[20 : 20 + text_length]))
+        except DamagedFile as error:
+            raise self.error(f"its JSON is damaged: {error}") from None
         start = 20 + text_length
         if start + 8 > length:
             return document, data[:0]
@@ -297,7 +296,7 @@ class Document:
         accessor = self.item("accessors", index)
         name = f"accessors[{index}]"
         if accessor.get("type") != kind:
-            raise self.error(f"{name} should be {kind}, not {accessor.get('type')!r:.40}")
+            raise self.error(f"{name} should be {kind}, not {quoted(accessor.get('type'), 40)}")
         code = COMPONENT_TYPES.get(self.whole(accessor, "componentType", 0))
         if code is None:
             raise self.error(f"{name} has an unknown componentType")

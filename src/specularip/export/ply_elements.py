@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from specularip.errors import UserError
+from specularip.errors import UserError, quoted
 
 TYPES = {
     **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
@@ -100,7 +100,7 @@ def _tables(data: bytes, names: set[str]) -> dict[str, np.ndarray]:
 
 
 def _cut_short(rows: int, element: _Element) -> UserError:
-    return UserError(f"is cut short: it has {rows} of {element.count} rows of {element.name[:60]!r}")
+    return UserError(f"is cut short: it has {rows} of {element.count} rows of {quoted(element.name, 60)}")
 
 
 def _header(data: bytes) -> tuple[list[_Element], str, int]:
@@ -127,13 +127,13 @@ def _header(data: bytes) -> tuple[list[_Element], str, int]:
                 elements[-1].properties.append(_Property(name, TYPES[kind], TYPES[length]))
             case ["property", kind, name] if elements and kind in TYPES:
                 if name in (known.name for known in elements[-1].properties):
-                    twice = f"the property {name[:60]!r} of {elements[-1].name[:60]!r} is there twice"
+                    twice = f"the property {quoted(name, 60)} of {elements[-1].name[:60]!r} is there twice"
                     raise UserError(f"is damaged: {twice}")
                 elements[-1].properties.append(_Property(name, TYPES[kind]))
             case ["property", *_]:
-                raise UserError(f"is damaged: cannot read the property {' '.join(words[1:])[:60]!r}")
+                raise UserError(f"is damaged: cannot read the property {quoted(' '.join(words[1:]))}")
             case ["element" | "format", *_]:
-                raise UserError(f"is damaged: cannot read the PLY header's line {' '.join(words)[:60]!r}")
+                raise UserError(f"is damaged: cannot read the PLY header's line {quoted(' '.join(words))}")
     if not order:
         raise UserError("is damaged: the PLY header does not say how numbers are stored")
     return elements, order, last.end()
@@ -162,7 +162,7 @@ def _with_lists(data: bytes, at: int, element: _Element, order: str, wanted: boo
             elif at + length.size <= len(data):
                 items = length.unpack_from(data, at)[0]
                 if items < 0:
-                    raise UserError(f"is damaged: a list of {element.name[:60]!r} has a negative length")
+                    raise UserError(f"is damaged: a list of {quoted(element.name, 60)} has a negative length")
                 at += length.size + size * items
             else:
                 at = len(data) + 1
@@ -252,7 +252,7 @@ def _row(line: bytes, element: _Element, row: int) -> list[float]:
     """The plain numbers of a line, which may have lists too."""
     words = line.split()
     found, at = [], 0
-    where = f"row {row} of {element.name[:60]!r}"
+    where = f"row {row} of {quoted(element.name, 60)}"
     for one in element.properties:
         if at >= len(words):
             break

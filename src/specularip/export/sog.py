@@ -26,11 +26,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.colors.harmonics import SH_0, HarmonicColors
-from specularip.errors import DamagedFile, UserError
+from specularip.errors import DamagedFile, UserError, quoted
 from specularip.export.palettes import CODES, codebook, palette
 from specularip.export.splats import Splats, splats_from
 from specularip.files import write_bytes
 from specularip.gaussians import Gaussians, morton_order
+from specularip.json_reading import parse_object
 from specularip.version import __version__
 
 BANDS = (0, 3, 8, 15)
@@ -159,53 +160,54 @@ class _Bundle:
         try:
             info = self.archive.getinfo(name)
         except KeyError:
-            raise DamagedFile(f"it contains no {name!r:.60}") from None
+            raise DamagedFile(f"it contains no {quoted(name, 60)}") from None
         if info.file_size > limit:
-            raise DamagedFile(f"{name!r:.60} is too large for what it should be")
+            raise DamagedFile(f"{quoted(name, 60)} is too large for what it should be")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DamagedFile(f"{name!r:.60} is compressed in an unusual way: export it again")
+            raise DamagedFile(f"{quoted(name, 60)} is compressed in an unusual way: export it again")
         try:
             return self.archive.read(info)
         except self.BROKEN:
-            raise DamagedFile(f"{name!r:.60} is damaged") from None
+            raise DamagedFile(f"{quoted(name, 60)} is damaged") from None
 
     def image(self, name: str, smallest: int, largest: int, width: int | None = None) -> np.ndarray:
         """The pixels of a lossless WebP, uint8 [H·W,4], between `smallest` and `largest` of them."""
         data = self.read(name, 8 * largest + 2**16)
         # The size is read from the header, as decoders allocate what it says.
         if data[:4] + data[8:16] != b"RIFFWEBPVP8L" or len(data) < 25:
-            raise DamagedFile(f"{name!r:.60} is not a lossless WebP image")
+            raise DamagedFile(f"{quoted(name, 60)} is not a lossless WebP image")
         bits = int.from_bytes(data[21:25], "little")
         size = (1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
         if not smallest <= size[0] * size[1] <= largest or width not in (None, size[0]):
-            raise DamagedFile(f"{name!r:.60} has the wrong size, {size[0]}x{size[1]}")
+            raise DamagedFile(f"{quoted(name, 60)} has the wrong size, {size[0]}x{size[1]}")
         try:
             with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
                 pixels = np.asarray(image.convert("RGBA"))
         except (*self.BROKEN, SyntaxError):
-            raise DamagedFile(f"{name!r:.60} is damaged") from None
+            raise DamagedFile(f"{quoted(name, 60)} is damaged") from None
         if pixels.shape != (size[1], size[0], 4):
-            raise DamagedFile(f"{name!r:.60} is damaged")
+            raise DamagedFile(f"{quoted(name, 60)} is damaged")
         return pixels.reshape(-1, 4)
 
 
 def _parse(bundle: _Bundle, size: int) -> Splats:
+    text = bundle.read("meta.json", MAX_META)
     try:
-        meta = json.loads(bundle.read("meta.json", MAX_META))
-    except (ValueError, RecursionError):
-        raise DamagedFile("its meta.json is not JSON") from None
-    if not isinstance(meta, dict):
-        raise DamagedFile("its meta.json is not an object")
+        meta = parse_object(text)
+    except DamagedFile as error:
+        raise DamagedFile(f"its meta.json is damaged: {error}") from None
     if meta.get("version") != 2:
         raise DamagedFile(
-            f"it has version {meta.get('version', 1)!r:.20}, and 2 is supported: convert it again"
+            f"it has version {quoted(meta.get('version', 1), 20)}, and 2 is supported: convert it again"
         )
     count, higher = meta.get("count"), meta.get("shN")
     if type(count) is not int or count < 1:
         raise DamagedFile("it contains no Gaussians")
     bands = _section(meta, "shN").get("bands") if higher is not None else 0
     if type(bands) is not int or not 0 <= bands < len(BANDS):
-        raise DamagedFile(f"it has harmonics of degree {bands!r:.20}, and 3 is the highest that is supported")
+        raise DamagedFile(
+            f"it has harmonics of degree {quoted(bands, 20)}, and 3 is the highest that is supported"
+        )
     if 4 * count * (14 + 3 * BANDS[bands]) > max(GROWTH * size, SMALL):
         raise DamagedFile(f"it claims {count} Gaussians, and is too small for them")
 
@@ -242,7 +244,7 @@ def _parse(bundle: _Bundle, size: int) -> Splats:
     )
     if model in ("default", "antialiased"):
         return splats
-    note = f"the kind {model!r:.40} of Gaussians is drawn as ordinary ones"
+    note = f"the kind {quoted(model, 40)} of Gaussians is drawn as ordinary ones"
     return replace(splats, antialiased=False, notes=(*splats.notes, note))
 
 

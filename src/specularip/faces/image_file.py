@@ -11,10 +11,8 @@ import numpy as np
 from PIL import Image
 
 from specularip.errors import UserError
-from specularip.image_reading import in_srgb, open_image, upright
+from specularip.image_reading import MAX_PIXELS, decoded, open_image
 
-MAX_PIXELS = 100_000_000
-"""Larger images are rejected by their header, before anything is decoded."""
 MIN_FACE = 48
 """Width of the smallest usable face in pixels, and so the smallest usable photo."""
 GREY = (153, 153, 153)
@@ -38,16 +36,19 @@ def read_image_file(path: str | Path) -> tuple[np.ndarray, list[str]]:
     notes: list[str] = []
     with _opened(path) as image:
         try:
-            image.load()
-            rgb = _on_grey(upright(image), path, notes)
+            pixels, profile_usable = decoded(image, path, True, _on_grey)
+        except UserError:
+            raise
         except Exception as error:  # Pillow's decoders raise all kinds of exceptions on damaged data
             reason = "cut short" if "truncated" in str(error) else "damaged"
             raise UserError(
                 f"{path} is {reason} and cannot be decoded: save or download the photo again"
             ) from None
+        if not profile_usable:
+            notes.append(f"{path} has an unusable colour profile, which is ignored: its colours may be off")
         if _has_more_images(image):
             notes.append(f"{path} holds several images: taking the first")
-    return np.array(rgb), notes
+    return pixels, notes
 
 
 def check_image_file(path: str | Path) -> None:
@@ -85,11 +86,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
-def _on_grey(image: Image.Image, path: Path, notes: list[str]) -> Image.Image:
-    """In sRGB, over GREY where transparent."""
-    colours, profile_usable = in_srgb(image)
-    if not profile_usable:
-        notes.append(f"{path} has an unusable colour profile, which is ignored: its colours may be off")
+def _on_grey(colours: Image.Image) -> Image.Image:
+    """Over GREY where transparent."""
     if colours.mode == "RGB":
         return colours
     behind = Image.new("RGB", colours.size, GREY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import zipfile
@@ -21,8 +20,9 @@ from specularip.diffusion.loading.sources import (
     repository_folder,
     resolve,
 )
-from specularip.errors import UserError
+from specularip.errors import DamagedFile, UserError
 from specularip.faces import insightface
+from specularip.json_reading import MOST_BYTES, parse_json, parse_object
 from specularip.lpips import LPIPS_URLS, lpips_folder
 from specularip.stages.settings import Config
 
@@ -39,8 +39,6 @@ the cache itself records the SHA-256 (see `published`)."""
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 """Endings of weight files; .ckpt is among them to be rejected with a reason."""
-LONGEST_HEADER = 100_000_000
-"""Largest header in bytes that the safetensors library accepts."""
 
 
 @dataclass(frozen=True)
@@ -324,9 +322,9 @@ def _problem(path: Path, size: int, checksums: bool) -> str:
         problem = f"damaged: {size} bytes, {expected} expected"
     elif path.suffix == ".json":
         try:
-            json.loads(path.read_bytes())
-        except (ValueError, RecursionError):
-            problem = "damaged: not JSON"
+            parse_json(path.read_bytes())
+        except DamagedFile as error:
+            problem = f"damaged: no JSON, {error}"
     elif path.suffix == ".safetensors":
         problem = _safetensors_problem(path, size)
     elif path.suffix in (".bin", ".pt", ".pth", ".npz") and not zipfile.is_zipfile(path):
@@ -365,9 +363,9 @@ def _safetensors_problem(path: Path, size: int) -> str:
         if size < 8 or length > size - 8:
             return "damaged: truncated, or only a pointer to the file"
         try:
-            header = json.loads(file.read(length) if length <= LONGEST_HEADER else b"")
+            header = parse_object(file.read(length) if length <= MOST_BYTES else b"")
             entries = [entry for name, entry in header.items() if name != "__metadata__"]
             expected = 8 + length + max((entry["data_offsets"][1] for entry in entries), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        except (DamagedFile, KeyError, TypeError, AttributeError, IndexError):
             return "damaged: header unreadable"
     return "" if size == expected else f"damaged: {size} bytes, {expected} expected"

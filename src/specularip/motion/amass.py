@@ -21,8 +21,8 @@ from torch import Tensor
 
 from specularip.errors import UserError, escaped
 from specularip.motion.capture import Capture, upright
-from specularip.motion.npz import read_arrays
 from specularip.motion.quaternions import from_rotation_vectors
+from specularip.npz import read_arrays
 
 RATES = ("mocap_framerate", "mocap_frame_rate", "fps", "framerate")
 ROOTS, BODIES, TRANSLATIONS = (

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specularip.errors import UserError, escaped
+from specularip.errors import UserError, escaped, first_line, quoted
 from specularip.motion.capture import Capture, upright
 from specularip.motion.quaternions import about, multiply
 
@@ -56,7 +56,7 @@ def read_bvh(path: Path, fps: float | None = None) -> Capture:
     except FileNotFoundError as error:
         raise UserError(f"no motion file {path}") from error
     except (OSError, MemoryError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+        raise UserError(f"cannot read {path}: {first_line(error)}") from error
     start = _MOTION.search(text)
     timing = _TIMING.match(text, start.start()) if start else None
     if start is None or timing is None or start.start() > HEADER:
@@ -96,6 +96,7 @@ def read_bvh(path: Path, fps: float | None = None) -> Capture:
     for index, joint in enumerate(joints):
         above = places[joint.parent] if joint.parent >= 0 else torch.zeros(3)
         places[index] = above + torch.tensor(joint.offset)
+    shown = ", ".join(quoted(name).strip("'") for name in notes[:4])
     capture = Capture(
         name=escaped(path.stem),
         fps=fps,
@@ -104,7 +105,7 @@ def read_bvh(path: Path, fps: float | None = None) -> Capture:
         joints=places,
         rotations=rotations,
         translation=translation,
-        notes=(f"joints keep their rest distance: {', '.join(notes[:4])} move",) if notes else (),
+        notes=(f"joints keep their rest distance: {shown} move",) if notes else (),
     )
     return upright(capture, str(path))
 
@@ -130,7 +131,7 @@ def _hierarchy(path: Path, text: str) -> list[_Joint]:
                     joints and (not open_joints or open_joints[-1] is None)
                 ):
                     raise UserError(
-                        f"{path}: {' '.join(row)[:60]} is out of place: one ROOT with JOINTs inside"
+                        f"{path}: {quoted(' '.join(row))} is out of place: one ROOT with JOINTs inside"
                     )
                 parent = open_joints[-1] if open_joints else -1
                 joints.append(_Joint(" ".join(rest), -1 if parent is None else parent))
@@ -150,11 +151,11 @@ def _hierarchy(path: Path, text: str) -> list[_Joint]:
             elif key == "CHANNELS" and open_joints and (joint := open_joints[-1]) is not None:
                 joints[joint].channels = _channels(path, rest)
             else:
-                raise UserError(f"{path}: cannot make sense of “{' '.join(row)[:60]}” in the skeleton")
+                raise UserError(f"{path}: cannot make sense of {quoted(' '.join(row))} in the skeleton")
     if open_joints or pending or not joints:
         raise UserError(f"{path}: braces of the skeleton do not match: damaged file")
     if lacking := [joint.name for joint in joints if not joint.offset]:
-        raise UserError(f"{path}: {lacking[0][:60]} has no OFFSET")
+        raise UserError(f"{path}: {quoted(lacking[0])} has no OFFSET")
     return joints
 
 
@@ -164,11 +165,11 @@ def _channels(path: Path, words: list[str]) -> list[tuple[str, int]]:
         axis, kind = word[:1].lower(), word[1:].lower()
         if axis not in _AXES or kind not in ("position", "rotation") or (kind, _AXES[axis]) in found:
             raise UserError(
-                f"{path}: “{word[:40]}” is no channel; they are Xposition, Zrotation and so on, once each"
+                f"{path}: {quoted(word)} is no channel; they are Xposition, Zrotation and so on, once each"
             )
         found.append((kind, _AXES[axis]))
     if not words or words[0] != str(len(found)):
-        raise UserError(f"{path}: CHANNELS says {' '.join(words)[:60]}: another number than follows")
+        raise UserError(f"{path}: CHANNELS says {quoted(' '.join(words))}: another number than follows")
     return found
 
 
@@ -178,7 +179,7 @@ def _number(path: Path, word: str) -> float:
     except ValueError:
         value = math.nan
     if not abs(value) < MOST:
-        raise UserError(f"{path}: “{word[:40]}” in the skeleton is not a number")
+        raise UserError(f"{path}: {quoted(word)} in the skeleton is not a number")
     return value
 
 

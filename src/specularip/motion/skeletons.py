@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from specularip.errors import UserError
+from specularip.errors import UserError, quoted
 
 SIDES = {"L": "Left", "R": "Right"}
 
@@ -91,7 +91,7 @@ def parts_of(joint_names: Sequence[str], where: str) -> tuple[str, dict[str, int
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(name[:40] for name in names[:8])
+    shown = ", ".join(quoted(name, 40).strip("'") for name in names[:8])
     return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
 
 

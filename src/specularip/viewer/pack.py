@@ -21,14 +21,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specularip.colors import Asgs, Colors, HarmonicColors, SphericalBetas
-from specularip.errors import UserError
+from specularip.errors import DamagedFile, UserError, first_line
 from specularip.files import json_value
 from specularip.gaussians import Binding, Expressions, Gaussians, morton_order
+from specularip.json_reading import parse_object
 from specularip.motion.clip import Clip
 from specularip.specular import shading_normals
 
 MAGIC = b"SIPV"
 VERSION = 1
+GROWTH, SMALL = 8, 1 << 23
+"""More than GROWTH times the bytes of a packed avatar and SMALL more are not unpacked: real ones grow
+threefold, and each byte becomes up to 24 as numbers."""
 LOBES = 4
 """ASGs of a Gaussian."""
 MEANS_BITS, USUAL_REACH = 20, 16
@@ -154,27 +158,59 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     before it puts directions and quaternions together. Raises UserError for damaged data."""
     reader = zlib.decompressobj(31)
     try:
-        raw = reader.decompress(data, (1 << 26) + 32 * len(data))  # a small file cannot fill the memory
+        raw = reader.decompress(data, SMALL + GROWTH * len(data))
     except zlib.error as error:
-        raise UserError(f"the packed avatar is damaged: {error}") from None
+        raise UserError(f"the packed avatar is damaged: {first_line(error)}") from None
     if not reader.eof or raw[:4] != MAGIC or int.from_bytes(raw[4:8], "little") != VERSION:
         raise UserError("this is not a packed avatar of this version")
     end = 12 + int.from_bytes(raw[8:12], "little")
     try:
-        header = json.loads(raw[12:end])
+        header = parse_object(raw[12:end])
         sections = {}
-        for name, about in header["sections"].items():
-            rows, columns, planes = about["rows"], about["columns"], (about["bits"] + 7) // 8
-            size = rows * columns * planes
-            block = np.frombuffer(raw[end : end + size], np.uint8).reshape(columns, planes, rows)
-            end += size
-            shifts = 8 * np.arange(planes, dtype=np.uint32)[None, :, None]
-            quantised = (block.astype(np.uint32) << shifts).sum(1, dtype=np.uint32).T
-            limits = np.array(about["low"]), np.array(about["high"])
-            sections[name] = Columns(quantised, about["bits"], about["warp"], *limits).values
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        for name, about in _objects(header.get("sections")).items():
+            columns = _stored_columns(raw, end, about)
+            rows, width = columns.quantised.shape
+            end += rows * width * ((columns.bits + 7) // 8)
+            with np.errstate(all="ignore"):  # limits that no float holds once they are unwarped
+                sections[name] = columns.values
+    except DamagedFile as error:
         raise UserError(f"the packed avatar is damaged: {error}") from None
     return header, sections
+
+
+def _objects(found: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        raise DamagedFile("it has no sections")
+    return found
+
+
+def _stored_columns(raw: bytes, start: int, about: Mapping[str, Any]) -> Columns:
+    """The columns that `Columns.planes` has written, with what `Columns.described` says of them."""
+    sizes = [about.get(name) for name in ("rows", "columns", "bits")]
+    rows, width, bits = (size if type(size) is int and size >= 0 else -1 for size in sizes)
+    if min(rows, width) < 0 or not 1 <= bits <= 32:
+        raise DamagedFile("a section has no valid size")
+    planes = (bits + 7) // 8
+    if max(rows, width, rows * width * planes) > len(raw) - start:
+        raise DamagedFile("a section is cut short")
+    limits = []
+    for name in ("low", "high"):
+        values = about.get(name)
+        if not isinstance(values, list) or len(values) != width or not all(map(_is_number, values)):
+            raise DamagedFile(f"a section has no valid {name}")
+        limits.append(np.array(values, np.float64))
+    warp = about.get("warp")
+    if not isinstance(warp, str) or warp not in WARPS:
+        raise DamagedFile("a section is stored in a way that is not known")
+    block = np.frombuffer(raw, np.uint8, rows * width * planes, start).reshape(width, planes, rows)
+    quantised = np.zeros((rows, width), np.uint32)
+    for plane in range(planes):
+        quantised |= block[:, plane].T.astype(np.uint32) << np.uint32(8 * plane)
+    return Columns(quantised, bits, warp, *limits)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _gaussian_columns(gaussians: Gaussians) -> dict[str, Columns]:

@@ -11,7 +11,6 @@ the page uses no random numbers, and an error ends the page's updates, not the r
 from __future__ import annotations
 
 import io
-import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,8 +26,9 @@ from PIL import Image
 
 from specularip.avatar import Avatar
 from specularip.baking.preview import preview_harmonics
-from specularip.errors import first_line
+from specularip.errors import DamagedFile, first_line
 from specularip.files import write_bytes
+from specularip.json_reading import parse_object
 from specularip.progress import Progress
 from specularip.run_folder import SNAPSHOT
 from specularip.viewer.pack import unpack
@@ -199,9 +199,9 @@ class LossCurve:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             try:
-                values = json.loads(line)
+                values = parse_object(line)
                 self._losses.setdefault(str(values["stage"]), []).append(float(values["loss"]))
-            except (ValueError, KeyError, TypeError):
+            except (DamagedFile, ValueError, KeyError, TypeError):
                 continue  # without a loss, or not finite
 
 

@@ -6,7 +6,6 @@ numbers, and each reports it in its own way. Here every key of the file and of t
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 import zipfile
@@ -21,8 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from specularip.diffusion.loading.sources import in_hub_cache, pick_weights
-from specularip.errors import MissingWeights, UserError, first_line
+from specularip.errors import DamagedFile, MissingWeights, UserError, first_line, quoted
 from specularip.files import utf8_name
+from specularip.json_reading import parse_object
+from specularip.torch_files import read_torch
 
 PICKLES = (".bin", ".pt", ".pth")
 """Endings of files that torch.load reads with `weights_only=True`, which allows tensors and no code."""
@@ -51,14 +52,13 @@ def pick_dtype(name: str, device: torch.device | str) -> torch.dtype:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises UserError if the file is missing, unreadable or holds no object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return parse_object(path.read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: a prior is a folder in diffusers' layout") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path}: {first_line(error)}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object")
-    return value
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except DamagedFile as error:
+        raise UserError(f"{path} is damaged: it is not a JSON object ({error})") from error
 
 
 def find_weights(folder: Path) -> list[Path]:
@@ -85,7 +85,7 @@ def find_weights(folder: Path) -> list[Path]:
         raise UserError(f"{folder / name} lists no weights")
     for shard in sorted(set(shards)):
         if shard not in names:  # only in this folder: paths that lead elsewhere are not followed
-            raise UserError(f"{folder / name} lists {shard}, which is missing")
+            raise UserError(f"{folder / name} lists {quoted(shard)}, which is missing")
     return [folder / shard for shard in sorted(set(shards))]
 
 
@@ -124,17 +124,16 @@ def read_weights(path: Path) -> dict[str, Any]:
         try:
             with utf8_name(path) as name:
                 return dequantise(load_file(name), path)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, RuntimeError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{path} is not a complete safetensors file: {first_line(error)}; download it again"
             ) from error
-    zipped = zipfile.is_zipfile(path)
-    if not zipped and _read_start(path, 2) == b"PK":
+    if not zipfile.is_zipfile(path) and _read_start(path, 2) == b"PK":
         raise UserError(f"{path} is truncated: download it again")
     try:
-        with warnings.catch_warnings(), utf8_name(path) as name:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of problems that are raised below
-            state = torch.load(name, map_location="cpu", weights_only=True, mmap=zipped)
+            state = read_torch(path)
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError, OSError...
         reason = "it holds more than tensors, which could run code; use a .safetensors of the same model"
         if "weights_only" not in str(error).lower() and "unsupported global" not in str(error).lower():
@@ -232,7 +231,9 @@ def check_keys(
     """
 
     def some(keys: Sequence[str]) -> str:
-        return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+        return ", ".join(quoted(key).strip("'") for key in keys[:3]) + (
+            f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        )
 
     faults = []
     if missing:
