@@ -12,6 +12,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -428,12 +429,13 @@ def test_low_memory_is_taken_up_on_resume(
         refined.append(refine(*arguments, **options))
         return refined[-1]
 
-    monkeypatch.setattr(scr, "refine", watched)
-    make(tmp_path / "whole", config=config)
     with monkeypatch.context() as patch:
         patch.setattr(scr, "refine", out_of_memory)
         line = fails_in_one_line(lambda: make(tmp_path / "out", config=config))
     assert "the GPU ran out of memory" in line and line.endswith("--resume --low-memory")
+    shutil.copytree(tmp_path / "out", tmp_path / "more memory")
+    monkeypatch.setattr(scr, "refine", watched)
+    make(tmp_path / "more memory", config=config, resume=True)
     make(tmp_path / "out", config=config, resume=True, low_memory=True)
     assert batches == [8, 2]
     assert torch.allclose(*refined, atol=2e-5)
