@@ -54,6 +54,7 @@ from specularip.training import session as session_module
 from specularip.training.schema import TensorOf, generator_state
 from specularip.training.session import Phase, Session
 
+pytestmark = pytest.mark.usefixtures("small_bakes")
 CPU = torch.device("cpu")
 STEPS = 2
 LEAST = replace(
