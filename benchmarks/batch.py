@@ -2,7 +2,8 @@
 
     python benchmarks/batch.py ray                  # 16 tiny jobs: this process, one worker, two workers
     python benchmarks/batch.py finished             # 10,000 jobs that are done
-    python benchmarks/batch.py gpus --jobs 8        # compact preset on the GPUs: one worker, one a GPU
+    python benchmarks/batch.py gpus                 # compact preset on the GPUs: one worker, one a GPU
+    python benchmarks/batch.py gpus --per-gpu 4     # ... four on each GPU
 
 Each figure is of the whole command `specularip batch`, with the start of Python, of Ray and of its workers.
 """
@@ -123,20 +124,23 @@ def finished(folder: Path, count: int) -> None:
     )
 
 
-def gpus(folder: Path, count: int) -> None:
-    jobs = write_jobs(folder / "jobs.csv", count)
-    settings = ("--no-pages", "--set", "device=cuda")
+def gpus(folder: Path, count: int, per_gpu: int) -> None:
     import torch
 
+    jobs = write_jobs(folder / "jobs.csv", count)
+    settings = ("--no-pages", "--set", "device=cuda")
     available = torch.cuda.device_count()
-    cores = len(os.sched_getaffinity(0)) // available
-    cluster = ("--ray", "--gpus-per-worker", "1", "--cpus-per-worker", str(min(8, cores)))
-    run(write_jobs(folder / "one.csv", 1), folder / "warm", *cluster, "--workers", "1", *settings)
+    workers = available * per_gpu
+    threads = str(max(1, min(8, len(os.sched_getaffinity(0)) // workers)))
+    cluster = ("--ray", "--gpus-per-worker", f"{1 / per_gpu:g}", "--cpus-per-worker", threads)
+    # All workers, once: the first run on a machine compiles kernels.
+    run(write_jobs(folder / "warm.csv", workers), folder / "warm", *cluster, *settings)
     one = run(jobs, folder / "one", *cluster, "--workers", "1", *settings)
-    many = run(jobs, folder / "many", *cluster, "--workers", str(available), *settings)
-    print(f"{count} jobs of the compact preset on {torch.cuda.get_device_name()}")
-    print(f"  one worker          {one:7.1f} s   {one / count:.1f} s a job")
-    print(f"  {available} workers, one a GPU {many:7.1f} s   {one / many:.2f} times one worker")
+    many = run(jobs, folder / "many", *cluster, "--workers", str(workers), *settings)
+    gpu = torch.cuda.get_device_name()
+    print(f"{count} jobs of the compact preset, {available} {gpu}, {threads} threads a worker")
+    print(f"  one worker  {one:7.1f} s   {one / count:.1f} s an avatar")
+    print(f"  {workers} workers   {many:7.1f} s   {many / count:.1f} s an avatar, {one / many:.2f} times one")
 
 
 def main() -> None:
@@ -145,12 +149,16 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("ray", "finished", "gpus"))
     parser.add_argument("--jobs", type=int, help="16 for ray, 10000 for finished, 8 for gpus")
+    parser.add_argument("--per-gpu", type=int, default=1, help="workers on each GPU")
     arguments = parser.parse_args()
-    measure, usual = {"ray": (ray_overhead, 16), "finished": (finished, 10_000), "gpus": (gpus, 8)}[
-        arguments.what
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        measure(Path(folder), arguments.jobs or usual)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if arguments.what == "ray":
+            ray_overhead(folder, arguments.jobs or 16)
+        elif arguments.what == "finished":
+            finished(folder, arguments.jobs or 10_000)
+        else:
+            gpus(folder, arguments.jobs or 8, arguments.per_gpu)
 
 
 if __name__ == "__main__":

@@ -511,7 +511,7 @@ def test_a_small_file_system_that_fills_up(capture: Path, tmp_path: Path) -> Non
 def test_limits_of_the_shell(capture: Path, tmp_path: Path, limit: str) -> None:
     done = command_line("fit", str(capture), *ARGUMENTS, "--out", str(tmp_path / "out"), before=limit)
     line = one_line_of(done)
-    assert ("memory" in line) if "-v" in limit else ("ulimit -n" in line), line
+    assert ("use `ulimit -v" in line) if "-v" in limit else ("ulimit -n" in line), line
 
 
 def main() -> None:

@@ -324,6 +324,7 @@ def fit(
     from specularip.bounds import Seed, as_option, check_settings, check_value
     from specularip.fitting.settings import FitConfig
     from specularip.progress import Progress
+    from specularip.resources import FIT_ADDRESSES, check_address_space
     from specularip.run_folder import RunFolder
     from specularip.training.events import check_tensorboard
 
@@ -334,6 +335,7 @@ def fit(
     check_value("--seed", seed, Seed)
     if tensorboard:
         check_tensorboard()
+    check_address_space(FIT_ADDRESSES, "a fit")
     RunFolder.check(out, resume, overwrite)  # before torch loads, so that errors appear at once
     before = RunFolder.current(out).newest_checkpoint()
     with ExitStack() as page:

@@ -17,7 +17,7 @@ from specularip.faces.hair import names_hair
 from specularip.faces.photo import Photo, clearest, read_photo
 from specularip.ffmpeg import find_ffmpeg
 from specularip.options import VIDEO_BYTES
-from specularip.resources import check_memory, check_space
+from specularip.resources import RUN_ADDRESSES, check_address_space, check_memory, check_space
 from specularip.run_folder import TRAINING_BYTES, RunFolder, run_bytes
 from specularip.sentences import normalized, words
 from specularip.stages.settings import Config
@@ -62,6 +62,7 @@ def check_run(config: Config, out: str | Path) -> None:
                 f"add --set {part}.views_per_step={processes * -(-views // processes)}"
             )
     find_ffmpeg()
+    check_address_space(RUN_ADDRESSES, "a run")
     points = config.seid.points
     if config.device == "cpu":
         check_memory(TRAINING_BYTES * points, f"seid.points={points}")

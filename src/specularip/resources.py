@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from contextlib import suppress
@@ -14,6 +15,9 @@ MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Where a container's limit is, in bytes, or "max"."""
 MEMORY_INFO = Path("/proc/meminfo")
 
+RUN_ADDRESSES, FIT_ADDRESSES = 4e9, 3e9
+"""Bytes of address space, not of memory, that `generate` with the compact preset and `fit` on a CPU take."""
+
 
 def check_space(path: str | os.PathLike[str], needed: float, what: str) -> None:
     """Raise UserError if the disk of `path`, which need not exist yet, has less than `needed` bytes free."""
@@ -25,6 +29,21 @@ def check_space(path: str | os.PathLike[str], needed: float, what: str) -> None:
         raise UserError(
             f"{what} may take {size_words(needed)} and the disk of {path} has {size_words(usage.free)} free: "
             "make room, or use another --out"
+        )
+
+
+def check_address_space(needed: float, what: str) -> None:
+    """Raise UserError if `ulimit -v` allows this process less than `needed` bytes of address space. Libraries
+    that meet this limit as they load fail in many ways, none of which names it."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed != resource.RLIM_INFINITY and allowed < needed:
+        raise UserError(
+            f"{what} needs {size_words(needed)} of address space, the shell allows {size_words(allowed)}: "
+            f"use `ulimit -v {math.ceil(needed / 1024)}` or more"
         )
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from specularip.diffusion.loading.sources import in_hub_cache, pick_weights
-from specularip.errors import DamagedFile, MissingWeights, UserError, first_line, quoted
+from specularip.errors import DamagedFile, MissingWeights, UserError, first_line, one_line, quoted
 from specularip.files import utf8_name
 from specularip.json_reading import parse_object
 from specularip.torch_files import read_torch
@@ -231,7 +231,7 @@ def check_keys(
     """
 
     def some(keys: Sequence[str]) -> str:
-        return ", ".join(quoted(key).strip("'") for key in keys[:3]) + (
+        return ", ".join(one_line(key, 120) for key in keys[:3]) + (
             f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         )
 
