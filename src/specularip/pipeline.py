@@ -470,7 +470,7 @@ def _sample_views(session: Session, guide: Guide, checkpoint: Checkpoint | None)
 
 def _start(session: Session, guide: Guide, views: Tensor) -> AvatarState:
     """SEID's first state, fitted to sampled views."""
-    # Takes half a minute: a run stopped here starts the fit again, from the views.
+    # Takes less than a minute on two cores: a run stopped here starts the fit again, from the views.
     session.progress.start("SEID start", guide.config.start.fit.steps)
     with session.unsaved("start"):
 
