@@ -24,13 +24,6 @@ class JsonLines:
         self.path = path
         self._file: int | None = None
 
-    def open(self) -> None:
-        """Open the file, and create it if it is missing. Raises UserError where it cannot be written."""
-        try:
-            self._opened()
-        except OSError as error:
-            raise self._error(error) from error
-
     def append(self, value: Any) -> None:
         """Add `files.json_value` of a value. Raises UserError where it cannot be written; the file is then
         as it was before."""
