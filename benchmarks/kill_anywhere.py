@@ -108,8 +108,8 @@ def run_commands(inputs: Path) -> dict[str, list[Command]]:
     settings = [
         "seid.steps=20", "seid.points=600", "seid.max_points=800", "seid.render_size=64",
         "seid.views_per_step=2", "seid.densify_every=5",
-        "scr.orbit_views=8", "scr.refine_steps=1", "scr.fit_steps=20", "scr.views_per_step=2",
-        "turntable_frames=8", "turntable_size=64",
+        "scr.orbit_views=8", "scr.close_ups=false", "scr.refine_steps=1", "scr.fit_steps=20",
+        "scr.views_per_step=2", "turntable_frames=8", "turntable_size=64",
     ]  # fmt: skip
     from_views = [
         "start.ddim_steps=4", "start.scale=1", "start.shading_steps=4",

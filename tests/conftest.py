@@ -89,6 +89,16 @@ def no_installed_lpips(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(lpips, "LPIPS_FOLDER", tmp_path / "absent")
 
 
+@pytest.fixture
+def small_bakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of something else: what is exported is baked from few small images, in a tenth of the
+    time."""
+    from specularip.baking import bake
+
+    monkeypatch.setattr(bake, "VIEWS", 16)
+    monkeypatch.setattr(bake, "VIEW_SIZE", 64)
+
+
 @pytest.fixture(autouse=True)
 def seeded_generator(request: pytest.FixtureRequest) -> None:
     """torch's global generator starts every test from its seed."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_prior import latent_prior, make_condition, pixel_prior
+from tiny_prior import compact_prior, latent_prior, make_condition, pixel_prior
 from torch import Tensor
 
 from specularip.cameras import sample_views
@@ -168,6 +168,32 @@ def test_gradient_is_the_stated_formula(prior: Prior, kind: str, times: list[int
     )
     assert result.x0.shape == x.shape and torch.isfinite(result.loss)
     assert result.grad_norm == pytest.approx(float(gradient.square().sum(1).mean().sqrt()), rel=1e-3)
+
+
+def test_views_that_attend_to_each_other_stay_in_one_batch() -> None:
+    prior = compact_prior(SEED)
+    generator = torch.Generator().manual_seed(SEED)
+    condition = make_condition(prior, [0.0, 80.0, -80.0, 180.0], SEED)
+    images = torch.rand(4, 5, prior.image_size, prior.image_size, generator=generator, requires_grad=True)
+    noise = torch.randn(4, prior.latent_channels, prior.latent_size, prior.latent_size, generator=generator)
+    arguments = (
+        prior,
+        images,
+        condition,
+        torch.full((4,), 200),
+        noise,
+        GuidanceConfig(kind="cfg", scale=3.0),
+    )
+
+    def gradient(**options: int) -> Tensor:
+        return torch.autograd.grad(sds(*arguments, **options).loss, images)[0]
+
+    wanted = gradient()
+    assert torch.allclose(gradient(at_once=2), wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max())), SEED
+    parts = [sds(prior, images[rows], condition[rows], torch.full((2,), 200), noise[rows], arguments[-1]).loss
+             for rows in (slice(0, 2), slice(2, 4))]  # fmt: skip
+    (alone,) = torch.autograd.grad(sum(parts) / 2, images)
+    assert float((alone - wanted).norm()) > 1e-3 * float(wanted.norm()), SEED
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tiny_prior import pixel_prior
 
 from specularip.diffusion.loading.folder import save_prior
 
+pytestmark = pytest.mark.usefixtures("small_bakes")
 FEWER = ("seid.steps=2", "scr.fit_steps=2", "scr.close_ups=false", "scr.orbit_views=4", "turntable_frames=2")
 
 

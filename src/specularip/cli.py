@@ -88,7 +88,8 @@ def generate(
         seed: Random seed. The same seed gives the same avatar on the same machine.
         photo_weight: How far the photos determine the shape and the colours of the face, 0 to 1. If omitted,
             1; at 0 the diffusion prior, which is conditioned on the photo, draws it alone.
-        low_memory: For sd15 on a GPU with 12 GB: smaller batches, same result, longer run time.
+        low_memory: For sd15 on a GPU with 12 GB: smaller batches, longer run time; the result is the same but
+            for rounding.
         resume: Continue the run in DIR from its last checkpoint.
         overwrite: Replace the run in DIR when the new one is complete; until then DIR keeps it whole, and the
             new one is in DIR/unfinished-1. Deletes only files that a run writes.

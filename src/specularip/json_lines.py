@@ -14,7 +14,7 @@ BLOCK = 2**16
 
 
 class JsonLines:
-    """Appends to the file `path`, by one process at a time. It opens the file when it is first needed.
+    """Appends to the file `path`, by one process at a time, which opens it when it is first needed.
 
     A line is handed to the system as a whole: what a killed process leaves is at most half a last line, which
     the next one to append removes.
@@ -39,7 +39,7 @@ class JsonLines:
                 os.ftruncate(file, start)
                 raise
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {reason(error)}") from error
+            raise self._error(error) from error
 
     def size(self) -> int:
         """Bytes; 0 without a file."""
@@ -54,7 +54,7 @@ class JsonLines:
             if self.size() > size:
                 os.truncate(self.path, size)
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {reason(error)}") from error
+            raise self._error(error) from error
 
     def close(self) -> None:
         """The next `append` opens the file again."""
@@ -73,6 +73,9 @@ class JsonLines:
                 raise
             self._file = file
         return self._file
+
+    def _error(self, error: OSError) -> UserError:
+        return UserError(f"cannot write {self.path}: {reason(error)}")
 
 
 def _whole_lines(file: int) -> int:

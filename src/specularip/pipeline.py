@@ -71,7 +71,7 @@ PREVIEW_SIZE = 192
 MEMORY_SETTINGS = (
     ("", "low_memory"), ("seid", "views_at_once"), ("scr", "refine_batch"), ("scr", "vae_batch"),
 )  # fmt: skip
-"""Settings that a resumed run may change, because they do not affect the result."""
+"""Settings that a resumed run may change: batch sizes, which affect the result by rounding only."""
 OWN_FEATURES = f"the perceptual loss compares features of the prior's own networks; {NO_LPIPS}"
 
 
@@ -470,7 +470,7 @@ def _sample_views(session: Session, guide: Guide, checkpoint: Checkpoint | None)
 
 def _start(session: Session, guide: Guide, views: Tensor) -> AvatarState:
     """SEID's first state, fitted to sampled views."""
-    # Takes half a minute: a run stopped here starts the fit again, from the views.
+    # Takes less than a minute on two cores: a run stopped here starts the fit again, from the views.
     session.progress.start("SEID start", guide.config.start.fit.steps)
     with session.unsaved("start"):
 

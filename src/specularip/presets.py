@@ -146,7 +146,7 @@ def preset_config(name: str) -> Config:
 
 
 def with_low_memory(config: Config) -> Config:
-    """The same result in smaller batches: less memory, more time."""
+    """The same result but for rounding, in smaller batches: less memory, more time."""
     return replace(
         config,
         low_memory=True,

@@ -254,7 +254,7 @@ class RunFolder:
         length that it had, so that no step is in it twice, and damaged checkpoints are deleted, so that they
         do not count among the KEEP newest."""
         self.metrics.truncate(checkpoint.metrics_bytes if checkpoint else 0)
-        for path, problem in ((checkpoint and checkpoint.problems) or {}).items():
+        for path, problem in (checkpoint.problems if checkpoint else {}).items():
             if not isinstance(problem, OtherVersion):
                 with suppress(OSError):
                     path.unlink()

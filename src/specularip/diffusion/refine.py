@@ -100,9 +100,9 @@ def _groups_by_key(plan: ViewPlan, batch: int) -> list[Group]:
     return groups
 
 
-def _groups_by_side(count: int, batch: int, device: torch.device) -> list[Group]:
-    """Groups of at most `batch` of an orbit's views, each from all sides."""
-    groups = -(-count // batch)
+def _groups_by_side(count: int, together: int, device: torch.device) -> list[Group]:
+    """Groups of at most `together` of an orbit's views, each from all sides."""
+    groups = -(-count // together)
     return [(torch.arange(first, count, groups, device=device), None) for first in range(groups)]
 
 
@@ -120,16 +120,19 @@ def refine(
     generator: torch.Generator | None = None,
     size: int | None = None,
     own_share: float,
+    together: int = 8,
     batch: int = 8,
     vae_batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Refined images [V,C,S,S] in 0..1 of an orbit's renders `images` [V,C,H,H], azimuths [V] in degrees.
 
-    Denoises over the last `refine_steps` of `ddim_steps` timesteps with guidance `scale`, at most `batch`
-    views at a time, key views first. size: S, the prior's own if None. own_share: see `plan_views`.
-    vae_batch: batch size of the autoencoder, `batch` if None. `progress(done, total)` is called after each
-    step. Raises ValueError for arguments of different lengths and for steps out of range."""
+    Denoises over the last `refine_steps` of `ddim_steps` timesteps with guidance `scale`. size: S, the
+    prior's own if None. own_share: see `plan_views`. together: how many views attend to each other, where the
+    prior's do. batch: how many go through the denoiser at a time where they do not, key views first.
+    vae_batch: batch size of the autoencoder, `batch` if None. Neither batch changes more than rounding.
+    `progress(done, total)` is called after each step. Raises ValueError for arguments of different lengths
+    and for steps out of range."""
     if len(images) != len(azimuth_deg) or len(images) != len(condition):
         raise ValueError(
             f"images, azimuth_deg and condition must have the same number of views: "
@@ -149,7 +152,10 @@ def refine(
 
     for done, (t, previous) in enumerate(zip(timesteps, [*timesteps[1:], -1])):
         step = torch.empty_like(noisy)
-        groups = _groups_by_side(len(noisy), batch, device) if plan is None else _groups_by_key(plan, batch)
+        if plan is None:
+            groups = _groups_by_side(len(noisy), together, device)
+        else:
+            groups = _groups_by_key(plan, batch)
         for views, shared in groups:
             if not len(views):
                 continue  # an orbit of eight has only keys and diagonals

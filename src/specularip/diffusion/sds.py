@@ -56,9 +56,10 @@ def sds(
     ANPG (see `guidance`), config.pixel_clip the largest gradient of a latent pixel. rescale: see `cfg_noise`;
     ANPG has none, and needs fewer evaluations where timesteps are on the CPU, the largest first. at_once: the
     views in a batch of the prior (0: all); with fewer, the gradient on the images is computed in the forward
-    pass, batch by batch, to save memory. Raises ValueError for noise of another shape.
+    pass, batch by batch, to save memory. Views that attend to each other stay in one batch. Raises ValueError
+    for noise of another shape.
     """
-    if 0 < at_once < len(images):
+    if 0 < at_once < len(images) and not prior.views_together:
         return _in_batches(prior, images, condition, timesteps, noise, config, rescale, at_once)
     latents = prior.encode_image(images)
     if noise.shape != latents.shape:

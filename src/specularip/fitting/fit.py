@@ -560,8 +560,8 @@ def _log_metrics(values: Mapping[str, float], views: int, progress: Progress) ->
 def _digests(
     posed: PosedImages, mesh: tuple[Tensor, Tensor] | None, cloud: tuple[Tensor, Tensor | None] | None
 ) -> dict[str, Any]:
-    """What identifies the data, by names for the user: the contents, wherever the files are. A GB takes about
-    a second."""
+    """What identifies the data, by names for the user: the contents, wherever the files are. A GB takes
+    0.7 s."""
     views: dict[str, str] = {}
     for index, view in enumerate(posed):
         name = view.name or str(index)

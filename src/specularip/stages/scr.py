@@ -121,6 +121,7 @@ def make_targets(state: AvatarState, guide: Guide, after_step: Callable[[int, in
             generator=state.generator,
             size=config.refine_size or None,
             own_share=config.own_share,
+            together=config.refine_together,
             batch=config.refine_batch,
             vae_batch=config.vae_batch,
             progress=count,

@@ -110,7 +110,8 @@ class SeidConfig:
     render_size: Pixels = 256
     views_per_step: Views = 4
     views_at_once: Annotated[int, Range(0, 256)] = 0
-    """How many of them the prior processes together; 0: all. Fewer take less memory and more time."""
+    """How many of them the prior processes together, unless they attend to each other; 0: all. Fewer take
+    less memory and more time, for the same gradient."""
     framing_weights: Annotated[tuple[float, float, float, float], Range(0.0, 1e6)] = (0.34, 0.22, 0.16, 0.28)
     """Probabilities of full-body, upper-body, lower-body and head views."""
     orbit: OrbitConfig | None = None
@@ -298,10 +299,13 @@ class ScrConfig:
     refine_steps: Annotated[int, Range(1, 1000)] = 3
     """Denoising steps of the refinement: the last ones of `ddim_steps`."""
     ddim_steps: Annotated[int, Range(1, 1000)] = 25
+    refine_together: Views = 8
+    """How many views are refined as one, at most, where the prior's views attend to each other."""
     refine_batch: Views = 8
-    """Batch size of the denoiser, in views."""
+    """Batch size of the renderer, and of the denoiser where views do not attend to each other; it does not
+    change the result."""
     vae_batch: Views = 8
-    """Batch size of the autoencoder, in images."""
+    """Batch size of the autoencoder, in images; it does not change the result."""
     guidance: GuidanceConfig | None = None
     """Guidance of the refinement; None: as in SEID. Always plain CFG."""
     own_share: Share = 0.55

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from collections import deque
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 
+from specularip.errors import DamagedFile
+from specularip.json_reading import parse_object
 from specularip.version import __version__
 
 LAST_STEPS = 20
@@ -41,9 +42,9 @@ def last_metrics(path: Path) -> dict[str, dict[str, float]]:
         with path.open("rb") as lines:
             for line in lines:
                 try:
-                    entries = json.loads(line)
+                    entries = parse_object(line)
                     stage, _ = str(entries.pop("stage")), entries.pop("step")
-                except (ValueError, AttributeError, TypeError, KeyError):
+                except (DamagedFile, KeyError):
                     continue
                 stages.setdefault(stage, deque(maxlen=LAST_STEPS)).append(entries)
     means: dict[str, dict[str, float]] = {}
