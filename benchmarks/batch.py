@@ -25,6 +25,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from tiny_batches import TINY_SETTINGS  # noqa: E402
 
+from specularip.batch.journal import digest  # noqa: E402
+from specularip.batch.read_jobs import Defaults, read_jobs  # noqa: E402
+
 FACE = ROOT / "examples" / "eileen_collins.jpg"
 TEXT = "A woman in a red satin dress"
 LONGER = (
@@ -93,17 +96,19 @@ def finished(folder: Path, count: int) -> None:
     jobs = write_jobs(folder / "jobs.csv", count)
     out = folder / "out"
     prior = save_prior(folder / "prior")
-    settings = ("--no-pages", "--force", "--set", f"prior.path={prior}", *TINY_SETTINGS)
+    given = f"prior.path={prior}", *TINY_SETTINGS
+    settings = ("--no-pages", "--force", "--set", *given)
     run(write_jobs(folder / "one.csv", 1), out, *settings)
     journal = json.loads((out / "batch.jsonl").read_text().splitlines()[-1])
+    report = (out / "job-0" / "report.json").read_text()
     lines = []
-    for seed in range(1, count):
-        target = out / f"job-{seed}"
+    for job in read_jobs(jobs, Defaults(force=True, settings=given))[1:]:
+        target = out / job.name
         target.mkdir()
-        for name in ("report.json", "metrics.jsonl"):
-            shutil.copyfile(out / "job-0" / name, target / name)
+        (target / "report.json").write_text(report.replace('"seed": 0', f'"seed": {job.seed}'))
+        shutil.copyfile(out / "job-0" / "metrics.jsonl", target / "metrics.jsonl")
         os.link(out / "job-0" / "preview.png", target / "preview.png")
-        lines.append(json.dumps({**journal, "job": f"job-{seed}", "digest": ""}) + "\n")
+        lines.append(json.dumps({**journal, "job": job.name, "digest": digest(job)}) + "\n")
     with (out / "batch.jsonl").open("a") as file:
         file.writelines(lines)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

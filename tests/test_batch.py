@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +28,9 @@ from PIL import Image
 from tiny_batches import save_tiny_prior, tiny_jobs
 from tiny_runs import difference
 
+from specularip import cli
 from specularip.avatar import load
+from specularip.batch import ray_workers
 from specularip.batch import run_job as at_work
 from specularip.batch.jobs import Job
 from specularip.batch.journal import JOURNAL, Journal, digest, read_events
@@ -31,11 +38,14 @@ from specularip.batch.ledger import Attempt, Ledger, Result
 from specularip.batch.ray_workers import Cluster
 from specularip.batch.run import run_batch
 from specularip.batch.states import JobState
+from specularip.batch.table import Table
+from specularip.batch.worker import About
 from specularip.errors import UserError
 from specularip.files import write_json
-from specularip.run_folder import REPORT
+from specularip.run_folder import CHECKPOINTS, REPORT
 from specularip.run_lock import locked
 from specularip.stopping import StopRequest
+from specularip.version import __version__
 
 pytestmark = pytest.mark.usefixtures("small_bakes")
 
@@ -62,7 +72,6 @@ def test_a_batch_goes_on_after_a_failure_and_later_does_the_rest(prior: Path, tm
     assert "no face" in states[1].reason and states[1].attempts == 1  # the photo will not get better
     assert f"failed job-1: {states[1].reason}" in shown.getvalue()
     assert (out / "index.html").is_file() and (out / "summary.csv").is_file()
-    assert not (out / "job-0" / "checkpoints").exists()
     first = (out / "job-0" / "avatar.safetensors").stat().st_mtime_ns
 
     jobs[1] = replace(tiny_jobs(prior, 2)[1], name="job-1b")
@@ -76,6 +85,7 @@ def test_a_batch_goes_on_after_a_failure_and_later_does_the_rest(prior: Path, tm
     run_batch(jobs[2:], alone, pages=True, stream=shown)
     assert difference(load(out / "job-2"), load(alone / "job-2")) == 0
     assert (alone / "job-2" / "avatar.html").is_file()
+    assert not (alone / "job-2" / CHECKPOINTS).exists()
 
 
 def test_names_of_other_avatars_are_refused(prior: Path, tmp_path: Path) -> None:
@@ -98,6 +108,23 @@ def test_names_of_other_avatars_are_refused(prior: Path, tmp_path: Path) -> None
         with pytest.raises(UserError, match=r"under the names of a \(jobs.csv, line 2\): name these"):
             Ledger([other], tmp_path, journal, False, 0)
     journal.close()
+
+
+def test_without_a_journal_the_report_tells_whose_a_folder_is(tmp_path: Path) -> None:
+    job = Job("a", "A man  in a suit", (Path("faces/ben.jpg"),), seed=2**62 + 1)
+    same = {"text": "A man in a suit", "image": "/elsewhere/ben.jpg", "settings": {"seed": job.seed}}
+    (tmp_path / "a").mkdir()
+
+    def done(report: object) -> int:
+        (tmp_path / "a" / REPORT).write_text(json.dumps(report))
+        return Ledger([job], tmp_path, Journal(tmp_path), False, 0).count("done")
+
+    assert done(same) == done({**same, "image": ["/elsewhere/ben.jpg"]}) == 1
+    assert [done(odd) for odd in ({}, [], {"settings": 3}, {"image": 0}, {"text": None})] == [1] * 5
+    others = {"text": "A man in a coat"}, {"image": ["ben.jpg", "ben-left.jpg"]}, {"settings": {"seed": 1}}
+    for other in others:
+        with pytest.raises(UserError, match="under the names of a: name these jobs differently"):
+            done({**same, **other})
 
 
 def test_two_batches_do_not_share_a_folder(prior: Path, tmp_path: Path) -> None:
@@ -138,7 +165,12 @@ def test_what_may_pass_is_tried_again_after_the_others(tmp_path: Path) -> None:
     assert order[:4] == [(i, 1, False) for i in range(4)]
     assert order[4:] == [(0, 2, True), (1, 2, False), (0, 3, True)]
     assert [state.state for state in ledger.states] == ["failed", "done", "failed", "done"]
-    assert [state.job.name for state in ended] == ["job-2", "job-3", "job-1", "job-0"]
+    told = [(state.job.name, state.state) for state in ended]
+    assert told[:4] == [
+        (f"job-{i}", state) for i, state in enumerate(("waiting", "waiting", "failed", "done"))
+    ]
+    assert told[4:] == [("job-0", "waiting"), ("job-1", "done"), ("job-0", "failed")]
+    assert ended[0].reason == "no memory" and "died" in ended[1].reason
     assert ledger.states[0].attempts == 3 and ledger.states[0].reason == "no memory"
 
 
@@ -171,6 +203,18 @@ def test_digests_tell_jobs_apart(prior: Path) -> None:
     others = [replace(job, seed=7), replace(job, text="x"), replace(job, photo_weight=0.5)]
     others += [replace(job, images=job.images * 2), replace(job, init=Path("a.ply"))]
     assert len({digest(other) for other in (job, *others)}) == 6
+
+
+def test_digests_notice_files_that_change(tmp_path: Path) -> None:
+    """Within one process, too; of a run folder, its avatar counts."""
+    photo, run = tmp_path / "face.jpg", tmp_path / "run"
+    run.mkdir()
+    job, found = Job("a", "A man in a suit", (photo,), init=run), set()
+    for content in (b"one", b"another"):
+        for file in (photo, run / "avatar.safetensors"):
+            file.write_bytes(content)
+            found.add(digest(job))
+    assert len(found) == 4
 
 
 def test_memory_of_the_gpu_runs_out(prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,3 +307,161 @@ def test_a_worker_of_ray_dies_at_work(prior: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     run_batch(jobs[:1], alone, pages=False, stream=io.StringIO())
     assert difference(load(out / "job-0"), load(alone / "job-0")) < 1e-3
+
+
+class FakeRay:
+    """Workers that end as `ends` say: of each start, whether it dies; of each job, the error or None."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+        class RayTaskError(RayError):
+            cause = ImportError("no module torch")
+
+    def __init__(self, starts: Sequence[bool], jobs: Sequence[type[Exception] | None]) -> None:
+        self.starts, self.jobs, self.names = list(starts), list(jobs), itertools.count()
+
+    def start(self) -> Any:
+        def about() -> About:
+            if self.starts and self.starts.pop(0):
+                raise self.exceptions.RayError("killed at its start")
+            return About(f"worker {next(self.names)}", __version__, True)
+
+        def run(attempt: Attempt) -> Result:
+            if self.jobs and (error := self.jobs.pop(0)) is not None:
+                raise error
+            return Result("done")
+
+        remote = SimpleNamespace(remote=lambda: lambda: None, options=lambda **_: remote)
+        return SimpleNamespace(
+            about=SimpleNamespace(remote=lambda: about),
+            run=SimpleNamespace(remote=lambda attempt: partial(run, attempt)),
+            stage=remote,
+        )
+
+    def wait(self, calls: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        assert calls
+        return calls[:num_returns], calls[num_returns:]
+
+    def get(self, call: Callable[[], Any]) -> Any:
+        return call()
+
+    def kill(self, actor: Any) -> None:
+        pass
+
+    def remote(self, **_: Any) -> Any:
+        return lambda worker: SimpleNamespace(remote=lambda *arguments: self.start())
+
+    def available_resources(self) -> dict[str, float]:
+        return {}
+
+    def run(self, ledger: Ledger, workers: int = 1) -> None:
+        table = Table(ledger, io.StringIO())
+        ray_workers._Driver(self, ledger, table, StopRequest(), self.start, workers).run()
+
+
+def test_workers_that_die_at_their_start_are_replaced_thrice_in_a_row(tmp_path: Path) -> None:
+    lost = FakeRay.exceptions.RayError
+    ledger, _ = ledger_of(6, tmp_path)
+    FakeRay([True, True, False, True, False, True, True, False], [None, lost, None, lost]).run(ledger)
+    assert [state.state for state in ledger.states] == ["done"] * 6
+    ledger, _ = ledger_of(7, tmp_path)
+    with pytest.raises(UserError, match="no worker could be started: killed at its start"):
+        FakeRay([False, True, True, True], [lost]).run(ledger)
+
+
+def test_a_job_that_no_worker_can_run_says_why(tmp_path: Path) -> None:
+    ledger, _ = ledger_of(1, tmp_path, retries=1)
+    FakeRay([], [FakeRay.exceptions.RayTaskError] * 2).run(ledger)
+    assert ledger.states[0].state == "failed" and ledger.states[0].reason == "no module torch"
+
+
+def test_an_address_without_a_cluster_is_told_soon(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        for wrong in (address, f"ray://{address}", "127.0.0.1:port", "127.0.0.1:99999"):
+            with pytest.raises(UserError, match=f"no Ray cluster at {wrong}: "):
+                ledger, _ = ledger_of(1, tmp_path)
+                ray_workers.run_on_ray(ledger, tmp_path, False, Table(ledger, io.StringIO()), Cluster(wrong))
+
+
+def test_a_summary_that_cannot_be_written_ends_no_job(
+    prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "index.html").mkdir()
+    monkeypatch.setattr("specularip.batch.run.SUMMARY_SECONDS", 0.0)
+
+    def finish(*arguments: Any, out: Path, **options: Any) -> None:
+        out.mkdir()
+        (out / REPORT).touch()
+
+    monkeypatch.setattr(at_work, "generate", finish)
+    shown = io.StringIO()
+    with pytest.raises(UserError, match=r"index\.html"):
+        run_batch(tiny_jobs(prior, 2), tmp_path, pages=False, stream=shown)
+    assert events(tmp_path)["job-1", "done"] == 1
+    assert "no summary: " in shown.getvalue()
+
+    def stop(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(at_work, "generate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_batch([replace(tiny_jobs(prior, 1)[0], name="other")], tmp_path, pages=False, stream=shown)
+
+
+def test_a_stop_waits_until_ray_has_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise some of its processes stay."""
+    started = []
+
+    @contextmanager
+    def connected(*_: Any) -> Iterator[None]:
+        signal.raise_signal(signal.SIGINT)
+        started.append(True)
+        yield
+
+    monkeypatch.setattr(ray_workers, "_connected", connected)
+    ledger, _ = ledger_of(1, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        ray_workers.run_on_ray(ledger, tmp_path, False, Table(ledger, io.StringIO()), Cluster())
+    assert started and ledger.waiting == 1
+
+
+def test_a_stop_by_which_ray_ends_the_process_is_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **_: sys.exit(signal.SIGTERM)))
+    ledger, _ = ledger_of(1, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        ray_workers.run_on_ray(ledger, tmp_path, False, Table(ledger, io.StringIO()), Cluster())
+
+
+def test_a_stop_is_ours_after_ray_has_taken_the_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray, before = FakeRay([], []), signal.getsignal(signal.SIGTERM)
+
+    @contextmanager
+    def connected(*_: Any) -> Iterator[FakeRay]:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as ray.init does
+        yield ray
+
+    def room(*_: Any) -> tuple[float, int]:
+        signal.raise_signal(signal.SIGTERM)
+        return 0.0, 1
+
+    monkeypatch.setattr(ray_workers, "_connected", connected)
+    monkeypatch.setattr(ray_workers, "_room", room)
+    ledger, _ = ledger_of(1, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        ray_workers.run_on_ray(ledger, tmp_path, False, Table(ledger, io.StringIO()), Cluster())
+    assert ledger.waiting == 1 and signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("option", [{"address": "auto"}, {"workers": 2}, {"gpus_per_worker": 0.5}])
+def test_options_of_a_cluster_need_one(option: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="add --ray"):
+        cli.batch(tmp_path / "out", tmp_path / "jobs.csv", **option)

@@ -228,12 +228,11 @@ def batch(
     from specularip.batch.run import run_batch
     from specularip.bounds import Range, as_option, check_settings, check_value
 
-    if address and not ray:
-        raise UserError("--address is that of a Ray cluster: add --ray")
+    cluster = Cluster(address, workers, cpus_per_worker, gpus_per_worker)
+    check_settings(cluster, as_option)
+    if not ray and cluster != Cluster():
+        raise UserError("--address, --workers and what they get are of a Ray cluster: add --ray")
     check_value("--retries", retries, Annotated[int, Range(0, 100)])
-    cluster = Cluster(address, workers, cpus_per_worker, gpus_per_worker) if ray else None
-    if cluster is not None:
-        check_settings(cluster, as_option)
     defaults = Defaults(preset, seed, photo_weight, low_memory, force, tuple(chain(*settings)))
     try:
         if jobs is not None and texts is None and images is None:
@@ -249,7 +248,7 @@ def batch(
             print(f"specularip: error: and {more} more faults", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     try:
-        states = run_batch(found, out, pages=not no_pages, retries=retries, cluster=cluster)
+        states = run_batch(found, out, pages=not no_pages, retries=retries, cluster=cluster if ray else None)
     except KeyboardInterrupt:
         print("stopped; the same command continues the batch", file=sys.stderr)
         raise SystemExit(STOPPED) from None

@@ -18,7 +18,7 @@ from specularip.faces.photo import Photo, clearest, read_photo
 from specularip.ffmpeg import find_ffmpeg
 from specularip.options import VIDEO_BYTES
 from specularip.resources import RUN_ADDRESSES, check_address_space, check_memory, check_space
-from specularip.run_folder import TRAINING_BYTES, RunFolder, run_bytes
+from specularip.run_folder import AVATAR, TRAINING_BYTES, RunFolder, run_bytes
 from specularip.sentences import normalized, words
 from specularip.stages.settings import Config
 
@@ -120,7 +120,7 @@ def check_inputs(
 
 def file_to_start_from(path: Path) -> Path:
     """The avatar's file; of a run folder, that in it. Raises UserError if there is none."""
-    file = path / "avatar.safetensors" if path.is_dir() else path
+    file = path / AVATAR if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"--init {path}: no avatar there: give a .ply or other avatar file, or a run folder")
     return file

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-FILES = ("avatar.safetensors", "avatar.ply", "turntable.mp4", "preview.png", "report.json", "metrics.jsonl")
+AVATAR = "avatar.safetensors"
+FILES = (AVATAR, "avatar.ply", "turntable.mp4", "preview.png", "report.json", "metrics.jsonl")
 REPORT = "report.json"
 """Written last: a run that has one is complete."""
 SNAPSHOT, BAKED, PAGE = "snapshot.pack", "baked.safetensors", "avatar.html"

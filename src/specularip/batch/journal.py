@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from specularip.batch.jobs import Job
-from specularip.errors import DamagedFile, UserError
+from specularip.errors import DamagedFile, UserError, reason
+from specularip.inputs import file_version
 from specularip.json_lines import JsonLines
 from specularip.json_reading import parse_object
+from specularip.run_folder import AVATAR
 
 JOURNAL = "batch.jsonl"
 START_BYTES = 65536
@@ -52,9 +54,16 @@ def digest(job: Job) -> str:
     return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@cache
 def _content(path: Path) -> str:
-    """What tells a file from others: its size and its start, which differs between photos."""
+    """What tells a file from others: its size and its start, which differs between photos and avatars. Of a
+    run folder, that of its avatar."""
+    file = path / AVATAR if path.is_dir() else path
+    return _start(file, file_version(file))
+
+
+@cache
+def _start(path: Path, version: tuple[int, ...]) -> str:
+    """version: the file may change while a program makes several batches."""
     try:
         with path.open("rb") as file:
             start = file.read(START_BYTES)
@@ -67,13 +76,15 @@ class Journal:
     """Appends events to the journal in `folder`, of which the caller holds the lock. past: by job's name."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises UserError if the journal can be neither read nor written."""
+        """Raises UserError if there is a journal that cannot be read."""
         self._lines = JsonLines(folder / JOURNAL)
-        self._lines.open()
         try:
-            self.past = read_events(self._lines.path.read_bytes())
+            content = (folder / JOURNAL).read_bytes()
+        except FileNotFoundError:
+            content = b""
         except OSError as error:
-            raise UserError(f"cannot read {self._lines.path}: {error.strerror or error}") from error
+            raise UserError(f"cannot read {folder / JOURNAL}: {reason(error)}") from error
+        self.past = read_events(content)
 
     def add(self, job: Job, event: Event, attempt: int, worker: str = "", reason: str = "") -> None:
         """Record an event. Raises UserError if it cannot be written."""

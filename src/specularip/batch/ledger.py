@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from specularip.batch.figures import read_report
 from specularip.batch.jobs import Job
 from specularip.batch.journal import Journal, digest
 from specularip.batch.states import JobState
@@ -38,8 +39,8 @@ class Result:
 
 
 class Ledger:
-    """Hands out attempts, and takes down what comes of them. `ended` hears of every job that will not be run
-    again by this batch."""
+    """Hands out attempts, and takes down what comes of them. `ended` hears of each; a job of which the state
+    is "waiting" then will be tried again."""
 
     def __init__(self, jobs: Sequence[Job], out: Path, journal: Journal, pages: bool, retries: int) -> None:
         """jobs: with distinct names. pages: whether a job is done only with its page. Raises UserError if a
@@ -80,9 +81,10 @@ class Ledger:
         if result.outcome in ("lost", "failed") and result.again and number <= self._retries:
             low_memory = attempt.low_memory or result.gpu_memory
             self._waiting.append(Attempt(job, number + 1, low_memory))
-            return
-        outcome = "failed" if result.outcome == "lost" else result.outcome
-        state = JobState(job, outcome, result.reason, number, worker)
+            state = JobState(job, "waiting", result.reason, number, worker)
+        else:
+            outcome = "failed" if result.outcome == "lost" else result.outcome
+            state = JobState(job, outcome, result.reason, number, worker)
         self._states[job.name] = state
         self.ended(state)
 
@@ -92,9 +94,14 @@ def _recognised(jobs: Sequence[Job], out: Path, journal: Journal, pages: bool) -
     foreign = []
     for job in jobs:
         folder, past = out / job.name, journal.past.get(job.name)
-        if past is not None and past.digest not in ("", digest(job)) and folder.exists():
+        complete = (folder / REPORT).is_file()
+        if past is not None and past.digest:
+            is_other = past.digest != digest(job) and folder.exists()
+        else:
+            is_other = complete and _reports_another(folder, job)
+        if is_other:
             foreign.append(f"{job.name} ({job.source})" if job.source else job.name)
-        done = (folder / REPORT).is_file() and (not pages or (folder / PAGE).is_file())
+        done = complete and (not pages or (folder / PAGE).is_file())
         attempts, worker = (past.attempt, past.worker) if past else (0, "")
         yield JobState(job, "done" if done else "waiting", "", attempts, worker)
     if foreign:
@@ -103,3 +110,18 @@ def _recognised(jobs: Sequence[Job], out: Path, journal: Journal, pages: bool) -
             f"{out} holds avatars of other texts, photos or settings under the names of {names}: "
             "name these jobs differently, delete their folders, or use another --out"
         )
+
+
+def _reports_another(folder: Path, job: Job) -> bool:
+    """Whether the report of a run that is not in the journal, which may be lost, names another text, seed or
+    photo than the job. Photos go by their names: they may have been moved."""
+    report = read_report(folder / REPORT) or {}
+    settings, images = report.get("settings"), report.get("image")
+    paths = [images] if isinstance(images, str) else images if isinstance(images, list) else None
+    found = (
+        report.get("text"),
+        settings.get("seed") if isinstance(settings, dict) else None,
+        None if paths is None else [Path(str(path)).name for path in paths],
+    )
+    wanted = " ".join(job.text.split()), job.seed, [path.name for path in job.images]
+    return any(one is not None and one != other for one, other in zip(found, wanted))

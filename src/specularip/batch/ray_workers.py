@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,10 @@ POLL_SECONDS = 1.0
 POLLS_PER_SECOND = 100
 START_SECONDS = 60.0
 """After so long without any worker, a line says why."""
+STARTS = 3
+"""After so many workers in a row that died before they ran, the batch ends."""
+REACH_SECONDS = 10.0
+"""Within which the cluster's address must answer. Ray itself tries for many minutes."""
 WORKER_BYTES = 2.2e9
 """Memory of a worker of the compact preset, of which so many are started as have room."""
 
@@ -65,9 +70,12 @@ def run_on_ray(ledger: Ledger, out: Path, pages: bool, table: Table, cluster: Cl
     """
     if not ledger.waiting:
         return
-    with _connected(cluster, table) as ray, stop_on_signal() as stop:
+    # Stopped while it starts, Ray leaves processes behind for a minute. Then it has a handler of its own for
+    # SIGTERM, which would end this process without a word to the workers.
+    with stop_on_signal() as early, _connected(cluster, table) as ray, stop_on_signal() as stop:
+        if early.requested:
+            raise KeyboardInterrupt
         gpus, count = _room(ray, cluster, ledger.waiting)
-        table.workers = count
         each = f"{cluster.cpus_per_worker} threads" + (f" and {gpus:g} GPU" if gpus else "")
         table.log(f"starting workers: {count}, each with {each}")
         actor = ray.remote(
@@ -91,6 +99,7 @@ class _Driver:
         self._idle: list[Post] = []
         self._next_poll = 0.0
         self._stopping = False
+        self._failed_starts = 0
         self._began: float | None = time.monotonic()  # None: some worker runs
         for _ in range(count):
             self._ask_for_worker()
@@ -134,7 +143,7 @@ class _Driver:
         if post.attempt is None:
             post.name = answer.name
             self._check(answer)
-            self._began = None
+            self._began, self._failed_starts = None, 0
         else:
             self._finish(post, answer)
         self._idle.append(post)
@@ -143,8 +152,13 @@ class _Driver:
         with suppress(Exception):  # it may only be out of reach: nothing must go on in the job's folder
             self._ray.kill(post.actor)
         if post.attempt is None:
-            raise UserError(f"a worker could not be started: {first_line(error)}") from error
-        self._finish(post, Result("lost"))
+            self._failed_starts += 1
+            if self._failed_starts == STARTS:
+                raise UserError(f"no worker could be started: {first_line(error)}") from error
+        elif isinstance(error, self._ray.exceptions.RayTaskError):  # such as a library that is missing there
+            self._finish(post, Result("lost", first_line(error.cause)))
+        else:
+            self._finish(post, Result("lost"))
         if self._ledger.waiting > len(self._idle):
             self._ask_for_worker()
 
@@ -209,11 +223,14 @@ def _connected(cluster: Cluster, table: Table) -> Iterator[Any]:
     if cluster.workers is not None:
         local["num_cpus"] = cluster.workers * cluster.cpus_per_worker
     try:
+        _reach(cluster.address)
         ray.init(
             **({"address": cluster.address} if cluster.address else local),
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    except SystemExit:  # how Ray answers SIGTERM while it starts
+        raise KeyboardInterrupt from None
     except Exception as error:  # of many kinds
         where = f"at {cluster.address}" if cluster.address else "here"
         raise UserError(f"no Ray cluster {where}: {first_line(error)}") from error
@@ -221,6 +238,13 @@ def _connected(cluster: Cluster, table: Table) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise OSError, or another, if nothing answers at an address that has a port."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
 
 
 def _room(ray: Any, cluster: Cluster, jobs: int) -> tuple[float, int]:

@@ -15,6 +15,7 @@ from specularip.batch.ray_workers import Cluster, run_on_ray
 from specularip.batch.states import JobState
 from specularip.batch.summary import write_summary
 from specularip.batch.table import Table
+from specularip.errors import UserError
 from specularip.inputs import check_run
 from specularip.overrides import run_config
 from specularip.run_lock import locked
@@ -46,8 +47,8 @@ def run_batch(
         journal = Journal(out)
         try:
             ledger = Ledger(jobs, out, journal, pages, retries)
-            summary = _Summary(out, ledger)
             with Table(ledger, stream) as table:
+                summary = _Summary(out, ledger, table)
                 if warning:
                     table.log(warning)
                 table.log(f"{len(jobs)} jobs: {ledger.count('done')} done, {ledger.waiting} to do")
@@ -62,8 +63,10 @@ def run_batch(
                         run_here(ledger, out, pages, table)
                     else:
                         run_on_ray(ledger, out, pages, table, cluster)
-                finally:
-                    summary.write()
+                except BaseException:
+                    summary.try_to_write()  # how the batch ended matters more
+                    raise
+                summary.write()
             return ledger.states
         finally:
             journal.close()
@@ -72,16 +75,24 @@ def run_batch(
 class _Summary:
     """The summary of a batch, written now and then."""
 
-    def __init__(self, out: Path, ledger: Ledger) -> None:
-        self._out, self._ledger = out, ledger
+    def __init__(self, out: Path, ledger: Ledger, table: Table) -> None:
+        self._out, self._ledger, self._table = out, ledger, table
         self._next = time.monotonic() + SUMMARY_SECONDS
 
     def write(self) -> None:
+        """Raises UserError if a file cannot be written."""
         write_summary(self._out, self._ledger.states)
+
+    def try_to_write(self) -> None:
+        """A summary that cannot be written ends no job."""
+        try:
+            self.write()
+        except UserError as error:
+            self._table.log(f"no summary: {error}")
 
     def write_if_due(self) -> None:
         began = time.monotonic()
         if began >= self._next:
-            self.write()
+            self.try_to_write()
             took = time.monotonic() - began
             self._next = time.monotonic() + max(SUMMARY_SECONDS, took / SUMMARY_SHARE)

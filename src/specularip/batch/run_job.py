@@ -50,6 +50,7 @@ def run_job(
     stop: StopRequest | None = None,
 ) -> Result:
     """Run a job in its folder below `out`: from its checkpoint if it has one, not at all if it is finished.
+    Nothing needs the checkpoints of a finished one, which are deleted: they are most of its bytes.
 
     pages: whether to write the avatar's page, too. networks: those of earlier jobs. follow: hears where the
     run is. stop: as `generate` takes it.
@@ -61,9 +62,9 @@ def run_job(
     try:
         if not (folder / REPORT).is_file():
             _make(attempt, folder, networks, progress, stop)
+        RunFolder(folder).forget_checkpoints()
         if pages and not (folder / PAGE).is_file():
             export(folder, folder / PAGE, progress=progress)
-        RunFolder(folder).forget_checkpoints()  # four fifths of the folder
     except KeyboardInterrupt:
         return Result("stopped")
     except Exception as error:

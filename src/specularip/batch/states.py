@@ -10,9 +10,9 @@ from specularip.batch.jobs import Job
 
 @dataclass(frozen=True)
 class JobState:
-    """reason: why it failed, on one line. attempts: how often it was started. worker: the process that ran it
-    last; "" in a batch of one process. The figures of a finished run are in its folder's report.json: ten
-    thousand of them would take hundreds of megabytes."""
+    """reason: why its last attempt failed, on one line. attempts: how often it was started. worker: the
+    process that ran it last; "" in a batch of one process. The figures of a finished run are in its folder's
+    report.json: ten thousand of them would take hundreds of megabytes."""
 
     job: Job
     state: Literal["done", "failed", "waiting", "stopped"]

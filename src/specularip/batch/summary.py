@@ -37,12 +37,14 @@ from specularip.batch.states import JobState
 from specularip.batch.thumbnails import write_thumbnails
 from specularip.errors import escaped
 from specularip.files import write_bytes
+from specularip.run_folder import AVATAR, REPORT
+from specularip.run_folder import PAGE as AVATAR_PAGE
 from specularip.viewer.html import policy_hash
 
 PAGE, TABLE, THUMBNAILS = "index.html", "summary.csv", "summary"
 STATES = ("done", "failed", "stopped", "waiting")
-PREVIEW, TURNTABLE, AVATAR_PAGE, REPORT = "preview.png", "turntable.mp4", "avatar.html", "report.json"
-DOWNLOADS = ("avatar.safetensors", "avatar.ply", TURNTABLE, REPORT)
+PREVIEW, TURNTABLE = "preview.png", "turntable.mp4"
+DOWNLOADS = (AVATAR, "avatar.ply", TURNTABLE, REPORT)
 MAX_FACES = 3
 """Photos shown on a card."""
 COLUMNS = (

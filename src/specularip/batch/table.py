@@ -43,7 +43,6 @@ class Table:
         self._live: Live | None = None
         self._began = self._shown = time.monotonic()
         self._ended = 0
-        self.workers = 1
 
     def __enter__(self) -> Table:
         if is_terminal(self.stream):
@@ -87,11 +86,13 @@ class Table:
         self._rows.pop(worker, None)
 
     def ended(self, state: JobState) -> None:
-        """Print what came of a job, on one line."""
-        self._ended += 1
+        """Print what came of an attempt at a job, on one line."""
+        again = state.state == "waiting"
+        self._ended += not again
+        what = "to be tried again" if again else state.state
         rest = f": {state.reason}" if state.reason else ""
         where = f" ({state.worker})" if state.worker else ""
-        self.log(one_line(f"{state.state} {state.job.name}{where}{rest}"))
+        self.log(one_line(f"{what} {state.job.name}{where}{rest}"))
 
     def tick(self) -> None:
         """Called now and then: where there is no table, print the lines that are due."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specularip.batch.journal import JOURNAL
 from specularip.batch.ledger import Attempt, Result
 from specularip.progress import Stage
+from specularip.run_lock import LOCK
 from specularip.stopping import StopRequest
 from specularip.version import __version__
 
@@ -23,7 +23,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "SPECULARIP_NUM_THREADS")
 
 @dataclass(frozen=True)
 class About:
-    """A worker's process. sees_folder: whether the batch's folder is there, too."""
+    """A worker's process. sees_folder: whether the batch's folder is there, too: with its lock."""
 
     name: str
     version: str
@@ -43,7 +43,7 @@ class Worker:
 
     def about(self) -> About:
         name = f"{socket.gethostname()}, process {os.getpid()}"
-        return About(name, __version__, (self._out / JOURNAL).is_file())
+        return About(name, __version__, (self._out / LOCK).is_file())
 
     def run(self, attempt: Attempt) -> Result:
         """See `run_job`."""
