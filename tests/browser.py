@@ -121,9 +121,18 @@ class Browser:
         self._events.clear()
         if error := self.command("Page.navigate", url=address).get("errorText"):
             raise BrowserError(f"{address}: {error}")
+        self._wait_for_event("Page.loadEventFired", f"loading {address}")
+
+    def back(self) -> None:
+        """Go back to the page before, and wait until it is there. What is evaluated earlier would fail."""
+        self._events.clear()
+        self.evaluate("setTimeout(() => history.back())")
+        self._wait_for_event("Page.frameNavigated", "going back")
+
+    def _wait_for_event(self, method: str, during: str) -> None:
         end = time.monotonic() + self._timeout
-        while not any(event["method"] == "Page.loadEventFired" for event in self._events):
-            self._receive(end, f"loading {address}")
+        while not any(event["method"] == method for event in self._events):
+            self._receive(end, during)
 
     def evaluate(self, expression: str, *arguments: Any) -> Any:
         """The value of a JavaScript expression, which may be a promise. With arguments (JSON), the

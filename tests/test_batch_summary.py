@@ -452,7 +452,7 @@ def test_cards_are_filtered_by_words_and_state_and_a_reload_keeps_it(page: Brows
     choose(page, "order", "name")
     choose(page, "view", "face")
     page.goto("about:blank")
-    page.evaluate("setTimeout(() => history.back())")
+    page.back()
     page.wait_for(f"document.title === 'gallery' && {SHOWN}.join() === 'robe-9,robe-10'")
     assert page.evaluate("document.getElementById('cards').dataset.view") == "face"
 
@@ -513,7 +513,7 @@ def test_who_wants_less_motion_gets_none_under_the_pointer(page: Browser) -> Non
 def test_on_a_phone_the_page_fits_and_a_touch_plays(page: Browser) -> None:
     page.resize(360, 640, mobile=True)
     page.goto("about:blank")
-    page.evaluate("setTimeout(() => history.back())")
+    page.back()
     page.wait_for("document.querySelector('.card') !== null")
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     page.evaluate("document.querySelector('.view').scrollIntoView()")
