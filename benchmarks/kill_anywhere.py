@@ -294,7 +294,8 @@ def run_difference(out: Path, whole: Path, pages: bool = True) -> float:
     """Of all tensors and metrics of two finished runs. pages: their folders hold the same files, too."""
     if pages:
         same_names(out, whole)
-    checkpoints = [path.name for path in (out / "checkpoints").iterdir()]
+    kept = out / "checkpoints"  # which finished jobs of a batch have not
+    checkpoints = [path.name for path in kept.iterdir()] if kept.is_dir() else []
     if len(checkpoints) > KEEP or any(map(is_temporary, checkpoints)):
         raise Fault(f"checkpoints are left behind: {', '.join(sorted(checkpoints))}")
     lines, wanted = (

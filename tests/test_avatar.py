@@ -247,7 +247,7 @@ def test_other_files_raise(seed, tmp_path):
     with pytest.raises(UserError, match="no specularip header"):
         load(path)
     save_file({"weight": torch.zeros(3)}, path, {"specularip": "{"})
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match="its header is damaged"):
         load(path)
     (tmp_path / "a.obj").write_text("v 0 0 0")
     with pytest.raises(UserError, match="give a run folder"):

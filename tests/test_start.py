@@ -55,7 +55,7 @@ def striped(guide: Guide) -> Gaussians:
     return replace(gaussians, color_logits=2 * torch.sin(6 * heights + torch.tensor([0.0, 1.0, 2.0])))
 
 
-def views_of_a_body(guide: Guide, after_step: object) -> torch.Tensor:
+def views_of_a_body(guide: Guide, *_: object) -> torch.Tensor:
     views = start_views(guide.body.height, guide.prior.image_size)
     raster, _ = draw(striped(guide), None, views.cameras, guide.config.background, depth=True)
     return as_images(raster, 5, views.distances).detach()

@@ -220,7 +220,7 @@ def batch(
         address: The Ray cluster to use, as `ray start --head` prints it; "auto" finds one of this machine.
         workers: Number of processes. If omitted, as many as the cluster has room for.
         cpus_per_worker: CPU cores, and threads, of each.
-        gpus_per_worker: GPUs of each, such as 0.5 for two on one GPU. If omitted, 1 if the cluster has any.
+        gpus_per_worker: GPUs of each, such as 0.5 for two on one GPU. If omitted, 1 if a job needs one.
     """
     from specularip.batch.faults import JobFaults
     from specularip.batch.ray_workers import Cluster

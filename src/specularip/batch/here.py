@@ -6,7 +6,6 @@ from pathlib import Path
 
 from specularip.batch.ledger import Ledger
 from specularip.batch.table import Table
-from specularip.overrides import run_config
 
 
 def run_here(ledger: Ledger, out: Path, pages: bool, table: Table) -> None:
@@ -19,9 +18,8 @@ def run_here(ledger: Ledger, out: Path, pages: bool, table: Table) -> None:
     from specularip.machine import check_gpu
     from specularip.run_networks import KeptNetworks
 
-    waiting = (state.job for state in ledger.states if state.state == "waiting")
-    for preset, settings in dict.fromkeys((job.preset, job.settings) for job in waiting):
-        check_gpu(run_config(preset, settings))
+    for config in ledger.configs():
+        check_gpu(config)
     networks = KeptNetworks()
     while (attempt := ledger.next()) is not None:
         ledger.begin(attempt)

@@ -13,7 +13,9 @@ from specularip.batch.jobs import Job
 from specularip.batch.journal import Journal, digest
 from specularip.batch.states import JobState
 from specularip.errors import UserError
+from specularip.overrides import run_config
 from specularip.run_folder import PAGE, REPORT
+from specularip.stages.settings import Config
 
 LOST = "its process died, perhaps for want of memory"
 
@@ -63,6 +65,11 @@ class Ledger:
     def waiting(self) -> int:
         """How many attempts are still to be handed out."""
         return len(self._waiting)
+
+    def configs(self) -> list[Config]:
+        """Those of the jobs that wait, without their seeds, each once."""
+        waiting = (state.job for state in self._states.values() if state.state == "waiting")
+        return [run_config(*of) for of in dict.fromkeys((job.preset, job.settings) for job in waiting)]
 
     def next(self) -> Attempt | None:
         """The next attempt; None: there is none for now, but some may follow if one that runs fails."""

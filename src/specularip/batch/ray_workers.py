@@ -44,7 +44,7 @@ class Cluster:
 
     address: of a Ray cluster, as `ray.init` takes it; "": a local one is started. workers: None: as many as
     there is room for. cpus_per_worker: cores, and as many threads. gpus_per_worker: perhaps a part of one;
-    None: one where the cluster has GPUs.
+    None: one if a job needs it.
     """
 
     address: str = ""
@@ -75,7 +75,7 @@ def run_on_ray(ledger: Ledger, out: Path, pages: bool, table: Table, cluster: Cl
     with stop_on_signal() as early, _connected(cluster, table) as ray, stop_on_signal() as stop:
         if early.requested:
             raise KeyboardInterrupt
-        gpus, count = _room(ray, cluster, ledger.waiting)
+        gpus, count = _room(ray, cluster, ledger)
         each = f"{cluster.cpus_per_worker} threads" + (f" and {gpus:g} GPU" if gpus else "")
         table.log(f"starting workers: {count}, each with {each}")
         actor = ray.remote(
@@ -96,6 +96,7 @@ class _Driver:
     ) -> None:
         self._ray, self._ledger, self._table, self._stop, self._start = ray, ledger, table, stop, start
         self._calls: dict[Any, Post] = {}  # the references that Ray's answers come by
+        self._asked: dict[Any, tuple[Post, Attempt]] = {}  # where their jobs are
         self._idle: list[Post] = []
         self._next_poll = 0.0
         self._stopping = False
@@ -193,18 +194,23 @@ class _Driver:
             free = _words(self._ray.available_resources())
             self._table.log(f"waiting for room for a worker; the cluster has {free} free")
             self._began = now
+        # Never waited for: a worker answers when its job lets go of the interpreter.
+        asked = list(self._asked)
+        for call in self._ray.wait(asked, num_returns=len(asked), timeout=0)[0] if asked else ():
+            post, attempt = self._asked.pop(call)
+            with suppress(self._ray.exceptions.RayError):  # it died: `_take` sees that, too
+                stage = self._ray.get(call)
+                if stage is not None and post.attempt is attempt:
+                    self._table.follow(post.name, attempt.job.name)(stage)
         if now < self._next_poll:
             return
+        unanswered = {id(post) for post, _ in self._asked.values()}
         at_work = [post for post in self._calls.values() if post.attempt is not None]
-        asked = {post.actor.stage.options(concurrency_group="watch").remote(): post for post in at_work}
-        if asked:
-            ready, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
-            for call in ready:
-                with suppress(self._ray.exceptions.RayError):  # it died: `_take` sees that, too
-                    stage, post = self._ray.get(call), asked[call]
-                    if stage is not None and post.attempt is not None:
-                        self._table.follow(post.name, post.attempt.job.name)(stage)
-        self._next_poll = time.monotonic() + max(POLL_SECONDS, len(at_work) / POLLS_PER_SECOND)
+        for post in at_work:
+            if id(post) not in unanswered and post.attempt is not None:
+                call = post.actor.stage.options(concurrency_group="watch").remote()
+                self._asked[call] = post, post.attempt
+        self._next_poll = now + max(POLL_SECONDS, len(at_work) / POLLS_PER_SECOND)
         self._table.tick()
 
 
@@ -247,13 +253,13 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
 
 
-def _room(ray: Any, cluster: Cluster, jobs: int) -> tuple[float, int]:
+def _room(ray: Any, cluster: Cluster, ledger: Ledger) -> tuple[float, int]:
     """GPUs of a worker, and the number of workers. Raises UserError if there is no room for one."""
     resources = ray.cluster_resources()
     has = {name: float(resources.get(name, 0)) for name in ("CPU", "GPU", "memory")}
     gpus = cluster.gpus_per_worker
     if gpus is None:
-        gpus = float(has["GPU"] >= 1)
+        gpus = float(any(config.device == "cuda" for config in ledger.configs()))
     needs = {"CPU": cluster.cpus_per_worker, "GPU": gpus, "memory": WORKER_BYTES}
     most = min(int(has[name] / need) for name, need in needs.items() if need)
     if not most:
@@ -267,7 +273,7 @@ def _room(ray: Any, cluster: Cluster, jobs: int) -> tuple[float, int]:
             f"no room for {wanted} workers: each takes {_words(needs)}, and the cluster has {_words(has)}: "
             f"use --workers {most}"
         )
-    return gpus, min(wanted, jobs)
+    return gpus, min(wanted, ledger.waiting)
 
 
 def _words(resources: dict[str, float]) -> str:
