@@ -31,13 +31,13 @@ from specularip.batch.read_jobs import Defaults, read_jobs  # noqa: E402
 FACE = ROOT / "examples" / "eileen_collins.jpg"
 TEXT = "A woman in a red satin dress"
 LONGER = (
-    "seid.steps=60",
+    "seid.steps=300",
     "seid.render_size=64",
     "seid.points=1500",
     "seid.max_points=2000",
-    "scr.fit_steps=30",
+    "scr.fit_steps=150",
 )
-"""On top of TINY_SETTINGS: some seconds a job, as little as lets the start of Ray show."""
+"""On top of TINY_SETTINGS: some ten seconds a job, a tenth of an avatar on one core."""
 
 
 def run(jobs: Path, out: Path, *options: str, threads: int | None = None) -> float:

@@ -11,7 +11,7 @@ TINY_SETTINGS = (
     "photo_weight=0", "seid.steps=4", "seid.points=300", "seid.max_points=400", "seid.render_size=16",
     "seid.views_per_step=2", "scr.orbit_views=8", "scr.close_ups=false", "scr.render_size=64",
     "scr.refine_size=64", "scr.refine_steps=1", "scr.ddim_steps=25", "scr.fit_steps=3",
-    "scr.views_per_step=2", "scr.perceptual_weight=0", "turntable_frames=90", "turntable_size=32",
+    "scr.views_per_step=2", "scr.perceptual_weight=0", "turntable_frames=12", "turntable_size=32",
 )  # fmt: skip
 
 
