@@ -173,7 +173,7 @@ def batch(
     jobs: Annotated[Positional[Path | None], arg(metavar="JOBS")] = None,
     texts: Annotated[Path | None, arg(metavar="FILE")] = None,
     images: Annotated[Path | None, arg(metavar="FILE")] = None,
-    pair: Literal["zip", "product"] = "zip",
+    pair: Literal["zip", "product"] | None = None,
     preset: Literal["compact", "sd15"] = "compact",
     seed: int = 0,
     photo_weight: float | None = None,
@@ -207,7 +207,7 @@ def batch(
         jobs: File with the jobs; or give --texts and --images.
         texts: File with one text a line.
         images: File with the path of one photo a line, relative to the file.
-        pair: zip joins the texts and photos of the same lines, product each text with each photo.
+        pair: zip, the default, joins texts and photos of the same lines; product each text with each photo.
         preset: For jobs that name none, as for `generate`, and so are the next five.
         seed: Random seed.
         photo_weight: How far the photos determine the face, 0 to 1.
@@ -235,12 +235,12 @@ def batch(
     check_value("--retries", retries, Annotated[int, Range(0, 100)])
     defaults = Defaults(preset, seed, photo_weight, low_memory, force, tuple(chain(*settings)))
     try:
-        if jobs is not None and texts is None and images is None:
+        if jobs is not None and texts is None and images is None and pair is None:
             found = read_jobs(jobs, defaults)
         elif jobs is None and texts is not None and images is not None:
-            found = pair_jobs(texts, images, pair, defaults)
+            found = pair_jobs(texts, images, pair or "zip", defaults)
         else:
-            raise UserError("give a file with JOBS, or both --texts and --images")
+            raise UserError("give a file with JOBS, or both --texts and --images, and perhaps --pair")
     except JobFaults as faults:
         for fault in faults.faults[:FAULTS_SHOWN]:
             print(f"specularip: error: {fault}", file=sys.stderr)

@@ -214,9 +214,8 @@ class _Driver:
         self._table.tick()
 
 
-@contextmanager
-def _connected(cluster: Cluster, table: Table) -> Iterator[Any]:
-    """The module ray, connected to the cluster within the block."""
+def import_ray() -> Any:
+    """The module ray. Raises UserError where it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report this run to its makers
     try:
         import ray
@@ -224,6 +223,13 @@ def _connected(cluster: Cluster, table: Table) -> Iterator[Any]:
         raise UserError(
             f"Ray cannot be loaded ({first_line(error)}): pip install 'specularip[ray]', or omit --ray"
         ) from error
+    return ray
+
+
+@contextmanager
+def _connected(cluster: Cluster, table: Table) -> Iterator[Any]:
+    """The module ray, connected to the cluster within the block."""
+    ray = import_ray()
     table.log(f"connecting to the Ray cluster at {cluster.address}" if cluster.address else "starting Ray")
     local: dict[str, Any] = {"address": "local", "include_dashboard": False, "object_store_memory": 2**27}
     if cluster.workers is not None:

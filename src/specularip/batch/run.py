@@ -11,7 +11,7 @@ from specularip.batch.here import run_here
 from specularip.batch.jobs import Job
 from specularip.batch.journal import JOURNAL, Journal
 from specularip.batch.ledger import Ledger
-from specularip.batch.ray_workers import Cluster, run_on_ray
+from specularip.batch.ray_workers import Cluster, import_ray, run_on_ray
 from specularip.batch.states import JobState
 from specularip.batch.summary import check_replaceable, write_summary
 from specularip.batch.table import Table
@@ -41,6 +41,8 @@ def run_batch(
     progress is shown. Returns what has become of each job. Raises UserError if the folder is in use,
     holds other avatars under the same names, or cannot be written to, and KeyboardInterrupt when stopped.
     """
+    if cluster is not None:
+        import_ray()  # before anything is written
     with locked(out) as warning:
         for preset, settings in dict.fromkeys((job.preset, job.settings) for job in jobs):
             check_run(run_config(preset, settings), out)
