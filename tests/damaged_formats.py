@@ -1,6 +1,6 @@
 """Every format that is read: an honest file, how it is damaged, and by what it is read.
 
-`benchmarks/mutations.py` tries thousands of damaged files of each, `test_damaged_files.py` some.
+`benchmarks/damaged_files.py` tries thousands of damaged files of each, `test_damaged_files.py` some.
 """
 
 from __future__ import annotations

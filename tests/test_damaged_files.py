@@ -1,6 +1,6 @@
 """Damaged files of every format that is read: accepted, or one line, whatever happened to them.
 
-`benchmarks/mutations.py` tries thousands of each.
+`benchmarks/damaged_files.py` tries thousands of each.
 """
 
 from __future__ import annotations

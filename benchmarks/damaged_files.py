@@ -1,6 +1,6 @@
 """Damaged files of every format that is read: accepted, or refused in one line, whatever happened to them.
 
-    python benchmarks/mutations.py --count 10000 --seed 0 [FORMAT ...]
+    python benchmarks/damaged_files.py --count 10000 --seed 0 [FORMAT ...]
 
 Trials SEED to SEED + COUNT - 1 of each format (all of `tests/damaged_formats.py` if none is named). A trial
 fails if anything else than a UserError is raised or its message is not one clean line; if it takes more than
@@ -167,7 +167,7 @@ def report(name: str, tally: Tally, keep: Path, most: int) -> None:
                 file = keep / f"{name.replace(' ', '-').replace(',', '')}-{number}{path.suffix}"
                 file.write_bytes(damaged(name, sound, number))
                 print(f"  trial {number}: {escaped(message)[:400]}")
-                print(f"  {file}; again: python benchmarks/mutations.py --seed {number} --count 1 '{name}'")
+                print(f"  {file}; again: python benchmarks/damaged_files.py --seed {number} --count 1 '{name}'")
     if sum(shown.values()) > most * len(shown):
         print(f"  {sum(shown.values())} in all, of {len(shown)} kinds")
 
