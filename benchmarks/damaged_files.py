@@ -167,7 +167,8 @@ def report(name: str, tally: Tally, keep: Path, most: int) -> None:
                 file = keep / f"{name.replace(' ', '-').replace(',', '')}-{number}{path.suffix}"
                 file.write_bytes(damaged(name, sound, number))
                 print(f"  trial {number}: {escaped(message)[:400]}")
-                print(f"  {file}; again: python benchmarks/damaged_files.py --seed {number} --count 1 '{name}'")
+                again = f"python benchmarks/damaged_files.py --seed {number} --count 1 '{name}'"
+                print(f"  {file}; again: {again}")
     if sum(shown.values()) > most * len(shown):
         print(f"  {sum(shown.values())} in all, of {len(shown)} kinds")
 
