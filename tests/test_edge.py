@@ -288,8 +288,9 @@ def test_fit_saves_a_checkpoint_when_its_terminal_is_gone(inputs, tmp_path):
     arguments = ["fit", str(inputs), "--iterations", "100000", "--points", "100", "--out", str(out)]
     terminal, its_end = pty.openpty()
     # The terminal controls the process, as in a shell.
-    take_it = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
-    start = f"{take_it}; os.execv(sys.argv[1], sys.argv[1:])"
+    take_it = "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    listen = "signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # these tests may run under nohup
+    start = f"{take_it}; {listen}; os.execv(sys.argv[1], sys.argv[1:])"
     process = subprocess.Popen(
         [sys.executable, "-c", start, *COMMAND, *arguments],
         stdin=its_end, stdout=its_end, stderr=its_end, start_new_session=True,
@@ -301,7 +302,10 @@ def test_fit_saves_a_checkpoint_when_its_terminal_is_gone(inputs, tmp_path):
         if select.select([terminal], [], [], 0.2)[0]:
             seen += os.read(terminal, 10_000)
     os.close(terminal)  # the kernel sends SIGHUP; what the process prints from now on is an error
-    assert process.wait(60) == 130, seen[-500:]
+    try:
+        assert process.wait(60) == 130, seen[-500:]
+    finally:
+        process.kill()
     assert RunFolder(out).load_checkpoint() is not None
 
 
