@@ -41,7 +41,7 @@ from specularip.batch.states import JobState
 from specularip.batch.table import Table
 from specularip.batch.worker import About
 from specularip.errors import UserError
-from specularip.files import write_json
+from specularip.files import temporary_name, write_json
 from specularip.run_folder import CHECKPOINTS, REPORT
 from specularip.run_lock import locked
 from specularip.stopping import StopRequest
@@ -144,6 +144,24 @@ def test_pages_and_tables_of_others_are_not_replaced(name: str, tmp_path: Path) 
     for _ in range(2):
         run_batch([], tmp_path, stream=io.StringIO())
     assert not (tmp_path / JOURNAL).exists() and (tmp_path / "index.html").exists()
+
+
+def test_a_job_that_was_killed_after_its_report_is_cleared_up(prior: Path, tmp_path: Path) -> None:
+    job = tiny_jobs(prior, 1)[0]
+    out = tmp_path / "out"
+    run_batch([job], out, pages=False, stream=io.StringIO())
+    half = temporary_name(Path("preview.png")).name
+    for name in (".lock", half, "checkpoints/0001-fit.safetensors"):
+        (out / job.name / name).parent.mkdir(exist_ok=True)
+        (out / job.name / name).touch()
+    journal = Journal(out)
+    journal.add(job, "begun", 2)
+    journal.close()
+    before = (out / job.name / "avatar.safetensors").stat().st_mtime_ns
+    assert run_batch([job], out, pages=False, stream=io.StringIO())[0].state == "done"
+    assert not [path.name for path in (out / job.name).iterdir() if path.name[0] == "."]
+    assert not (out / job.name / CHECKPOINTS).exists()
+    assert (out / job.name / "avatar.safetensors").stat().st_mtime_ns == before
 
 
 def test_two_batches_do_not_share_a_folder(prior: Path, tmp_path: Path) -> None:

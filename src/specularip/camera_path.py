@@ -31,6 +31,8 @@ RANGES = {
     "z": (-1e4, 1e4),
 }
 """The numbers of a camera, and their limits; x, y, z are the target's."""
+SHORTEST = 1e-4
+"""Seconds between two key frames, at least: slopes over much less overflow."""
 MAX_FRAMES = 100_000
 
 
@@ -78,7 +80,7 @@ def read_path(path: Path, start: dict[str, float], fps: float) -> CameraPath:
         if unknown:
             raise UserError(f"{path}: {where} has unknown {', '.join(map(quoted, unknown[:8]))}")
         times.append(_number(path, f"{where}.time", frame.get("time"), 0.0, 1e5))
-        if index and times[-1] <= times[-2]:
+        if index and times[-1] < times[-2] + SHORTEST:
             raise UserError(f"{path}: the times of the key frames must increase, see {where}")
         target = frame.get("target", [current[axis] for axis in "xyz"])
         if not isinstance(target, list) or len(target) != 3:

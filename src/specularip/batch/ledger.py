@@ -110,6 +110,8 @@ def _recognised(jobs: Sequence[Job], out: Path, journal: Journal, pages: bool) -
         if is_other:
             foreign.append(f"{job.name} ({job.source})" if job.source else job.name)
         done = complete and (not pages or (folder / PAGE).is_file())
+        if past is not None and past.event != "done":
+            done = False  # killed just after its report: an attempt clears up what is left
         attempts, worker = (past.attempt, past.worker) if past else (0, "")
         yield JobState(job, "done" if done else "waiting", "", attempts, worker)
     if foreign:

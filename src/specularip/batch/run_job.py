@@ -19,7 +19,7 @@ from specularip.pipeline import generate
 from specularip.presets import with_low_memory
 from specularip.progress import Progress, Stage
 from specularip.run_folder import PAGE, REPORT, RunFolder
-from specularip.run_lock import InUse
+from specularip.run_lock import InUse, locked
 from specularip.run_networks import KeptNetworks
 from specularip.stopping import StopRequest
 
@@ -62,6 +62,9 @@ def run_job(
     try:
         if not (folder / REPORT).is_file():
             _make(attempt, folder, networks, progress, stop)
+        else:
+            with locked(folder):
+                RunFolder.open(folder, resume=True)  # which sweeps what a kill has left
         RunFolder(folder).forget_checkpoints()
         if pages and not (folder / PAGE).is_file():
             export(folder, folder / PAGE, progress=progress)
