@@ -292,7 +292,7 @@ def test_lpips_download_is_resumed_and_keeps_other_files(
     monkeypatch.setattr(
         models, "LPIPS_URLS", tuple(f"{hub.url}/a/b/raw/main/{name}" for name in hub.files["a/b"])
     )
-    monkeypatch.setattr(models.zipfile, "is_zipfile", lambda path: True)
+    monkeypatch.setattr(models, "is_zip", lambda path: True)
     folder = tmp_path / "lpips"
     folder.mkdir()
     (folder / "lpips.safetensors").write_bytes(b"half of it")

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
@@ -133,6 +134,14 @@ def _is_alive(process: int) -> bool:
     except (OSError, OverflowError):  # it is another user's, or no number of a process
         return True
     return True
+
+
+def is_zip(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a zip archive; `zipfile.is_zipfile` raises for some damaged ones."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from specularip.diffusion.loading.sources import (
 )
 from specularip.errors import DamagedFile, UserError
 from specularip.faces import insightface
+from specularip.files import is_zip
 from specularip.json_reading import MOST_BYTES, parse_json, parse_object
 from specularip.lpips import LPIPS_URLS, lpips_folder
 from specularip.stages.settings import Config
@@ -327,7 +327,7 @@ def _problem(path: Path, size: int, checksums: bool) -> str:
             problem = f"damaged: no JSON, {error}"
     elif path.suffix == ".safetensors":
         problem = _safetensors_problem(path, size)
-    elif path.suffix in (".bin", ".pt", ".pth", ".npz") and not zipfile.is_zipfile(path):
+    elif path.suffix in (".bin", ".pt", ".pth", ".npz") and not is_zip(path):
         with path.open("rb") as file:
             start = file.read(2)
         if start != b"\x80\x02":  # torch's pickles before it used zip

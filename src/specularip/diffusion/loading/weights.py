@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from specularip.diffusion.loading.sources import in_hub_cache, pick_weights
 from specularip.errors import DamagedFile, MissingWeights, UserError, first_line, one_line, quoted
-from specularip.files import utf8_name
+from specularip.files import is_zip, utf8_name
 from specularip.json_reading import parse_object
 from specularip.torch_files import read_torch
 
@@ -128,7 +127,7 @@ def read_weights(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path} is not a complete safetensors file: {first_line(error)}; download it again"
             ) from error
-    if not zipfile.is_zipfile(path) and _read_start(path, 2) == b"PK":
+    if not is_zip(path) and _read_start(path, 2) == b"PK":
         raise UserError(f"{path} is truncated: download it again")
     try:
         with warnings.catch_warnings():
