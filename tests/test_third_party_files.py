@@ -27,7 +27,7 @@ SEEDED = (
     "data:text/javascript,"
     "let state = 1; Math.random = () => (state = (state * 16807) %25 2147483647) / 2147483647;"
 )
-"""A module that makes node's random numbers the same in each run: splat-transform's palettes begin at them."""
+"""A module that makes node's random numbers the same in each run: palettes of splat-transform start there."""
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from specularip.batch.summary import check_replaceable, write_summary
 from specularip.batch.table import Table
 from specularip.errors import UserError
 from specularip.inputs import check_run
-from specularip.overrides import run_config
 from specularip.run_lock import locked
 
 SUMMARY_SECONDS = 60.0
@@ -44,13 +43,13 @@ def run_batch(
     if cluster is not None:
         import_ray()  # before anything is written
     with locked(out) as warning:
-        for preset, settings in dict.fromkeys((job.preset, job.settings) for job in jobs):
-            check_run(run_config(preset, settings), out)
         if not (out / JOURNAL).exists():
             check_replaceable(out)
         journal = Journal(out)
         try:
             ledger = Ledger(jobs, out, journal, pages, retries)
+            for config in ledger.configs():
+                check_run(config, out)
             with Table(ledger, stream) as table:
                 summary = _Summary(out, ledger, table)
                 if warning:
